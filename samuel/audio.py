@@ -1,0 +1,86 @@
+"""Audio in and out: 44.1 kHz, stereo, float32, shape (2, S) in [-1, 1].
+
+Files of unknown make are decoded by the ffmpeg that `imageio-ffmpeg` carries; files of our own are WAV,
+read and written by soundfile.
+"""
+
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from samuel.errors import InputError
+
+SAMPLE_RATE = 44_100
+CHANNELS = 2
+
+Audio = NDArray[np.float32]
+
+
+def ffmpeg() -> str:
+    """Path of the ffmpeg program."""
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def decode_to_wav(source: Path, target: Path) -> None:
+    """Decode the first audio stream of any file into a 44.1 kHz stereo float32 WAV.
+
+    Float, because a lossy source overshoots full scale and 16 bits would clip it. The protocol list keeps a
+    playlist that is dressed up as audio from reaching the network.
+
+    Raises:
+        InputError: ffmpeg finds no audio in it, or the file is damaged.
+    """
+    command = [
+        ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "error", "-xerror", "-protocol_whitelist", "file",
+        "-i", f"file:{source.resolve()}", "-map", "0:a:0", "-map_metadata", "-1", "-fflags", "+bitexact",
+        "-ar", str(SAMPLE_RATE), "-ac", str(CHANNELS), "-c:a", "pcm_f32le", "-f", "wav", "-y",
+        f"file:{target.resolve()}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        target.unlink(missing_ok=True)
+        reason = done.stderr.strip().splitlines()[-1:] or ["unknown reason"]
+        raise InputError(
+            f"{source}: not readable as audio ({reason[0]}); give a whole WAV, FLAC, OGG, MP3 or M4A"
+        )
+
+
+def read_wav(path: Path) -> Audio:
+    """Read a WAV of ours, (2, S) float32.
+
+    Raises:
+        InputError: It is not 44.1 kHz stereo.
+    """
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    if rate != SAMPLE_RATE or samples.shape[1] != CHANNELS:
+        raise InputError(f"{path}: {rate} Hz, {samples.shape[1]} channels; expected {SAMPLE_RATE} Hz stereo")
+    return np.ascontiguousarray(samples.T)
+
+
+def write_wav(path: Path, audio: Audio, subtype: str = "FLOAT") -> None:
+    """Write (2, S) float32 as WAV; `subtype` is libsndfile's, e.g. FLOAT or PCM_24 (clipped to [-1, 1])."""
+    samples = audio if subtype == "FLOAT" else np.clip(audio, -1.0, 1.0)
+    soundfile.write(path, samples.T, SAMPLE_RATE, format="WAV", subtype=subtype)
+
+
+def load_audio(path: Path, workspace: Path) -> Audio:
+    """Decode any audio file to (2, S) float32 by way of a temporary WAV in `workspace`.
+
+    Raises:
+        InputError: The file is missing or holds no audio.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    wav = workspace / "decoded.wav"
+    decode_to_wav(path, wav)
+    return read_wav(wav)
+
+
+def dbfs(audio: Audio) -> float:
+    """Root mean square level in dB relative to full scale; -120 for silence."""
+    power = float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0
+    return 10.0 * float(np.log10(max(power, 1e-12)))

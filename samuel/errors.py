@@ -1,0 +1,54 @@
+"""Everything that can go wrong, as a tree.
+
+SamuelError
+├── SettingsError      a setting is out of range, or names a part that does not exist
+├── InputError         something the user gave: a song list, a folder, an audio file
+├── MissingPartError   weights, a program or a machine feature that is not there
+├── NotBuiltError      a part of the design that this version does not hold yet
+├── DatasetError       POPDB is absent, half-written or not what its index says
+├── CheckpointError    a checkpoint is absent, damaged or belongs to other settings
+├── OperatorError      the run must stop and a person must act: a bot check, a full disk
+└── SongError          one song failed; the others go on, and this becomes its status
+
+Messages name the culprit and the remedy. Only SongError is caught inside the pipeline.
+"""
+
+
+class SamuelError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class SettingsError(SamuelError):
+    """A setting is out of range or unknown."""
+
+
+class InputError(SamuelError):
+    """Input given by the user cannot be used."""
+
+
+class MissingPartError(SamuelError):
+    """Weights, a program or hardware that the chosen part needs is not there."""
+
+
+class NotBuiltError(SamuelError):
+    """The design has this part, this version does not."""
+
+
+class DatasetError(SamuelError):
+    """POPDB is absent or not what its index says."""
+
+
+class CheckpointError(SamuelError):
+    """A checkpoint is absent, damaged or of other settings."""
+
+
+class OperatorError(SamuelError):
+    """The run stops until a person has acted."""
+
+
+class SongError(SamuelError):
+    """One song failed. `status` is a name from `samuel.popdb.status`."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status

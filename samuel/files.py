@@ -1,0 +1,161 @@
+"""Files that are whole or absent.
+
+A finished piece of work is an *entry*: a folder that holds its files and `entry.json`, which lists them
+with size and sha256 beside the maker's record. It is built under a temporary name and renamed, so that
+presence means done. Whoever wants it built holds its lock; the kernel frees the lock of a killed process.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+MANIFEST = "entry.json"
+
+
+def digest(*parts: Any) -> str:
+    """Twenty hexadecimal digits that stand for `parts` (anything JSON can write, in any key order)."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; when the block ends well, it appears as `path`, whole and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        fsync(temporary)
+        temporary.replace(path)
+        fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically; the same value gives the same bytes."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text("utf-8"))
+
+
+def append_jsonl(path: Path, row: dict[str, Any]) -> None:
+    """Add one line to a JSON-lines file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text("utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished folder.
+
+    Attributes:
+        folder: Where it lies.
+        record: What its maker said about it (JSON).
+        sha256: Digest by file name.
+        made: True when this call made it, False when it was there.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    sha256: dict[str, str]
+    made: bool = False
+
+    def path(self, name: str) -> Path:
+        """Path of one of its files."""
+        return self.folder / name
+
+
+def find_entry(folder: Path) -> Entry | None:
+    """The entry at `folder`, or None where it is absent or a listed file is missing or of another size."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    for name, listed in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != listed["bytes"]:
+            return None
+    return Entry(folder, manifest["record"], {name: f["sha256"] for name, f in manifest["files"].items()})
+
+
+def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
+    """The entry at `folder`, made first by `make(temporary folder) -> record` where it is not there.
+
+    A damaged entry is replaced. Two processes that want the same entry take turns; the second finds it done.
+    """
+    with locked(folder):
+        if entry := find_entry(folder):
+            return entry
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            _seal(temporary, make(temporary))
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.replace(folder)
+            fsync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        manifest = read_json(folder / MANIFEST)
+        digests = {name: f["sha256"] for name, f in manifest["files"].items()}
+        return Entry(folder, manifest["record"], digests, made=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that belongs to `path`, waiting for another process that holds it."""
+    lock = path.parent / ".locks" / f"{path.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Delete files that may already be gone."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _seal(folder: Path, record: dict[str, Any]) -> None:
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.iterdir()):
+        fsync(path)
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    write_json(folder / MANIFEST, {"files": files, "record": record})
