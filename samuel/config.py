@@ -28,13 +28,16 @@ class SongsConfig(Section):
     """Which songs."""
 
     source: Literal["synthetic", "folder", "csv"] = Field(
-        "synthetic", description="synthetic: made here; folder: audio you own; csv: the Kaggle song list"
+        default="synthetic",
+        description="synthetic: made here; folder: audio you own; csv: the Kaggle song list",
     )
     path: Path | None = Field(
-        None, description="folder: the folder of audio. csv: the list (none: fetched by kagglehub)"
+        default=None, description="folder: the folder of audio. csv: the list (none: fetched by kagglehub)"
     )
-    limit: Count | None = Field(None, description="at most this many songs; none: all (synthetic: 12)")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="synthetic: which songs are made")
+    limit: Count | None = Field(
+        default=None, description="at most this many songs; none: all (synthetic: 12)"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="synthetic: which songs are made")
 
     @model_validator(mode="after")
     def _needs_path(self) -> "SongsConfig":
@@ -47,31 +50,35 @@ class DownloadConfig(Section):
     """How yt-dlp acquires a song (paper §III-C)."""
 
     max_duration_s: Annotated[float, Field(gt=0, le=24 * 3600)] = Field(
-        900.0, description="nothing longer is fetched; the paper's 15 minutes"
+        default=900.0, description="nothing longer is fetched; the paper's 15 minutes"
     )
-    search_results: Annotated[int, Field(ge=1, le=50)] = Field(5, description="hits asked for per title")
+    search_results: Annotated[int, Field(ge=1, le=50)] = Field(
+        default=5, description="hits asked for per title"
+    )
     sleep_s: Annotated[float, Field(ge=0)] = Field(
-        10.0, description="pause before a download from the network"
+        default=10.0, description="pause before a download from the network"
     )
-    retries: Annotated[int, Field(ge=0, le=50)] = Field(3, description="yt-dlp's own retries of a request")
+    retries: Annotated[int, Field(ge=0, le=50)] = Field(
+        default=3, description="yt-dlp's own retries of a request"
+    )
 
 
 class SeparatorConfig(Section):
     """How a song is split into vocals and accompaniment."""
 
-    name: Literal["repet", "demucs"] = Field("repet", description="repet needs no weights")
-    model: str = Field("htdemucs", description="demucs: a model name", min_length=1)
+    name: Literal["repet", "demucs"] = Field(default="repet", description="repet needs no weights")
+    model: str = Field(default="htdemucs", description="demucs: a model name", min_length=1)
     repo: Path | None = Field(
-        None, description="demucs: a local repository of trusted weights; none: the hub"
+        default=None, description="demucs: a local repository of trusted weights; none: the hub"
     )
 
 
 class CodecConfig(Section):
     """How audio becomes 64-channel latents at one frame per 2048 samples."""
 
-    name: Literal["mel", "stable-audio-open"] = Field("mel", description="mel needs no weights")
+    name: Literal["mel", "stable-audio-open"] = Field(default="mel", description="mel needs no weights")
     path: str = Field(
-        "stabilityai/stable-audio-open-1.0",
+        default="stabilityai/stable-audio-open-1.0",
         description="stable-audio-open: a hub repository, or a local folder with model_config.json",
         min_length=1,
     )
@@ -80,85 +87,105 @@ class CodecConfig(Section):
 class PopdbConfig(Section):
     """The dataset."""
 
-    path: Path | None = Field(None, description="where POPDB lies; none: popdb/ in the data folder")
+    path: Path | None = Field(default=None, description="where POPDB lies; none: popdb/ in the data folder")
     chunk_frames: Annotated[int, Field(ge=64, multiple_of=8)] = Field(
-        1024, description="latent frames of a pair; 1024 are 47.55 s"
+        default=1024, description="latent frames of a pair; 1024 are 47.55 s"
     )
-    pairs_per_shard: Annotated[int, Field(ge=1, le=256)] = Field(256, description="pairs of a shard file")
-    validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = Field(0.1, description="songs held out")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="which songs are held out")
+    pairs_per_shard: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=256, description="pairs of a shard file"
+    )
+    validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
+        default=0.1, description="songs held out"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="which songs are held out")
 
 
 class ModelConfig(Section):
     """The U-Net (paper §IV)."""
 
-    latent_channels: Count = Field(64, description="channels of a latent frame")
+    latent_channels: Count = Field(default=64, description="channels of a latent frame")
     channels: tuple[Count, Count, Count, Count] = Field(
-        (64, 128, 256, 512), description="channels at each resolution"
+        default=(64, 128, 256, 512), description="channels at each resolution"
     )
-    heads: Count = Field(8, description="attention heads")
-    head_dim: Annotated[int, Field(ge=2, multiple_of=2)] = Field(64, description="channels of a head")
-    window: Annotated[int, Field(ge=2, multiple_of=2)] = Field(16, description="frames of local attention")
-    mixing: Mixing = Field("eq3", description="how local and global attention are mixed over the timesteps")
+    heads: Count = Field(default=8, description="attention heads")
+    head_dim: Annotated[int, Field(ge=2, multiple_of=2)] = Field(default=64, description="channels of a head")
+    window: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        default=16, description="frames of local attention"
+    )
+    mixing: Mixing = Field(
+        default="eq3", description="how local and global attention are mixed over the timesteps"
+    )
 
 
 class DiffusionConfig(Section):
     """The forward process and the objective (paper §IV-C, §V)."""
 
-    timesteps: Annotated[int, Field(ge=2, le=10_000)] = Field(800, description="diffusion steps T")
-    cosine_offset: Annotated[float, Field(gt=0, lt=1)] = Field(0.008, description="s of the cosine schedule")
-    loss_weight: LossWeight = Field("min_snr", description="weight of the loss over the timesteps")
-    snr_clip: Annotated[float, Field(gt=0)] = Field(5.0, description="bound on the signal-to-noise ratio")
-    condition_dropout: Share = Field(0.1, description="items trained without their vocal")
+    timesteps: Annotated[int, Field(ge=2, le=10_000)] = Field(default=800, description="diffusion steps T")
+    cosine_offset: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.008, description="s of the cosine schedule"
+    )
+    loss_weight: LossWeight = Field(default="min_snr", description="weight of the loss over the timesteps")
+    snr_clip: Annotated[float, Field(gt=0)] = Field(
+        default=5.0, description="bound on the signal-to-noise ratio"
+    )
+    condition_dropout: Share = Field(default=0.1, description="items trained without their vocal")
 
 
 class TrainingConfig(Section):
     """The fit (paper §V)."""
 
-    steps: Count = Field(120, description="optimiser steps")
-    batch_size: Count = Field(4, description="pairs per step; the paper's 16 on a GPU")
+    steps: Count = Field(default=120, description="optimiser steps")
+    batch_size: Count = Field(default=4, description="pairs per step; the paper's 16 on a GPU")
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
-        3.5e-4, description="peak of the cosine annealing"
+        default=3.5e-4, description="peak of the cosine annealing"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="AdamW's")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(10, description="steps of linear warm-up")
-    gradient_clip: Annotated[float, Field(gt=0)] = Field(1.0, description="bound on the gradient's norm")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.98, description="decay of the averaged weights")
-    validate_every: Count = Field(40, description="steps between validations")
-    validation_pairs: Count = Field(32, description="held-out pairs scored at a validation, at most")
-    patience: Count | None = Field(None, description="validations without gain before stopping; none: never")
-    checkpoint_every: Count = Field(20, description="steps between checkpoints")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, batches, noise and dropout")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(default=10, description="steps of linear warm-up")
+    gradient_clip: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="bound on the gradient's norm"
+    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.98, description="decay of the averaged weights"
+    )
+    validate_every: Count = Field(default=40, description="steps between validations")
+    validation_pairs: Count = Field(default=32, description="held-out pairs scored at a validation, at most")
+    patience: Count | None = Field(
+        default=None, description="validations without gain before stopping; none: never"
+    )
+    checkpoint_every: Count = Field(default=20, description="steps between checkpoints")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of weights, batches, noise and dropout")
 
 
 class SamplingConfig(Section):
     """How an accompaniment is drawn."""
 
-    sampler: Sampler = Field("dpmsolver++", description="reverse process")
-    steps: Annotated[int, Field(ge=1, le=10_000)] = Field(20, description="network evaluations")
-    guidance_scale: Annotated[float, Field(ge=0, le=100)] = Field(2.0, description="1: no guidance")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the starting noise")
+    sampler: Sampler = Field(default="dpmsolver++", description="reverse process")
+    steps: Annotated[int, Field(ge=1, le=10_000)] = Field(default=20, description="network evaluations")
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] = Field(default=2.0, description="1: no guidance")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the starting noise")
 
 
 class EvaluationConfig(Section):
     """How accompaniments are scored."""
 
     tracks: Annotated[int, Field(ge=1, le=1000)] = Field(
-        2, description="held-out songs to accompany; the paper's 10"
+        default=2, description="held-out songs to accompany; the paper's 10"
     )
     scorers: tuple[Literal["signal", "audiobox"], ...] = Field(
-        ("signal",), description="signal needs no weights"
+        default=("signal",), description="signal needs no weights"
     )
-    audiobox_path: Path | None = Field(None, description="audiobox: a local checkpoint; none: the hub")
+    audiobox_path: Path | None = Field(
+        default=None, description="audiobox: a local checkpoint; none: the hub"
+    )
 
 
 class Settings(Section):
     """The whole tree."""
 
-    data: Path = Field(Path("data"), description="inputs, intermediate files and the dataset")
-    artifacts: Path = Field(Path("artifacts"), description="checkpoints, samples, scores and reports")
+    data: Path = Field(default=Path("data"), description="inputs, intermediate files and the dataset")
+    artifacts: Path = Field(default=Path("artifacts"), description="checkpoints, samples, scores and reports")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto: a GPU where there is one"
+        default="auto", description="auto: a GPU where there is one"
     )
     songs: SongsConfig = SongsConfig()
     download: DownloadConfig = DownloadConfig()
