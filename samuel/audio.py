@@ -58,7 +58,7 @@ def read_wav(path: Path) -> Audio:
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != SAMPLE_RATE or samples.shape[1] != CHANNELS:
         raise InputError(f"{path}: {rate} Hz, {samples.shape[1]} channels; expected {SAMPLE_RATE} Hz stereo")
-    return np.ascontiguousarray(samples.T)
+    return np.ascontiguousarray(samples.T, dtype=np.float32)
 
 
 def write_wav(path: Path, audio: Audio, subtype: str = "FLOAT") -> None:

@@ -7,7 +7,7 @@ paper's run. A section is checked by pydantic wherever it is made: a flow's para
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from samuel.errors import SettingsError
 
@@ -98,6 +98,13 @@ class PopdbConfig(Section):
         default=0.1, description="songs held out"
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="which songs are held out")
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _local(cls, value: object) -> object:
+        if "://" in str(value):
+            raise ValueError(f"popdb.path = {value!s}: URLs are not written yet, give a local folder")
+        return value
 
 
 class ModelConfig(Section):

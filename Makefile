@@ -1,0 +1,45 @@
+# Everything runs from `.venv`, which `make install` builds from requirements.lock. Python 3.11 or 3.12 and
+# make are all that has to be there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test lint types check bench lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+install: .venv/installed  ## build .venv
+
+.venv/installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: install  ## both flows on embedded parts: list to report in minutes
+	$(BIN)/python -m flows.demo
+
+serve: install  ## Prefect server, worker and deployments, until Ctrl-C
+	$(BIN)/python -m flows.serve
+
+test: install  ## the tests
+	$(BIN)/python -m pytest
+
+lint: install  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install  ## types
+	$(BIN)/basedpyright
+
+bench: install  ## speeds, as ratios within one run
+	$(BIN)/samuel bench
+
+lock: install  ## pin what pyproject.toml asks for
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url \
+		--no-annotate --no-header pyproject.toml --output-file requirements.lock
+
+clean:  ## remove what was made, not what was installed
+	rm -rf data/*/ artifacts/*/ .prefect

@@ -1,0 +1,80 @@
+"""build-popdb: song list → download → separation → latents → POPDB (paper §III-C)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import artifacts
+from flows.stages import bar, groups, run_stage, shown
+from samuel.config import Settings, demo
+from samuel.doctor import require
+from samuel.popdb import catalog, pipeline
+from samuel.popdb.catalog import Song
+from samuel.popdb.outcome import Outcome
+from samuel.popdb.shards import Popdb, write_popdb
+
+WORKERS = 2  # one downloads or separates while the other encodes
+
+
+@flow(
+    name="build-popdb",
+    flow_run_name="{settings.songs.source}-{settings.separator.name}-{settings.codec.name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),  # type: ignore[arg-type]
+)
+def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (frozen, and the UI's form)
+    """Build the dataset POPDB from a list of songs.
+
+    Args:
+        settings: What to take, which parts to use and where to write; see `samuel.config`.
+    """
+    examine(settings)
+    songs = list_songs(settings)
+    encoded = []
+    for name, group in groups(songs):
+        downloaded = download.submit(group, settings, name)
+        separated = separate.submit(downloaded, settings, name)  # type: ignore[arg-type]
+        encoded.append(encode.submit(separated, settings, name))  # type: ignore[arg-type]
+    outcomes = [outcome for future in encoded for outcome in future.result()]
+    popdb = assemble(outcomes, settings)
+    artifacts.show_dataset(popdb, outcomes)
+    return {"path": str(popdb.root), **popdb.info["counts"]}
+
+
+@task(task_run_name="check this machine", cache_policy=NO_CACHE)
+def examine(settings: Settings) -> None:
+    """Stop before the long work where a part that the settings name is missing."""
+    require(settings)
+
+
+@task(task_run_name="list songs ({settings.songs.source})", cache_policy=NO_CACHE)
+def list_songs(settings: Settings) -> list[Song]:
+    """Song list → songs."""
+    return catalog.list_songs(settings.songs, settings.data, lambda items: bar(items, "compose"))
+
+
+@task(task_run_name="download {group}", cache_policy=NO_CACHE)
+def download(songs: Sequence[Song], settings: Settings, group: str) -> list[Outcome]:
+    """Songs → audio."""
+    return run_stage(songs, lambda song: pipeline.download_song(song, settings), f"download {group}")
+
+
+@task(task_run_name="separate {group}", cache_policy=NO_CACHE)
+def separate(downloaded: Sequence[Outcome], settings: Settings, group: str) -> list[Outcome]:
+    """Audio → vocals and accompaniment."""
+    return run_stage(downloaded, lambda song: pipeline.separate_song(song, settings), f"separate {group}")
+
+
+@task(task_run_name="encode {group}", cache_policy=NO_CACHE)
+def encode(separated: Sequence[Outcome], settings: Settings, group: str) -> list[Outcome]:
+    """Stems → paired latents."""
+    return run_stage(separated, lambda song: pipeline.encode_song(song, settings), f"encode {group}")
+
+
+@task(task_run_name="write shards and index", cache_policy=NO_CACHE)
+def assemble(outcomes: Sequence[Outcome], settings: Settings) -> Popdb:
+    """Latents → POPDB."""
+    popdb = write_popdb(list(outcomes), settings)
+    return shown(popdb, cached=not popdb.made, what=f"{popdb.info['counts']['pairs']} pairs")

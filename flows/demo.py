@@ -1,0 +1,62 @@
+"""Both flows on this machine, with a server of our own, and where to look at what they made.
+
+`make demo` runs it on the embedded parts; `python -m flows.demo settings.json` on whatever the file names.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows.server import UI_URL, ServerError, ensure_server, environment
+
+
+def main() -> int:
+    """Run both flows; exit code 1 and one clear message where the user must act."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("settings", type=Path, nargs="?", help="JSON file; none: the embedded default")
+    options = parser.parse_args()
+    # A terminal shows the bars; the log is in the UI.
+    os.environ.update(environment(), PREFECT_LOGGING_LEVEL="ERROR")
+    try:
+        ensure_server()
+        from samuel.errors import SamuelError
+    except ServerError as error:
+        return fail(error)
+    try:
+        return show(run_flows(options.settings))
+    except SamuelError as error:
+        return fail(error)
+
+
+def run_flows(settings_path: Path | None) -> dict[str, Any]:
+    """Both flows, one after the other; where their results are."""
+    from flows.build_popdb import build_popdb
+    from flows.train_and_eval import train_and_eval
+    from samuel.cli import read_settings
+
+    settings = read_settings(settings_path)
+    dataset = build_popdb(settings)
+    return {"dataset": dataset["path"], **train_and_eval(settings)}
+
+
+def show(made: dict[str, Any]) -> int:
+    """Print where everything is."""
+    print(f"\ndataset        {made['dataset']}")
+    print(f"checkpoint     {made['model']}")
+    for path in made["accompaniments"]:
+        print(f"accompaniment  {path}")
+    print(f"report         {made['report']}")
+    print(f"history        make serve, then {UI_URL}")
+    return 0
+
+
+def fail(error: Exception) -> int:
+    """Print what the user must mend."""
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""train-and-eval: training → generation → scores → report (paper §V, §VI)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from tqdm import tqdm
+
+from flows import artifacts
+from flows.stages import bar, shown
+from samuel.checkpoint import TrainedModel, load_model
+from samuel.codec import Codec
+from samuel.config import Settings, demo
+from samuel.device import resolve_device
+from samuel.doctor import require
+from samuel.evaluate.report import write_report
+from samuel.evaluate.scores import score_tracks
+from samuel.evaluate.tracks import choose_pairs, make_track
+from samuel.files import Entry
+from samuel.popdb.pipeline import codec_for
+from samuel.popdb.shards import Popdb, open_popdb
+from samuel.train import fit, run_folder
+
+
+@flow(name="train-and-eval", flow_run_name="{settings.training.steps}-steps-{settings.codec.name}")
+def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (frozen, and the UI's form)
+    """Train SAMUeL on POPDB, accompany held-out vocals, score and report.
+
+    Args:
+        settings: Where the dataset lies, how to train, sample and score; see `samuel.config`.
+    """
+    examine(settings)
+    popdb = open_popdb(settings.popdb_path)
+    run = run_folder(popdb, settings)
+    model = train(popdb, settings, run)
+    tracks = generate(popdb, model, settings, run)
+    scores = score(tracks, settings, run)
+    written = report(popdb, model, tracks, scores, run)
+    artifacts.show_report(written)
+    return {
+        "model": str(model.folder),
+        "accompaniments": [str(track.path("accompaniment.wav")) for track in tracks],
+        "report": str(written.path("report.md")),
+    }
+
+
+@task(task_run_name="check this machine", cache_policy=NO_CACHE)
+def examine(settings: Settings) -> None:
+    """Stop before the long work where a part that the settings name is missing."""
+    require(settings)
+
+
+@task(task_run_name="train {settings.training.steps} steps", cache_policy=NO_CACHE)
+def train(popdb: Popdb, settings: Settings, run: Path) -> Entry:
+    """POPDB → model."""
+    with bar(range(settings.training.steps), "train") as progress:
+        model = fit(popdb, settings, run, lambda metrics: advance(progress, metrics))
+    return shown(model, cached=not model.made, what="the model")
+
+
+@task(task_run_name="generate", cache_policy=NO_CACHE)
+def generate(popdb: Popdb, model: Entry, settings: Settings, run: Path) -> list[Entry]:
+    """Held-out vocals → accompaniments."""
+    load = parts_of(model, settings)
+    pairs = choose_pairs(popdb, settings.evaluation.tracks)
+    digest = model.sha256["model.safetensors"]
+    tracks = [
+        make_track(pair, popdb, load, digest, settings.sampling, run / "samples")
+        for pair in bar(pairs, "generate")
+    ]
+    return shown(tracks, cached=not any(track.made for track in tracks), what=f"{len(tracks)} tracks")
+
+
+@task(task_run_name="score", cache_policy=NO_CACHE)
+def score(tracks: Sequence[Entry], settings: Settings, run: Path) -> Entry:
+    """Accompaniments → scores."""
+    scores = score_tracks(tracks, settings.evaluation, run / "scores", lambda items: bar(items, "score"))
+    return shown(scores, cached=not scores.made, what="the scores")
+
+
+@task(task_run_name="report", cache_policy=NO_CACHE)
+def report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, run: Path) -> Entry:
+    """Everything → a page to read."""
+    written = write_report(popdb, model, tracks, scores, run)
+    return shown(written, cached=not written.made, what="the report")
+
+
+def parts_of(model: Entry, settings: Settings) -> Callable[[], tuple[TrainedModel, Codec]]:
+    """What loads model and codec, when they are needed."""
+    device = resolve_device(settings.device)
+    return lambda: (load_model(model.folder, device), codec_for(settings.codec, device))
+
+
+def advance(progress: "tqdm[int]", metrics: dict[str, Any]) -> None:
+    """Move the bar to the step the metrics are of."""
+    progress.update(metrics["step"] - progress.n)
+    progress.set_postfix(v_mse=f"{metrics['v_mse']:.3f}", refresh=False)

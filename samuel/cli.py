@@ -1,0 +1,148 @@
+"""The command `samuel`."""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from samuel import __version__
+from samuel.config import CodecConfig, SamplingConfig, Settings, parse
+from samuel.errors import InputError, NotBuiltError, SamuelError, SettingsError
+
+NOT_BUILT = {
+    "evaluate": "the report of train-and-eval holds the scores of its own tracks",
+    "import-popdb": "build a dataset with the flow build-popdb",
+    "export-sat": "the shards are safetensors, see README.md",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when all is well, 1 with a clear message when the user must act."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    try:
+        return options.command(options)
+    except SamuelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Print what this machine has and lacks for these settings; 1 where something they need is lacking."""
+    from samuel.doctor import examine, require, table
+
+    settings = read_settings(options.settings)
+    print(table(examine(settings)))
+    require(settings)
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run both flows; they are beside this library, which knows nothing of them."""
+    settings = [str(options.settings)] if options.settings else []
+    return subprocess.run([sys.executable, "-m", "flows.demo", *settings], check=False).returncode
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Write an accompaniment for a vocal."""
+    from samuel.audio import load_audio, write_wav
+    from samuel.checkpoint import load_model
+    from samuel.codec import load_codec
+    from samuel.device import resolve_device
+    from samuel.files import replacing
+    from samuel.generate import accompany
+
+    device = resolve_device(options.device)
+    model = load_model(options.model, device)
+    codec = load_codec(_codec_config(options, model.codec), device)
+    with tempfile.TemporaryDirectory() as workspace:
+        vocal = load_audio(options.vocal, Path(workspace))
+    chosen = {"steps": options.steps, "guidance_scale": options.guidance, "seed": options.seed}
+    config = parse({"sampling": chosen}).sampling
+    with tqdm(total=config.steps, desc="generate", disable=None) as progress:
+        accompaniment = accompany(
+            vocal, model, codec, config, lambda done, _: progress.update(done - progress.n)
+        )
+    with replacing(options.output) as temporary:
+        write_wav(temporary, accompaniment, "PCM_24")
+    print(options.output)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check a dataset; 1 when it has faults."""
+    from samuel.popdb.verify import verify as faults_of
+
+    faults = faults_of(options.path)
+    print("\n".join(faults) if faults else f"{options.path}: sound")
+    return 1 if faults else 0
+
+
+def not_built(options: argparse.Namespace) -> int:
+    """Say that a command of the design is not there yet."""
+    raise NotBuiltError(f"samuel {options.name} is not in version {__version__}; {NOT_BUILT[options.name]}")
+
+
+def read_settings(path: Path | None) -> Settings:
+    """Settings from a JSON file, the defaults without one."""
+    if path is None:
+        return Settings()
+    try:
+        return parse(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SettingsError(f"{path}: not JSON ({error})") from error
+
+
+def _codec_config(options: argparse.Namespace, identity: str) -> CodecConfig:
+    # An identity begins with the part's name: "mel/1 bands=64 …".
+    values = {"name": identity.partition("/")[0]}
+    if options.codec_path:
+        values["path"] = options.codec_path
+    return parse({"codec": values}).codec
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="samuel", description="An accompaniment for a vocal.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what happens")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    command = commands.add_parser("doctor", help="what this machine has and lacks")
+    command.add_argument("--settings", type=Path, help="JSON file of settings; none: the embedded default")
+    command.set_defaults(command=doctor)
+
+    command = commands.add_parser("demo", help="run both flows on this machine")
+    command.add_argument("--settings", type=Path, help="JSON file of settings; none: the embedded default")
+    command.set_defaults(command=demo)
+
+    _add_generate(commands)
+
+    command = commands.add_parser("verify", help="check a dataset")
+    command.add_argument("path", type=Path, nargs="?", default=Path("data/popdb"))
+    command.set_defaults(command=verify)
+
+    for name in NOT_BUILT:
+        command = commands.add_parser(name, help="not in this version")
+        command.set_defaults(command=not_built, name=name)
+    return parser
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    default = SamplingConfig()
+    command = commands.add_parser("generate", help="write an accompaniment for a vocal")
+    command.add_argument("vocal", type=Path, help="any audio file of at most 47.55 s")
+    command.add_argument("--model", type=Path, required=True, help="folder of a trained model")
+    command.add_argument("-o", "--output", type=Path, default=Path("accompaniment.wav"))
+    command.add_argument("--steps", type=int, default=default.steps)
+    command.add_argument("--guidance", type=float, default=default.guidance_scale)
+    command.add_argument("--seed", type=int, default=default.seed)
+    command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    command.add_argument("--codec-path", help="stable-audio-open: local weights or a hub repository")
+    command.set_defaults(command=generate)

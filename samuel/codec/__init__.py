@@ -1,0 +1,25 @@
+"""Audio ↔ latents: 64 channels, one frame per 2048 samples.
+
+Two codecs stand behind `load_codec`: `mel`, which needs no weights, and `stable-audio-open`, the paper's.
+Legend: B batch, S samples at 44.1 kHz, T latent frames.
+"""
+
+import torch
+
+from samuel.codec.base import HOP, LATENT_CHANNELS, Codec, frame_count
+from samuel.codec.mel import MelCodec
+from samuel.codec.stable_audio import load_stable_audio
+from samuel.config import CodecConfig
+
+__all__ = ["HOP", "LATENT_CHANNELS", "Codec", "frame_count", "load_codec"]
+
+
+def load_codec(config: CodecConfig, device: torch.device) -> Codec:
+    """The codec that the settings name, on `device`.
+
+    Raises:
+        MissingPartError: Its weights are absent, out of reach, or not what they should be.
+    """
+    if config.name == "mel":
+        return MelCodec(device)
+    return load_stable_audio(config.path, device)

@@ -1,0 +1,188 @@
+"""What this machine has, what it lacks, and what to do about it."""
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from samuel.config import Settings
+from samuel.errors import MissingPartError
+
+State = Literal["present", "reachable", "gated", "missing"]
+
+HUB_TIMEOUT_S = 5.0
+FREE_GIB_WANTED = 5  # the demo takes 2, a song of the full run some 0.2 until its stems are removed
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the table.
+
+    Attributes:
+        name: What was looked for.
+        state: present: usable now; reachable: will be fetched when first used; gated: fetched once the
+            terms are accepted; missing: not to be had as things are.
+        detail: What was found.
+        remedy: What to do; empty where nothing is.
+    """
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """True where work can start."""
+        return self.state in ("present", "reachable")
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Everything the product can use, whether the settings name it or not."""
+    machine = [_python(), _torch(), _gpu(settings), _ffmpeg(), _javascript(), _disk(settings)]
+    return machine + [look(settings) for look in WEIGHTS.values()]
+
+
+def require(settings: Settings) -> list[Finding]:
+    """Check what these settings need, before any long work.
+
+    Raises:
+        MissingPartError: One line per missing part: what, why, remedy.
+    """
+    needed = [_gpu(settings), _ffmpeg(), _disk(settings)]
+    if settings.songs.source == "csv":
+        needed.append(_javascript())
+    chosen = {settings.separator.name, settings.codec.name, *settings.evaluation.scorers}
+    needed += [look(settings) for name, look in WEIGHTS.items() if name in chosen]
+    lacking = [finding for finding in needed if not finding.usable]
+    if lacking:
+        lines = [f"{f.name}: {f.state}, {f.detail}; {f.remedy}" for f in lacking]
+        raise MissingPartError("\n".join(lines))
+    return needed
+
+
+def table(findings: list[Finding]) -> str:
+    """The findings as text, one a line, remedies below what they are for."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.name:<{width}}  {finding.state:<9}  {finding.detail}")
+        if finding.remedy:
+            lines.append(f"{'':<{width}}  {'':<9}  → {finding.remedy}")
+    return "\n".join(lines)
+
+
+def _python() -> Finding:
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    remedy = "" if supported else "use Python 3.11 or 3.12"
+    return Finding("Python", "present" if supported else "missing", platform.python_version(), remedy)
+
+
+def _torch() -> Finding:
+    import torch
+
+    return Finding("torch", "present", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
+
+
+def _gpu(settings: Settings) -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Finding("GPU", "present", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+    if settings.device == "cuda":
+        return Finding("GPU", "missing", "torch sees none", "set device = 'auto' to compute on the CPU")
+    return Finding("GPU", "present", "none; the CPU computes")
+
+
+def _ffmpeg() -> Finding:
+    from samuel.audio import ffmpeg
+
+    try:
+        return Finding("ffmpeg", "present", Path(ffmpeg()).name)
+    except RuntimeError as error:
+        return Finding("ffmpeg", "missing", str(error), "install imageio-ffmpeg again")
+
+
+def _javascript() -> Finding:
+    scripts = sysconfig.get_path("scripts")
+    found = shutil.which("deno", path=os.pathsep.join([scripts, os.environ.get("PATH", "")]))
+    if found:
+        return Finding("JavaScript", "present", "deno, for yt-dlp")
+    return Finding("JavaScript", "missing", "no deno", "install yt-dlp[default,deno] again")
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.data.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < FREE_GIB_WANTED:
+        return Finding(
+            "disk", "missing", f"{free:.1f} GiB free", f"free {FREE_GIB_WANTED} GiB, or move `data`"
+        )
+    return Finding("disk", "present", f"{free:.0f} GiB free")
+
+
+def _demucs(settings: Settings) -> Finding:
+    name, config = f"demucs ({settings.separator.model})", settings.separator
+    if config.repo:
+        return _local(name, config.repo, f"{config.model}.yaml", "separator.repo")
+    from demucs.hf import DEFAULT_NAMESPACE, hf_repo_name
+
+    repository = f"{DEFAULT_NAMESPACE}/{hf_repo_name(config.model)}"
+    return on_hub(name, repository, [f"{config.model}.yaml"], "separator.repo")
+
+
+def _stable_audio_open(settings: Settings) -> Finding:
+    path = settings.codec.path
+    if Path(path).is_dir():
+        return _local("stable-audio-open", Path(path), "model.safetensors", "codec.path")
+    return on_hub("stable-audio-open", path, ["model_config.json", "model.safetensors"], "codec.path")
+
+
+def _audiobox(settings: Settings) -> Finding:
+    path = settings.evaluation.audiobox_path
+    if path:
+        return _local("audiobox", path.parent, path.name, "evaluation.audiobox_path")
+    from audiobox_aesthetics.utils import DEFAULT_CKPT_FNAME, DEFAULT_HF_REPO
+
+    return on_hub("audiobox", DEFAULT_HF_REPO, [DEFAULT_CKPT_FNAME], "evaluation.audiobox_path")
+
+
+WEIGHTS: dict[str, Callable[[Settings], Finding]] = {
+    "demucs": _demucs,
+    "stable-audio-open": _stable_audio_open,
+    "audiobox": _audiobox,
+}
+
+
+def _local(name: str, folder: Path, file: str, setting: str) -> Finding:
+    if (folder / file).is_file():
+        return Finding(name, "present", f"local: {file}")
+    return Finding(name, "missing", f"no {file} in {folder}", f"correct {setting}")
+
+
+def on_hub(name: str, repository: str, files: list[str], setting: str) -> Finding:
+    """Whether files of a hub repository are in the local cache, or can be fetched."""
+    import httpx2
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    if all(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        return Finding(name, "present", f"in the hub cache: {repository}")
+    try:
+        for file in files:
+            get_hf_file_metadata(hf_hub_url(repository, file), timeout=HUB_TIMEOUT_S)
+    except GatedRepoError:
+        terms = f"accept the terms at https://huggingface.co/{repository}, then `hf auth login`"
+        return Finding(name, "gated", repository, f"{terms}; or set {setting} to local weights")
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        reason = f"{repository} cannot be reached ({type(error).__name__})"
+        return Finding(name, "missing", reason, f"connect to the internet, or set {setting} to local weights")
+    return Finding(name, "reachable", f"{repository}, fetched when first used")

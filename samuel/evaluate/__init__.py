@@ -1,0 +1,1 @@
+"""Tracks, scores, plots and the report of a run."""

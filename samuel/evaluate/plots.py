@@ -1,0 +1,54 @@
+"""Pictures of a run, as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from samuel.audio import SAMPLE_RATE, Audio
+from samuel.evaluate.signal import HOP, log_mel_db
+
+
+def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
+    """Training error of v, raw and smoothed, and validation loss, over the steps."""
+    steps = np.array([row["step"] for row in metrics])
+    errors = np.array([row["v_mse"] for row in metrics])
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, errors, color="0.8", linewidth=0.8, label="training, each step")
+    axes.plot(steps, smooth(errors), color="tab:blue", label="training, smoothed")
+    held = [(row["step"], row["validation_loss"]) for row in metrics if "validation_loss" in row]
+    axes.plot(*zip(*held, strict=True), "o-", color="tab:orange", label="validation, averaged weights")
+    axes.set(xlabel="step", ylabel="mean squared error of v", ylim=(0, None))
+    axes.legend()
+    figure.savefig(path, dpi=110, metadata={"Software": ""})
+
+
+def smooth(values: NDArray[np.float64], window: int = 15) -> NDArray[np.float64]:
+    """Centred moving average; near the ends, over the values there are."""
+    kernel = np.ones(min(window, len(values)))
+    counts = np.convolve(np.ones(len(values)), kernel, mode="same")
+    return np.convolve(values, kernel, mode="same") / counts
+
+
+def plot_spectrograms(stems: dict[str, Audio], title: str, path: Path) -> None:
+    """Mel spectrograms one above the other, on one time axis and one colour scale (dB)."""
+    figure = Figure(figsize=(9, 2.2 * len(stems)), layout="constrained")
+    axes = figure.subplots(len(stems), 1, sharex=True, squeeze=False)[:, 0]
+    image = None
+    for plot, (name, audio) in zip(axes, stems.items(), strict=True):
+        levels = log_mel_db(audio)
+        seconds = levels.shape[1] * HOP / SAMPLE_RATE
+        image = plot.imshow(
+            levels, origin="lower", aspect="auto", extent=(0, seconds, 0, levels.shape[0]), vmin=-80, vmax=0
+        )
+        plot.set(title=name, ylabel="mel band")
+    axes[-1].set_xlabel("seconds")
+    # A title is hostile text: a dollar sign would start mathematics.
+    figure.suptitle(title.replace("$", r"\$"))
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="dB")
+    figure.savefig(path, dpi=90, metadata={"Software": ""})

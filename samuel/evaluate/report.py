@@ -1,0 +1,139 @@
+"""The report of a run: Markdown, plots, and what was not measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from samuel.audio import read_wav
+from samuel.evaluate.plots import plot_loss, plot_spectrograms
+from samuel.evaluate.scores import means
+from samuel.files import Entry, digest, find_entry, make_entry, read_json, read_jsonl
+from samuel.popdb.shards import Popdb
+
+VERSION = 1
+EMBEDDED = {
+    "synthetic": "the songs are synthetic: made by this project, no recording is involved",
+    "repet": "the separator is REPET-SIM, which needs no weights and separates far worse than Demucs",
+    "mel": "the codec is a log-mel spectrogram with Griffin-Lim, which needs no weights and sounds like it",
+}
+KINDS = ("real", "generated", "other vocal")
+
+
+def write_report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, run: Path) -> Entry:
+    """Write `report.md` and its plots, or find them, in `run/report/<key>`."""
+    metrics_path = run / "training" / "metrics.jsonl"
+    inputs = [model.sha256, scores.sha256, [track.sha256 for track in tracks]]
+    folder = run / "report" / digest("report", VERSION, *inputs)
+
+    def make(target: Path) -> dict[str, Any]:
+        metrics = read_jsonl(metrics_path)
+        plot_loss(metrics, target / "loss.png")
+        plots = [_spectrogram(track, target) for track in tracks]
+        rows = read_json(scores.path("scores.json"))
+        sections = [
+            _heading(popdb),
+            _dataset(popdb),
+            _training(model, metrics),
+            _scores(rows, scores.record["scorers"]),
+            _tracks(tracks, plots),
+        ]
+        (target / "report.md").write_text("\n\n".join(sections) + "\n", "utf-8")
+        return {"title": "SAMUeL report"}
+
+    return find_entry(folder) or make_entry(folder, make)
+
+
+def training_summary(model: Entry, metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The numbers of a fit: error of v over its first and last ten steps, validation, seconds a step."""
+    errors = [row["v_mse"] for row in metrics]
+    return {
+        "steps": len(errors),
+        "first": sum(errors[:10]) / len(errors[:10]),
+        "last": sum(errors[-10:]) / len(errors[-10:]),
+        "validation": model.record["progress"]["best_loss"],
+        "best_step": model.record["progress"]["best_step"],
+        "seconds_per_step": sorted(row["seconds"] for row in metrics)[len(metrics) // 2],
+    }
+
+
+def plain(text: str) -> str:
+    """A title as Markdown that cannot be mistaken for markup."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~$" else c for c in " ".join(text.split()))
+
+
+def _heading(popdb: Popdb) -> str:
+    source, separator, codec = (popdb.info[part] for part in ("source", "separator", "codec"))
+    # An identity begins with the part's name: "mel/1 bands=64 …".
+    names = {text.partition("/")[0] for text in (source, separator, codec)}
+    notes = [f"- {note}" for name, note in EMBEDDED.items() if name in names]
+    warning = "\n\nRead with these in mind:\n\n" + "\n".join(notes) if notes else ""
+    return f"# SAMUeL report\n\nSource `{source}`, separator `{separator}`, codec `{codec}`.{warning}"
+
+
+def _dataset(popdb: Popdb) -> str:
+    counts = popdb.info["counts"]
+    shares = [row["vocal_share"] for row in popdb.index]
+    half = sum(share >= 0.5 for share in shares) / len(shares)
+    return (
+        "## Dataset\n\n"
+        f"{counts['pairs']} pairs from {counts['songs_kept']} of {counts['songs_listed']} songs: "
+        f"{counts['train']} to train on, {counts['validation']} held out, split by song. "
+        f"Vocal share of a chunk: mean {sum(shares) / len(shares):.2f}; {half:.0%} of the chunks are sung "
+        "for at least half of their length."
+    )
+
+
+def _training(model: Entry, metrics: Sequence[dict[str, Any]]) -> str:
+    fit = training_summary(model, metrics)
+    held = "held-out songs" if model.record["held_out"] else "training songs, as none could be held out"
+    sentences = [
+        f"{fit['steps']} steps of {model.record['training']['batch_size']} pairs,",
+        f"{fit['seconds_per_step']:.2f} s a step (median).",
+        f"Mean squared error of v: {fit['first']:.3f} over the first ten steps,",
+        f"{fit['last']:.3f} over the last ten;",
+        f"{fit['validation']:.3f} on {held} (averaged weights, step {fit['best_step']}).",
+    ]
+    return "## Training\n\n" + " ".join(sentences) + "\n\n![Loss](loss.png)"
+
+
+def _scores(rows: list[dict[str, Any]], scorers: Sequence[str]) -> str:
+    lines = [
+        "## Scores",
+        "",
+        "Mean over the tracks.",
+        "",
+        f"| score | {' | '.join(KINDS)} |",
+        "|---|---|---|---|",
+    ]
+    for name, kinds in means(rows).items():
+        cells = [_number(kinds.get(kind)) for kind in KINDS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if "audiobox" not in scorers:
+        lines += ["", "AudioBox-Aesthetics (PQ, PC, CE, CU): not measured, the scorer was not chosen."]
+    return "\n".join(lines)
+
+
+def _tracks(tracks: Sequence[Entry], plots: Sequence[str]) -> str:
+    sections = ["## Tracks"]
+    for track, plot in zip(tracks, plots, strict=True):
+        record = track.record
+        sections.append(
+            f"### {plain(record['title'])}, from {record['start_s']:.1f} s\n\n"
+            f"`{record['pair_id']}`\n\n![Spectrograms]({plot})"
+        )
+    return "\n\n".join(sections)
+
+
+def _spectrogram(track: Entry, folder: Path) -> str:
+    name = f"spectrogram-{track.record['pair_id']}.png"
+    stems = {
+        "vocal": read_wav(track.path("vocal.wav")),
+        "generated accompaniment": read_wav(track.path("accompaniment.wav")),
+        "true accompaniment": read_wav(track.path("reference.wav")),
+    }
+    plot_spectrograms(stems, track.record["title"], folder / name)
+    return name
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"

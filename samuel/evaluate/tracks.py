@@ -1,0 +1,85 @@
+"""Accompaniments for held-out vocals, as WAV files beside the vocal and the true accompaniment.
+
+Shapes: (2, S) audio at 44.1 kHz; (1, C, T) latents.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samuel.audio import Audio, write_wav
+from samuel.checkpoint import TrainedModel
+from samuel.codec import Codec
+from samuel.config import SamplingConfig
+from samuel.dataset import evaluation_pairs
+from samuel.errors import CheckpointError
+from samuel.files import Entry, digest, find_entry, make_entry
+from samuel.generate import OnStep, accompany_latents, mix
+from samuel.popdb.shards import Popdb
+
+VERSION = 1
+STEMS = ("vocal", "accompaniment", "reference", "mix")
+
+
+def choose_pairs(popdb: Popdb, tracks: int) -> list[dict[str, Any]]:
+    """The pairs to accompany: of each held-out song the chunk with most singing, at most `tracks` songs."""
+    best: dict[str, dict[str, Any]] = {}
+    for pair in evaluation_pairs(popdb):
+        if pair["vocal_share"] > best.get(pair["song_id"], {"vocal_share": -1.0})["vocal_share"]:
+            best[pair["song_id"]] = pair
+    return list(best.values())[:tracks]
+
+
+def make_track(
+    pair: dict[str, Any],
+    popdb: Popdb,
+    load: Callable[[], tuple[TrainedModel, Codec]],
+    model_sha256: str,
+    config: SamplingConfig,
+    root: Path,
+    on_step: OnStep | None = None,
+) -> Entry:
+    """Generate one track, or find it: `vocal.wav`, `accompaniment.wav`, `reference.wav` and `mix.wav`.
+
+    All four come out of the codec, so that they can be compared: `reference` is the true accompaniment after
+    the codec's round trip. Model and codec are loaded only when there is something to do.
+
+    Raises:
+        CheckpointError: The codec at hand is not the one of the dataset.
+    """
+    folder = root / f"{pair['pair_id']}-{digest('track', VERSION, pair, model_sha256, config.model_dump())}"
+    return find_entry(folder) or make_entry(
+        folder, lambda target: _render(pair, popdb, load(), config, target, on_step)
+    )
+
+
+def _render(
+    pair: dict[str, Any],
+    popdb: Popdb,
+    parts: tuple[TrainedModel, Codec],
+    config: SamplingConfig,
+    folder: Path,
+    on_step: OnStep | None,
+) -> dict[str, Any]:
+    model, codec = parts
+    if codec.identity != pair["codec"]:
+        raise CheckpointError(
+            f"the dataset holds latents of {pair['codec']!r}, the codec is {codec.identity!r}"
+        )
+    vocal, reference = popdb.read([pair])
+    generated = accompany_latents(vocal, model, config, on_step)
+    audio = {
+        "vocal": _decode(codec, vocal),
+        "accompaniment": _decode(codec, generated),
+        "reference": _decode(codec, reference),
+    }
+    audio["mix"] = mix(audio["vocal"], audio["accompaniment"])
+    for stem in STEMS:
+        write_wav(folder / f"{stem}.wav", audio[stem], "PCM_24")
+    return {"pair_id": pair["pair_id"], "title": pair["title"], "start_s": pair["start_s"]}
+
+
+def _decode(codec: Codec, latents: torch.Tensor) -> Audio:
+    return codec.decode(latents.float())[0].float().cpu().numpy()

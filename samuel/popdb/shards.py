@@ -1,0 +1,261 @@
+"""POPDB on disk: safetensors shards, `index.parquet`, `songs.parquet`, `stats.json`, `dataset.json`.
+
+A pair is what the index lists. The index is written after the shards and `dataset.json`, which names its
+digest, after the index; a dataset without it is not one. Everything is written in the order of song ids, so
+the same songs give the same bytes, whatever the order in which they were finished.
+
+Shapes: N pairs, C = 64 latent channels, T = 1024 frames.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from samuel.config import Settings
+from samuel.errors import DatasetError, InputError
+from samuel.files import digest, read_json, remove, replacing, sha256, write_json
+from samuel.popdb.outcome import Outcome
+from samuel.popdb.split import held_out
+from samuel.popdb.statistics import ChannelStatistics
+
+FORMAT_VERSION = 1
+STREAMS = ("vocal", "accompaniment")
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("pair_id", pa.string()), ("song_id", pa.string()), ("title", pa.string()), ("video_id", pa.string()),
+        ("chunk", pa.int32()), ("start_s", pa.float64()), ("shard", pa.string()), ("row", pa.int32()),
+        ("shard_sha256", pa.string()), ("split", pa.string()), ("vocal_share", pa.float64()),
+        ("vocal_rms_db", pa.float64()), ("mix_peak", pa.float64()), ("codec", pa.string()),
+    ]
+)  # fmt: skip
+SONGS_SCHEMA = pa.schema(
+    [
+        ("song_id", pa.string()), ("title", pa.string()), ("stage", pa.string()), ("status", pa.string()),
+        ("retryable", pa.bool_()), ("attempts", pa.int32()), ("message", pa.string()),
+        ("video_id", pa.string()), ("match_score", pa.float64()), ("pairs", pa.int32()),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Popdb:
+    """A dataset that was opened: its index in memory, its shards on disk.
+
+    Attributes:
+        root: Its folder.
+        info: `dataset.json`.
+        stats: `stats.json`.
+        index: A dict per pair, in the order of the index.
+        made: True when this run wrote it.
+    """
+
+    root: Path
+    info: dict[str, Any]
+    stats: dict[str, dict[str, list[float]]]
+    index: list[dict[str, Any]]
+    made: bool = False
+
+    def pairs(self, split: str) -> list[dict[str, Any]]:
+        """The index rows of `train` or `validation`."""
+        return [row for row in self.index if row["split"] == split]
+
+    def read(self, rows: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Vocal and accompaniment latents of index rows, each float16 (len(rows), C, T)."""
+        pairs = [self._read_one(row) for row in rows]
+        return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+
+    def _read_one(self, row: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        with safe_open(self.root / row["shard"], framework="pt") as shard:
+            vocal, accompaniment = (shard.get_slice(stream)[row["row"]] for stream in STREAMS)
+        return vocal, accompaniment
+
+
+def open_popdb(path: Path) -> Popdb:
+    """Open the dataset at `path`.
+
+    Raises:
+        DatasetError: There is none, it was left half-written, or its format is newer than this version.
+    """
+    if not (path / "dataset.json").is_file():
+        raise DatasetError(f"{path}: no dataset here (dataset.json is missing); run the flow build-popdb")
+    info = read_json(path / "dataset.json")
+    if info["format_version"] != FORMAT_VERSION:
+        raise DatasetError(f"{path}: format {info['format_version']}, this version reads {FORMAT_VERSION}")
+    if sha256(path / "index.parquet") != info["index_sha256"]:
+        raise DatasetError(f"{path}: index.parquet is not the one dataset.json names; run build-popdb again")
+    index = pq.read_table(path / "index.parquet", schema=INDEX_SCHEMA).to_pylist()
+    return Popdb(path, info, read_json(path / "stats.json"), index)
+
+
+def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
+    """Write the dataset of every encoded song among `outcomes`; nothing when it is already there.
+
+    Args:
+        outcomes: One per song of the list, failures included.
+        settings: Where and how.
+
+    Raises:
+        InputError: No song was encoded; the message counts the reasons.
+    """
+    root = settings.popdb_path
+    outcomes = sorted(outcomes, key=lambda outcome: outcome.song.song_id)
+    songs = [_song_row(outcome) for outcome in outcomes]
+    if not any(song["pairs"] for song in songs):
+        raise InputError(f"no song could be used: {_reasons(songs)}; nothing was written to {root}")
+    kept = [outcome for outcome in outcomes if outcome.ok]
+    parts = {part: kept[0].record[part] for part in ("codec", "separator")}
+    latents = [outcome.entry.sha256 for outcome in kept if outcome.entry]
+    inputs = digest(FORMAT_VERSION, songs, latents, parts, settings.popdb.model_dump(exclude={"path"}))
+    if found := _unchanged(root, inputs):
+        return found
+    _write(root, kept, songs, settings, {**parts, "inputs": inputs})
+    return Popdb(**{**vars(open_popdb(root)), "made": True})
+
+
+def _unchanged(root: Path, inputs: str) -> Popdb | None:
+    try:
+        popdb = open_popdb(root)
+    except (DatasetError, FileNotFoundError):
+        return None
+    files = popdb.info["files"].items()
+    whole = all((root / name).is_file() and (root / name).stat().st_size == size for name, size in files)
+    return popdb if whole and popdb.info["inputs"] == inputs else None
+
+
+def _write(
+    root: Path, kept: list[Outcome], songs: list[dict[str, Any]], settings: Settings, info: dict[str, Any]
+) -> None:
+    # Without dataset.json the folder is no dataset: nobody reads an old index over new shards.
+    remove([root / "dataset.json", root / "index.parquet"])
+    (root / "shards").mkdir(parents=True, exist_ok=True)
+    rows = _pair_rows(kept, settings, info["codec"])
+    statistics = {stream: ChannelStatistics() for stream in STREAMS}
+    shards: list[str] = []
+    for name, members, tensors in _shards(kept, rows, settings.popdb.pairs_per_shard):
+        with replacing(root / name) as temporary:
+            save_file(tensors, temporary)
+        shards.append(name)
+        _enter(members, name, sha256(root / name))
+        _count(statistics, members, tensors, everything=not any(r["split"] == "train" for r in rows))
+    remove(path for path in (root / "shards").iterdir() if f"shards/{path.name}" not in shards)
+    write_json(root / "stats.json", {stream: s.summary() for stream, s in statistics.items()})
+    _write_parquet(root / "songs.parquet", songs, SONGS_SCHEMA)
+    _write_parquet(root / "index.parquet", rows, INDEX_SCHEMA)
+    write_json(root / "dataset.json", info | _contents(root, rows, songs, shards, settings))
+
+
+def _song_row(outcome: Outcome) -> dict[str, Any]:
+    record = outcome.record
+    return {
+        "song_id": outcome.song.song_id,
+        "title": outcome.song.title,
+        "stage": outcome.stage,
+        "status": outcome.status.value,
+        "retryable": outcome.status.retryable,
+        "attempts": outcome.attempts,
+        "message": outcome.message,
+        "video_id": record.get("video_id"),
+        "match_score": record.get("match_score"),
+        "pairs": len(record.get("chunks", [])),
+    }
+
+
+def _pair_rows(kept: list[Outcome], settings: Settings, codec: str) -> list[dict[str, Any]]:
+    config = settings.popdb
+    validation = held_out([o.song.song_id for o in kept], config.validation_share, config.seed)
+    return [
+        {
+            "pair_id": f"{outcome.song.song_id}-{chunk:03d}",
+            "song_id": outcome.song.song_id,
+            "title": outcome.song.title,
+            "video_id": outcome.record.get("video_id"),
+            "chunk": chunk,
+            "split": "validation" if outcome.song.song_id in validation else "train",
+            "codec": codec,
+            **measured,
+        }
+        for outcome in kept
+        for chunk, measured in enumerate(outcome.record["chunks"])
+    ]
+
+
+def _shards(
+    kept: list[Outcome], rows: list[dict[str, Any]], size: int
+) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Tensor]]]:
+    """Yield (name, its index rows, its tensors), at most `size` pairs and one song in memory at a time."""
+    pairs = _pairs(kept)
+    for number, start in enumerate(range(0, len(rows), size)):
+        members = rows[start : start + size]
+        latents = [next(pairs) for _ in members]
+        tensors = {s: torch.stack([pair[i] for pair in latents]) for i, s in enumerate(STREAMS)}
+        yield f"shards/{number:05d}.safetensors", members, tensors
+
+
+def _pairs(kept: list[Outcome]) -> Iterator[tuple[Tensor, Tensor]]:
+    for outcome in kept:
+        if outcome.entry:
+            latents = load_file(outcome.entry.path("latents.safetensors"))
+            yield from zip(latents["vocal"], latents["accompaniment"], strict=True)
+
+
+def _enter(members: list[dict[str, Any]], shard: str, shard_sha256: str) -> None:
+    for row, member in enumerate(members):
+        member.update(shard=shard, row=row, shard_sha256=shard_sha256)
+
+
+def _count(
+    statistics: dict[str, ChannelStatistics],
+    members: list[dict[str, Any]],
+    tensors: dict[str, Tensor],
+    *,
+    everything: bool,
+) -> None:
+    training = [i for i, member in enumerate(members) if everything or member["split"] == "train"]
+    for stream, counted in statistics.items():
+        counted.add(tensors[stream][training])
+
+
+def _contents(
+    root: Path,
+    rows: list[dict[str, Any]],
+    songs: list[dict[str, Any]],
+    shards: list[str],
+    settings: Settings,
+) -> dict[str, Any]:
+    splits = [row["split"] for row in rows]
+    return {
+        "format_version": FORMAT_VERSION,
+        "index_sha256": sha256(root / "index.parquet"),
+        "files": {name: (root / name).stat().st_size for name in (*shards, "stats.json", "songs.parquet")},
+        "chunk_frames": settings.popdb.chunk_frames,
+        "source": settings.songs.source,
+        "counts": {
+            "songs_listed": len(songs),
+            "songs_kept": sum(song["pairs"] > 0 for song in songs),
+            "pairs": len(rows),
+            "train": splits.count("train"),
+            "validation": splits.count("validation"),
+        },
+    }
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+
+
+def _reasons(songs: list[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for song in songs:
+        counts[song["status"]] = counts.get(song["status"], 0) + 1
+    first = next(song for song in songs if song["status"] != "ok")
+    return f"{counts}, the first being {first['title']!r}: {first['message']}"

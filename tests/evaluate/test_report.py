@@ -1,0 +1,129 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from samuel.audio import write_wav
+from samuel.config import EvaluationConfig
+from samuel.evaluate.plots import smooth
+from samuel.evaluate.report import plain, training_summary, write_report
+from samuel.evaluate.scores import means, score_tracks
+from samuel.evaluate.tracks import choose_pairs
+from samuel.files import Entry, append_jsonl, make_entry, read_json
+from samuel.popdb.shards import Popdb, write_popdb
+from tests.popdb.latents import encoded_song, small_settings
+
+TITLE = "A <b>song</b> | with [a](link), $1 & `code`"
+
+
+@pytest.fixture
+def popdb(tmp_path: Path) -> Popdb:
+    return write_popdb([encoded_song(tmp_path, name) for name in "abc"], small_settings(tmp_path))
+
+
+def track(root: Path, name: str, seed: int) -> Entry:
+    def make(folder: Path) -> dict[str, Any]:
+        rng = np.random.default_rng(seed)
+        for stem in ("vocal", "accompaniment", "reference", "mix"):
+            write_wav(
+                folder / f"{stem}.wav", (0.1 * rng.normal(size=(2, 44_100))).astype(np.float32), "PCM_24"
+            )
+        return {"pair_id": name, "title": TITLE, "start_s": 47.5}
+
+    return make_entry(root / name, make)
+
+
+def model_entry(root: Path, *, held_out: bool = True) -> Entry:
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "model.safetensors").write_bytes(b"weights")
+        progress = {"best_loss": 0.5, "best_step": 20}
+        return {"training": {"batch_size": 4}, "progress": progress, "held_out": held_out}
+
+    return make_entry(root / "model", make)
+
+
+def write_metrics(run: Path, steps: int = 20) -> None:
+    for step in range(1, steps + 1):
+        row: dict[str, Any] = {"step": step, "v_mse": 1.0 - 0.04 * step, "seconds": 0.5}
+        if step % 10 == 0:
+            row["validation_loss"] = 0.6
+        append_jsonl(run / "training" / "metrics.jsonl", row)
+
+
+def test_the_report_says_what_was_measured_and_what_was_not(popdb: Popdb, tmp_path: Path) -> None:
+    write_metrics(tmp_path)
+    tracks = [track(tmp_path, name, seed) for seed, name in enumerate(("a-000", "b-001"))]
+    scores = score_tracks(tracks, EvaluationConfig(), tmp_path / "scores")
+    report = write_report(popdb, model_entry(tmp_path), tracks, scores, tmp_path)
+    text = report.path("report.md").read_text()
+    assert "6 pairs from 3 of 3 songs" in text
+    assert "20 steps of 4 pairs, 0.50 s a step" in text
+    assert "0.780 over the first ten steps, 0.380 over the last ten; 0.500 on held-out songs" in text
+    assert "not measured, the scorer was not chosen" in text
+    assert "songs are synthetic" in text
+    assert "| chroma_likeness | 0." in text
+    assert "<b>" not in text
+    assert {"loss.png", "spectrogram-a-000.png", "spectrogram-b-001.png"} < set(report.sha256)
+    assert not write_report(popdb, model_entry(tmp_path), tracks, scores, tmp_path).made
+
+
+def test_a_model_without_held_out_songs_says_so(popdb: Popdb, tmp_path: Path) -> None:
+    write_metrics(tmp_path)
+    tracks = [track(tmp_path, "a-000", 0)]
+    scores = score_tracks(tracks, EvaluationConfig(), tmp_path / "scores")
+    report = write_report(popdb, model_entry(tmp_path, held_out=False), tracks, scores, tmp_path)
+    assert "none could be held out" in report.path("report.md").read_text()
+
+
+def test_every_track_is_scored_against_its_own_and_another_vocal(tmp_path: Path) -> None:
+    tracks = [track(tmp_path, name, seed) for seed, name in enumerate(("a", "b", "c"))]
+    rows = read_json(score_tracks(tracks, EvaluationConfig(), tmp_path / "scores").path("scores.json"))
+    assert sorted((row["pair_id"], row["kind"]) for row in rows) == sorted(
+        (name, kind) for name in "abc" for kind in ("real", "generated", "other vocal")
+    )
+    by_kind = {row["kind"]: row["scores"] for row in rows if row["pair_id"] == "a"}
+    assert by_kind["real"]["log_mel_distance_db"] == 0.0
+    assert by_kind["generated"]["onset_correlation"] != by_kind["other vocal"]["onset_correlation"]
+
+
+def test_one_track_has_no_other_vocal(tmp_path: Path) -> None:
+    rows = read_json(
+        score_tracks([track(tmp_path, "a", 0)], EvaluationConfig(), tmp_path / "s").path("scores.json")
+    )
+    assert {row["kind"] for row in rows} == {"real", "generated"}
+
+
+def test_means_leave_out_what_was_not_measured() -> None:
+    rows = [
+        {"kind": "real", "scores": {"PQ": 7.0, "chroma": None}},
+        {"kind": "real", "scores": {"PQ": 5.0, "chroma": None}},
+        {"kind": "generated", "scores": {"PQ": 3.0}},
+    ]
+    assert means(rows) == {"PQ": {"real": 6.0, "generated": 3.0}, "chroma": {"real": None}}
+
+
+def test_the_chunk_with_most_singing_of_each_song_is_chosen() -> None:
+    shares = {("a", 0): 0.1, ("a", 1): 0.6, ("b", 0): 0.0, ("c", 0): 0.9}
+    index = [
+        {"song_id": song, "pair_id": f"{song}-{chunk}", "vocal_share": share, "split": "validation"}
+        for (song, chunk), share in shares.items()
+    ]
+    popdb = Popdb(Path(), {}, {}, index)
+    assert [pair["pair_id"] for pair in choose_pairs(popdb, 10)] == ["a-1", "b-0", "c-0"]
+    assert len(choose_pairs(popdb, 2)) == 2
+
+
+def test_a_hostile_title_is_no_markup() -> None:
+    assert plain("a\n# b <i> | [x](y) $") == r"a \# b \<i\> \| \[x\]\(y\) \$"
+
+
+def test_smoothing_keeps_a_constant_and_averages_a_step() -> None:
+    assert smooth(np.full(40, 3.0)) == pytest.approx(np.full(40, 3.0))
+    assert smooth(np.repeat([0.0, 1.0], 50), window=5)[48:52] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+def test_the_summary_of_a_fit(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"v_mse": float(i), "seconds": 0.1 * i} for i in range(1, 31)]
+    summary = training_summary(model_entry(tmp_path), rows)
+    assert (summary["first"], summary["last"], summary["steps"]) == (5.5, 25.5, 30)

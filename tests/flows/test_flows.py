@@ -1,0 +1,200 @@
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.sorting import FlowRunSort
+
+from flows.build_popdb import build_popdb
+from flows.train_and_eval import train_and_eval
+from samuel.audio import read_wav
+from samuel.config import Settings
+from samuel.errors import DatasetError, InputError, MissingPartError
+from tests.popdb.latents import FRAMES, small_settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STATUSES = {
+    "one": "ok", "two": "ok", "three": "ok",
+    "broken": "decode_failed", "short": "too_short", "silent": "silent",
+}  # fmt: skip
+
+
+def folder_settings(root: Path, songs: Path, **sections: Any) -> Settings:
+    return small_settings(root, songs={"source": "folder", "path": songs}, **sections)
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def states_of_last_run() -> dict[str, str]:
+    """Task name → state name of the newest flow run, as the server recorded them."""
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
+        deadline = time.monotonic() + 20
+        while True:
+            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
+            states = {task.name: task.state_name or "" for task in tasks}
+            if (
+                all(state in ("Completed", "Cached") for state in states.values())
+                or time.monotonic() > deadline
+            ):
+                return states
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server: str, songs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a run of both flows that nothing disturbed."""
+    settings = folder_settings(tmp_path_factory.mktemp("undisturbed"), songs_folder)
+    build_popdb(settings)
+    train_and_eval(settings)
+    return settings
+
+
+def test_every_file_of_the_folder_is_accounted_for(undisturbed: Settings) -> None:
+    rows = pq.read_table(undisturbed.popdb_path / "songs.parquet").to_pylist()
+    assert {row["title"]: row["status"] for row in rows} == STATUSES
+    assert {row["title"]: row["pairs"] for row in rows if row["pairs"]} == {"one": 2, "two": 2, "three": 2}
+    assert all(row["message"] for row in rows if row["status"] != "ok")
+
+
+def test_what_is_done_shows_as_cached_and_is_not_done_again(undisturbed: Settings) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.data.rglob("*.safetensors")}
+    build_popdb(undisturbed)
+    states = states_of_last_run()
+    worked = {name: state for name, state in states.items() if not name.startswith(("check", "list"))}
+    assert len(worked) > 3
+    assert set(worked.values()) == {"Cached"}
+    train_and_eval(undisturbed)
+    states = states_of_last_run()
+    assert {states[name] for name in ("train 6 steps", "generate", "score", "report")} == {"Cached"}
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.data.rglob("*.safetensors")}
+
+
+def test_a_run_leaves_what_it_says(undisturbed: Settings) -> None:
+    made = train_and_eval(undisturbed)
+    (accompaniment,) = made["accompaniments"]
+    assert read_wav(Path(accompaniment)).shape == (2, FRAMES * 2048)
+    report = Path(made["report"])
+    text = report.read_text()
+    assert "6 pairs from 3 of 6 songs" in text
+    assert "REPET-SIM" in text
+    assert "AudioBox-Aesthetics (PQ, PC, CE, CU): not measured" in text
+    assert (report.parent / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(report.parent.glob("spectrogram-*.png"))) == 1
+    assert (Path(made["model"]) / "model.safetensors").is_file()
+
+
+def test_a_deleted_file_is_rebuilt(undisturbed: Settings) -> None:
+    before = digests(undisturbed.popdb_path)
+    latents = next(undisturbed.data.glob("latents/*/latents.safetensors"))
+    content = latents.read_bytes()
+    shutil.rmtree(latents.parent)
+    build_popdb(undisturbed)
+    assert latents.read_bytes() == content
+    assert digests(undisturbed.popdb_path) == before
+    assert sorted(states_of_last_run().values()).count("Completed") == 3  # check, list, one encode
+
+
+def test_a_changed_setting_rebuilds_what_depends_on_it(undisturbed: Settings, tmp_path: Path) -> None:
+    changed = undisturbed.popdb.model_copy(update={"chunk_frames": 128, "path": tmp_path / "popdb"})
+    build_popdb(undisturbed.model_copy(update={"popdb": changed}))
+    states = states_of_last_run()
+    assert {state for name, state in states.items() if name.startswith(("download", "separate"))} == {
+        "Cached"
+    }
+    assert {state for name, state in states.items() if name.startswith(("encode", "write"))} == {"Completed"}
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]", output: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, f"it ended before it could be killed:\n{output.read_text()[-2000:]}"
+        assert time.monotonic() < deadline, output.read_text()[-2000:]
+        time.sleep(0.002)
+
+
+def test_killed_at_three_stages_it_goes_on_to_the_same_bytes(
+    undisturbed: Settings, server: str, songs_folder: Path, tmp_path: Path
+) -> None:
+    settings = folder_settings(tmp_path, songs_folder)
+    (tmp_path / "settings.json").write_text(settings.model_dump_json())
+    command = [sys.executable, "-m", "flows.demo", str(tmp_path / "settings.json")]
+    environment = {**os.environ, "SAMUEL_PREFECT_PORT": server.rpartition(":")[2].removesuffix("/api")}
+    output = tmp_path / "output"
+
+    def start() -> "subprocess.Popen[bytes]":
+        with output.open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def found(pattern: str) -> int:
+        return len(list(tmp_path.glob(pattern)))
+
+    def steps() -> int:
+        metrics = tmp_path.glob("artifacts/*/training/metrics.jsonl")
+        return sum(path.read_text().count("\n") for path in metrics)
+
+    kills: list[tuple[Callable[[], bool], Callable[[], bool]]] = [
+        (lambda: found("data/raw/*/entry.json") >= 1, lambda: found("data/raw/*/entry.json") < 4),
+        (lambda: found("data/stems/*/entry.json") >= 1, lambda: found("data/latents/*/entry.json") < 3),
+        (lambda: steps() >= 3, lambda: found("artifacts/*/model/entry.json") == 0),
+    ]
+    for reached, unfinished in kills:
+        process = start()
+        wait_for(reached, process, output)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert unfinished(), "the stage was over before the kill"
+    assert start().wait(timeout=180) == 0, output.read_text()[-2000:]
+    assert digests(settings.popdb_path) == digests(undisturbed.popdb_path)
+    assert model_digests(settings) == model_digests(undisturbed)
+
+
+def model_digests(settings: Settings) -> set[str]:
+    return {
+        json.loads(path.read_text())["files"]["model.safetensors"]["sha256"]
+        for path in settings.artifacts.glob("*/model/entry.json")
+    }
+
+
+def test_training_without_a_dataset_says_what_to_run(server: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="run the flow build-popdb"):
+        train_and_eval(small_settings(tmp_path))
+
+
+def test_a_missing_folder_is_named(server: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="absent"):
+        build_popdb(folder_settings(tmp_path, tmp_path / "absent"))
+
+
+def test_a_folder_of_unusable_files_writes_no_dataset(server: str, tmp_path: Path) -> None:
+    (tmp_path / "songs").mkdir()
+    (tmp_path / "songs" / "a.wav").write_text("no audio")
+    with pytest.raises(InputError, match=r"no song could be used.*decode_failed"):
+        build_popdb(folder_settings(tmp_path, tmp_path / "songs"))
+    assert not (tmp_path / "data" / "popdb").exists()
+
+
+def test_missing_weights_stop_the_run_before_any_song(
+    server: str, songs_folder: Path, tmp_path: Path
+) -> None:
+    settings = folder_settings(
+        tmp_path, songs_folder, separator={"name": "demucs", "repo": tmp_path / "none"}
+    )
+    with pytest.raises(MissingPartError, match=r"demucs.*correct separator\.repo"):
+        build_popdb(settings)
+    assert not (tmp_path / "data" / "raw").exists()

@@ -1,0 +1,163 @@
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from samuel.config import Mixing
+from samuel.model import attention
+from samuel.model.attention import (
+    SoftAlignmentAttention,
+    band_mask,
+    global_attention,
+    local_attention,
+    mixing_weights,
+    rope,
+    rope_tables,
+)
+from samuel.model.diffusion import CosineSchedule
+
+
+def heads(length: int, dim: int = 8, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = torch.randn(3, batch, 3, length, dim, dtype=torch.float64)
+    return q, k, v
+
+
+def local_by_loop(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Equation 1 read word by word: one frame at a time, zeros beyond the ends."""
+    out = torch.zeros_like(q)
+    length, dim = q.shape[-2:]
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            for i in range(length):
+                scores, values = [], []
+                for j in range(i - window // 2, i + window // 2):
+                    inside = 0 <= j < length
+                    scores.append(q[b, h, i] @ k[b, h, j] / dim**0.5 if inside else torch.zeros(()).double())
+                    values.append(v[b, h, j] if inside else torch.zeros(dim).double())
+                out[b, h, i] = torch.stack(scores).softmax(0) @ torch.stack(values)
+    return out
+
+
+def rotate_as_complex(x: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    angles = torch.arange(x.shape[-2])[:, None] * 10_000.0 ** (-torch.arange(half).double() / half)
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((turned.real, turned.imag), dim=-1)
+
+
+@pytest.mark.parametrize("window", [8, 16, 32, 64])
+@pytest.mark.parametrize("length", [1, 8, 37, 64, 101])
+def test_local_attention_is_the_loop_over_frames(length: int, window: int) -> None:
+    q, k, v = heads(length, dim=4, batch=1)
+    torch.testing.assert_close(local_attention(q, k, v, window), local_by_loop(q, k, v, window))
+
+
+def test_local_attention_keeps_batch_and_heads_apart() -> None:
+    q, k, v = heads(70)
+    whole = local_attention(q, k, v, 16)
+    for b in range(2):
+        for h in range(3):
+            alone = local_attention(*(x[b : b + 1, h : h + 1] for x in (q, k, v)), 16)
+            torch.testing.assert_close(whole[b, h], alone[0, 0])
+
+
+def test_local_attention_sees_its_window_and_nothing_else() -> None:
+    q, k, v = (x.requires_grad_() for x in heads(96))
+    local_attention(q, k, v, 16)[:, :, 40].sum().backward()
+    for x in (k, v):
+        assert x.grad is not None
+        seen = x.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten().tolist()
+        assert seen == list(range(32, 48))
+
+
+def test_zero_padding_takes_part_in_the_softmax() -> None:
+    ones = torch.ones(1, 1, 32, 4)
+    edge = local_attention(torch.zeros_like(ones), ones, ones, 16)[0, 0, :, 0]
+    torch.testing.assert_close(edge[0], torch.tensor(0.5))  # 8 of 16 places are real, all scores 0
+    torch.testing.assert_close(edge[16], torch.tensor(1.0))
+
+
+def test_rope_is_a_rotation_of_complex_pairs() -> None:
+    q, _, _ = heads(50)
+    torch.testing.assert_close(rope(q), rotate_as_complex(q))
+
+
+def test_rope_scores_depend_on_relative_position_alone() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64).expand(-1, -1, -1, 40, -1)
+    scores = (rope(q) @ rope(k).mT)[0, 0]
+    torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1])
+    assert scores[0].std() > 0.01
+
+
+def test_global_attention_is_explicit_matrices() -> None:
+    q, k, v = heads(45)
+    scores = rotate_as_complex(q) @ rotate_as_complex(k).mT / q.shape[-1] ** 0.5
+    torch.testing.assert_close(global_attention(q, k, v), scores.softmax(-1) @ v)
+
+
+def test_tables_are_made_once_and_survive_inference_mode() -> None:
+    rope_tables.cache_clear()
+    band_mask.cache_clear()
+    layer = SoftAlignmentAttention(16, 8, heads=2, head_dim=8, window=8, mixing="eq3")
+    x, vocal, level = torch.randn(2, 16, 48), torch.randn(2, 8, 48), torch.tensor([0.3, 0.9])
+    with torch.inference_mode():
+        layer(x, vocal, level)
+    made = rope_tables.cache_info().misses, band_mask.cache_info().misses
+    layer(x, vocal, level).sum().backward()  # inference tensors would refuse to be saved for this
+    assert made == (1, 1) == (rope_tables.cache_info().misses, band_mask.cache_info().misses)
+
+
+@pytest.mark.parametrize(
+    ("mixing", "clean", "noisy"),
+    [
+        ("eq3", (1, 0), (0, 1)),
+        ("prose", (0, 1), (1, 0)),
+        ("even", (0.5, 0.5), (0.5, 0.5)),
+        ("global", (1, 0), (1, 0)),
+        ("local", (0, 1), (0, 1)),
+    ],
+)
+def test_mixing_at_both_ends(mixing: Mixing, clean: tuple[float, float], noisy: tuple[float, float]) -> None:
+    w_global, w_local = mixing_weights(mixing, CosineSchedule().sqrt_alpha_bar)
+    for t, expected in ((0, clean), (799, noisy)):
+        assert (w_global[t].item(), w_local[t].item()) == pytest.approx(expected, abs=1e-4)
+    torch.testing.assert_close(w_global + w_local, torch.ones(800))
+
+
+def test_equation_3_in_the_middle() -> None:
+    assert [w.item() for w in mixing_weights("eq3", torch.tensor(0.3))] == pytest.approx([0.3, 0.7])
+
+
+@pytest.mark.parametrize(("mixing", "idle"), [("global", "local_attention"), ("local", "global_attention")])
+def test_a_branch_without_weight_is_not_computed(
+    mixing: Mixing, idle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("local_attention", "global_attention"):
+        original = cast("Callable[..., Tensor]", getattr(attention, name))
+
+        def counted(*args: object, name: str = name, original: Callable[..., Tensor] = original) -> Tensor:
+            calls.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(attention, name, counted)
+    layer = SoftAlignmentAttention(16, 8, heads=2, head_dim=8, window=8, mixing=mixing)
+    layer(torch.randn(1, 16, 24), torch.randn(1, 8, 24), torch.tensor([0.5]))
+    assert len(calls) == 1
+    assert idle not in calls
+
+
+def test_layer_starts_as_identity_and_mixes_each_item_by_its_own_level() -> None:
+    layer = SoftAlignmentAttention(16, 8, heads=2, head_dim=8, window=8, mixing="eq3")
+    x, vocal = torch.randn(2, 16, 40), torch.randn(2, 8, 40)
+    torch.testing.assert_close(layer(x, vocal, torch.tensor([0.2, 0.7])), x)
+    torch.nn.init.normal_(layer.out.weight)
+    found = {}
+    for mixing in ("eq3", "global", "local"):
+        layer.mixing = mixing
+        found[mixing] = layer(x, vocal, torch.tensor([0.2, 0.7])) - x
+    level = torch.tensor([0.2, 0.7])[:, None, None]
+    expected = level * found["global"] + (1 - level) * found["local"]
+    torch.testing.assert_close(found["eq3"], expected, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,114 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from samuel.config import LossWeight
+from samuel.model.diffusion import (
+    CosineSchedule,
+    drop_condition,
+    eps_from_v,
+    loss_weight,
+    q_sample,
+    v_target,
+    x0_from_v,
+)
+
+SCHEDULE = CosineSchedule()
+
+
+@pytest.fixture
+def clean() -> torch.Tensor:
+    return torch.randn(5, 64, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def noise() -> torch.Tensor:
+    return torch.randn(5, 64, 16, generator=torch.Generator().manual_seed(2))
+
+
+T = torch.tensor([0, 1, 400, 798, 799])
+
+
+def test_schedule_is_diffusers_cosine() -> None:
+    from diffusers import DDPMScheduler  # noqa: PLC0415
+
+    theirs = DDPMScheduler(800, beta_schedule="squaredcos_cap_v2")
+    torch.testing.assert_close(SCHEDULE.betas, theirs.betas, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(SCHEDULE.alpha_bar, theirs.alphas_cumprod, rtol=1e-3, atol=1e-6)
+
+
+def test_schedule_reaches_the_figures_of_the_paper() -> None:
+    alpha_bar = SCHEDULE.alpha_bar.double()
+    assert (alpha_bar[0] / (1 - alpha_bar[0])).item() == pytest.approx(19_000, rel=0.02)
+    assert alpha_bar[-1].item() == pytest.approx(3.8e-10, rel=0.02)
+    assert all(a > b for a, b in pairwise(alpha_bar.tolist()))
+    squares = SCHEDULE.sqrt_alpha_bar**2 + SCHEDULE.sqrt_one_minus_alpha_bar**2
+    torch.testing.assert_close(squares, torch.ones(800))
+
+
+@pytest.mark.parametrize("timesteps", [2, 10, 10_000])
+def test_any_length_has_a_finite_signal_to_noise_ratio(timesteps: int) -> None:
+    schedule = CosineSchedule(timesteps)
+    assert (schedule.betas > 0).all()
+    assert (schedule.betas <= 0.999).all()
+    assert loss_weight("snr", schedule.alpha_bar, float("inf")).isfinite().all()
+
+
+def test_schedule_stays_out_of_the_state_dict() -> None:
+    assert not SCHEDULE.state_dict()
+
+
+def test_v_and_q_sample_are_diffusers(clean: torch.Tensor, noise: torch.Tensor) -> None:
+    from diffusers import DDPMScheduler  # noqa: PLC0415
+
+    theirs = DDPMScheduler(800, trained_betas=SCHEDULE.betas.numpy())
+    noisy = theirs.add_noise(clean, noise, T)  # pyright: ignore[reportArgumentType]
+    velocity = theirs.get_velocity(clean, noise, T)  # pyright: ignore[reportArgumentType]
+    torch.testing.assert_close(q_sample(SCHEDULE, clean, noise, T), noisy, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(v_target(SCHEDULE, clean, noise, T), velocity, rtol=1e-4, atol=2e-5)
+
+
+def test_v_at_both_ends(clean: torch.Tensor, noise: torch.Tensor) -> None:
+    v = v_target(SCHEDULE, clean, noise, T)
+    torch.testing.assert_close(v[0], noise[0], atol=0.05, rtol=0)  # no noise yet: v is the noise
+    torch.testing.assert_close(v[-1], -clean[-1], atol=1e-3, rtol=0)  # nothing but noise: v is -x0
+
+
+def test_v_round_trips(clean: torch.Tensor, noise: torch.Tensor) -> None:
+    x_t, v = q_sample(SCHEDULE, clean, noise, T), v_target(SCHEDULE, clean, noise, T)
+    torch.testing.assert_close(x0_from_v(SCHEDULE, x_t, v, T), clean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(eps_from_v(SCHEDULE, x_t, v, T), noise, atol=1e-5, rtol=1e-5)
+
+
+def test_coefficients_follow_the_dtype_of_the_latents(clean: torch.Tensor, noise: torch.Tensor) -> None:
+    assert q_sample(SCHEDULE, clean.bfloat16(), noise.bfloat16(), T).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("snr", [5.0, 1.0, 1 / 3]),
+        ("min_snr", [5 / 10, 1 / 2, (1 / 3) / (4 / 3)]),
+        ("uniform", [1.0, 1.0, 1.0]),
+    ],
+)
+def test_loss_weights(name: LossWeight, expected: list[float]) -> None:
+    weights = loss_weight(name, torch.tensor([0.9, 0.5, 0.25]), snr_clip=5.0)  # SNR 9, 1, 1/3
+    assert weights.tolist() == pytest.approx(expected)
+
+
+def test_drop_condition_draws_each_item_by_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    dropped = drop_condition(20_000, 0.1, generator)
+    assert dropped.dtype == torch.bool
+    assert dropped.float().mean().item() == pytest.approx(0.1, abs=0.008)  # near four deviations
+    both = (dropped[1:] & dropped[:-1]).float().mean().item()
+    assert both == pytest.approx(0.01, abs=0.004)  # neighbours do not drop together
+    assert torch.equal(dropped, drop_condition(20_000, 0.1, torch.Generator().manual_seed(0)))
+    assert not torch.equal(dropped, drop_condition(20_000, 0.1, generator))
+
+
+@pytest.mark.parametrize(("probability", "expected"), [(0.0, False), (1.0, True)])
+def test_drop_condition_at_the_limits(probability: float, expected: bool) -> None:
+    assert (drop_condition(1000, probability, torch.Generator()) == expected).all()

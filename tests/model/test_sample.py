@@ -1,0 +1,162 @@
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from samuel.config import Sampler, SamplingConfig
+from samuel.errors import SettingsError
+from samuel.model.diffusion import CosineSchedule, q_sample, x0_from_v
+from samuel.model.sample import guided, make_solver, sample
+from tests.model.conftest import awake
+
+SCHEDULE = CosineSchedule()
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+WEIGHTS, MEANS, DEVIATIONS = torch.tensor([[0.3, 0.7], [-1.0, 0.8], [0.15, 0.25]], dtype=torch.float64)
+VOCAL = torch.zeros(2, 8, 2500)  # here it says only how much to draw
+
+
+def exact_model(x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
+    """E[v | x_t] in closed form when every entry of x0 is drawn from the Gaussian mixture."""
+    del vocal
+    signal, noise = (level[..., None] for level in SCHEDULE.levels(t, x_t.double()))
+    apart = x_t.double()[..., None] - signal * MEANS
+    variance = (signal * DEVIATIONS) ** 2 + noise**2
+    share = (WEIGHTS.log() - apart**2 / variance / 2 - variance.log() / 2).softmax(-1)
+    x0 = (share * (MEANS + signal * DEVIATIONS**2 / variance * apart)).sum(-1)
+    signal, noise = signal[..., 0], noise[..., 0]
+    eps = (x_t.double() - signal * x0) / noise
+    return (signal * eps - noise * x0).to(x_t.dtype)
+
+
+def draw(count: int) -> Tensor:
+    part = torch.multinomial(WEIGHTS, count, replacement=True)
+    return MEANS[part] + DEVIATIONS[part] * torch.randn(count, dtype=torch.float64)
+
+
+def run(sampler: Sampler, steps: int, seed: int = 0) -> Tensor:
+    config = SamplingConfig(sampler=sampler, steps=steps, guidance_scale=1)
+    return sample(exact_model, VOCAL, SCHEDULE, config, torch.Generator().manual_seed(seed))
+
+
+def test_the_exact_model_is_the_best_guess() -> None:
+    x0, eps = draw(40_000).reshape(1, 1, -1), torch.randn(1, 1, 40_000, dtype=torch.float64)
+    t = torch.tensor([400])
+    x_t = q_sample(SCHEDULE, x0, eps, t)
+    error = x0_from_v(SCHEDULE, x_t, exact_model(x_t, t, None), t) - x0
+    for probe in (torch.ones_like(x_t), x_t, x_t.tanh()):  # what is left is orthogonal to whatever x_t tells
+        assert (error * probe).mean().abs() < 0.01
+
+
+# Distances of FIELD_NOTES at 20 and 50 evaluations, with slack for another mixture and 40,000 draws.
+@pytest.mark.parametrize(
+    ("sampler", "steps", "limit"),
+    [
+        ("ddpm", 20, 0.08),
+        ("ddpm", 50, 0.04),
+        ("ddim", 20, 0.055),
+        ("ddim", 50, 0.023),
+        ("dpmsolver++", 20, 0.03),
+        ("dpmsolver++", 50, 0.013),
+        ("unipc", 20, 0.03),
+        ("unipc", 50, 0.013),
+    ],
+)
+def test_exact_model_lands_on_its_mixture(sampler: Sampler, steps: int, limit: float) -> None:
+    drawn = run(sampler, steps).flatten().double().sort().values
+    distance = (drawn - draw(drawn.numel()).sort().values).abs().mean().item()  # W1 of equal counts
+    assert distance < limit
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_first_ddim_like_estimate_uses_our_inverse(sampler: Sampler) -> None:
+    # One step from pure noise to x0 is, for every solver, x0 behind the prediction at the last timestep.
+    start = torch.randn(VOCAL.shape, generator=torch.Generator().manual_seed(0))
+    t = torch.full((2,), 799)
+    expected = x0_from_v(SCHEDULE, start, exact_model(start, t, None), t)
+    torch.testing.assert_close(run(sampler, 1), expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_same_seed_same_result(sampler: Sampler) -> None:
+    first = run(sampler, 3)
+    assert torch.equal(first, run(sampler, 3))
+    assert not torch.equal(first, run(sampler, 3, seed=1))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_any_number_of_steps_starts_at_the_last_timestep(sampler: Sampler) -> None:
+    for steps in (*range(1, 60), 333, 799, 800):
+        solver = make_solver(SCHEDULE, SamplingConfig(sampler=sampler, steps=steps))
+        solver.set_timesteps(steps)
+        visited = solver.timesteps.tolist()
+        assert len(visited) == steps
+        assert visited[0] == 799
+        assert visited == sorted(set(visited), reverse=True)
+        assert visited[-1] >= 0
+
+
+def test_more_steps_than_timesteps_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"sampling\.steps = 801.*800 timesteps"):
+        run("ddim", 801)
+
+
+def test_callback_counts_the_steps() -> None:
+    seen: list[tuple[int, int]] = []
+    config = SamplingConfig(steps=4, guidance_scale=1)
+    generator = torch.Generator().manual_seed(0)
+    sample(exact_model, VOCAL, SCHEDULE, config, generator, lambda step, total: seen.append((step, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+class Loudness:
+    """A fake denoiser: v = vocal + t, the null vocal being -1 everywhere; it counts its calls."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def condition(self, vocal: Tensor, drop_mask: Tensor) -> Tensor:
+        return torch.where(drop_mask[:, None, None], -torch.ones_like(vocal), vocal)
+
+    def __call__(self, x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
+        self.batches.append(len(x_t))
+        vocal = -torch.ones_like(x_t) if vocal is None else vocal
+        return vocal + t[:, None, None]
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 7.0])
+def test_guidance_is_its_formula_in_one_batch_of_two(scale: float) -> None:
+    model, vocal, t = Loudness(), torch.randn(3, 64, 8), torch.tensor([5, 50, 500])
+    v = guided(model, vocal, scale)(torch.randn(3, 64, 8), t)
+    torch.testing.assert_close(v, -1 + scale * (vocal + 1) + t[:, None, None])
+    assert model.batches == [6]
+
+
+def test_guidance_of_a_plain_function_asks_twice() -> None:
+    model, vocal, t = Loudness(), torch.randn(3, 64, 8), torch.tensor([5, 50, 500])
+    v = guided(lambda x_t, t, vocal: model(x_t, t, vocal), vocal, 2.0)(torch.randn(3, 64, 8), t)
+    torch.testing.assert_close(v, -1 + 2 * (vocal + 1) + t[:, None, None])
+    assert model.batches == [3, 3]
+
+
+def test_scale_one_asks_once_without_the_null_condition() -> None:
+    model, vocal, t = Loudness(), torch.randn(3, 64, 8), torch.tensor([5, 50, 500])
+    v = guided(model, vocal, 1.0)(torch.randn(3, 64, 8), t)
+    assert torch.equal(v, vocal + t[:, None, None])
+    assert model.batches == [3]
+
+
+def test_the_network_itself_is_sampled_the_same_in_one_batch_or_two_calls() -> None:
+    model, vocal = awake().eval(), torch.randn(2, 64, 64)
+    config = SamplingConfig(steps=4, guidance_scale=3.0)
+    one, two = (
+        sample(denoiser, vocal, SCHEDULE, config, torch.Generator().manual_seed(7))
+        for denoiser in (model, lambda x_t, t, vocal: model(x_t, t, vocal))
+    )
+    assert one.shape == vocal.shape
+    assert not one.requires_grad
+    torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-3)
+    unguided = sample(
+        model, vocal, SCHEDULE, SamplingConfig(steps=4, guidance_scale=1.0), torch.Generator().manual_seed(7)
+    )
+    assert not torch.allclose(one, unguided, atol=1e-2)

@@ -1,0 +1,216 @@
+import pytest
+import torch
+from torch import Tensor
+
+from samuel.config import DiffusionConfig, Mixing, ModelConfig
+from samuel.errors import InputError
+from samuel.model.diffusion import CosineSchedule, q_sample, v_target, x0_from_v
+from samuel.model.unet import ResidualBlock, SamuelUNet, TemporalFiLM, parameter_count, summary
+from tests.model.conftest import SMALL, awake
+
+MIXINGS: tuple[Mixing, ...] = ("eq3", "prose", "even", "global", "local")
+
+
+@pytest.fixture(scope="module")
+def full() -> SamuelUNet:
+    return SamuelUNet(ModelConfig())
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Tensor:
+    """Four vocals whose accompaniment is the vocal itself, (4, 64, 64)."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(4, 64, 64, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def trained(pairs: Tensor) -> tuple[SamuelUNet, list[float]]:
+    """A small U-Net overfitted on one batch, fresh noise at every step, and its losses."""
+    torch.manual_seed(0)
+    model, schedule = SamuelUNet(SMALL), CosineSchedule()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    losses = []
+    for _ in range(150):
+        eps, t = torch.randn_like(pairs), torch.randint(0, 800, (4,))
+        v_hat = model(q_sample(schedule, pairs, eps, t), t, pairs)
+        loss = (v_hat - v_target(schedule, pairs, eps, t)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return model.eval(), losses
+
+
+def test_full_size_is_what_the_paper_says(full: SamuelUNet) -> None:
+    assert 14_000_000 <= parameter_count(full) <= 16_000_000
+
+
+def test_full_size_takes_a_chunk_of_the_paper(full: SamuelUNet) -> None:
+    with torch.inference_mode():
+        v = full(torch.randn(1, 64, 1024), torch.tensor([799]), torch.randn(1, 64, 1024))
+    assert v.shape == (1, 64, 1024)
+    assert not v.any()  # zero-initialised output
+
+
+def test_full_size_follows_the_resolutions_of_the_paper(full: SamuelUNet) -> None:
+    shapes: list[tuple[int, ...]] = []
+    hooks = [
+        part.register_forward_hook(lambda *args: shapes.append(tuple(args[2].shape[1:])))
+        for part in (full.enter, *full.down, full.bottleneck, *full.up)
+    ]
+    with torch.inference_mode():
+        full(torch.randn(1, 64, 256), torch.tensor([5]), None)
+    for hook in hooks:
+        hook.remove()
+    down = [(64, 256), (128, 128), (256, 64), (512, 32)]
+    assert shapes == [*down, (512, 32), *reversed(down[:-1])]
+
+
+def test_no_layer_norm_and_no_mlp_but_for_the_timestep(full: SamuelUNet) -> None:
+    linear = {name for name, part in full.named_modules() if isinstance(part, torch.nn.Linear)}
+    assert all(name.startswith("time.") or name.endswith(".film.time") for name in linear)
+    assert not any(isinstance(part, torch.nn.LayerNorm) for part in full.modules())
+
+
+def test_summary_adds_up(full: SamuelUNet) -> None:
+    rows = summary(full)
+    assert rows[-1] == ("total", parameter_count(full))
+    assert sum(count for _, count in rows[:-1]) == rows[-1][1]
+    assert dict(rows)["null_condition"] == 64
+
+
+@pytest.mark.parametrize("frames", [8, 64, 72, 256, 1024])
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_any_multiple_of_eight(frames: int, mixing: Mixing) -> None:
+    model = awake(SMALL.model_copy(update={"mixing": mixing}))
+    x = torch.randn(2, 64, frames)
+    with torch.inference_mode():
+        v = model(x, torch.tensor([0, 799]), x)
+    assert v.shape == x.shape
+    assert v.isfinite().all()
+    assert v.std() > 0
+
+
+@pytest.mark.parametrize("frames", [63, 1020, 1])
+def test_other_lengths_are_refused(frames: int) -> None:
+    with pytest.raises(InputError, match=f"{frames} latent frames.*multiple of 8"):
+        SamuelUNet(SMALL)(torch.zeros(1, 64, frames), torch.tensor([0]), None)
+
+
+def test_items_of_a_batch_do_not_touch_each_other() -> None:
+    model, x, vocal = awake(), *torch.randn(2, 3, 64, 64)
+    t = torch.tensor([10, 400, 790])
+    with torch.inference_mode():
+        together = model(x, t, vocal)
+        alone = torch.cat([model(x[i : i + 1], t[i : i + 1], vocal[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_timestep_and_vocal_both_matter() -> None:
+    model, x, vocal = awake(), *torch.randn(2, 1, 64, 64)
+    with torch.inference_mode():
+        v = model(x, torch.tensor([10]), vocal)
+        assert not torch.allclose(v, model(x, torch.tensor([500]), vocal), atol=1e-2)
+        assert not torch.allclose(v, model(x, torch.tensor([10]), -vocal), atol=1e-2)
+
+
+def test_other_schedules_fit_the_timesteps() -> None:
+    model = SamuelUNet(SMALL, DiffusionConfig(timesteps=10, cosine_offset=0.02))
+    torch.testing.assert_close(model.schedule.alpha_bar, CosineSchedule(10, 0.02).alpha_bar)
+
+
+def test_every_parameter_learns() -> None:
+    # The zero-initialised layers block what lies behind them: the last convolution for one step, the
+    # attention's projections for a second.
+    model, x = SamuelUNet(SMALL), torch.randn(2, 64, 64)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimiser.zero_grad()
+        vocal = model.condition(x, torch.tensor([True, False]))
+        (model(x, torch.tensor([200, 600]), vocal) - x).square().mean().backward()
+        optimiser.step()
+    unreached = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert unreached == []
+
+
+def test_one_batch_is_overfitted(trained: tuple[SamuelUNet, list[float]]) -> None:
+    losses = trained[1]
+    assert losses[0] == pytest.approx(1.0, abs=0.1)  # v̂ = 0 and v has unit variance
+    assert sum(losses[-10:]) / 10 < 0.25 * losses[0]
+
+
+def test_trained_model_follows_the_vocal_it_hears(
+    trained: tuple[SamuelUNet, list[float]], pairs: Tensor
+) -> None:
+    t = torch.full((4,), 799)  # pure noise: all that is known about x0 comes from the vocal
+    x_t = torch.randn(1, 64, 64).expand(4, -1, -1)
+    with torch.inference_mode():
+        guess = x0_from_v(trained[0].schedule, x_t, trained[0](x_t, t, pairs), t)
+    distance = torch.cdist(guess.flatten(1), pairs.flatten(1))
+    assert distance.argmin(dim=1).tolist() == [0, 1, 2, 3]
+    assert (distance.diagonal() < 0.7 * distance.fliplr().diagonal()).all()
+
+
+def test_null_condition_cannot_tell_two_vocals_apart(
+    trained: tuple[SamuelUNet, list[float]], pairs: Tensor
+) -> None:
+    model, x_t, t = trained[0], torch.randn(1, 64, 64), torch.tensor([700])
+    everything = torch.tensor([True])
+    with torch.inference_mode():
+        heard = [model(x_t, t, pairs[i : i + 1]) for i in (0, 1)]
+        deaf = [model(x_t, t, model.condition(pairs[i : i + 1], everything)) for i in (0, 1)]
+        assert not torch.allclose(heard[0], heard[1], atol=0.1)
+        assert torch.equal(deaf[0], deaf[1])
+        torch.testing.assert_close(deaf[0], model(x_t, t, None))
+
+
+def test_condition_replaces_dropped_items_alone() -> None:
+    model, vocal = awake(), torch.randn(3, 64, 16)
+    out = model.condition(vocal, torch.tensor([False, True, False]))
+    assert torch.equal(out[[0, 2]], vocal[[0, 2]])
+    assert torch.equal(out[1], model.null_condition.expand(64, 16))
+
+
+def test_film_is_temporal() -> None:
+    film = TemporalFiLM(16, 8, 12)
+    time, vocal = torch.randn(1, 12), torch.randn(1, 8, 40)
+    scale, shift = film.scale_shift(time, vocal)
+    assert scale.shape == shift.shape == (1, 16, 40)
+    assert scale.std(dim=-1).min() > 0.01
+    other = vocal.clone()
+    other[:, :, 7] += 1
+    moved = (film.scale_shift(time, other)[0] - scale).abs().sum(dim=(0, 1)).nonzero().flatten()
+    assert moved.tolist() == [7]
+
+
+def test_film_is_its_formula() -> None:
+    film, h = TemporalFiLM(16, 8, 12), torch.randn(2, 16, 40)
+    time, vocal = torch.randn(2, 12), torch.randn(2, 8, 40)
+    scale, shift = film.scale_shift(time, vocal)
+    torch.testing.assert_close(film(h, time, vocal), (1 + scale) * h + shift)
+
+
+def test_block_is_residual() -> None:
+    block, x = ResidualBlock(16, 8, 12), torch.randn(2, 16, 40)
+    for parameter in block.conv2.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(block(x, torch.randn(2, 12), torch.randn(2, 8, 40)), x)
+
+
+def test_autocast_to_bfloat16() -> None:
+    model, x, t = awake(), torch.randn(2, 64, 64), torch.tensor([100, 700])
+    plain = model(x, t, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(x, t, x)
+    mixed.sum().backward()
+    assert mixed.dtype == torch.float32
+    assert (mixed - plain).norm() < 0.05 * plain.norm()
+
+
+def test_state_dict_holds_what_is_learnt_and_loads_strictly() -> None:
+    model, other = awake(), SamuelUNet(SMALL)
+    assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(1, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(model(x, torch.tensor([3]), x), other(x, torch.tensor([3]), x))

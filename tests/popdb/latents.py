@@ -1,0 +1,62 @@
+"""Encoded songs made of noise, as the stages would leave them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from samuel.config import Settings, parse
+from samuel.files import make_entry
+from samuel.popdb.catalog import Song
+from samuel.popdb.outcome import Outcome
+from samuel.popdb.status import Status
+
+FRAMES = 64
+
+
+def small_settings(root: Path, **sections: Any) -> Settings:
+    """Settings for tests: 64-frame chunks, a network of some thousand parameters, three steps."""
+    values: dict[str, Any] = {
+        "data": root / "data",
+        "artifacts": root / "artifacts",
+        "device": "cpu",
+        "popdb": {"chunk_frames": FRAMES},
+        "model": {"channels": [16, 32, 32, 32], "heads": 2, "head_dim": 8},
+        "training": {
+            "steps": 6,
+            "batch_size": 2,
+            "warmup_steps": 2,
+            "validate_every": 3,
+            "checkpoint_every": 2,
+        },
+        "sampling": {"steps": 3},
+    }
+    return parse(values | {name: values.get(name, {}) | section for name, section in sections.items()})
+
+
+def encoded_song(root: Path, name: str, pairs: int = 2) -> Outcome:
+    """A song of noise whose accompaniment follows its vocal; channel c has mean c, deviation 2 (vocal) or 3."""
+    generator = torch.Generator().manual_seed(sum(name.encode()))
+    channel = torch.arange(64.0)[None, :, None]
+    noise = torch.randn(2, pairs, 64, FRAMES // 16, generator=generator).repeat_interleave(16, dim=-1)
+    latents = {
+        "vocal": channel + 2 * noise[0],
+        "accompaniment": channel + 3 * (0.8 * noise[0] + 0.6 * noise[1]),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        halves = {stream: tensor.half().contiguous() for stream, tensor in latents.items()}
+        save_file(halves, folder / "latents.safetensors")
+        seconds = FRAMES * 2048 / 44_100
+        chunk = {"vocal_share": 0.5, "vocal_rms_db": -20.0, "mix_peak": 0.9}
+        return {"chunks": [{"start_s": round(i * seconds, 4), **chunk} for i in range(pairs)]}
+
+    entry = make_entry(root / "latents" / name, make)
+    record = {"video_id": None, "codec": "mel/1", "separator": "repet/1", **entry.record}
+    return Outcome(Song(name, f"Title of {name}"), "encode", Status.OK, "", 1, entry, record, worked=True)
+
+
+def failed_song(name: str, status: Status, stage: str = "download") -> Outcome:
+    """A song that failed."""
+    return Outcome(Song(name, f"Title of {name}"), stage, status, f"it is {status}", 1, None, {}, worked=True)

@@ -1,0 +1,68 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samuel.errors import OperatorError, SongError
+from samuel.popdb.catalog import Song
+from samuel.popdb.outcome import attempt
+from samuel.popdb.status import Status
+
+SONG = Song("s1", "A title")
+
+
+def fail_with(status: Status) -> Any:
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "half.wav").write_text("half")
+        raise SongError(status, f"because of {status}")
+
+    return make
+
+
+def succeed(folder: Path) -> dict[str, Any]:
+    (folder / "audio.wav").write_text("whole")
+    return {"peak": 0.5}
+
+
+def test_success_carries_what_came_before(tmp_path: Path) -> None:
+    outcome = attempt(SONG, "separate", tmp_path / "k", succeed, {"video_id": "v"})
+    assert outcome.ok
+    assert outcome.worked
+    assert (outcome.status, outcome.attempts) == (Status.OK, 1)
+    assert outcome.record == {"video_id": "v", "peak": 0.5}
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    attempt(SONG, "separate", tmp_path / "k", succeed, {})
+    again = attempt(SONG, "separate", tmp_path / "k", lambda _: pytest.fail("done again"), {})
+    assert again.ok
+    assert not again.worked
+
+
+@pytest.mark.parametrize("status", [s for s in Status if not s.retryable and s is not Status.OK])
+def test_a_final_failure_is_not_tried_again(tmp_path: Path, status: Status) -> None:
+    first = attempt(SONG, "download", tmp_path / "k", fail_with(status), {})
+    again = attempt(SONG, "download", tmp_path / "k", lambda _: pytest.fail("tried again"), {})
+    assert not first.ok
+    assert first.worked
+    assert (again.status, again.message, again.attempts) == (status, f"because of {status}", 1)
+    assert not again.worked
+
+
+@pytest.mark.parametrize("status", [s for s in Status if s.retryable])
+def test_a_passing_failure_is_tried_again_and_counted(tmp_path: Path, status: Status) -> None:
+    folder = tmp_path / "k"
+    for count in (1, 2):
+        assert attempt(SONG, "download", folder, fail_with(status), {}).attempts == count
+    assert attempt(SONG, "download", folder, succeed, {}).attempts == 3
+    assert attempt(SONG, "download", folder, succeed, {}).attempts == 3
+    assert not (folder / "half.wav").exists()
+
+
+def test_what_an_operator_must_mend_stops_the_run(tmp_path: Path) -> None:
+    def full(_: Path) -> dict[str, Any]:
+        raise OperatorError("disk full")
+
+    with pytest.raises(OperatorError, match="disk full"):
+        attempt(SONG, "download", tmp_path / "k", full, {})
+    assert attempt(SONG, "download", tmp_path / "k", succeed, {}).attempts == 1

@@ -1,0 +1,136 @@
+import hashlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from samuel.errors import DatasetError, InputError
+from samuel.popdb.outcome import Outcome
+from samuel.popdb.shards import open_popdb, write_popdb
+from samuel.popdb.status import Status
+from samuel.popdb.verify import verify
+from tests.popdb.latents import encoded_song, failed_song, small_settings
+
+
+def songs(root: Path) -> list[Outcome]:
+    encoded = [encoded_song(root, name, pairs) for name, pairs in (("c", 2), ("a", 3), ("b", 1))]
+    return [*encoded, failed_song("d", Status.UNAVAILABLE), failed_song("e", Status.TOO_SHORT, "encode")]
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_every_pair_is_where_the_index_says(tmp_path: Path) -> None:
+    outcomes = songs(tmp_path)
+    popdb = write_popdb(outcomes, small_settings(tmp_path, popdb={"pairs_per_shard": 4}))
+    assert [row["pair_id"] for row in popdb.index] == ["a-000", "a-001", "a-002", "b-000", "c-000", "c-001"]
+    for outcome in outcomes[:3]:
+        assert outcome.entry is not None
+        truth = load_file(outcome.entry.path("latents.safetensors"))
+        rows = [row for row in popdb.index if row["song_id"] == outcome.song.song_id]
+        vocal, accompaniment = popdb.read(rows)
+        assert torch.equal(vocal, truth["vocal"])
+        assert torch.equal(accompaniment, truth["accompaniment"])
+        assert vocal.dtype == torch.float16
+    assert [row["shard"] for row in popdb.index] == ["shards/00000.safetensors"] * 4 + [
+        "shards/00001.safetensors"
+    ] * 2
+
+
+def test_every_song_of_the_list_has_a_row(tmp_path: Path) -> None:
+    popdb = write_popdb(songs(tmp_path), small_settings(tmp_path))
+    rows = {row["song_id"]: row for row in pq.read_table(popdb.root / "songs.parquet").to_pylist()}
+    assert set(rows) == set("abcde")
+    assert (rows["d"]["status"], rows["d"]["stage"], rows["d"]["retryable"]) == (
+        "unavailable",
+        "download",
+        False,
+    )
+    assert rows["e"]["message"] == "it is too_short"
+    assert rows["a"]["pairs"] == 3
+    assert popdb.info["counts"]["songs_listed"] == 5
+    assert popdb.info["counts"]["songs_kept"] == 3
+
+
+def test_statistics_are_those_of_the_training_songs(tmp_path: Path) -> None:
+    popdb = write_popdb(songs(tmp_path), small_settings(tmp_path, popdb={"pairs_per_shard": 2}))
+    training = popdb.pairs("train")
+    assert popdb.pairs("validation")
+    for stream, latents in zip(("vocal", "accompaniment"), popdb.read(training), strict=True):
+        frames = latents.double().transpose(0, 1).reshape(64, -1)
+        assert popdb.stats[stream]["mean"] == pytest.approx(frames.mean(dim=1).tolist(), abs=1e-9)
+        expected = frames.std(dim=1, unbiased=False).tolist()
+        assert popdb.stats[stream]["std"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_order_of_completion_changes_no_byte(tmp_path: Path) -> None:
+    for name, order in (("one", 1), ("two", -1)):
+        write_popdb(songs(tmp_path)[::order], small_settings(tmp_path, popdb={"path": tmp_path / name}))
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_an_unchanged_dataset_is_not_written_again(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    assert write_popdb(songs(tmp_path), settings).made
+    before = (settings.popdb_path / "dataset.json").stat().st_mtime_ns
+    assert not write_popdb(songs(tmp_path), settings).made
+    assert (settings.popdb_path / "dataset.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("lost", ["shards/00000.safetensors", "index.parquet", "stats.json", "songs.parquet"])
+def test_a_lost_file_is_rebuilt_byte_for_byte(tmp_path: Path, lost: str) -> None:
+    settings = small_settings(tmp_path)
+    write_popdb(songs(tmp_path), settings)
+    before = digests(settings.popdb_path)
+    (settings.popdb_path / lost).unlink()
+    assert write_popdb(songs(tmp_path), settings).made
+    assert digests(settings.popdb_path) == before
+
+
+def test_fewer_songs_leave_no_stale_shard(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, popdb={"pairs_per_shard": 2})
+    write_popdb(songs(tmp_path), settings)
+    popdb = write_popdb(songs(tmp_path)[:1], settings)
+    assert [path.name for path in (popdb.root / "shards").iterdir()] == ["00000.safetensors"]
+    assert verify(popdb.root) == []
+
+
+def test_no_usable_song_writes_nothing_and_says_why(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    with pytest.raises(InputError, match=r"'unavailable': 1.*'Title of d': it is unavailable"):
+        write_popdb([failed_song("d", Status.UNAVAILABLE)], settings)
+    assert not settings.popdb_path.exists()
+
+
+def test_a_half_written_dataset_is_none(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    write_popdb(songs(tmp_path), settings)
+    (settings.popdb_path / "dataset.json").unlink()
+    with pytest.raises(DatasetError, match="run the flow build-popdb"):
+        open_popdb(settings.popdb_path)
+
+
+def test_an_index_of_another_dataset_is_refused(tmp_path: Path) -> None:
+    first = write_popdb(songs(tmp_path), small_settings(tmp_path, popdb={"path": tmp_path / "one"}))
+    other = write_popdb(songs(tmp_path)[:2], small_settings(tmp_path, popdb={"path": tmp_path / "two"}))
+    (first.root / "index.parquet").write_bytes((other.root / "index.parquet").read_bytes())
+    with pytest.raises(DatasetError, match="not the one dataset"):
+        open_popdb(first.root)
+
+
+def test_verify_finds_a_flipped_bit_and_a_missing_shard(tmp_path: Path) -> None:
+    popdb = write_popdb(songs(tmp_path), small_settings(tmp_path, popdb={"pairs_per_shard": 3}))
+    assert verify(popdb.root) == []
+    first, second = (popdb.root / name for name in sorted({row["shard"] for row in popdb.index}))
+    data = bytearray(first.read_bytes())
+    data[-1] ^= 1
+    first.write_bytes(data)
+    second.unlink()
+    assert verify(popdb.root) == [
+        "shards/00000.safetensors: its bytes are not those the index names",
+        "shards/00001.safetensors: missing",
+    ]

@@ -1,0 +1,74 @@
+"""The rules of the house: which room may import which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("samuel", "flows")
+    for path in (ROOT / folder).rglob("*.py")
+}
+
+
+def imports(module: str) -> set[str]:
+    """Every module name that `module` imports, wherever it does it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def below(module: str, *rooms: str) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("samuel", ("prefect", "flows")),
+        ("samuel.popdb", ("samuel.model", "samuel.dataset", "samuel.train", "samuel.evaluate")),
+        ("samuel.model", ("samuel.popdb", "samuel.codec", "samuel.audio", "samuel.files", "samuel.dataset")),
+        ("samuel.codec", ("samuel.popdb", "samuel.model", "samuel.dataset")),
+        ("samuel.audio", ("samuel.popdb", "samuel.model", "samuel.codec")),
+        ("samuel.files", ("samuel.audio", "samuel.popdb", "samuel.model", "samuel.codec")),
+        ("samuel.dataset", ("samuel.train", "samuel.generate", "samuel.evaluate")),
+        ("samuel.checkpoint", ("samuel.train", "samuel.generate", "samuel.evaluate")),
+        ("flows.server", ("prefect",)),
+    ],
+)  # fmt: skip
+def test_imports_point_one_way(room: str, forbidden: tuple[str, ...]) -> None:
+    members = [module for module in MODULES if below(module, room)]
+    assert members
+    wrong = {m: sorted(i for i in imports(m) if below(i, *forbidden)) for m in members}
+    assert {m: found for m, found in wrong.items() if found} == {}
+
+
+def test_the_library_prints_nothing() -> None:
+    calls = {
+        module
+        for module, path in MODULES.items()
+        if below(module, "samuel") and module != "samuel.cli"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert calls == set()
+
+
+def test_the_command_line_starts_without_heavy_libraries() -> None:
+    code = "import sys, samuel.cli; print([m for m in ('torch', 'librosa', 'prefect') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_files_stay_small() -> None:
+    long = {str(p): n for p in MODULES.values() if (n := len(p.read_text().splitlines())) > 300}
+    assert long == {}

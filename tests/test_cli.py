@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from samuel.cli import main
+from samuel.codec import load_codec
+from samuel.config import CodecConfig
+from samuel.device import resolve_device
+from samuel.popdb.shards import write_popdb
+from samuel.train import fit
+from tests.popdb.latents import encoded_song, small_settings
+
+
+def test_verify_says_sound_or_names_the_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    popdb = write_popdb([encoded_song(tmp_path, name) for name in "ab"], small_settings(tmp_path))
+    assert main(["verify", str(popdb.root)]) == 0
+    assert "sound" in capsys.readouterr().out
+    (popdb.root / "shards" / "00000.safetensors").unlink()
+    assert main(["verify", str(popdb.root)]) == 1
+    assert "shards/00000.safetensors: missing" in capsys.readouterr().out
+
+
+def test_generate_writes_an_accompaniment_of_the_length_of_the_vocal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = small_settings(tmp_path, training={"steps": 2})
+    popdb = write_popdb([encoded_song(tmp_path, name) for name in "ab"], settings)
+    popdb.info["codec"] = load_codec(CodecConfig(), resolve_device("cpu")).identity
+    model = fit(popdb, settings, tmp_path / "run", lambda _: None).folder
+    vocal, output = tmp_path / "vocal.flac", tmp_path / "out" / "band.wav"
+    soundfile.write(vocal, 0.1 * np.random.default_rng(0).normal(size=22_050), 22_050)
+    arguments = ["generate", str(vocal), "--model", str(model), "-o", str(output), "--steps", "2"]
+    assert main(arguments) == 0
+    assert soundfile.info(output).frames == 44_100
+    assert capsys.readouterr().out.strip() == str(output)
+    assert [path.name for path in output.parent.iterdir()] == ["band.wav"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "absent.wav", "--model", "absent"], "absent: no whole checkpoint here"),
+        (["import-popdb"], "import-popdb is not in version"),
+        (["export-sat"], "export-sat is not in version"),
+        (["doctor", "--settings", "absent.json"], "absent.json: no such file"),
+    ],
+)
+def test_what_the_user_must_mend_is_said_and_fails(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not JSON"),
+        (json.dumps({"codec": {"name": "flac"}}), "codec.name"),
+        (json.dumps({"training": {"batch_size": -1}}), "training.batch_size"),
+    ],
+)
+def test_wrong_settings_are_named(
+    content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(content)
+    assert main(["doctor", "--settings", str(path)]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_doctor_prints_its_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samuel.doctor.WEIGHTS", {})
+    assert main(["doctor"]) == 0
+    assert "ffmpeg" in capsys.readouterr().out

@@ -1,0 +1,277 @@
+"""Codecs: shapes, exactness, and what is said when weights are not there."""
+
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from samuel.codec import HOP, LATENT_CHANNELS, Codec, frame_count, load_codec
+from samuel.codec.weights import weights_digest
+from samuel.config import CodecConfig
+from samuel.errors import MissingPartError
+from tests.weights import write_stable_audio
+
+CPU = torch.device("cpu")
+LENGTHS = [1, 2047, 2048, 2049, 10 * HOP, 10 * HOP + 77]
+
+
+def music(frames: int, seed: int = 0) -> Tensor:
+    """(1, 2, S): notes of four harmonics, a new one every fifth of a second, over soft noise."""
+    rng = torch.Generator().manual_seed(seed)
+    note = torch.arange(frames * HOP) // 8820
+    pitch = 110.0 * 2.0 ** (torch.randint(0, 36, (int(note.max()) + 1,), generator=rng) / 12)
+    phase = 2 * torch.pi * torch.cumsum(pitch[note].double(), 0) / 44100
+    tone = sum(torch.sin(h * phase).float() * 0.2 / h for h in range(1, 5))
+    return (tone + 0.01 * torch.randn(1, 2, frames * HOP, generator=rng)).clamp(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("stable-audio")
+    return folder, write_stable_audio(folder)
+
+
+@pytest.fixture(scope="module")
+def vae(weights: tuple[Path, Any]) -> Codec:
+    return load_codec(CodecConfig(name="stable-audio-open", path=str(weights[0])), CPU)
+
+
+@pytest.fixture(scope="module")
+def mel() -> Codec:
+    return load_codec(CodecConfig(), CPU)
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+@pytest.mark.parametrize("name", ["mel", "vae"])
+def test_frames_cover_every_sample(name: str, samples: int, request: pytest.FixtureRequest) -> None:
+    codec: Codec = request.getfixturevalue(name)
+    latents = codec.encode(torch.zeros(2, 2, samples))
+    assert latents.shape == (2, LATENT_CHANNELS, -(-samples // HOP)) == (2, 64, frame_count(samples))
+    assert latents.dtype == torch.float32
+    assert codec.decode(latents).shape == (2, 2, frame_count(samples) * HOP)
+
+
+@pytest.mark.parametrize("name", ["mel", "vae"])
+def test_items_of_a_batch_do_not_touch(name: str, request: pytest.FixtureRequest) -> None:
+    codec: Codec = request.getfixturevalue(name)
+    one, two = music(5, seed=1), music(5, seed=2)
+    both = codec.encode(torch.cat([one, two]))
+    assert torch.allclose(both[1:], codec.encode(two), atol=1e-5)
+
+
+def test_mel_round_trip_keeps_the_spectrum(mel: Codec) -> None:
+    latents = mel.encode(music(128))
+    again = mel.encode(mel.decode(latents))
+    assert (again - latents).abs().mean() < 0.25
+    loud = latents > -4
+    assert (again - latents)[loud].abs().mean() < 0.12
+
+
+def test_mel_is_deterministic_and_leaves_the_generator_alone(mel: Codec) -> None:
+    latents = mel.encode(music(16))
+    state = torch.get_rng_state()
+    assert torch.equal(mel.decode(latents), mel.decode(latents))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_mel_of_silence_is_finite_and_decodes_to_silence(mel: Codec) -> None:
+    latents = mel.encode(torch.zeros(1, 2, 8 * HOP))
+    assert torch.isfinite(latents).all()
+    assert mel.decode(latents).abs().max() < 1e-6
+
+
+def test_mel_frame_holds_its_own_samples(mel: Codec) -> None:
+    audio = torch.zeros(1, 2, 12 * HOP)
+    audio[..., 5 * HOP + HOP // 2] = 1.0
+    assert int(mel.encode(audio)[0].sum(0).argmax()) == 5
+
+
+def test_mel_is_mono(mel: Codec) -> None:
+    decoded = mel.decode(mel.encode(music(8)))
+    assert torch.equal(decoded[:, 0], decoded[:, 1])
+
+
+@pytest.mark.parametrize("frames", [100, 128, 300])
+def test_windows_equal_one_pass(vae: Codec, weights: tuple[Path, Any], frames: int) -> None:
+    audio = music(frames)
+    with torch.no_grad():
+        whole = weights[1].encode(audio, skip_bottleneck=True).chunk(2, dim=1)[0]
+        decoded = weights[1].decode(whole)
+    latents = vae.encode(audio)
+    assert whole.std() > 1e-3
+    assert torch.allclose(latents, whole, atol=1e-4 * float(whole.std()))
+    assert torch.allclose(vae.decode(latents), decoded, atol=1e-4 * float(decoded.std()))
+
+
+def test_encode_gives_the_mean_of_the_librarys_bottleneck(
+    vae: Codec, weights: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = music(20)
+    latents = vae.encode(audio)
+    with torch.no_grad():
+        sampled = weights[1].encode_audio(audio)
+        monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+        assert torch.allclose(latents, weights[1].encode_audio(audio), atol=1e-5)
+    assert not torch.allclose(latents, sampled, atol=1e-2)
+
+
+def test_input_is_clamped(vae: Codec) -> None:
+    audio = 3.0 * music(8)
+    assert torch.equal(vae.encode(audio), vae.encode(audio.clamp(-1, 1)))
+
+
+def test_identity_follows_the_weights(vae: Codec, weights: tuple[Path, Any], tmp_path: Path) -> None:
+    state = load_file(weights[0] / "model.safetensors")
+    config = (weights[0] / "model_config.json").read_text()
+
+    def identity(name: str, tensors: dict[str, Tensor]) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model_config.json").write_text(config)
+        save_file(tensors, folder / "model.safetensors")
+        return load_codec(CodecConfig(name="stable-audio-open", path=str(folder)), CPU).identity
+
+    own = {name: value for name, value in state.items() if name.startswith("pretransform.model.")}
+    assert identity("alone", own) == vae.identity
+    own[next(iter(own))] += 1e-3
+    assert identity("changed", own) != vae.identity
+
+
+def test_digest_sees_names_shapes_and_values() -> None:
+    ones = torch.ones(4)
+    digests = {
+        weights_digest(state) for state in ({"a": ones}, {"b": ones}, {"a": ones.view(2, 2)}, {"a": -ones})
+    }
+    assert len(digests) == 4
+    assert weights_digest({"a": torch.ones(4), "b": ones}) == weights_digest({"b": ones, "a": ones})
+
+
+def damage_missing(state: dict[str, Tensor]) -> None:
+    del state["pretransform.model.encoder.layers.0.bias"]
+
+
+def damage_shape(state: dict[str, Tensor]) -> None:
+    state["pretransform.model.encoder.layers.0.bias"] = torch.zeros(5)
+
+
+def damage_prefix(state: dict[str, Tensor]) -> None:
+    for name in list(state):
+        state[name.removeprefix("pretransform.")] = state.pop(name)
+
+
+@pytest.mark.parametrize("damage", [damage_missing, damage_shape, damage_prefix])
+def test_wrong_weights_are_refused(weights: tuple[Path, Any], tmp_path: Path, damage: Any) -> None:
+    state = load_file(weights[0] / "model.safetensors")
+    damage(state)
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "model_config.json").write_bytes((weights[0] / "model_config.json").read_bytes())
+    with pytest.raises(MissingPartError, match=r"model\.safetensors: .*encoder\.layers\.0\.bias"):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+def test_truncated_weights_are_refused(weights: tuple[Path, Any], tmp_path: Path) -> None:
+    whole = (weights[0] / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-1000])
+    (tmp_path / "model_config.json").write_bytes((weights[0] / "model_config.json").read_bytes())
+    with pytest.raises(MissingPartError, match="not a whole safetensors file"):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("model"), "not a model configuration"),
+        (
+            lambda c: c["model"]["pretransform"]["config"].update(downsampling_ratio=1024),
+            "another autoencoder",
+        ),
+        (lambda c: c["model"]["pretransform"]["config"].update(encoder={"type": "x"}), "cannot build"),
+    ],
+)
+def test_wrong_config_is_refused(
+    weights: tuple[Path, Any], tmp_path: Path, change: Any, message: str
+) -> None:
+    config = json.loads((weights[0] / "model_config.json").read_text())
+    change(config)
+    (tmp_path / "model_config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((weights[0] / "model.safetensors").read_bytes())
+    with pytest.raises(MissingPartError, match=message):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+def test_absent_folder_and_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingPartError, match="no such folder"):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path / "none")), CPU)
+    with pytest.raises(MissingPartError, match=r"model_config\.json: no such file"):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+class Gate(BaseHTTPRequestHandler):
+    """A hub that refuses: the repository's owner says how."""
+
+    def do_HEAD(self) -> None:
+        owner = self.path.split("/")[1]
+        status, code = {"gated": (401, "GatedRepo"), "denied": (403, "GatedRepo")}.get(
+            owner, (404, "RepoNotFound")
+        )
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", "refused")
+        self.end_headers()
+
+    do_GET = do_HEAD  # noqa: N815 - the server looks these names up
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the server's name
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Gate)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def refusal(repository: str) -> str:
+    with pytest.raises(MissingPartError) as caught:
+        load_codec(CodecConfig(name="stable-audio-open", path=repository), CPU)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("owner", ["gated", "denied"])
+def test_gated_hub_is_explained(
+    owner: str, hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = partial(huggingface_hub.hf_hub_download, endpoint=hub, cache_dir=tmp_path, token=False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", ask)
+    said = refusal(f"{owner}/vae")
+    assert f"accept the terms at https://huggingface.co/{owner}/vae" in said
+    assert "hf auth login" in said
+    assert "codec.path" in said
+
+
+def test_unknown_repository_is_explained(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = partial(huggingface_hub.hf_hub_download, endpoint=hub, cache_dir=tmp_path, token=False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", ask)
+    assert "no such repository" in refusal("no/vae")
+
+
+def test_hub_out_of_reach_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    said = refusal("stabilityai/stable-audio-open-1.0")
+    assert "could not be reached" in said
+    assert "codec.path" in said

@@ -1,0 +1,83 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from samuel.config import Settings, demo, paper, parse
+from samuel.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("values", "culprit"),
+    [
+        ({"codec": {"name": "mp3"}}, "codec.name"),
+        ({"separator": {"name": "spleeter"}}, "separator.name"),
+        ({"training": {"steps": 0}}, "training.steps"),
+        ({"popdb": {"validation_share": 0.9}}, "popdb.validation_share"),
+        ({"songs": {"source": "folder"}}, "songs.path"),
+        ({"sampling": {"guidance_scale": float("nan")}}, "sampling.guidance_scale"),
+        ({"trainning": {}}, "trainning"),
+        ({"popdb": {"path": "s3://bucket/popdb"}}, "popdb.path"),
+    ],
+)
+def test_a_wrong_setting_is_named(values: dict[str, Any], culprit: str) -> None:
+    with pytest.raises(SettingsError, match=culprit):
+        parse(values)
+
+
+def test_every_wrong_setting_is_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse({"codec": {"name": "x"}, "training": {"steps": -1}})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_the_default_needs_no_download() -> None:
+    settings = demo()
+    assert (settings.songs.source, settings.separator.name, settings.codec.name) == (
+        "synthetic",
+        "repet",
+        "mel",
+    )
+    assert settings.evaluation.scorers == ("signal",)
+
+
+def test_paper_figures() -> None:
+    settings = paper()
+    assert settings.popdb.chunk_frames == 1024
+    assert settings.download.max_duration_s == 15 * 60
+    assert settings.popdb.validation_share == 0.1
+    assert settings.diffusion.timesteps == 800
+    assert settings.diffusion.cosine_offset == 0.008
+    assert settings.diffusion.condition_dropout == 0.1
+    assert settings.training.batch_size == 16
+    assert settings.training.learning_rate == 3.5e-4
+    assert (settings.model.heads, settings.model.head_dim, settings.model.window) == (8, 64, 16)
+    assert settings.evaluation.tracks == 10
+
+
+def test_settings_survive_json() -> None:
+    assert Settings.model_validate_json(paper().model_dump_json()) == paper()
+
+
+def test_settings_are_frozen() -> None:
+    settings = demo()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.training.steps = 3  # type: ignore[misc]
+
+
+def test_deployments_carry_the_presets() -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    carried = {
+        (d["entrypoint"].split(":")[1], d["name"]): parse(d.get("parameters", {}).get("settings", {}))
+        for d in deployments
+    }
+    assert carried == {
+        ("build_popdb", "build-popdb"): demo(),
+        ("build_popdb", "paper"): paper(),
+        ("train_and_eval", "train-and-eval"): demo(),
+        ("train_and_eval", "paper"): paper(),
+    }

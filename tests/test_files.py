@@ -1,0 +1,122 @@
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samuel.files import (
+    MANIFEST,
+    append_jsonl,
+    digest,
+    find_entry,
+    make_entry,
+    read_json,
+    read_jsonl,
+    replacing,
+    sha256,
+    write_json,
+)
+
+
+def make_greeting(folder: Path) -> dict[str, Any]:
+    (folder / "greeting.txt").write_text("hello")
+    return {"words": 1}
+
+
+def test_an_entry_is_made_once_and_found_after(tmp_path: Path) -> None:
+    first = make_entry(tmp_path / "e", make_greeting)
+    second = make_entry(tmp_path / "e", lambda _: pytest.fail("made again"))
+    assert first.made
+    assert not second.made
+    assert second.record == {"words": 1}
+    assert second.sha256 == {"greeting.txt": sha256(tmp_path / "e" / "greeting.txt")}
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "no manifest", "half a manifest"])
+def test_a_damaged_entry_is_absent_and_made_again(tmp_path: Path, damage: str) -> None:
+    folder = make_entry(tmp_path / "e", make_greeting).folder
+    target = folder / (MANIFEST if "manifest" in damage else "greeting.txt")
+    if damage in ("delete", "no manifest"):
+        target.unlink()
+    else:
+        target.write_text("{")
+    assert find_entry(folder) is None
+    assert make_entry(folder, make_greeting).made
+    assert (folder / "greeting.txt").read_text() == "hello"
+
+
+def test_a_failed_maker_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> dict[str, Any]:
+        make_greeting(folder)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        make_entry(tmp_path / "e", fail)
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
+
+
+def killed_while_making(folder: Path) -> None:
+    def make(target: Path) -> dict[str, Any]:
+        make_greeting(target)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    make_entry(folder, make)
+
+
+def test_a_killed_maker_leaves_no_entry_and_no_lock(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=killed_while_making, args=(tmp_path / "e",))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert find_entry(tmp_path / "e") is None
+    assert make_entry(tmp_path / "e", make_greeting).made
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".locks", "e"]
+
+
+def count_and_make(folder: Path) -> None:
+    def make(target: Path) -> dict[str, Any]:
+        append_jsonl(folder.parent / "makers.jsonl", {"pid": os.getpid()})
+        time.sleep(0.5)
+        return make_greeting(target)
+
+    make_entry(folder, make)
+
+
+def test_two_processes_make_an_entry_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=count_and_make, args=(tmp_path / "e",)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(read_jsonl(tmp_path / "makers.jsonl")) == 1
+
+
+def test_replacing_keeps_the_old_file_when_the_block_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"v": 1})
+    with pytest.raises(ValueError, match="stop"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("stop")
+    assert read_json(path) == {"v": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    append_jsonl(path, {"step": 1})
+    with path.open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert read_jsonl(path) == [{"step": 1}]
+    assert read_jsonl(tmp_path / "absent.jsonl") == []
+
+
+def test_a_digest_depends_on_values_not_on_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest("a", "b") != digest("ab")
+    assert digest(1) != digest("1")

@@ -1,0 +1,196 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samuel.checkpoint import load_model
+from samuel.config import Settings, parse
+from samuel.errors import CheckpointError, DatasetError
+from samuel.files import Entry, read_jsonl, sha256
+from samuel.popdb.shards import Popdb, write_popdb
+from samuel.train import Training, fit, learning_rate_at, run_folder
+from tests.popdb.latents import encoded_song, small_settings
+
+CPU = torch.device("cpu")
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: raised from outside the step, as abruptly as a process can end."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return small_settings(tmp_path)
+
+
+@pytest.fixture
+def popdb(tmp_path: Path, settings: Settings) -> Popdb:
+    return write_popdb([encoded_song(tmp_path, name) for name in "abcde"], settings)
+
+
+def ignore(_: dict[str, Any]) -> None:
+    pass
+
+
+def stop_at(step: int) -> Any:
+    def on_step(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == step:
+            raise KilledError
+
+    return on_step
+
+
+def trained(popdb: Popdb, settings: Settings, run: Path, stops: tuple[int, ...] = ()) -> Entry:
+    for step in stops:
+        with pytest.raises(KilledError):
+            fit(popdb, settings, run, stop_at(step))
+    return fit(popdb, settings, run, ignore)
+
+
+@pytest.mark.parametrize("stops", [(1,), (2,), (3,), (5,), (1, 4, 5)])
+def test_a_killed_training_goes_on_bit_for_bit(
+    popdb: Popdb, settings: Settings, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    whole = trained(popdb, settings, tmp_path / "whole")
+    resumed = trained(popdb, settings, tmp_path / "resumed", stops)
+    assert resumed.sha256 == whole.sha256
+    assert resumed.record == whole.record
+    losses = [
+        [
+            (row["step"], row["loss"], row.get("validation_loss"))
+            for row in read_jsonl(run / "training/metrics.jsonl")
+        ]
+        for run in (tmp_path / "whole", tmp_path / "resumed")
+    ]
+    assert losses[0] == losses[1]
+    assert [row[0] for row in losses[0]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_training_is_not_done_again(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
+    assert trained(popdb, settings, tmp_path / "run").made
+    assert not fit(popdb, settings, tmp_path / "run", lambda _: pytest.fail("a step was taken")).made
+    assert not list((tmp_path / "run" / "training").glob("*-*"))
+
+
+def test_the_step_depends_on_every_setting_that_shapes_it(popdb: Popdb, settings: Settings) -> None:
+    changes = [
+        {"training": {"learning_rate": 1e-3}},
+        {"diffusion": {"loss_weight": "uniform"}},
+        {"model": {"mixing": "even"}},
+    ]
+    folders = {run_folder(popdb, settings)}
+    for change in changes:
+        values = settings.model_dump()
+        for section, value in change.items():
+            values[section] |= value
+        folders.add(run_folder(popdb, parse(values)))
+    assert len(folders) == 4
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimiser(
+    popdb: Popdb, settings: Settings, tmp_path: Path
+) -> None:
+    broken = Popdb(popdb.root, popdb.info, json.loads(json.dumps(popdb.stats)), popdb.index)
+    broken.stats["accompaniment"]["mean"][0] = math.nan
+    training = Training(broken, settings, tmp_path / "run")
+    before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
+    with pytest.raises(DatasetError, match=r"the loss is nan; look at the latents of .-00"):
+        training.step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in training.network.state_dict().items())
+
+
+def test_the_average_follows_its_closed_form(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
+    training = Training(popdb, settings, tmp_path / "run")
+    name, parameter = next((n, p) for n, p in training.network.named_parameters() if p.ndim > 1)
+    expected = None
+    for _ in range(3):
+        training.step()
+        training.progress.step += 1
+        now = parameter.detach().clone()
+        decay = settings.training.ema_decay
+        expected = now if expected is None else decay * expected + (1 - decay) * now
+    assert expected is not None
+    assert torch.allclose(training.average.module.get_parameter(name), expected, atol=1e-7)
+
+
+def test_validation_compares_across_trainings(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
+    first, second = (Training(popdb, settings, tmp_path / name) for name in "ab")
+    assert first.validate() == second.validate() == pytest.approx(first.validate())
+    # A network that answers zero has the error E[v²] = 1 on normalised latents.
+    assert first.validate() == pytest.approx(1.0, abs=0.1)
+
+
+def test_patience_ends_a_training_that_no_longer_gains(popdb: Popdb, tmp_path: Path) -> None:
+    still = small_settings(
+        tmp_path, training={"steps": 50, "learning_rate": 1e-30, "validate_every": 1, "patience": 2}
+    )
+    trained(popdb, still, tmp_path / "run")
+    assert len(read_jsonl(tmp_path / "run" / "training" / "metrics.jsonl")) < 10
+
+
+def test_training_learns(popdb: Popdb, tmp_path: Path) -> None:
+    """The latents stand still for 16 frames: whoever averages over neighbours gets well below E[v²] = 1."""
+    settings = small_settings(
+        tmp_path, training={"steps": 80, "batch_size": 4, "learning_rate": 5e-3, "checkpoint_every": 80}
+    )
+    trained(popdb, settings, tmp_path / "run")
+    errors = [row["v_mse"] for row in read_jsonl(tmp_path / "run" / "training" / "metrics.jsonl")]
+    assert sum(errors[-10:]) < 0.92 * sum(errors[:3]) / 3 * 10
+
+
+def test_the_exported_model_is_the_average_of_the_best_validation(
+    popdb: Popdb, settings: Settings, tmp_path: Path
+) -> None:
+    training = Training(popdb, settings, tmp_path / "run" / "training")
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+    while not training.finished:
+        training.advance()
+        kept[training.progress.step] = {k: v.clone() for k, v in training.average.module.state_dict().items()}
+    training.export(tmp_path / "model")
+    model = load_model(tmp_path / "model", CPU)
+    best = kept[training.progress.best_step]
+    assert all(torch.equal(best[name], tensor) for name, tensor in model.network.state_dict().items())
+    assert model.record["stats"] == popdb.stats
+    assert model.codec == "mel/1"
+    assert not model.network.training
+
+
+def test_a_changed_byte_is_refused(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
+    model = trained(popdb, settings, tmp_path / "run")
+    path = model.path("model.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="its bytes have changed"):
+        load_model(model.folder, CPU)
+
+
+def test_weights_of_other_settings_are_refused(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
+    model = trained(popdb, settings, tmp_path / "run")
+    manifest = json.loads((model.folder / "entry.json").read_text())
+    manifest["record"]["model"]["channels"] = [16, 32, 32, 64]
+    (model.folder / "entry.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_model(model.folder, CPU)
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no whole checkpoint here"):
+        load_model(tmp_path / "absent", CPU)
+
+
+def test_learning_rate_warms_up_and_anneals_to_zero() -> None:
+    config = parse({"training": {"steps": 110, "warmup_steps": 10, "learning_rate": 0.1}}).training
+    assert learning_rate_at(0, config) == pytest.approx(0.01)
+    assert learning_rate_at(9, config) == pytest.approx(0.1)
+    assert learning_rate_at(10, config) == pytest.approx(0.1)
+    assert learning_rate_at(60, config) == pytest.approx(0.05)
+    assert learning_rate_at(110, config) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_digests_are_of_the_bytes(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
+    model = trained(popdb, settings, tmp_path / "run")
+    assert load_model(model.folder, CPU).sha256 == sha256(model.path("model.safetensors"))
