@@ -83,6 +83,16 @@ def verify(options: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+def bench(options: argparse.Namespace) -> int:
+    """Print speeds on this machine."""
+    from samuel.bench import bench as rows_of
+
+    rows = rows_of(read_settings(options.settings))
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {figure}" for name, figure in rows))
+    return 0
+
+
 def not_built(options: argparse.Namespace) -> int:
     """Say that a command of the design is not there yet."""
     raise NotBuiltError(f"samuel {options.name} is not in version {__version__}; {NOT_BUILT[options.name]}")
@@ -127,6 +137,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("verify", help="check a dataset")
     command.add_argument("path", type=Path, nargs="?", default=Path("data/popdb"))
     command.set_defaults(command=verify)
+
+    command = commands.add_parser("bench", help="speeds on this machine")
+    command.add_argument("--settings", type=Path, help="JSON file of settings; none: the embedded default")
+    command.set_defaults(command=bench)
 
     for name in NOT_BUILT:
         command = commands.add_parser(name, help="not in this version")

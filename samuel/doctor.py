@@ -16,6 +16,7 @@ from samuel.errors import MissingPartError
 State = Literal["present", "reachable", "gated", "missing"]
 
 HUB_TIMEOUT_S = 5.0
+STABLE_AUDIO_FILES = ["model_config.json", "model.safetensors"]
 FREE_GIB_WANTED = 5  # the demo takes 2, a song of the full run some 0.2 until its stems are removed
 
 
@@ -132,7 +133,7 @@ def _disk(settings: Settings) -> Finding:
 def _demucs(settings: Settings) -> Finding:
     name, config = f"demucs ({settings.separator.model})", settings.separator
     if config.repo:
-        return _local(name, config.repo, f"{config.model}.yaml", "separator.repo")
+        return _local(name, config.repo, [f"{config.model}.yaml"], "separator.repo")
     from demucs.hf import DEFAULT_NAMESPACE, hf_repo_name
 
     repository = f"{DEFAULT_NAMESPACE}/{hf_repo_name(config.model)}"
@@ -142,14 +143,14 @@ def _demucs(settings: Settings) -> Finding:
 def _stable_audio_open(settings: Settings) -> Finding:
     path = settings.codec.path
     if Path(path).is_dir():
-        return _local("stable-audio-open", Path(path), "model.safetensors", "codec.path")
-    return on_hub("stable-audio-open", path, ["model_config.json", "model.safetensors"], "codec.path")
+        return _local("stable-audio-open", Path(path), STABLE_AUDIO_FILES, "codec.path")
+    return on_hub("stable-audio-open", path, STABLE_AUDIO_FILES, "codec.path")
 
 
 def _audiobox(settings: Settings) -> Finding:
     path = settings.evaluation.audiobox_path
     if path:
-        return _local("audiobox", path.parent, path.name, "evaluation.audiobox_path")
+        return _local("audiobox", path.parent, [path.name], "evaluation.audiobox_path")
     from audiobox_aesthetics.utils import DEFAULT_CKPT_FNAME, DEFAULT_HF_REPO
 
     return on_hub("audiobox", DEFAULT_HF_REPO, [DEFAULT_CKPT_FNAME], "evaluation.audiobox_path")
@@ -162,10 +163,11 @@ WEIGHTS: dict[str, Callable[[Settings], Finding]] = {
 }
 
 
-def _local(name: str, folder: Path, file: str, setting: str) -> Finding:
-    if (folder / file).is_file():
-        return Finding(name, "present", f"local: {file}")
-    return Finding(name, "missing", f"no {file} in {folder}", f"correct {setting}")
+def _local(name: str, folder: Path, files: list[str], setting: str) -> Finding:
+    absent = [file for file in files if not (folder / file).is_file()]
+    if absent:
+        return Finding(name, "missing", f"no {' and no '.join(absent)} in {folder}", f"correct {setting}")
+    return Finding(name, "present", f"local: {', '.join(files)}")
 
 
 def on_hub(name: str, repository: str, files: list[str], setting: str) -> Finding:

@@ -50,5 +50,9 @@ class SongError(SamuelError):
     """One song failed. `status` is a name from `samuel.popdb.status`."""
 
     def __init__(self, status: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(status, message)  # both, so that it survives pickling between processes
         self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message

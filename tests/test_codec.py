@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samuel.codec import HOP, LATENT_CHANNELS, Codec, frame_count, load_codec
-from samuel.codec.weights import weights_digest
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
+from samuel.weights import weights_digest
 from tests.weights import write_stable_audio
 
 CPU = torch.device("cpu")

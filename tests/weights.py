@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from samuel.codec.weights import quietly
+from samuel.weights import quietly
 
 STRIDES = [2, 4, 4, 8, 8]
 

@@ -18,6 +18,8 @@ REFINEMENTS = 20
 """Multiplicative steps after the pseudo-inverse; they halve the log-mel error of the round trip."""
 FLOOR = 1e-3
 """Least mel magnitude, about 89 dB under a full-scale tone: keeps the logarithm of silence finite."""
+CEILING = 8.0
+"""Far above any audio in [-1, 1]: keeps the exponential of a model's stray latents finite."""
 MARGIN = (N_FFT - HOP) // 2
 """Samples that a window reaches beyond its frame on either side, so that it is centred on the frame."""
 
@@ -51,7 +53,8 @@ class MelCodec:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 64, T) → (B, 2, T · 2048); the same latents give the same samples."""
-        mel = (latents.to(self._window.device, torch.float32).exp() - FLOOR).clamp(min=0.0)
+        logarithms = latents.to(self._window.device, torch.float32).clamp(max=CEILING)
+        mel = (logarithms.exp() - FLOOR).clamp(min=0.0)
         # Frames are centred half a hop in, the inverse wants them on the hops: one more at each end.
         magnitude = functional.pad(self._magnitude(mel), (1, 1), mode="replicate")
         samples = (latents.shape[-1] + 1) * HOP

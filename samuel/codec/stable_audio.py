@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from samuel.audio import CHANNELS, SAMPLE_RATE
 from samuel.codec.base import HOP, LATENT_CHANNELS, frame_count, pad_to_frames
-from samuel.codec.weights import fetch, quietly, weights_digest
 from samuel.errors import MissingPartError
 from samuel.files import digest, read_json
+from samuel.weights import fetch, quietly, weights_digest
 
 CONFIG_FILE = "model_config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -13,7 +13,8 @@ from samuel.popdb.shards import Popdb
 VERSION = 1
 EMBEDDED = {
     "synthetic": "the songs are synthetic: made by this project, no recording is involved",
-    "repet": "the separator is REPET-SIM, which needs no weights and separates far worse than Demucs",
+    "repet-sim": "the separator is REPET-SIM, which needs no weights and separates far worse than Demucs; "
+    "what it leaves of the band in the vocals counts as singing, so the vocal shares are too high",
     "mel": "the codec is a log-mel spectrogram with Griffin-Lim, which needs no weights and sounds like it",
 }
 KINDS = ("real", "generated", "other vocal")

@@ -8,7 +8,7 @@ from math import gcd
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from samuel.config import Mixing
 
@@ -79,15 +79,15 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     count = -(-length // block)
     spare = count * block - length
     padding = (0, 0, window // 2, spare + window // 2 - 1)
-    queries = F.pad(q, (0, 0, 0, spare)).reshape(batch * heads, count, block, dim)
-    keys, values = (_neighbourhoods(F.pad(x, padding), block, window) for x in (k, v))
+    queries = pad(q, (0, 0, 0, spare)).reshape(batch * heads, count, block, dim)
+    keys, values = (_neighbourhoods(pad(x, padding), block, window) for x in (k, v))
     mask = band_mask(block, window, q.device)
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return out.reshape(batch, heads, count * block, dim)[:, :, :length]
 
 
 def _neighbourhoods(x: Tensor, block: int, window: int) -> Tensor:
-    """The frames each block sees: (B, H, padded, D) → (B · H, blocks, block + W - 1, D), overlapping views."""
+    """The frames each block sees: (B, H, padded, D) → (B · H, blocks, block + W - 1, D), views."""
     return x.flatten(0, 1).unfold(1, block + window - 1, block).transpose(-1, -2)
 
 
@@ -96,7 +96,7 @@ def global_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     GlobalAttn = softmax(RoPE(Q) · RoPE(K)ᵀ / √D) V
     """
-    return F.scaled_dot_product_attention(rope(q), rope(k), v)
+    return scaled_dot_product_attention(rope(q), rope(k), v)
 
 
 def mixing_weights(mixing: Mixing, sqrt_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +135,8 @@ class SoftAlignmentAttention(nn.Module):
     ) -> None:
         super().__init__()
         inner = heads * head_dim
-        self.heads, self.window, self.mixing = heads, window, mixing
+        self.heads, self.window = heads, window
+        self.mixing: Mixing = mixing
         self.norm = group_norm(channels)
         self.vocal_norm = group_norm(vocal_channels)
         self.query = nn.Conv1d(channels, inner, 3, padding=1)

@@ -79,13 +79,13 @@ def v_target(schedule: CosineSchedule, x0: Tensor, eps: Tensor, t: Tensor) -> Te
 
 
 def x0_from_v(schedule: CosineSchedule, x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """Clean latents behind a prediction, all (B, C, T): x0 = √ᾱ_t · x_t - √(1 - ᾱ_t) · v (inverse of eq. 4)."""
+    """Clean latents behind a prediction (inverse of eq. 4), (B, C, T): x0 = √ᾱ_t · x_t - √(1 - ᾱ_t) · v."""
     signal, noise = schedule.levels(t, x_t)
     return signal * x_t - noise * v
 
 
 def eps_from_v(schedule: CosineSchedule, x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """Noise behind a prediction, all (B, C, T): ε = √(1 - ᾱ_t) · x_t + √ᾱ_t · v (inverse of eq. 4)."""
+    """Noise behind a prediction (inverse of eq. 4), (B, C, T): ε = √(1 - ᾱ_t) · x_t + √ᾱ_t · v."""
     signal, noise = schedule.levels(t, x_t)
     return noise * x_t + signal * v
 
@@ -94,7 +94,7 @@ def loss_weight(name: LossWeight, alpha_bar: Tensor, snr_clip: float) -> Tensor:
     """Weight w(t) of ‖v - v̂‖² (paper §V, eq. 6): w(t) = SNR = ᾱ_t / (1 - ᾱ_t).
 
     Differs from the paper: `"snr"` is bounded by `snr_clip`, because the bare ratio runs from 19,000 to
-    4e-10 and leaves nothing to learn but the last few steps. `"min_snr"` is min(SNR, clip) / (SNR + 1), the
+    4e-9 and leaves nothing to learn but the last few steps. `"min_snr"` is min(SNR, clip) / (SNR + 1), the
     min-SNR weight of x0 (arXiv 2303.09556) carried over to v; `"uniform"` is eq. 5.
 
     Args:

@@ -1,6 +1,6 @@
 """The reverse process: noise and a vocal in, accompaniment latents out (paper §IV-C, §V).
 
-Shapes: B batch, C channels, T frames. Samplers are diffusers' schedulers on our own betas.
+Shapes: B batch, C channels, T frames. The samplers are diffusers' schedulers on our own betas.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from samuel.config import SamplingConfig
+from samuel.config import Sampler, SamplingConfig
 from samuel.errors import SettingsError
 from samuel.model.diffusion import CosineSchedule
 
@@ -20,6 +20,10 @@ Callback = Callable[[int, int], None]  # (step, steps in all)
 @runtime_checkable
 class NullConditioned(Protocol):
     """A denoiser that can show its null condition, so that guidance needs one call a step, not two."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
+        """Predict v."""
+        ...
 
     def condition(self, vocal: Tensor, drop_mask: Tensor) -> Tensor:
         """Replace the vocal of dropped items."""
@@ -55,8 +59,7 @@ def sample(
         SettingsError: More steps than the schedule has.
     """
     velocity = guided(model, vocal, config.guidance_scale)
-    solver = make_solver(schedule, config)
-    solver.set_timesteps(config.steps, device=vocal.device)
+    solver = make_solver(schedule, config, vocal.device)
     noise = torch.randn(vocal.shape, generator=generator, device=generator.device, dtype=vocal.dtype)
     x = noise.to(vocal.device)
     extra = {"generator": generator} if config.sampler == "ddpm" else {}
@@ -102,12 +105,13 @@ def _with_null(model: NullConditioned, vocal: Tensor) -> Tensor:
     return torch.cat((vocal, model.condition(vocal, everything)))
 
 
-def make_solver(schedule: CosineSchedule, config: SamplingConfig) -> Any:
-    """The diffusers scheduler behind a sampler's name, on our betas.
+def make_solver(schedule: CosineSchedule, config: SamplingConfig, device: torch.device) -> Any:
+    """The diffusers scheduler behind a sampler's name, on our betas, ready for `config.steps` steps.
 
     Timesteps are "trailing" (arXiv 2305.08891): the schedule ends at zero signal, so the first evaluation
-    must stand at the very last timestep. Samples are not clipped: latents have no bounds. Karras and Lu
-    spacings crash on a cosine schedule (diffusers #12771).
+    must stand at the very last timestep. Samples are not clipped: latents have no bounds. DDIM is
+    DPM-Solver++ of first order, the same formula (arXiv 2211.01095): diffusers' `DDIMScheduler` steps to a
+    wrong level wherever the steps do not divide the timesteps.
 
     Raises:
         SettingsError: More steps than the schedule has.
@@ -116,7 +120,10 @@ def make_solver(schedule: CosineSchedule, config: SamplingConfig) -> Any:
         raise SettingsError(
             f"sampling.steps = {config.steps}: the schedule has {schedule.timesteps} timesteps, take no more"
         )
-    import diffusers  # noqa: PLC0415  # takes seconds to import, and training never needs it
+    # diffusers takes seconds to import, and training never needs it.
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
     common = {
         "num_train_timesteps": schedule.timesteps,
@@ -124,10 +131,26 @@ def make_solver(schedule: CosineSchedule, config: SamplingConfig) -> Any:
         "prediction_type": "v_prediction",
         "timestep_spacing": "trailing",
     }
-    solvers: dict[str, Callable[[], Any]] = {
-        "ddpm": lambda: diffusers.DDPMScheduler(**common, clip_sample=False),
-        "ddim": lambda: diffusers.DDIMScheduler(**common, clip_sample=False),
-        "dpmsolver++": lambda: diffusers.DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++"),
-        "unipc": lambda: diffusers.UniPCMultistepScheduler(**common),
+    solvers: dict[Sampler, Callable[[], Any]] = {
+        "ddpm": lambda: DDPMScheduler(**common, clip_sample=False),
+        "ddim": lambda: DPMSolverMultistepScheduler(**common, solver_order=1),
+        "dpmsolver++": lambda: DPMSolverMultistepScheduler(**common, solver_order=2),
+        "unipc": lambda: UniPCMultistepScheduler(**common),
     }
-    return solvers[config.sampler]()
+    solver = solvers[config.sampler]()
+    _set_steps(solver, config.steps, device)
+    return solver
+
+
+def _set_steps(solver: Any, steps: int, device: torch.device) -> None:
+    """Place the timesteps, and drop the surplus one that diffusers makes of some step counts.
+
+    Its "trailing" is a floating-point `arange` whose last element falls just above zero for 37 of the 800
+    possible counts, 29 among them. That becomes timestep -1, which reads the tables' noisiest entry: DDPM
+    then returns noise.
+    """
+    solver.set_timesteps(steps, device=device)
+    solver.timesteps = solver.timesteps[:steps]
+    solver.num_inference_steps = steps
+    if hasattr(solver, "sigmas"):
+        solver.sigmas = torch.cat((solver.sigmas[:steps], solver.sigmas[-1:]))

@@ -5,14 +5,14 @@ Shapes: B batch, C channels, T frames, E channels of the timestep embedding.
     accompaniment  (64, T) → (128, T/2) → (256, T/4) → (512, T/8) → bottleneck → back, with skips
     vocal          (32, T) → (64, T/2)  → (128, T/4) → (256, T/8), read by FiLM and by attention
 
-Attention stands at T/2, T/4, T/8 and in the bottleneck, not at T: there it would cost as much as all the rest.
+Attention stands at T/2, T/4, T/8 and in the bottleneck, not at T: there it would cost as much as the rest.
 """
 
 from math import log
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import silu
 
 from samuel.config import DiffusionConfig, ModelConfig
 from samuel.errors import InputError
@@ -83,8 +83,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, vocal: Tensor) -> Tensor:
         """Transform x, knowing the timestep and the vocal of every frame."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = F.silu(self.film(self.norm2(h), time, vocal))
+        h = self.conv1(silu(self.norm1(x)))
+        h = silu(self.film(self.norm2(h), time, vocal))
         return x + self.conv2(h)
 
 
@@ -122,8 +122,8 @@ class Bottleneck(nn.Module):
 class UpBlock(nn.Module):
     """Double the frames, merge the skip, transform: (B, C, T) and skip (B, C', 2T) → (B, C', 2T).
 
-    The doubling is sub-pixel (a convolution at T makes two frames out of one), and the skip joins by a sum of
-    two projections, which equals concatenation and a 1 x 1 convolution: both keep the work at the coarse side.
+    The doubling is sub-pixel: a convolution at T makes two frames out of one. The skip joins as a sum of two
+    projections, which equals concatenation and a convolution. Both keep the work on the coarse side.
     """
 
     def __init__(self, inputs: int, outputs: int, vocal_channels: int, time_width: int) -> None:
@@ -150,7 +150,7 @@ class VocalLevel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) → (B, C', T / stride)."""
         h = self.enter(x)
-        return h + self.conv(F.silu(self.norm(h)))
+        return h + self.conv(silu(self.norm(h)))
 
 
 class VocalEncoder(nn.Module):
@@ -236,7 +236,7 @@ class SamuelUNet(nn.Module):
             vocal = self.null_condition.to(x_t.dtype).expand_as(x_t)
         time, stream = self.time(t), self.vocal_encoder(vocal)
         h = self._pyramid(self.enter(x_t), time, stream, self.schedule.sqrt_alpha_bar[t])
-        return self.leave(F.silu(self.norm(h))).to(x_t.dtype)
+        return self.leave(silu(self.norm(h))).to(x_t.dtype)
 
     def _pyramid(self, h: Tensor, time: Tensor, stream: list[Tensor], sqrt_alpha_bar: Tensor) -> Tensor:
         """Down, through the bottleneck and up again: (B, C, T) → (B, C, T)."""

@@ -26,7 +26,9 @@ VERSIONS = {"download": 1, "separate": 1, "encode": 1}
 def download_song(song: Song, settings: Settings) -> Outcome:
     """Song → `data/raw/<key>/audio.wav`."""
     # The pace of the requests does not change the audio, so it stays out of the key.
-    key = digest("download", VERSIONS["download"], song.song_id, settings.download.max_duration_s)
+    config = settings.download
+    choosing = [config.max_duration_s, config.search_results]
+    key = digest("download", VERSIONS["download"], song.song_id, *choosing)
     folder = settings.data / "raw" / key
     return attempt(song, "download", folder, lambda target: acquire(song, settings.download, target), {})
 
@@ -68,16 +70,24 @@ def encode_song(separated: Outcome, settings: Settings) -> Outcome:
 def separator_for(config: SeparatorConfig, device: torch.device) -> Separator:
     """The process's one copy of the separator."""
     with _loading:
-        return _load_separator(config, device)
+        return _separator(config.model_dump_json(), device)
 
 
 def codec_for(config: CodecConfig, device: torch.device) -> Codec:
     """The process's one copy of the codec."""
     with _loading:
-        return _load_codec(config, device)
+        return _codec(config.model_dump_json(), device)
 
 
-# Two threads that ask at once would each load a copy: functools caches do not wait for one another.
+# Two threads that ask at once would each load a copy: functools' caches do not wait for one another.
 _loading = threading.Lock()
-_load_separator = lru_cache(maxsize=1)(load_separator)
-_load_codec = lru_cache(maxsize=1)(load_codec)
+
+
+@lru_cache(maxsize=1)
+def _separator(config: str, device: torch.device) -> Separator:
+    return load_separator(SeparatorConfig.model_validate_json(config), device)
+
+
+@lru_cache(maxsize=1)
+def _codec(config: str, device: torch.device) -> Codec:
+    return load_codec(CodecConfig.model_validate_json(config), device)

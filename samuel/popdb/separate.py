@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, dbfs, read_wav, write_wav
-from samuel.codec.weights import hub_error, quietly, weights_digest
 from samuel.config import SeparatorConfig
 from samuel.errors import MissingPartError, SongError
 from samuel.files import digest
 from samuel.popdb.status import Status
+from samuel.weights import hub_error, quietly, weights_digest
 
 SILENCE_DBFS = -60.0
 """A song below this level has nothing to separate."""

@@ -22,6 +22,15 @@ def awake(config: ModelConfig = SMALL) -> SamuelUNet:
     return model
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from a second core, and on a busy machine they lose."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
     """Every test from the same random state, and none leaves its own behind."""

@@ -59,7 +59,9 @@ def test_local_attention_keeps_batch_and_heads_apart() -> None:
     whole = local_attention(q, k, v, 16)
     for b in range(2):
         for h in range(3):
-            alone = local_attention(*(x[b : b + 1, h : h + 1] for x in (q, k, v)), 16)
+            alone = local_attention(
+                *(q[b : b + 1, h : h + 1], k[b : b + 1, h : h + 1], v[b : b + 1, h : h + 1]), 16
+            )
             torch.testing.assert_close(whole[b, h], alone[0, 0])
 
 
@@ -154,8 +156,9 @@ def test_layer_starts_as_identity_and_mixes_each_item_by_its_own_level() -> None
     x, vocal = torch.randn(2, 16, 40), torch.randn(2, 8, 40)
     torch.testing.assert_close(layer(x, vocal, torch.tensor([0.2, 0.7])), x)
     torch.nn.init.normal_(layer.out.weight)
-    found = {}
-    for mixing in ("eq3", "global", "local"):
+    found: dict[Mixing, Tensor] = {}
+    mixings: tuple[Mixing, ...] = ("eq3", "global", "local")
+    for mixing in mixings:
         layer.mixing = mixing
         found[mixing] = layer(x, vocal, torch.tensor([0.2, 0.7])) - x
     level = torch.tensor([0.2, 0.7])[:, None, None]

@@ -18,20 +18,19 @@ def full() -> SamuelUNet:
 
 @pytest.fixture(scope="module")
 def pairs() -> Tensor:
-    """Four vocals whose accompaniment is the vocal itself, (4, 64, 64)."""
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(4, 64, 64, generator=generator)
+    """Four vocals whose accompaniment is the vocal itself, (4, 8, 64)."""
+    return torch.randn(4, 8, 64, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
 def trained(pairs: Tensor) -> tuple[SamuelUNet, list[float]]:
-    """A small U-Net overfitted on one batch, fresh noise at every step, and its losses."""
+    """A small U-Net overfitted on one batch, fresh strong noise at every step, and its losses."""
     torch.manual_seed(0)
-    model, schedule = SamuelUNet(SMALL), CosineSchedule()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    model, schedule = SamuelUNet(SMALL.model_copy(update={"latent_channels": 8})), CosineSchedule()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
     losses = []
-    for _ in range(150):
-        eps, t = torch.randn_like(pairs), torch.randint(0, 800, (4,))
+    for _ in range(80):
+        eps, t = torch.randn_like(pairs), torch.randint(600, 800, (4,))
         v_hat = model(q_sample(schedule, pairs, eps, t), t, pairs)
         loss = (v_hat - v_target(schedule, pairs, eps, t)).square().mean()
         optimiser.zero_grad()
@@ -136,25 +135,25 @@ def test_every_parameter_learns() -> None:
 def test_one_batch_is_overfitted(trained: tuple[SamuelUNet, list[float]]) -> None:
     losses = trained[1]
     assert losses[0] == pytest.approx(1.0, abs=0.1)  # v̂ = 0 and v has unit variance
-    assert sum(losses[-10:]) / 10 < 0.25 * losses[0]
+    assert sum(losses[-10:]) / 10 < 0.1 * losses[0]
 
 
 def test_trained_model_follows_the_vocal_it_hears(
     trained: tuple[SamuelUNet, list[float]], pairs: Tensor
 ) -> None:
     t = torch.full((4,), 799)  # pure noise: all that is known about x0 comes from the vocal
-    x_t = torch.randn(1, 64, 64).expand(4, -1, -1)
+    x_t = torch.randn(1, 8, 64).expand(4, -1, -1)
     with torch.inference_mode():
         guess = x0_from_v(trained[0].schedule, x_t, trained[0](x_t, t, pairs), t)
     distance = torch.cdist(guess.flatten(1), pairs.flatten(1))
     assert distance.argmin(dim=1).tolist() == [0, 1, 2, 3]
-    assert (distance.diagonal() < 0.7 * distance.fliplr().diagonal()).all()
+    assert (distance.diagonal() < 0.5 * distance.fliplr().diagonal()).all()
 
 
 def test_null_condition_cannot_tell_two_vocals_apart(
     trained: tuple[SamuelUNet, list[float]], pairs: Tensor
 ) -> None:
-    model, x_t, t = trained[0], torch.randn(1, 64, 64), torch.tensor([700])
+    model, x_t, t = trained[0], torch.randn(1, 8, 64), torch.tensor([700])
     everything = torch.tensor([True])
     with torch.inference_mode():
         heard = [model(x_t, t, pairs[i : i + 1]) for i in (0, 1)]

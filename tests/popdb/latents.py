@@ -36,13 +36,13 @@ def small_settings(root: Path, **sections: Any) -> Settings:
 
 
 def encoded_song(root: Path, name: str, pairs: int = 2) -> Outcome:
-    """A song of noise whose accompaniment follows its vocal; channel c has mean c, deviation 2 (vocal) or 3."""
+    """A song of slow noise; channel c has mean c, deviation 2 (vocal) or 3."""
     generator = torch.Generator().manual_seed(sum(name.encode()))
     channel = torch.arange(64.0)[None, :, None]
     noise = torch.randn(2, pairs, 64, FRAMES // 16, generator=generator).repeat_interleave(16, dim=-1)
     latents = {
         "vocal": channel + 2 * noise[0],
-        "accompaniment": channel + 3 * (0.8 * noise[0] + 0.6 * noise[1]),
+        "accompaniment": channel + 3 * noise[1],
     }
 
     def make(folder: Path) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from samuel.audio import SAMPLE_RATE, Audio, dbfs, read_wav, write_wav
-from samuel.codec.weights import quietly
 from samuel.config import SeparatorConfig
 from samuel.errors import MissingPartError, SongError
 from samuel.files import make_entry
 from samuel.popdb.separate import Separator, load_separator, separate
+from samuel.weights import quietly
 from tests.weights import write_demucs
 
 CPU = torch.device("cpu")

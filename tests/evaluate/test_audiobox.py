@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from samuel.audio import SAMPLE_RATE
-from samuel.audiobox import AXES, load_audiobox, score
-from samuel.codec.weights import quietly
 from samuel.errors import MissingPartError
+from samuel.evaluate.audiobox import AXES, load_audiobox, score
+from samuel.weights import quietly
 from tests.weights import write_audiobox
 
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.codec.weights import hub_error, quietly
 from samuel.errors import MissingPartError
+from samuel.weights import hub_error, quietly
 
 REPOSITORY = "facebook/audiobox-aesthetics"
 AXES = ("PQ", "PC", "CE", "CU")
