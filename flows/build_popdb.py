@@ -10,7 +10,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import artifacts
 from flows.stages import bar, groups, run_stage, shown
 from samuel.config import Settings, demo
-from samuel.doctor import require
+from samuel.doctor import dataset_parts, require
 from samuel.popdb import catalog, pipeline
 from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
@@ -38,7 +38,7 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
         separated = separate.submit(downloaded, settings, name)  # type: ignore[arg-type]
         encoded.append(encode.submit(separated, settings, name))  # type: ignore[arg-type]
     outcomes = [outcome for future in encoded for outcome in future.result()]
-    popdb = assemble(outcomes, settings)
+    popdb = assemble.submit(outcomes, settings).result()
     artifacts.show_dataset(popdb, outcomes)
     return {"path": str(popdb.root), **popdb.info["counts"]}
 
@@ -46,7 +46,7 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
 @task(task_run_name="check this machine", cache_policy=NO_CACHE)
 def examine(settings: Settings) -> None:
     """Stop before the long work where a part that the settings name is missing."""
-    require(settings)
+    require(settings, dataset_parts(settings))
 
 
 @task(task_run_name="list songs ({settings.songs.source})", cache_policy=NO_CACHE)

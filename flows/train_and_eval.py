@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
 from tqdm import tqdm
 
 from flows import artifacts
@@ -14,7 +15,7 @@ from samuel.checkpoint import TrainedModel, load_model
 from samuel.codec import Codec
 from samuel.config import Settings, demo
 from samuel.device import resolve_device
-from samuel.doctor import require
+from samuel.doctor import require, training_parts
 from samuel.evaluate.report import write_report
 from samuel.evaluate.scores import score_tracks
 from samuel.evaluate.tracks import choose_pairs, make_track
@@ -24,7 +25,11 @@ from samuel.popdb.shards import Popdb, open_popdb
 from samuel.train import fit, run_folder
 
 
-@flow(name="train-and-eval", flow_run_name="{settings.training.steps}-steps-{settings.codec.name}")
+@flow(
+    name="train-and-eval",
+    flow_run_name="{settings.training.steps}-steps-{settings.codec.name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]
+)
 def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (frozen, and the UI's form)
     """Train SAMUeL on POPDB, accompany held-out vocals, score and report.
 
@@ -34,10 +39,10 @@ def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008
     examine(settings)
     popdb = open_popdb(settings.popdb_path)
     run = run_folder(popdb, settings)
-    model = train(popdb, settings, run)
-    tracks = generate(popdb, model, settings, run)
-    scores = score(tracks, settings, run)
-    written = report(popdb, model, tracks, scores, run)
+    model = train.submit(popdb, settings, run).result()
+    tracks = generate.submit(popdb, model, settings, run).result()
+    scores = score.submit(tracks, settings, run).result()
+    written = report.submit(popdb, model, tracks, scores, run).result()
     artifacts.show_report(written)
     return {
         "model": str(model.folder),
@@ -49,7 +54,7 @@ def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008
 @task(task_run_name="check this machine", cache_policy=NO_CACHE)
 def examine(settings: Settings) -> None:
     """Stop before the long work where a part that the settings name is missing."""
-    require(settings)
+    require(settings, training_parts(settings))
 
 
 @task(task_run_name="train {settings.training.steps} steps", cache_policy=NO_CACHE)

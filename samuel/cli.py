@@ -34,11 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Print what this machine has and lacks for these settings; 1 where something they need is lacking."""
-    from samuel.doctor import examine, require, table
+    from samuel.doctor import dataset_parts, examine, require, table, training_parts
 
     settings = read_settings(options.settings)
     print(table(examine(settings)))
-    require(settings)
+    require(settings, dataset_parts(settings) | training_parts(settings))
     return 0
 
 

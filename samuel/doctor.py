@@ -49,17 +49,26 @@ def examine(settings: Settings) -> list[Finding]:
     return machine + [look(settings) for look in WEIGHTS.values()]
 
 
-def require(settings: Settings) -> list[Finding]:
-    """Check what these settings need, before any long work.
+def dataset_parts(settings: Settings) -> set[str]:
+    """The named choices that building the dataset uses."""
+    return {settings.songs.source, settings.separator.name, settings.codec.name}
+
+
+def training_parts(settings: Settings) -> set[str]:
+    """The named choices that training, generation and scoring use."""
+    return {settings.codec.name, *settings.evaluation.scorers}
+
+
+def require(settings: Settings, parts: set[str]) -> list[Finding]:
+    """Check this machine and what the named parts need, before any long work.
 
     Raises:
         MissingPartError: One line per missing part: what, why, remedy.
     """
     needed = [_gpu(settings), _ffmpeg(), _disk(settings)]
-    if settings.songs.source == "csv":
+    if "csv" in parts:
         needed.append(_javascript())
-    chosen = {settings.separator.name, settings.codec.name, *settings.evaluation.scorers}
-    needed += [look(settings) for name, look in WEIGHTS.items() if name in chosen]
+    needed += [look(settings) for name, look in WEIGHTS.items() if name in parts]
     lacking = [finding for finding in needed if not finding.usable]
     if lacking:
         lines = [f"{f.name}: {f.state}, {f.detail}; {f.remedy}" for f in lacking]

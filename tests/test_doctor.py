@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from samuel.config import Settings, parse
-from samuel.doctor import Finding, examine, on_hub, require, table
+from samuel.doctor import Finding, dataset_parts, examine, on_hub, require, table, training_parts
 from samuel.errors import MissingPartError
 
 
@@ -85,7 +85,10 @@ def test_local_weights_need_no_hub(tmp_path: Path) -> None:
             },
         }
     )
-    names = {finding.name: finding.state for finding in require(settings)}
+    names = {
+        finding.name: finding.state
+        for finding in require(settings, dataset_parts(settings) | training_parts(settings))
+    }
     assert names["stable-audio-open"] == names["demucs (htdemucs)"] == names["audiobox"] == "present"
 
 
@@ -98,20 +101,23 @@ def test_everything_missing_is_named_at_once_with_its_remedy(tmp_path: Path) -> 
         }
     )
     with pytest.raises(MissingPartError) as caught:
-        require(settings)
+        require(settings, dataset_parts(settings) | training_parts(settings))
     message = str(caught.value)
     assert "correct separator.repo" in message
     assert "correct codec.path" in message
 
 
 def test_the_embedded_default_needs_nothing_from_outside() -> None:
-    assert all(finding.usable for finding in require(Settings()))
+    assert all(
+        finding.usable
+        for finding in require(Settings(), dataset_parts(Settings()) | training_parts(Settings()))
+    )
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("samuel.doctor.FREE_GIB_WANTED", 10**9)
     with pytest.raises(MissingPartError, match=r"disk: missing, .* GiB free"):
-        require(parse({"data": tmp_path / "not" / "there"}))
+        require(parse({"data": tmp_path / "not" / "there"}), set())
 
 
 def test_the_table_has_a_row_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,3 +126,18 @@ def test_the_table_has_a_row_for_everything(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("Python", "torch", "GPU", "ffmpeg", "JavaScript", "disk"):
         assert name in text
     assert text.splitlines()[-1].endswith("→ do this")
+
+
+def test_each_flow_asks_only_for_its_own_parts(tmp_path: Path) -> None:
+    settings = parse(
+        {
+            "separator": {"name": "demucs", "repo": tmp_path},
+            "evaluation": {"scorers": ["audiobox"], "audiobox_path": tmp_path / "absent.pt"},
+        }
+    )
+    with pytest.raises(MissingPartError, match=r"correct separator\.repo") as caught:
+        require(settings, dataset_parts(settings))
+    assert "audiobox" not in str(caught.value)
+    with pytest.raises(MissingPartError, match=r"correct evaluation\.audiobox_path") as caught:
+        require(settings, training_parts(settings))
+    assert "demucs" not in str(caught.value)

@@ -14,7 +14,7 @@ from samuel.errors import SettingsError
 from samuel.model.diffusion import CosineSchedule
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x_t, t, vocal or None) -> v
-Callback = Callable[[int, int], None]  # (step, steps in all)
+Callback = Callable[[int, int], object]  # (step, steps in all)
 
 
 @runtime_checkable
