@@ -139,7 +139,7 @@ class DiffusionConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The fit (paper §V). The defaults are what two CPU cores can do in minutes; `paper()` has the paper's."""
+    """The fit (paper §V). The defaults suit minutes on two CPU cores; `paper()` has the paper's."""
 
     steps: Count = Field(default=360, description="optimiser steps")
     batch_size: Count = Field(default=2, description="pairs per step; small, as early gain goes by steps")
