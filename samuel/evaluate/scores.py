@@ -33,7 +33,7 @@ def score_tracks(
     folder = root / digest("scores", VERSION, digests, config.scorers)
 
     def make(target: Path) -> dict[str, Any]:
-        rows = [row for track in each(range(len(tracks))) for row in _signal_rows(tracks, track)]
+        rows = [row for track in each(tracks) for row in _signal_rows(track)]
         rows += _audiobox_rows(tracks, config)
         write_json(target / "scores.json", rows)
         return {"tracks": len(tracks), "scorers": list(config.scorers)}
@@ -41,15 +41,16 @@ def score_tracks(
     return find_entry(folder) or make_entry(folder, make)
 
 
-def _signal_rows(tracks: Sequence[Entry], number: int) -> list[dict[str, Any]]:
-    track, other = tracks[number], tracks[(number + 1) % len(tracks)]
+def _signal_rows(track: Entry) -> list[dict[str, Any]]:
     vocal, generated, reference = (_stem(track, name) for name in ("vocal", "accompaniment", "reference"))
     rows = [
         _row(track, "real", signal_scores(vocal, reference, reference)),
         _row(track, "generated", signal_scores(vocal, generated, reference)),
     ]
-    if other is not track:
-        rows.append(_row(track, "other vocal", signal_scores(_stem(other, "vocal"), generated, reference)))
+    if "other_vocal.wav" in track.sha256:
+        rows.append(
+            _row(track, "other vocal", signal_scores(_stem(track, "other_vocal"), generated, reference))
+        )
     return rows
 
 

@@ -19,8 +19,7 @@ from samuel.files import Entry, digest, find_entry, make_entry
 from samuel.generate import OnStep, accompany_latents, mix
 from samuel.popdb.shards import Popdb
 
-VERSION = 1
-STEMS = ("vocal", "accompaniment", "reference", "mix")
+VERSION = 2
 
 
 def choose_pairs(popdb: Popdb, tracks: int) -> list[dict[str, Any]]:
@@ -32,6 +31,16 @@ def choose_pairs(popdb: Popdb, tracks: int) -> list[dict[str, Any]]:
     return list(best.values())[:tracks]
 
 
+def other_song(popdb: Popdb, pair: dict[str, Any]) -> dict[str, Any] | None:
+    """A pair of another song, for which the accompaniment of `pair` was not made; None in a dataset of one.
+
+    The next song in the order of the index, which is that of hashed ids: chance, and the same every time.
+    """
+    place = next(i for i, row in enumerate(popdb.index) if row["pair_id"] == pair["pair_id"])
+    around = popdb.index[place:] + popdb.index[:place]
+    return next((row for row in around if row["song_id"] != pair["song_id"]), None)
+
+
 def make_track(
     pair: dict[str, Any],
     popdb: Popdb,
@@ -41,22 +50,26 @@ def make_track(
     root: Path,
     on_step: OnStep | None = None,
 ) -> Entry:
-    """Generate one track, or find it: `vocal.wav`, `accompaniment.wav`, `reference.wav` and `mix.wav`.
+    """Generate one track, or find it: `vocal`, `accompaniment`, `mix`, `reference` and `other_vocal`, as WAV.
 
-    All four come out of the codec, so that they can be compared: `reference` is the true accompaniment after
-    the codec's round trip. Model and codec are loaded only when there is something to do.
+    All come out of the codec, so that they can be compared: `reference` is the true accompaniment after the
+    codec's round trip, `other_vocal` belongs to another song and is left out where there is none. Model and
+    codec are loaded only when there is something to do.
 
     Raises:
         CheckpointError: The codec at hand is not the one of the dataset.
     """
-    folder = root / f"{pair['pair_id']}-{digest('track', VERSION, pair, model_sha256, config.model_dump())}"
+    other = other_song(popdb, pair)
+    key = digest("track", VERSION, pair, other, model_sha256, config.model_dump())
+    folder = root / f"{pair['pair_id']}-{key}"
     return find_entry(folder) or make_entry(
-        folder, lambda target: _render(pair, popdb, load(), config, target, on_step)
+        folder, lambda target: _render(pair, other, popdb, load(), config, target, on_step)
     )
 
 
 def _render(
     pair: dict[str, Any],
+    other: dict[str, Any] | None,
     popdb: Popdb,
     parts: tuple[TrainedModel, Codec],
     config: SamplingConfig,
@@ -76,8 +89,10 @@ def _render(
         "reference": _decode(codec, reference),
     }
     audio["mix"] = mix(audio["vocal"], audio["accompaniment"])
-    for stem in STEMS:
-        write_wav(folder / f"{stem}.wav", audio[stem], "PCM_24")
+    if other:
+        audio["other_vocal"] = _decode(codec, popdb.read([other])[0])
+    for stem, samples in audio.items():
+        write_wav(folder / f"{stem}.wav", samples, "PCM_24")
     return {"pair_id": pair["pair_id"], "title": pair["title"], "start_s": pair["start_s"]}
 
 

@@ -9,11 +9,12 @@ from samuel.config import EvaluationConfig
 from samuel.evaluate.plots import smooth
 from samuel.evaluate.report import plain, training_summary, write_report
 from samuel.evaluate.scores import means, score_tracks
-from samuel.evaluate.tracks import choose_pairs
+from samuel.evaluate.tracks import choose_pairs, other_song
 from samuel.files import Entry, append_jsonl, make_entry, read_json
 from samuel.popdb.shards import Popdb, write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 
+STEMS = ("vocal", "accompaniment", "reference", "mix", "other_vocal")
 TITLE = "A <b>song</b> | with [a](link), $1 & `code`"
 
 
@@ -22,10 +23,10 @@ def popdb(tmp_path: Path) -> Popdb:
     return write_popdb([encoded_song(tmp_path, name) for name in "abc"], small_settings(tmp_path))
 
 
-def track(root: Path, name: str, seed: int) -> Entry:
+def track(root: Path, name: str, seed: int, stems: tuple[str, ...] = STEMS) -> Entry:
     def make(folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
-        for stem in ("vocal", "accompaniment", "reference", "mix"):
+        for stem in stems:
             write_wav(
                 folder / f"{stem}.wav", (0.1 * rng.normal(size=(2, 44_100))).astype(np.float32), "PCM_24"
             )
@@ -87,9 +88,11 @@ def test_every_track_is_scored_against_its_own_and_another_vocal(tmp_path: Path)
     assert by_kind["generated"]["onset_correlation"] != by_kind["other vocal"]["onset_correlation"]
 
 
-def test_one_track_has_no_other_vocal(tmp_path: Path) -> None:
+def test_a_dataset_of_one_song_has_no_other_vocal(tmp_path: Path) -> None:
     rows = read_json(
-        score_tracks([track(tmp_path, "a", 0)], EvaluationConfig(), tmp_path / "s").path("scores.json")
+        score_tracks([track(tmp_path, "a", 0, STEMS[:-1])], EvaluationConfig(), tmp_path / "s").path(
+            "scores.json"
+        )
     )
     assert {row["kind"] for row in rows} == {"real", "generated"}
 
@@ -127,3 +130,12 @@ def test_the_summary_of_a_fit(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"v_mse": float(i), "seconds": 0.1 * i} for i in range(1, 31)]
     summary = training_summary(model_entry(tmp_path), rows)
     assert (summary["first"], summary["last"], summary["steps"]) == (5.5, 25.5, 30)
+
+
+def test_the_other_vocal_is_of_another_song(popdb: Popdb) -> None:
+    for pair in popdb.index:
+        other = other_song(popdb, pair)
+        assert other is not None
+        assert other["song_id"] != pair["song_id"]
+    alone = Popdb(popdb.root, popdb.info, popdb.stats, popdb.index[:2])
+    assert other_song(alone, popdb.index[0]) is None
