@@ -1,5 +1,6 @@
 """`make serve`: server, work pool, deployments and worker on this machine, until Ctrl-C."""
 
+import signal
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ Ctrl-C stops the server and the worker.
 
 def main() -> int:
     """Serve until interrupted; 1 where the server or the deployments fail."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         ensure_server()
         _register()

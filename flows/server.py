@@ -5,6 +5,7 @@ never used. This module does not import prefect: the server boots while the flow
 """
 
 import atexit
+import ctypes
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ UI_URL = f"http://{HOST}:{PORT}"
 API_URL = f"{UI_URL}/api"
 BOOT_SECONDS = 120
 RECORD_SECONDS = 15
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 class ServerError(RuntimeError):
@@ -90,10 +92,16 @@ def wait_until_healthy(process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 
 def spawn(command: Sequence[str], output: int | None = None) -> "subprocess.Popen[bytes]":
-    """A process in a session of its own, so that Ctrl-C reaches it only through us."""
+    """A process in a session of its own, so that Ctrl-C reaches it only through us; it ends when we do."""
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=output, stderr=output, start_new_session=True
-    )
+        command, cwd=ROOT, env=environment(), stdout=output, stderr=output, start_new_session=True,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  (no threads yet)
+    )  # fmt: skip
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent dies, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:

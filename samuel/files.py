@@ -123,7 +123,7 @@ def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
     with locked(folder):
         if entry := find_entry(folder):
             return entry
-        temporary = folder.with_name(f".{folder.name}.tmp")
+        temporary = temporary_folder(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -136,6 +136,11 @@ def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
         manifest = read_json(folder / MANIFEST)
         digests = {name: f["sha256"] for name, f in manifest["files"].items()}
         return Entry(folder, manifest["record"], digests, made=True)
+
+
+def temporary_folder(folder: Path) -> Path:
+    """Where an entry is built before it is whole."""
+    return folder.with_name(f".{folder.name}.tmp")
 
 
 @contextmanager

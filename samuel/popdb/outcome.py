@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from samuel.errors import SongError
-from samuel.files import Entry, find_entry, make_entry, read_json, write_json
+from samuel.files import Entry, find_entry, make_entry, read_json, temporary_folder, write_json
 from samuel.popdb.catalog import Song
 from samuel.popdb.status import Status
 
@@ -57,10 +58,24 @@ def attempt(
     try:
         entry = make_entry(folder, make)
     except SongError as error:
-        failed = {"status": error.status, "message": str(error), "attempts": past["attempts"] + 1}
+        message = without_paths(str(error), folder, song)
+        failed = {"status": error.status, "message": message, "attempts": past["attempts"] + 1}
         write_json(_failure_path(folder), failed)
         return _failure(song, stage, failed, earlier, worked=True)
     return _success(song, stage, entry, past["attempts"] + 1, earlier)
+
+
+def without_paths(message: str, folder: Path, song: Song) -> str:
+    """A message less the folders of this machine: the dataset carries it to others."""
+    places = [temporary_folder(folder), folder, folder.parent]
+    if song.url and song.url.startswith("file:"):
+        own = Path(unquote(urlsplit(song.url).path))
+        message = message.replace(song.url, own.name)
+        places.append(own.parent)
+    for place in places:
+        for text in (str(place.resolve()), str(place)):
+            message = message.replace(f"file:{text}/", "").replace(f"{text}/", "")
+    return message
 
 
 def _failure_path(folder: Path) -> Path:

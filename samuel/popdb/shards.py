@@ -21,7 +21,7 @@ from torch import Tensor
 
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
-from samuel.files import digest, read_json, remove, replacing, sha256, write_json
+from samuel.files import digest, locked, read_json, remove, replacing, sha256, write_json
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.split import held_out
 from samuel.popdb.statistics import ChannelStatistics
@@ -115,9 +115,10 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
     parts = {part: kept[0].record[part] for part in ("codec", "separator")}
     latents = [outcome.entry.sha256 for outcome in kept if outcome.entry]
     inputs = digest(FORMAT_VERSION, songs, latents, parts, settings.popdb.model_dump(exclude={"path"}))
-    if found := _unchanged(root, inputs):
-        return found
-    _write(root, kept, songs, settings, {**parts, "inputs": inputs})
+    with locked(root):
+        if found := _unchanged(root, inputs):
+            return found
+        _write(root, kept, songs, settings, {**parts, "inputs": inputs})
     return Popdb(**{**vars(open_popdb(root)), "made": True})
 
 
@@ -135,7 +136,7 @@ def _write(
     root: Path, kept: list[Outcome], songs: list[dict[str, Any]], settings: Settings, info: dict[str, Any]
 ) -> None:
     # Without dataset.json the folder is no dataset: nobody reads an old index over new shards.
-    remove([root / "dataset.json", root / "index.parquet"])
+    remove([root / "dataset.json", root / "index.parquet", *root.glob(".*.tmp")])
     (root / "shards").mkdir(parents=True, exist_ok=True)
     rows = _pair_rows(kept, settings, info["codec"])
     statistics = {stream: ChannelStatistics() for stream in STREAMS}

@@ -66,3 +66,16 @@ def test_what_an_operator_must_mend_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="disk full"):
         attempt(SONG, "download", tmp_path / "k", full, {})
     assert attempt(SONG, "download", tmp_path / "k", succeed, {}).attempts == 1
+
+
+def test_a_message_carries_no_folder_of_this_machine(tmp_path: Path) -> None:
+    source = tmp_path / "my songs" / "a #1.wav"
+    source.parent.mkdir()
+    song = Song("s1", "a", url=source.as_uri())
+
+    def fail(folder: Path) -> dict[str, Any]:
+        words = f"{folder}/source.wav and file:{folder.resolve()}/x.wav and {song.url} and {source}: bad"
+        raise SongError(Status.DECODE_FAILED, words)
+
+    outcome = attempt(song, "download", tmp_path / "data" / "raw" / "k", fail, {})
+    assert outcome.message == "source.wav and x.wav and a #1.wav and a #1.wav: bad"

@@ -134,3 +134,14 @@ def test_verify_finds_a_flipped_bit_and_a_missing_shard(tmp_path: Path) -> None:
         "shards/00000.safetensors: its bytes are not those the index names",
         "shards/00001.safetensors: missing",
     ]
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    write_popdb(songs(tmp_path), settings)
+    before = digests(settings.popdb_path)
+    (settings.popdb_path / "dataset.json").unlink()
+    (settings.popdb_path / ".index.parquet.1234.tmp").write_text("half")
+    (settings.popdb_path / "shards" / ".00000.safetensors.1234.tmp").write_text("half")
+    write_popdb(songs(tmp_path), settings)
+    assert digests(settings.popdb_path) == before
