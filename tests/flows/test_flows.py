@@ -39,19 +39,22 @@ def digests(root: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def states_of_last_run() -> dict[str, str]:
-    """Task name → state name of the newest flow run, as the server recorded them."""
+BUILD_TASKS = 12  # check, list, write, and three stages of three groups of two files
+TRAIN_TASKS = 5  # check, train, generate, score, report
+
+
+def states_of_last_run(tasks: int) -> dict[str, str]:
+    """Task name → state name of the newest flow run, once the server has recorded the end of that many."""
+    deadline = time.monotonic() + 60
+    states: dict[str, str] = {}
     with get_client(sync_client=True) as client:
         run = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
-        deadline = time.monotonic() + 20
-        while True:
-            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
-            states = {task.name: task.state_name or "" for task in tasks}
-            if (
-                all(state in ("Completed", "Cached") for state in states.values())
-                or time.monotonic() > deadline
-            ):
-                return states
+        while len(states) < tasks or not set(states.values()) <= {"Completed", "Cached"}:
+            assert time.monotonic() < deadline, states
+            time.sleep(0.1)
+            found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
+            states = {task.name: task.state_name or "" for task in found}
+    return states
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +76,12 @@ def test_every_file_of_the_folder_is_accounted_for(undisturbed: Settings) -> Non
 def test_what_is_done_shows_as_cached_and_is_not_done_again(undisturbed: Settings) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.data.rglob("*.safetensors")}
     build_popdb(undisturbed)
-    states = states_of_last_run()
+    states = states_of_last_run(BUILD_TASKS)
     worked = {name: state for name, state in states.items() if not name.startswith(("check", "list"))}
     assert len(worked) > 3
     assert set(worked.values()) == {"Cached"}
     train_and_eval(undisturbed)
-    states = states_of_last_run()
+    states = states_of_last_run(TRAIN_TASKS)
     assert {states[name] for name in ("train 6 steps", "generate", "score", "report")} == {"Cached"}
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.data.rglob("*.safetensors")}
 
@@ -105,13 +108,13 @@ def test_a_deleted_file_is_rebuilt(undisturbed: Settings) -> None:
     build_popdb(undisturbed)
     assert latents.read_bytes() == content
     assert digests(undisturbed.popdb_path) == before
-    assert sorted(states_of_last_run().values()).count("Completed") == 3  # check, list, one encode
+    assert sorted(states_of_last_run(BUILD_TASKS).values()).count("Completed") == 3  # check, list, one encode
 
 
 def test_a_changed_setting_rebuilds_what_depends_on_it(undisturbed: Settings, tmp_path: Path) -> None:
     changed = undisturbed.popdb.model_copy(update={"chunk_frames": 128, "path": tmp_path / "popdb"})
     build_popdb(undisturbed.model_copy(update={"popdb": changed}))
-    states = states_of_last_run()
+    states = states_of_last_run(BUILD_TASKS)
     assert {state for name, state in states.items() if name.startswith(("download", "separate"))} == {
         "Cached"
     }
