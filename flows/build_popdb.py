@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts
-from flows.stages import bar, groups, run_stage, shown
+from flows.stages import bar, gather, groups, run_stage, shown
 from samuel.config import Settings, demo
 from samuel.doctor import dataset_parts, require
 from samuel.popdb import catalog, pipeline
@@ -32,12 +32,12 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
     """
     examine(settings)
     songs = list_songs(settings)
-    encoded = []
+    stages = []
     for name, group in groups(songs):
         downloaded = download.submit(group, settings, name)
         separated = separate.submit(downloaded, settings, name)  # type: ignore[arg-type]
-        encoded.append(encode.submit(separated, settings, name))  # type: ignore[arg-type]
-    outcomes = [outcome for future in encoded for outcome in future.result()]
+        stages.append((downloaded, separated, encode.submit(separated, settings, name)))  # type: ignore[arg-type]
+    outcomes = gather(stages)
     popdb = assemble.submit(outcomes, settings).result()
     artifacts.show_dataset(popdb, outcomes)
     return {"path": str(popdb.root), **popdb.info["counts"]}

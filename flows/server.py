@@ -119,9 +119,11 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 def _finish(process: "subprocess.Popen[bytes]", since: datetime) -> None:
     """Stop our server once it has recorded how every task that began after `since` ended."""
     deadline = time.monotonic() + RECORD_SECONDS
-    while process.poll() is None and _unfinished_tasks(since) and time.monotonic() < deadline:
-        time.sleep(0.3)
-    stop(process)
+    try:
+        while process.poll() is None and _unfinished_tasks(since) and time.monotonic() < deadline:
+            time.sleep(0.3)
+    finally:
+        stop(process)
 
 
 def _unfinished_tasks(since: datetime) -> int:

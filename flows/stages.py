@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
+from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed
 from tqdm import tqdm
 
@@ -32,6 +33,17 @@ def run_stage(songs: Sequence[Any], work: Callable[[Any], Outcome], title: str) 
     """Do `work` for each song; the task shows as cached when every song was done before."""
     outcomes = [work(song) for song in bar(songs, title)]
     return shown(outcomes, cached=not any(outcome.worked for outcome in outcomes), what=f"{len(songs)} songs")
+
+
+def gather(stages: "Sequence[tuple[PrefectFuture[list[Outcome]], ...]]") -> list[Outcome]:
+    """The outcomes of the last stage of every group, in order.
+
+    A stage raises only what concerns all songs (a full disk, a bot check, a bug). The first to do so ends the
+    flow with its own error; a stage that waited for it would only say that it never ran.
+    """
+    for future in as_completed([future for group in stages for future in group]):
+        future.result()
+    return [outcome for group in stages for outcome in group[-1].result()]
 
 
 def shown(data: Data, *, cached: bool, what: str) -> Data:

@@ -18,7 +18,7 @@ from samuel.device import resolve_device
 from samuel.doctor import require, training_parts
 from samuel.evaluate.report import write_report
 from samuel.evaluate.scores import score_tracks
-from samuel.evaluate.tracks import choose_pairs, make_track
+from samuel.evaluate.tracks import choose_pairs, make_track, require_codec
 from samuel.files import Entry
 from samuel.popdb.pipeline import codec_for
 from samuel.popdb.shards import Popdb, open_popdb
@@ -38,6 +38,7 @@ def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008
     """
     examine(settings)
     popdb = open_popdb(settings.popdb_path)
+    require_codec(popdb, settings.codec)
     run = run_folder(popdb, settings)
     model = train.submit(popdb, settings, run).result()
     tracks = generate.submit(popdb, model, settings, run).result()
@@ -88,7 +89,7 @@ def score(tracks: Sequence[Entry], settings: Settings, run: Path) -> Entry:
 @task(task_run_name="report", cache_policy=NO_CACHE)
 def report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, run: Path) -> Entry:
     """Everything → a page to read."""
-    written = write_report(popdb, model, tracks, scores, run)
+    written = write_report(popdb, model, tracks, scores, run / "report")
     return shown(written, cached=not written.made, what="the report")
 
 

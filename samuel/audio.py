@@ -11,6 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from scipy.io import wavfile
 
 from samuel.errors import InputError
 
@@ -62,9 +63,14 @@ def read_wav(path: Path) -> Audio:
 
 
 def write_wav(path: Path, audio: Audio, subtype: str = "FLOAT") -> None:
-    """Write (2, S) float32 as WAV; `subtype` is libsndfile's, e.g. FLOAT or PCM_24 (clipped to [-1, 1])."""
-    samples = audio if subtype == "FLOAT" else np.clip(audio, -1.0, 1.0)
-    soundfile.write(path, samples.T, SAMPLE_RATE, format="WAV", subtype=subtype)
+    """Write (2, S) float32 as WAV; `subtype` is FLOAT, or libsndfile's PCM_16 or PCM_24 (clipped to [-1, 1]).
+
+    The same samples give the same bytes: libsndfile would put the time of day into a float file.
+    """
+    if subtype == "FLOAT":
+        wavfile.write(path, SAMPLE_RATE, audio.T)
+    else:
+        soundfile.write(path, np.clip(audio, -1.0, 1.0).T, SAMPLE_RATE, format="WAV", subtype=subtype)
 
 
 def load_audio(path: Path, workspace: Path) -> Audio:

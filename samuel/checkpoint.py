@@ -43,11 +43,15 @@ class TrainedModel:
     record: dict[str, Any]
 
 
-def save_model(folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> Entry:
-    """Write the model people share: `model.safetensors` and its record."""
+def save_model(
+    folder: Path, weights: dict[str, Tensor], record: dict[str, Any], files: dict[str, bytes] | None = None
+) -> Entry:
+    """Write the model people share: `model.safetensors`, its record, and `files` by name."""
 
     def make(target: Path) -> dict[str, Any]:
         save_file(_contiguous(weights), target / "model.safetensors")
+        for name, content in (files or {}).items():
+            (target / name).write_bytes(content)
         return {"format": MODEL_FORMAT, **record}
 
     return make_entry(folder, make)

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
         return options.command(options)
-    except SamuelError as error:
+    except (SamuelError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -160,3 +160,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     command.add_argument("--codec-path", help="stable-audio-open: local weights or a hub repository")
     command.set_defaults(command=generate)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

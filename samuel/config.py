@@ -13,6 +13,7 @@ from samuel.errors import SettingsError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Mixing = Literal["eq3", "prose", "even", "global", "local"]
 LossWeight = Literal["snr", "min_snr", "uniform"]
 Sampler = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
@@ -21,7 +22,7 @@ Sampler = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 class Section(BaseModel):
     """A frozen group of settings; an unknown name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class SongsConfig(Section):
@@ -37,7 +38,7 @@ class SongsConfig(Section):
     limit: Count | None = Field(
         default=None, description="at most this many songs; none: all (synthetic: 12)"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="synthetic: which songs are made")
+    seed: Seed = Field(default=0, description="synthetic: which songs are made")
 
     @model_validator(mode="after")
     def _needs_path(self) -> "SongsConfig":
@@ -97,7 +98,7 @@ class PopdbConfig(Section):
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
         default=0.1, description="songs held out"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="which songs are held out")
+    seed: Seed = Field(default=0, description="which songs are held out")
 
     @field_validator("path", mode="before")
     @classmethod
@@ -110,7 +111,7 @@ class PopdbConfig(Section):
 class ModelConfig(Section):
     """The U-Net (paper §IV)."""
 
-    latent_channels: Count = Field(default=64, description="channels of a latent frame")
+    latent_channels: Literal[64] = Field(default=64, description="channels of a latent frame")
     channels: tuple[Count, Count, Count, Count] = Field(
         default=(64, 128, 256, 512), description="channels at each resolution"
     )
@@ -160,7 +161,7 @@ class TrainingConfig(Section):
         default=None, description="validations without gain before stopping; none: never"
     )
     checkpoint_every: Count = Field(default=40, description="steps between checkpoints")
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of weights, batches, noise and dropout")
+    seed: Seed = Field(default=0, description="of weights, batches, noise and dropout")
 
 
 class SamplingConfig(Section):
@@ -169,7 +170,7 @@ class SamplingConfig(Section):
     sampler: Sampler = Field(default="dpmsolver++", description="reverse process")
     steps: Annotated[int, Field(ge=1, le=10_000)] = Field(default=20, description="network evaluations")
     guidance_scale: Annotated[float, Field(ge=0, le=100)] = Field(default=2.0, description="1: no guidance")
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the starting noise")
+    seed: Seed = Field(default=0, description="of the starting noise")
 
 
 class EvaluationConfig(Section):
@@ -179,7 +180,7 @@ class EvaluationConfig(Section):
         default=2, description="held-out songs to accompany; the paper's 10"
     )
     scorers: tuple[Literal["signal", "audiobox"], ...] = Field(
-        default=("signal",), description="signal needs no weights"
+        default=("signal",), min_length=1, description="signal needs no weights"
     )
     audiobox_path: Path | None = Field(
         default=None, description="audiobox: a local checkpoint; none: the hub"
@@ -204,6 +205,15 @@ class Settings(Section):
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _fits_schedule(self) -> "Settings":
+        if self.sampling.steps > self.diffusion.timesteps:
+            raise ValueError(
+                f"sampling.steps = {self.sampling.steps} is more than diffusion.timesteps = "
+                f"{self.diffusion.timesteps}"
+            )
+        return self
 
     @property
     def popdb_path(self) -> Path:

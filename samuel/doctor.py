@@ -1,5 +1,6 @@
 """What this machine has, what it lacks, and what to do about it."""
 
+import glob
 import os
 import platform
 import shutil
@@ -142,11 +143,16 @@ def _disk(settings: Settings) -> Finding:
 def _demucs(settings: Settings) -> Finding:
     name, config = f"demucs ({settings.separator.model})", settings.separator
     if config.repo:
-        return _local(name, config.repo, [f"{config.model}.yaml"], "separator.repo")
+        # A bag of models is a YAML file, a single one a .th file whose name begins with its signature.
+        single = next(config.repo.glob(f"{glob.escape(config.model)}*.th"), None)
+        return _local(
+            name, config.repo, [single.name if single else f"{config.model}.yaml"], "separator.repo"
+        )
     from demucs.hf import DEFAULT_NAMESPACE, hf_repo_name
 
-    repository = f"{DEFAULT_NAMESPACE}/{hf_repo_name(config.model)}"
-    return on_hub(name, repository, [f"{config.model}.yaml"], "separator.repo")
+    namespace, _, model = config.model.removeprefix("hf://").rpartition("/")
+    repository = f"{namespace or DEFAULT_NAMESPACE}/{hf_repo_name(model)}"
+    return on_hub(name, repository, [f"{model}.yaml"], "separator.repo")
 
 
 def _stable_audio_open(settings: Settings) -> Finding:

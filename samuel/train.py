@@ -56,9 +56,9 @@ def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Entry:
         DatasetError: No training pairs, or a loss that is not finite.
         CheckpointError: The last checkpoint is damaged.
     """
-    if found := find_entry(run / "model"):
-        return found
     with locked(run / "training"):
+        if found := find_entry(run / "model"):
+            return found
         training = Training(popdb, settings, run / "training")
         training.resume()
         while not training.finished:
@@ -142,7 +142,8 @@ class Training:
         loss = (weight * v_mse).mean()
         if not torch.isfinite(loss):
             names = ", ".join(row["pair_id"] for row in self.batches.rows(step))
-            raise DatasetError(f"step {step}: the loss is {loss.item()}; look at the latents of {names}")
+            remedy = f"look at the latents of {names}, or lower training.learning_rate"
+            raise DatasetError(f"step {step}: the loss is {loss.item()}; {remedy}")
         learning_rate = learning_rate_at(step, self.config)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
@@ -192,11 +193,15 @@ class Training:
             eps = torch.randn(x0.shape, generator=generator).to(self.device)
             losses.append(self._v_mse(self.average, x0, vocal, eps, t.to(self.device)).mean())
         loss = torch.stack(losses).mean().item()
+        if not math.isfinite(loss):
+            raise DatasetError(
+                f"the validation loss is {loss}; lower training.learning_rate or verify the dataset"
+            )
         self._remember_best(loss)
         return loss
 
     def _remember_best(self, loss: float) -> None:
-        if loss >= self.progress.best_loss:
+        if not loss < self.progress.best_loss:
             self.progress.without_gain += 1
             return
         self.progress.best_step, self.progress.best_loss = self.progress.step, loss
@@ -224,7 +229,8 @@ class Training:
 
     def export(self, folder: Path) -> Entry:
         """Write the model people share: the averaged weights of the best validation."""
-        return save_model(folder, load_weights(self._best_folder), self._model_record())
+        metrics = {"metrics.jsonl": self.metrics_path.read_bytes()}
+        return save_model(folder, load_weights(self._best_folder), self._model_record(), metrics)
 
     def clear(self) -> None:
         """Remove what only an unfinished training needs."""

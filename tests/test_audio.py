@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,12 @@ def test_another_rate_is_refused(tmp_path: Path) -> None:
 def test_level_of_a_sine_and_of_silence() -> None:
     assert dbfs(np.stack([tone(44_100)] * 2)) == pytest.approx(-9.03, abs=0.01)
     assert dbfs(np.zeros((2, 10), dtype=np.float32)) == pytest.approx(-120.0)
+
+
+def test_the_same_samples_give_the_same_bytes_at_any_time(tmp_path: Path) -> None:
+    audio = np.random.default_rng(0).normal(size=(2, 1000)).astype(np.float32)
+    for subtype in ("FLOAT", "PCM_24"):
+        write_wav(tmp_path / "first.wav", audio, subtype)
+        time.sleep(1.1)
+        write_wav(tmp_path / "second.wav", audio, subtype)
+        assert (tmp_path / "first.wav").read_bytes() == (tmp_path / "second.wav").read_bytes()

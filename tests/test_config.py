@@ -21,6 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
         ({"songs": {"source": "folder"}}, "songs.path"),
         ({"sampling": {"guidance_scale": float("nan")}}, "sampling.guidance_scale"),
         ({"trainning": {}}, "trainning"),
+        ({"training": {"seed": 2**63 - 1}}, "training.seed"),
+        ({"training": {"weight_decay": float("inf")}}, "training.weight_decay"),
+        ({"sampling": {"steps": 900}}, "sampling.steps = 900"),
+        ({"model": {"latent_channels": 32}}, "model.latent_channels"),
+        ({"evaluation": {"scorers": []}}, "evaluation.scorers"),
         ({"popdb": {"path": "s3://bucket/popdb"}}, "popdb.path"),
     ],
 )

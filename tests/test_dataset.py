@@ -67,3 +67,10 @@ def test_no_training_pairs_is_an_error(popdb: Popdb) -> None:
     empty = Popdb(popdb.root, popdb.info, popdb.stats, popdb.pairs("validation"))
     with pytest.raises(DatasetError, match="no training pairs"):
         training_pairs(empty)
+
+
+def test_every_epoch_has_an_order_of_its_own(popdb: Popdb) -> None:
+    count = len(popdb.pairs("train"))
+    batches = Batches(popdb, batch_size=count, seed=0)
+    orders = {tuple(row["pair_id"] for row in batches.rows(epoch)) for epoch in range(4)}
+    assert len(orders) > 1

@@ -1,5 +1,6 @@
 import json
 import math
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from samuel.checkpoint import load_model
 from samuel.config import Settings, parse
 from samuel.errors import CheckpointError, DatasetError
-from samuel.files import Entry, read_jsonl, sha256
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.files import Entry, append_jsonl, read_jsonl, sha256
+from samuel.popdb.shards import Popdb, open_popdb, write_popdb
 from samuel.train import Training, fit, learning_rate_at, run_folder
 from tests.popdb.latents import encoded_song, small_settings
 
@@ -56,7 +57,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
 ) -> None:
     whole = trained(popdb, settings, tmp_path / "whole")
     resumed = trained(popdb, settings, tmp_path / "resumed", stops)
-    assert resumed.sha256 == whole.sha256
+    assert resumed.sha256["model.safetensors"] == whole.sha256["model.safetensors"]
     assert resumed.record == whole.record
     losses = [
         [
@@ -77,7 +78,7 @@ def test_a_finished_training_is_not_done_again(popdb: Popdb, settings: Settings,
 
 def test_the_step_depends_on_every_setting_that_shapes_it(popdb: Popdb, settings: Settings) -> None:
     changes = [
-        {"training": {"learning_rate": 1e-3}},
+        {"training": {"learning_rate": 2e-3}},
         {"diffusion": {"loss_weight": "uniform"}},
         {"model": {"mixing": "even"}},
     ]
@@ -194,3 +195,83 @@ def test_learning_rate_warms_up_and_anneals_to_zero() -> None:
 def test_digests_are_of_the_bytes(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
     model = trained(popdb, settings, tmp_path / "run")
     assert load_model(model.folder, CPU).sha256 == sha256(model.path("model.safetensors"))
+
+
+def fit_here(root: Path) -> None:
+    settings = small_settings(root)
+    popdb = open_popdb(settings.popdb_path)
+    fit(popdb, settings, root / "run", lambda metrics: append_jsonl(root / "steps.jsonl", metrics))
+
+
+def test_two_processes_train_a_model_once(popdb: Popdb, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    trainers = [context.Process(target=fit_here, args=(tmp_path,)) for _ in range(2)]
+    for trainer in trainers:
+        trainer.start()
+    for trainer in trainers:
+        trainer.join()
+        assert trainer.exitcode == 0
+    assert [row["step"] for row in read_jsonl(tmp_path / "steps.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_metrics_live_with_the_model(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
+    model = trained(popdb, settings, tmp_path / "run")
+    assert len(read_jsonl(model.path("metrics.jsonl"))) == 6
+
+
+def two_steps(popdb: Popdb, root: Path, **sections: Any) -> Training:
+    """Two, as the first gradient of a network that begins at zero reaches its last layer alone."""
+    training = Training(popdb, small_settings(root, **sections), root / "step")
+    for _ in range(2):
+        training.step()
+        training.progress.step += 1
+    return training
+
+
+def weights(training: Training) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in training.network.parameters()])
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"training": {"gradient_clip": 1e-9}},
+        {"training": {"learning_rate": 1e-4}},
+        {"training": {"weight_decay": 0.9}},
+        {"diffusion": {"condition_dropout": 1.0}},
+        {"diffusion": {"loss_weight": "snr"}},
+        {"training": {"seed": 7}},
+    ],
+)
+def test_every_setting_of_the_fit_reaches_it(popdb: Popdb, tmp_path: Path, sections: dict[str, Any]) -> None:
+    assert torch.equal(weights(two_steps(popdb, tmp_path)), weights(two_steps(popdb, tmp_path)))
+    assert not torch.equal(
+        weights(two_steps(popdb, tmp_path)), weights(two_steps(popdb, tmp_path, **sections))
+    )
+
+
+def test_the_loss_is_the_weighted_error_of_v(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
+    training = Training(popdb, settings, tmp_path / "run")
+    vocal, x0 = training.batches.at(0, CPU)
+    v_mse, weight = training.errors(x0, vocal, torch.Generator().manual_seed(0))
+    metrics = training.step()
+    assert metrics["loss"] == pytest.approx((weight * v_mse).mean().item())
+    assert metrics["v_mse"] == pytest.approx(v_mse.mean().item())
+    assert not torch.allclose(weight, torch.ones_like(weight))
+
+
+def test_validation_is_by_the_averaged_weights_and_bounded(popdb: Popdb, tmp_path: Path) -> None:
+    training = two_steps(popdb, tmp_path, training={"learning_rate": 0.1})
+    averaged = training.validate()
+    with torch.no_grad():
+        for parameter in training.network.parameters():
+            parameter.zero_()
+    assert training.validate() == averaged
+    few = two_steps(popdb, tmp_path, training={"learning_rate": 0.1, "validation_pairs": 1})
+    assert few.validate() != averaged
+
+
+def test_only_the_newest_checkpoint_is_kept(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        fit(popdb, settings, tmp_path / "run", stop_at(5))
+    assert [path.name for path in (tmp_path / "run" / "training").glob("step-*")] == ["step-00000004"]

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.evaluate.signal import HOP, log_mel_db
 
+LATIN_END = 0x250  # of the blocks that matplotlib's own font covers whole
+
 
 def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     """Training error of v, raw and smoothed, and validation loss, over the steps."""
@@ -34,6 +36,15 @@ def smooth(values: NDArray[np.float64], window: int = 15) -> NDArray[np.float64]
     return np.convolve(values, kernel, mode="same") / counts
 
 
+def drawable(title: str) -> str:
+    """A title, which is hostile text, as one short line that matplotlib draws as it is.
+
+    Without control characters, and without what its font lacks; a dollar sign would start mathematics.
+    """
+    line = " ".join(title.split())[:80]
+    return "".join(c if c.isprintable() and ord(c) < LATIN_END else "?" for c in line).replace("$", r"\$")
+
+
 def plot_spectrograms(stems: dict[str, Audio], title: str, path: Path) -> None:
     """Mel spectrograms one above the other, on one time axis and one colour scale (dB)."""
     figure = Figure(figsize=(9, 2.2 * len(stems)), layout="constrained")
@@ -47,8 +58,7 @@ def plot_spectrograms(stems: dict[str, Audio], title: str, path: Path) -> None:
         )
         plot.set(title=name, ylabel="mel band")
     axes[-1].set_xlabel("seconds")
-    # A title is hostile text: a dollar sign would start mathematics.
-    figure.suptitle(title.replace("$", r"\$"))
+    figure.suptitle(drawable(title))
     if image is not None:
         figure.colorbar(image, ax=axes, label="dB")
     figure.savefig(path, dpi=90, metadata={"Software": ""})

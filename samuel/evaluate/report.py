@@ -20,14 +20,13 @@ EMBEDDED = {
 KINDS = ("real", "generated", "other vocal")
 
 
-def write_report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, run: Path) -> Entry:
-    """Write `report.md` and its plots, or find them, in `run/report/<key>`."""
-    metrics_path = run / "training" / "metrics.jsonl"
-    inputs = [model.sha256, scores.sha256, [track.sha256 for track in tracks]]
-    folder = run / "report" / digest("report", VERSION, *inputs)
+def write_report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, root: Path) -> Entry:
+    """Write `report.md` and its plots, or find them, in `root/<key>`."""
+    inputs = [popdb.info, model.sha256, scores.sha256, [track.sha256 for track in tracks]]
+    folder = root / digest("report", VERSION, *inputs)
 
     def make(target: Path) -> dict[str, Any]:
-        metrics = read_jsonl(metrics_path)
+        metrics = read_jsonl(model.path("metrics.jsonl"))
         plot_loss(metrics, target / "loss.png")
         plots = [_spectrogram(track, target) for track in tracks]
         rows = read_json(scores.path("scores.json"))
@@ -59,7 +58,7 @@ def training_summary(model: Entry, metrics: Sequence[dict[str, Any]]) -> dict[st
 
 def plain(text: str) -> str:
     """A title as Markdown that cannot be mistaken for markup."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~$" else c for c in " ".join(text.split()))
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~$&" else c for c in " ".join(text.split()))
 
 
 def _heading(popdb: Popdb) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from samuel.audio import Audio, read_wav
 from samuel.config import EvaluationConfig
 from samuel.evaluate.signal import signal_scores
-from samuel.files import Entry, digest, find_entry, make_entry, write_json
+from samuel.files import Entry, digest, find_entry, make_entry, sha256, write_json
 
 VERSION = 1
 
@@ -30,11 +30,15 @@ def score_tracks(
         each: Wraps the loop over tracks, e.g. in a progress bar.
     """
     digests = [track.sha256 for track in tracks]
-    folder = root / digest("scores", VERSION, digests, config.scorers)
+    weights = config.audiobox_path and sha256(config.audiobox_path)
+    folder = root / digest("scores", VERSION, digests, config.scorers, weights)
 
     def make(target: Path) -> dict[str, Any]:
-        rows = [row for track in each(tracks) for row in _signal_rows(track)]
-        rows += _audiobox_rows(tracks, config)
+        rows: list[dict[str, Any]] = []
+        if "signal" in config.scorers:
+            rows += [row for track in each(tracks) for row in _signal_rows(track)]
+        if "audiobox" in config.scorers:
+            rows += _audiobox_rows(tracks, config)
         write_json(target / "scores.json", rows)
         return {"tracks": len(tracks), "scorers": list(config.scorers)}
 
@@ -55,8 +59,6 @@ def _signal_rows(track: Entry) -> list[dict[str, Any]]:
 
 
 def _audiobox_rows(tracks: Sequence[Entry], config: EvaluationConfig) -> list[dict[str, Any]]:
-    if "audiobox" not in config.scorers:
-        return []
     from samuel.evaluate.audiobox import load_audiobox, score
 
     predictor = load_audiobox(config.audiobox_path)

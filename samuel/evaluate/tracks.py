@@ -12,14 +12,14 @@ import torch
 from samuel.audio import Audio, write_wav
 from samuel.checkpoint import TrainedModel
 from samuel.codec import Codec
-from samuel.config import SamplingConfig
+from samuel.config import CodecConfig, SamplingConfig
 from samuel.dataset import evaluation_pairs
-from samuel.errors import CheckpointError
+from samuel.errors import CheckpointError, SettingsError
 from samuel.files import Entry, digest, find_entry, make_entry
 from samuel.generate import OnStep, accompany_latents, mix
 from samuel.popdb.shards import Popdb
 
-VERSION = 2
+VERSION = 1
 
 
 def choose_pairs(popdb: Popdb, tracks: int) -> list[dict[str, Any]]:
@@ -29,6 +29,19 @@ def choose_pairs(popdb: Popdb, tracks: int) -> list[dict[str, Any]]:
         if pair["vocal_share"] > best.get(pair["song_id"], {"vocal_share": -1.0})["vocal_share"]:
             best[pair["song_id"]] = pair
     return list(best.values())[:tracks]
+
+
+def require_codec(popdb: Popdb, config: CodecConfig) -> None:
+    """Before the training: will the codec of the settings be able to decode what the model learns?
+
+    Raises:
+        SettingsError: The dataset holds latents of another codec.
+    """
+    held = popdb.info["codec"].partition("/")[0]
+    if held != config.name:
+        raise SettingsError(
+            f"{popdb.root} holds latents of {held!r}; set codec.name to it, not {config.name!r}"
+        )
 
 
 def other_song(popdb: Popdb, pair: dict[str, Any]) -> dict[str, Any] | None:
@@ -82,7 +95,9 @@ def _render(
             f"the dataset holds latents of {pair['codec']!r}, the codec is {codec.identity!r}"
         )
     vocal, reference = popdb.read([pair])
-    generated = accompany_latents(vocal, model, config, on_step)
+    # Noise of its own for each track: shared noise would tie their scores together.
+    own = config.model_copy(update={"seed": int(digest(config.seed, pair["pair_id"])[:8], 16)})
+    generated = accompany_latents(vocal, model, own, on_step)
     audio = {
         "vocal": _decode(codec, vocal),
         "accompaniment": _decode(codec, generated),

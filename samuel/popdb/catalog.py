@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from samuel.config import SongsConfig
 from samuel.demo import write_song
 from samuel.errors import InputError, MissingPartError
-from samuel.files import digest, sha256
+from samuel.files import MANIFEST, digest, sha256
 
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -107,7 +107,9 @@ def _folder_songs(config: SongsConfig, data: Path, track: Track) -> list[Song]:
 
 def _audio_files(root: Path, data: Path) -> Iterator[Path]:
     inside, own = root.resolve(), data.resolve()
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in os.walk(root, onerror=_unreadable):
+        if MANIFEST in names:  # an entry: something this project made, not a song of the user's
+            continue
         # A data folder below the songs holds copies of them: a second run would take those for songs.
         subfolders[:] = [
             name for name in subfolders if name[0] != "." and Path(folder, name).resolve() != own
@@ -120,11 +122,17 @@ def _audio_files(root: Path, data: Path) -> Iterator[Path]:
                 yield path
 
 
+def _unreadable(error: OSError) -> NoReturn:
+    raise InputError(f"{error.filename}: {error.strerror}; make it readable, or move it away") from error
+
+
 def _folder_song(path: Path, root: Path) -> Song:
     name = _text(path.relative_to(root).as_posix())
-    return Song(
-        song_id=digest("folder", name, sha256(path)), title=_text(path.stem), url=path.resolve().as_uri()
-    )
+    try:
+        content = sha256(path)
+    except OSError as error:
+        _unreadable(error)
+    return Song(song_id=digest("folder", name, content), title=_text(path.stem), url=path.resolve().as_uri())
 
 
 def _text(name: str) -> str:

@@ -26,7 +26,6 @@ from samuel.popdb.status import Status
 
 AUDIO = "audio.wav"
 DISK_RESERVE_BYTES = 64 * 2**20
-
 logger = logging.getLogger(__name__)
 
 
@@ -63,7 +62,7 @@ def acquire(song: Song, config: DownloadConfig, folder: Path, site: Site = YOUTU
     """
     audio = folder / AUDIO
     try:
-        with _translating_errors(folder):
+        with _translating_errors(folder, at_hand=song.url is not None):
             source, video = _fetch(song, config, folder, site)
             decode_to_wav(source, audio)
         measured = _measure(audio)
@@ -235,21 +234,22 @@ def _check_duration(duration_s: float, promised_s: float | None, longest_s: floa
 
 
 @contextmanager
-def _translating_errors(folder: Path) -> Iterator[None]:
+def _translating_errors(folder: Path, *, at_hand: bool) -> Iterator[None]:
     try:
         yield
     except YtDlpError as error:
         _check_free_space(folder)
-        raise SongError(
-            classify(error), " ".join(str(error).removeprefix("ERROR: ").split())[:500]
-        ) from error
+        status = classify(error)
+        if at_hand and status.retryable:  # a file does not get better by waiting
+            raise SongError(Status.DECODE_FAILED, "the file is empty or cannot be read") from error
+        raise SongError(status, " ".join(str(error).removeprefix("ERROR: ").split())[:500]) from error
     except InputError as error:
         _check_free_space(folder)  # inside ffmpeg a full disk looks like a failed conversion
         raise SongError(Status.DECODE_FAILED, str(error)) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OperatorError(f"the disk is full: {DISK_REMEDY}") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OperatorError(f"the disk is full: {DISK_REMEDY}") from error
+        raise
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

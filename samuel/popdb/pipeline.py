@@ -5,6 +5,7 @@ the stage's own settings, the identity of its weights and the version of its cod
 """
 
 import threading
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -36,7 +37,7 @@ def download_song(song: Song, settings: Settings) -> Outcome:
 def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
     """Audio → `data/stems/<key>/vocals.wav` and `accompaniment.wav`; a song that failed passes through."""
     if downloaded.entry is None:
-        return downloaded
+        return replace(downloaded, worked=False)
     separator = separator_for(settings.separator, resolve_device(settings.device))
     audio = downloaded.entry.path("audio.wav")
     key = digest("separate", VERSIONS["separate"], downloaded.entry.sha256["audio.wav"], separator.identity)
@@ -46,14 +47,15 @@ def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
         "separate",
         folder,
         lambda target: separate(separator, audio, target),
-        downloaded.record | {"separator": separator.identity},
+        downloaded.record
+        | {"separator": separator.identity, "audio_sha256": downloaded.entry.sha256["audio.wav"]},
     )
 
 
 def encode_song(separated: Outcome, settings: Settings) -> Outcome:
     """Stems → `data/latents/<key>/latents.safetensors`; a song that failed passes through."""
-    if separated.entry is None or separated.stage != "separate":
-        return separated
+    if separated.entry is None:
+        return replace(separated, worked=False)
     codec = codec_for(settings.codec, resolve_device(settings.device))
     stems, frames = separated.entry.folder, settings.popdb.chunk_frames
     key = digest("encode", VERSIONS["encode"], separated.entry.sha256, codec.identity, frames)

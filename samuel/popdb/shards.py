@@ -8,7 +8,7 @@ Shapes: N pairs, C = 64 latent channels, T = 1024 frames.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,14 @@ def open_popdb(path: Path) -> Popdb:
     """
     if not (path / "dataset.json").is_file():
         raise DatasetError(f"{path}: no dataset here (dataset.json is missing); run the flow build-popdb")
+    try:
+        return _read(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DatasetError(f"{path}: the dataset is damaged ({reason}); run build-popdb again") from error
+
+
+def _read(path: Path) -> Popdb:
     info = read_json(path / "dataset.json")
     if info["format_version"] != FORMAT_VERSION:
         raise DatasetError(f"{path}: format {info['format_version']}, this version reads {FORMAT_VERSION}")
@@ -114,21 +122,44 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
     kept = [outcome for outcome in outcomes if outcome.ok]
     parts = {part: kept[0].record[part] for part in ("codec", "separator")}
     latents = [outcome.entry.sha256 for outcome in kept if outcome.entry]
-    inputs = digest(FORMAT_VERSION, songs, latents, parts, settings.popdb.model_dump(exclude={"path"}))
+    inputs = digest(
+        FORMAT_VERSION, _essentials(songs), latents, parts, settings.popdb.model_dump(exclude={"path"})
+    )
     with locked(root):
         if found := _unchanged(root, inputs):
-            return found
+            return _with_songs(found, songs)
         _write(root, kept, songs, settings, {**parts, "inputs": inputs})
-    return Popdb(**{**vars(open_popdb(root)), "made": True})
+    return replace(open_popdb(root), made=True)
+
+
+def _essentials(songs: list[dict[str, Any]]) -> list[list[Any]]:
+    """What the pairs depend on: not how often a song that failed was tried."""
+    return [[song["song_id"], song["title"], song["video_id"]] for song in songs if song["pairs"]]
+
+
+def _with_songs(popdb: Popdb, songs: list[dict[str, Any]]) -> Popdb:
+    """The dataset with a new `songs.parquet`, where what became of the other songs has changed."""
+    if popdb.info["songs"] == digest(songs):
+        return popdb
+    _write_parquet(popdb.root / "songs.parquet", songs, SONGS_SCHEMA)
+    info = popdb.info | {
+        "songs": digest(songs),
+        "files": {**popdb.info["files"], **_files(popdb.root, ["songs.parquet"])},
+    }
+    info["counts"] = popdb.info["counts"] | {"songs_listed": len(songs)}
+    write_json(popdb.root / "dataset.json", info)
+    return replace(popdb, info=info, made=True)
 
 
 def _unchanged(root: Path, inputs: str) -> Popdb | None:
     try:
         popdb = open_popdb(root)
-    except (DatasetError, FileNotFoundError):
+    except DatasetError:
         return None
-    files = popdb.info["files"].items()
-    whole = all((root / name).is_file() and (root / name).stat().st_size == size for name, size in files)
+    whole = all(
+        (root / name).is_file() and (root / name).stat().st_size == file["bytes"]
+        for name, file in popdb.info["files"].items()
+    )
     return popdb if whole and popdb.info["inputs"] == inputs else None
 
 
@@ -146,7 +177,7 @@ def _write(
             save_file(tensors, temporary)
         shards.append(name)
         _enter(members, name, sha256(root / name))
-        _count(statistics, members, tensors, everything=not any(r["split"] == "train" for r in rows))
+        _count(statistics, members, tensors)
     remove(path for path in (root / "shards").iterdir() if f"shards/{path.name}" not in shards)
     write_json(root / "stats.json", {stream: s.summary() for stream, s in statistics.items()})
     _write_parquet(root / "songs.parquet", songs, SONGS_SCHEMA)
@@ -172,7 +203,9 @@ def _song_row(outcome: Outcome) -> dict[str, Any]:
 
 def _pair_rows(kept: list[Outcome], settings: Settings, codec: str) -> list[dict[str, Any]]:
     config = settings.popdb
-    validation = held_out([o.song.song_id for o in kept], config.validation_share, config.seed)
+    # By recording, not by song: two titles may have led to the same one.
+    recordings = [outcome.record["audio_sha256"] for outcome in kept]
+    validation = held_out(recordings, config.validation_share, config.seed)
     return [
         {
             "pair_id": f"{outcome.song.song_id}-{chunk:03d}",
@@ -180,7 +213,7 @@ def _pair_rows(kept: list[Outcome], settings: Settings, codec: str) -> list[dict
             "title": outcome.song.title,
             "video_id": outcome.record.get("video_id"),
             "chunk": chunk,
-            "split": "validation" if outcome.song.song_id in validation else "train",
+            "split": "validation" if outcome.record["audio_sha256"] in validation else "train",
             "codec": codec,
             **measured,
         }
@@ -214,13 +247,9 @@ def _enter(members: list[dict[str, Any]], shard: str, shard_sha256: str) -> None
 
 
 def _count(
-    statistics: dict[str, ChannelStatistics],
-    members: list[dict[str, Any]],
-    tensors: dict[str, Tensor],
-    *,
-    everything: bool,
+    statistics: dict[str, ChannelStatistics], members: list[dict[str, Any]], tensors: dict[str, Tensor]
 ) -> None:
-    training = [i for i, member in enumerate(members) if everything or member["split"] == "train"]
+    training = [i for i, member in enumerate(members) if member["split"] == "train"]
     for stream, counted in statistics.items():
         counted.add(tensors[stream][training])
 
@@ -236,7 +265,9 @@ def _contents(
     return {
         "format_version": FORMAT_VERSION,
         "index_sha256": sha256(root / "index.parquet"),
-        "files": {name: (root / name).stat().st_size for name in (*shards, "stats.json", "songs.parquet")},
+        "files": _files(root, [*shards, "stats.json", "songs.parquet"]),
+        "songs": digest(songs),
+        "settings": settings.popdb.model_dump(mode="json", exclude={"path"}),
         "chunk_frames": settings.popdb.chunk_frames,
         "source": settings.songs.source,
         "counts": {
@@ -247,6 +278,11 @@ def _contents(
             "validation": splits.count("validation"),
         },
     }
+
+
+def _files(root: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    paths = {name: root / name for name in names}
+    return {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in paths.items()}
 
 
 def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:

@@ -20,13 +20,13 @@ def verify(path: Path) -> list[str]:
     """
     try:
         popdb = open_popdb(path)
-    except (DatasetError, FileNotFoundError) as error:
+    except DatasetError as error:
         return [str(error)]
     members: dict[str, list[dict[str, Any]]] = {}
     for row in popdb.index:
         members.setdefault(row["shard"], []).append(row)
     faults = [fault for shard, rows in members.items() for fault in _shard_faults(popdb, shard, rows)]
-    return faults + _split_faults(popdb)
+    return faults + _file_faults(popdb) + _split_faults(popdb)
 
 
 def _shard_faults(popdb: Popdb, shard: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -48,6 +48,18 @@ def _shard_faults(popdb: Popdb, shard: str, rows: list[dict[str, Any]]) -> list[
             )
         elif not torch.isfinite(tensors[stream]).all():
             faults.append(f"{shard}: {stream} holds values that are not finite")
+    return faults
+
+
+def _file_faults(popdb: Popdb) -> list[str]:
+    """Files beside the shards, which `_shard_faults` has looked at."""
+    others = {name: file for name, file in popdb.info["files"].items() if not name.startswith("shards/")}
+    faults = []
+    for name, file in others.items():
+        if not (popdb.root / name).is_file():
+            faults.append(f"{name}: missing")
+        elif sha256(popdb.root / name) != file["sha256"]:
+            faults.append(f"{name}: its bytes are not those dataset.json names")
     return faults
 
 

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from samuel.audio import write_wav
-from samuel.config import EvaluationConfig
-from samuel.evaluate.plots import smooth
+from samuel.config import CodecConfig, EvaluationConfig
+from samuel.errors import MissingPartError, SettingsError
+from samuel.evaluate.plots import drawable, plot_spectrograms, smooth
 from samuel.evaluate.report import plain, training_summary, write_report
 from samuel.evaluate.scores import means, score_tracks
-from samuel.evaluate.tracks import choose_pairs, other_song
+from samuel.evaluate.tracks import choose_pairs, other_song, require_codec
 from samuel.files import Entry, append_jsonl, make_entry, read_json
 from samuel.popdb.shards import Popdb, write_popdb
 from tests.popdb.latents import encoded_song, small_settings
@@ -38,22 +39,22 @@ def track(root: Path, name: str, seed: int, stems: tuple[str, ...] = STEMS) -> E
 def model_entry(root: Path, *, held_out: bool = True) -> Entry:
     def make(folder: Path) -> dict[str, Any]:
         (folder / "model.safetensors").write_bytes(b"weights")
+        write_metrics(folder / "metrics.jsonl")
         progress = {"best_loss": 0.5, "best_step": 20}
         return {"training": {"batch_size": 4}, "progress": progress, "held_out": held_out}
 
     return make_entry(root / "model", make)
 
 
-def write_metrics(run: Path, steps: int = 20) -> None:
+def write_metrics(path: Path, steps: int = 20) -> None:
     for step in range(1, steps + 1):
         row: dict[str, Any] = {"step": step, "v_mse": 1.0 - 0.04 * step, "seconds": 0.5}
         if step % 10 == 0:
             row["validation_loss"] = 0.6
-        append_jsonl(run / "training" / "metrics.jsonl", row)
+        append_jsonl(path, row)
 
 
 def test_the_report_says_what_was_measured_and_what_was_not(popdb: Popdb, tmp_path: Path) -> None:
-    write_metrics(tmp_path)
     tracks = [track(tmp_path, name, seed) for seed, name in enumerate(("a-000", "b-001"))]
     scores = score_tracks(tracks, EvaluationConfig(), tmp_path / "scores")
     report = write_report(popdb, model_entry(tmp_path), tracks, scores, tmp_path)
@@ -70,7 +71,6 @@ def test_the_report_says_what_was_measured_and_what_was_not(popdb: Popdb, tmp_pa
 
 
 def test_a_model_without_held_out_songs_says_so(popdb: Popdb, tmp_path: Path) -> None:
-    write_metrics(tmp_path)
     tracks = [track(tmp_path, "a-000", 0)]
     scores = score_tracks(tracks, EvaluationConfig(), tmp_path / "scores")
     report = write_report(popdb, model_entry(tmp_path, held_out=False), tracks, scores, tmp_path)
@@ -139,3 +139,31 @@ def test_the_other_vocal_is_of_another_song(popdb: Popdb) -> None:
         assert other["song_id"] != pair["song_id"]
     alone = Popdb(popdb.root, popdb.info, popdb.stats, popdb.index[:2])
     assert other_song(alone, popdb.index[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("title", "drawn"),
+    [
+        ("$1 \x1b[31m\nred", r"\$1 ?[31m red"),
+        ("愛 \N{GUITAR}", "? ?"),
+        ("x" * 300, "x" * 80),
+        ("Beyoncé", "Beyoncé"),
+    ],
+)
+def test_a_hostile_title_is_drawn_as_one_plain_line(title: str, drawn: str, tmp_path: Path) -> None:
+    assert drawable(title) == drawn
+    plot_spectrograms({"vocal": np.zeros((2, 44_100), dtype=np.float32)}, title, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_codec_is_refused_before_the_training(popdb: Popdb) -> None:
+    require_codec(popdb, CodecConfig())
+    with pytest.raises(SettingsError, match="holds latents of 'mel'"):
+        require_codec(popdb, CodecConfig(name="stable-audio-open"))
+
+
+def test_only_the_chosen_scorers_score(tmp_path: Path) -> None:
+    config = EvaluationConfig(scorers=("audiobox",), audiobox_path=tmp_path / "weights")
+    (tmp_path / "weights").write_text("no checkpoint")
+    with pytest.raises(MissingPartError, match="weights"):
+        score_tracks([track(tmp_path, "a", 0)], config, tmp_path / "scores")

@@ -20,7 +20,7 @@ from flows.build_popdb import build_popdb
 from flows.train_and_eval import train_and_eval
 from samuel.audio import read_wav
 from samuel.config import Settings
-from samuel.errors import DatasetError, InputError, MissingPartError
+from samuel.errors import DatasetError, InputError, MissingPartError, OperatorError
 from tests.popdb.latents import FRAMES, small_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -201,3 +201,33 @@ def test_missing_weights_stop_the_run_before_any_song(
     with pytest.raises(MissingPartError, match=r"demucs.*correct separator\.repo"):
         build_popdb(settings)
     assert not (tmp_path / "data" / "raw").exists()
+
+
+def test_what_an_operator_must_mend_ends_the_flow_with_its_own_words(
+    server: str, songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> dict[str, Any]:
+        raise OperatorError("the disk is full: make room")
+
+    monkeypatch.setattr("samuel.popdb.pipeline.acquire", full)
+    with pytest.raises(OperatorError, match="the disk is full: make room"):
+        build_popdb(folder_settings(tmp_path, songs_folder))
+
+
+def test_the_dataset_carries_no_path_of_this_machine(undisturbed: Settings, songs_folder: Path) -> None:
+    for path in undisturbed.popdb_path.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert str(undisturbed.data).encode() not in content
+            assert str(songs_folder).encode() not in content
+
+
+def test_the_ui_gets_counts_and_pictures(undisturbed: Settings) -> None:
+    train_and_eval(undisturbed)
+    build_popdb(undisturbed)
+    with get_client(sync_client=True) as client:
+        found = {artifact.key: str(artifact.data) for artifact in client.read_artifacts()}
+    assert "decode_failed" in found["songs"]
+    assert "songs_kept" in found["popdb"]
+    assert "data:image/png;base64," in found["report"]
+    assert "](loss.png)" not in found["report"]

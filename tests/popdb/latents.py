@@ -35,7 +35,7 @@ def small_settings(root: Path, **sections: Any) -> Settings:
     return parse(values | {name: values.get(name, {}) | section for name, section in sections.items()})
 
 
-def encoded_song(root: Path, name: str, pairs: int = 2) -> Outcome:
+def encoded_song(root: Path, name: str, pairs: int = 2, recording: str = "") -> Outcome:
     """A song of slow noise; channel c has mean c, deviation 2 (vocal) or 3."""
     generator = torch.Generator().manual_seed(sum(name.encode()))
     channel = torch.arange(64.0)[None, :, None]
@@ -53,7 +53,8 @@ def encoded_song(root: Path, name: str, pairs: int = 2) -> Outcome:
         return {"chunks": [{"start_s": round(i * seconds, 4), **chunk} for i in range(pairs)]}
 
     entry = make_entry(root / "latents" / name, make)
-    record = {"video_id": None, "codec": "mel/1", "separator": "repet/1", **entry.record}
+    parts = {"codec": "mel/1", "separator": "repet/1"}
+    record = {"video_id": None, "audio_sha256": recording or name, **parts, **entry.record}
     return Outcome(Song(name, f"Title of {name}"), "encode", Status.OK, "", 1, entry, record, worked=True)
 
 

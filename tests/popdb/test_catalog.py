@@ -276,3 +276,23 @@ def test_real_list(tmp_path: Path) -> None:
     assert sum(song.title.casefold() == "fire" for song in songs) == 6
     assert sum(song.title == "Better" for song in songs) == 4  # six durations, two pairs within 3 s
     assert max(song.duration_s or 0 for song in songs) == pytest.approx(1799, abs=1)
+
+
+def test_what_this_project_made_is_no_song(tmp_path: Path) -> None:
+    (tmp_path / "song.wav").write_bytes(b"a song")
+    made = tmp_path / "artifacts" / "run" / "track"
+    made.mkdir(parents=True)
+    (made / "entry.json").write_text("{}")
+    (made / "mix.wav").write_bytes(b"ours")
+    config = SongsConfig(source="folder", path=tmp_path)
+    assert [song.title for song in list_songs(config, tmp_path / "data")] == ["song"]
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "locked.wav").write_bytes(b"a song")
+    monkeypatch.setattr("samuel.popdb.catalog.sha256", deny)  # root may read everything
+    with pytest.raises(InputError, match=r"locked\.wav: Permission denied; make it readable"):
+        list_songs(SongsConfig(source="folder", path=tmp_path), tmp_path / "data")

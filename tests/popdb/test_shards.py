@@ -1,14 +1,20 @@
+import dataclasses
 import hashlib
+import math
+import multiprocessing
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from samuel.errors import DatasetError, InputError
+from samuel.files import sha256, write_json
 from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import open_popdb, write_popdb
+from samuel.popdb.shards import INDEX_SCHEMA, open_popdb, write_popdb
+from samuel.popdb.statistics import ChannelStatistics
 from samuel.popdb.status import Status
 from samuel.popdb.verify import verify
 from tests.popdb.latents import encoded_song, failed_song, small_settings
@@ -145,3 +151,91 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
     (settings.popdb_path / "shards" / ".00000.safetensors.1234.tmp").write_text("half")
     write_popdb(songs(tmp_path), settings)
     assert digests(settings.popdb_path) == before
+
+
+def test_two_songs_of_one_recording_stand_on_one_side(tmp_path: Path) -> None:
+    twins = [encoded_song(tmp_path, name, recording="the same audio") for name in "ab"]
+    for seed in range(8):
+        others = [encoded_song(tmp_path, name) for name in "cd"]
+        settings = small_settings(tmp_path, popdb={"seed": seed, "validation_share": 0.5})
+        index = write_popdb([*twins, *others], settings).index
+        assert len({row["split"] for row in index if row["song_id"] in "ab"}) == 1
+
+
+def test_another_try_of_a_failed_song_rewrites_no_shard(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    popdb = write_popdb([*songs(tmp_path), failed_song("f", Status.NETWORK)], settings)
+    before = {path: path.stat().st_mtime_ns for path in popdb.root.rglob("*") if path.is_file()}
+    again = dataclasses.replace(failed_song("f", Status.NETWORK), attempts=2)
+    assert write_popdb([*songs(tmp_path), again], settings).made
+    changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"songs.parquet", "dataset.json"}
+    rows = pq.read_table(popdb.root / "songs.parquet").to_pylist()
+    assert {row["song_id"]: row["attempts"] for row in rows}["f"] == 2
+    assert verify(popdb.root) == []
+    assert not write_popdb([*songs(tmp_path), again], settings).made
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "stats.json", "index.parquet"])
+@pytest.mark.parametrize("content", [b"{", b"{}", b"\xff\xfe"])
+def test_damaged_metadata_is_named_by_verify_and_rebuilt(tmp_path: Path, name: str, content: bytes) -> None:
+    settings = small_settings(tmp_path)
+    popdb = write_popdb(songs(tmp_path), settings)
+    before = digests(popdb.root)
+    (popdb.root / name).write_bytes(content)
+    assert len(verify(popdb.root)) == 1
+    write_popdb(songs(tmp_path), settings)
+    assert digests(popdb.root) == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("shape", "vocal has shape (6, 64, 32), the index means (6, 64, 64)"),
+        ("nan", "accompaniment holds values that are not finite"),
+        ("split", "song a: in both splits"),
+    ],
+)
+def test_verify_sees_what_no_digest_shows(tmp_path: Path, fault: str, words: str) -> None:
+    """Faults of a dataset that was written wrong: every digest is right."""
+    popdb = write_popdb(songs(tmp_path), small_settings(tmp_path))
+    shard = popdb.root / "shards" / "00000.safetensors"
+    tensors = load_file(shard)
+    if fault == "shape":
+        tensors["vocal"] = tensors["vocal"][:, :, :32].contiguous()
+    if fault == "nan":
+        tensors["accompaniment"][2, 3, 4] = math.nan
+    save_file(tensors, shard)
+    rows = [row | {"shard_sha256": sha256(shard)} for row in popdb.index]
+    if fault == "split":
+        rows[0]["split"] = "validation" if rows[0]["split"] == "train" else "train"
+    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), popdb.root / "index.parquet")
+    write_json(
+        popdb.root / "dataset.json", popdb.info | {"index_sha256": sha256(popdb.root / "index.parquet")}
+    )
+    assert any(words in line for line in verify(popdb.root))
+
+
+def write_twelve_times(root: Path, pairs_per_shard: int) -> None:
+    for count in range(12):
+        write_popdb(
+            songs(root)[: 1 + count % 3], small_settings(root, popdb={"pairs_per_shard": pairs_per_shard})
+        )
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    songs(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_twelve_times, args=(tmp_path, size)) for size in (1, 2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert verify(small_settings(tmp_path).popdb_path) == []
+
+
+def test_a_channel_that_never_changes_can_be_normalised() -> None:
+    statistics = ChannelStatistics()
+    statistics.add(torch.full((2, 3, 8), 5.0))
+    assert statistics.summary() == {"mean": [5.0] * 3, "std": [1.0] * 3}
