@@ -60,16 +60,14 @@ def acquire(song: Song, config: DownloadConfig, folder: Path, site: Site = YOUTU
         SongError: This song cannot be had; `status` says why.
         OperatorError: The site wants to see a human, or the disk is full.
     """
-    audio = folder / AUDIO
+    audio, decoded = folder / AUDIO, folder / "decoded.wav"
     try:
         with _translating_errors(folder, at_hand=song.url is not None):
             source, video = _fetch(song, config, folder, site)
-            decode_to_wav(source, audio)
-        measured = _measure(audio)
+            decode_to_wav(source, decoded)
+        measured = _measure(decoded)
         _check_duration(measured["duration_s"], video.get("duration"), config.max_duration_s)
-    except BaseException:
-        audio.unlink(missing_ok=True)
-        raise
+        decoded.replace(audio)
     finally:
         remove(path for path in folder.iterdir() if path != audio)
     found = {"video_id": video.get("id"), "video_title": video.get("title"), "match_score": None}

@@ -528,7 +528,7 @@ def test_full_disk_while_decoding_stops_the_run(
 ) -> None:
     path = tmp_path / "song.flac"
     path.write_bytes(encoded(sine()))
-    (folder / "audio.wav").symlink_to("/dev/full")
+    (folder / "decoded.wav").symlink_to("/dev/full")
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(OperatorError, match=r"disk of .* is full"):
         read_file(path, folder)
