@@ -17,8 +17,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("settings", type=Path, nargs="?", help="JSON file; none: the embedded default")
     options = parser.parse_args()
-    # A terminal shows the bars; the log is in the UI.
-    os.environ.update(environment(), PREFECT_LOGGING_LEVEL="ERROR")
+    # The terminal shows the bars, the UI shows the log.
+    os.environ.update(environment(), PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="ERROR")
     try:
         ensure_server()
         from samuel.errors import SamuelError
