@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.server import UI_URL, ServerError, ensure_server, environment
+from samuel.cli import read_settings
+from samuel.config import Settings
+from samuel.errors import SamuelError
 
 
 def main() -> int:
@@ -17,26 +20,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("settings", type=Path, nargs="?", help="JSON file; none: the embedded default")
     options = parser.parse_args()
-    # The terminal shows the bars, the UI shows the log.
-    os.environ.update(environment(), PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="ERROR")
+    # The terminal shows the bars and what went wrong in one line; the UI shows the log.
+    os.environ.update(environment(), PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL")
     try:
+        settings = read_settings(options.settings)
         ensure_server()
-        from samuel.errors import SamuelError
-    except ServerError as error:
-        return fail(error)
-    try:
-        return show(run_flows(options.settings))
-    except SamuelError as error:
-        return fail(error)
+        return show(run_flows(settings))
+    except (SamuelError, ServerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
-def run_flows(settings_path: Path | None) -> dict[str, Any]:
+def run_flows(settings: Settings) -> dict[str, Any]:
     """Both flows, one after the other; where their results are."""
+    # Imported now, so that Prefect finds the server's address in the environment.
     from flows.build_popdb import build_popdb
     from flows.train_and_eval import train_and_eval
-    from samuel.cli import read_settings
 
-    settings = read_settings(settings_path)
     dataset = build_popdb(settings)
     return {"dataset": dataset["path"], **train_and_eval(settings)}
 
@@ -50,12 +50,6 @@ def show(made: dict[str, Any]) -> int:
     print(f"report         {made['report']}")
     print(f"history        make serve, then {UI_URL}")
     return 0
-
-
-def fail(error: Exception) -> int:
-    """Print what the user must mend."""
-    print(f"error: {error}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":
