@@ -1,0 +1,128 @@
+"""Every setting, in one frozen tree.
+
+`Settings()` is the embedded default: parts that need no download, sizes for two CPU cores. `paper()` is the
+paper's run. A section is checked by pydantic wherever it is made: a flow's parameters, JSON, Python.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from samuel.config.model import (
+    DiffusionConfig,
+    EvaluationConfig,
+    LossWeight,
+    Mixing,
+    ModelConfig,
+    Sampler,
+    SamplingConfig,
+    TrainingConfig,
+)
+from samuel.config.popdb import CodecConfig, DownloadConfig, PopdbConfig, SeparatorConfig, SongsConfig
+from samuel.config.section import Section
+from samuel.errors import SettingsError
+
+__all__ = [
+    "PAPER",
+    "CodecConfig",
+    "DiffusionConfig",
+    "DownloadConfig",
+    "EvaluationConfig",
+    "LossWeight",
+    "Mixing",
+    "ModelConfig",
+    "PopdbConfig",
+    "Sampler",
+    "SamplingConfig",
+    "Section",
+    "SeparatorConfig",
+    "Settings",
+    "SongsConfig",
+    "TrainingConfig",
+    "demo",
+    "paper",
+    "parse",
+]
+
+
+class Settings(Section):
+    """The whole tree."""
+
+    data: Path = Field(default=Path("data"), description="inputs, intermediate files and the dataset")
+    artifacts: Path = Field(default=Path("artifacts"), description="checkpoints, samples, scores and reports")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="auto: a GPU where there is one"
+    )
+    songs: SongsConfig = SongsConfig()
+    download: DownloadConfig = DownloadConfig()
+    separator: SeparatorConfig = SeparatorConfig()
+    codec: CodecConfig = CodecConfig()
+    popdb: PopdbConfig = PopdbConfig()
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _fits_schedule(self) -> "Settings":
+        if self.sampling.steps > self.diffusion.timesteps:
+            raise ValueError(
+                f"sampling.steps = {self.sampling.steps} is more than diffusion.timesteps = "
+                f"{self.diffusion.timesteps}"
+            )
+        return self
+
+    @property
+    def popdb_path(self) -> Path:
+        """Where the dataset lies."""
+        return self.popdb.path or self.data / "popdb"
+
+
+def demo() -> Settings:
+    """Embedded parts, twelve synthetic songs, minutes on two cores."""
+    return Settings()
+
+
+def paper() -> Settings:
+    """The paper's run: real parts, 100 epochs of 14,142 pairs (§III, §V)."""
+    return parse(PAPER)
+
+
+PAPER: dict[str, Any] = {
+    "songs": {"source": "csv"},
+    "separator": {"name": "demucs"},
+    "codec": {"name": "stable-audio-open"},
+    "training": {
+        "steps": 88_400,
+        "batch_size": 16,
+        "learning_rate": 3.5e-4,
+        "warmup_steps": 1000,
+        "ema_decay": 0.9995,
+        "validate_every": 884,
+        "validation_pairs": 1571,
+        "patience": 10,
+        "checkpoint_every": 884,
+    },
+    "sampling": {"steps": 30},
+    "evaluation": {"tracks": 10, "scorers": ["signal", "audiobox"]},
+}
+
+
+def parse(values: dict[str, Any]) -> Settings:
+    """Settings from plain values, the defaults for whatever is left out.
+
+    Raises:
+        SettingsError: One line per wrong setting: its name, what is wrong and what was given.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        lines = [_complaint(problem) for problem in error.errors()]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _complaint(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    return f"setting {name or '(all)'}: {problem['msg']} (given: {problem['input']!r})"
