@@ -1,0 +1,381 @@
+"""Recordings told apart: real codecs on real and synthetic songs, planted copies in random codes."""
+
+import base64
+import subprocess
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from samuel.audio import SAMPLE_RATE, Audio, decode_to_wav, ffmpeg, write_wav
+from samuel.demo import compose
+from samuel.errors import InputError, MissingPartError
+from samuel.popdb import fingerprint as subject
+from samuel.popdb.fingerprint import Codes, fingerprint, recordings
+
+REAL_SONG = Path(__file__).parents[3] / "shared" / "data" / "songs" / "lets_go_fishin.ogg"
+LENGTH_S = 30.0
+SILENCE = 627964279
+"""What Chromaprint says of silence, in any song."""
+
+Render = Callable[[Audio], Codes]
+
+
+def seconds(audio: Audio, start_s: float, end_s: float) -> Audio:
+    return audio[:, round(start_s * SAMPLE_RATE) : round(end_s * SAMPLE_RATE)]
+
+
+def tone(hz: float, length_s: float = LENGTH_S) -> Audio:
+    wave = 0.4 * np.sin(2 * np.pi * hz * np.arange(round(length_s * SAMPLE_RATE)) / SAMPLE_RATE)
+    return np.stack([wave, wave]).astype(np.float32)
+
+
+def noise(length_s: float, seed: int = 0) -> Audio:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((2, round(length_s * SAMPLE_RATE)), dtype=np.float32) * np.float32(0.1)
+
+
+def together(first: Codes, second: Codes) -> bool:
+    return len(set(recordings({"a": first, "b": second}).values())) == 1
+
+
+@pytest.fixture(scope="module")
+def render(tmp_path_factory: pytest.TempPathFactory) -> Render:
+    """Audio → its fingerprint, by way of a WAV."""
+    wav = tmp_path_factory.mktemp("render") / "a.wav"
+
+    def codes(audio: Audio) -> Codes:
+        write_wav(wav, audio)
+        return fingerprint(wav)
+
+    return codes
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> tuple[Audio, Audio]:
+    """The mixes of two songs."""
+    first, second = (compose(3, index).mix for index in range(2))
+    return seconds(first, 0, 60), seconds(second, 0, 60)
+
+
+@pytest.fixture(scope="module")
+def song(synthetic: tuple[Audio, Audio], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WAV of `LENGTH_S` seconds: a real song where it is here, else a synthetic one."""
+    audio = seconds(synthetic[0], 0, LENGTH_S)
+    if REAL_SONG.exists():
+        read, _ = soundfile.read(REAL_SONG, frames=audio.shape[1], dtype="float32")
+        audio = np.ascontiguousarray(read.T, dtype=np.float32)
+    wav = tmp_path_factory.mktemp("song") / "song.wav"
+    write_wav(wav, audio)
+    return wav
+
+
+@pytest.fixture(scope="module")
+def song_codes(song: Path) -> Codes:
+    return fingerprint(song)
+
+
+def encoded(source: Path, folder: Path, name: str, *options: str) -> Codes:
+    """The fingerprint of `source` after a trip through another file, made with ffmpeg's `options`."""
+    target, wav = folder / name, folder / "decoded.wav"
+    command = [ffmpeg(), "-nostdin", "-loglevel", "error", "-i", source, *options, "-y", target]
+    subprocess.run(command, check=True)
+    decode_to_wav(target, wav)
+    return fingerprint(wav)
+
+
+# Chromaprint's own packed form, by its specification ------------------------------------------------
+
+
+def bits(packed: bytes, width: int) -> Iterator[int]:
+    """Numbers of `width` bits, lowest first."""
+    stream = int.from_bytes(packed, "little")
+    for place in range(0, 8 * len(packed) - width + 1, width):
+        yield (stream >> place) & ((1 << width) - 1)
+
+
+def unpacked(packed: bytes) -> list[int]:
+    """Codes from the packed form: of each code XOR the one before, the distances between the set bits.
+
+    A distance has three bits and 0 ends a code; of 7 and more, the rest follows in a second list of 5 bits.
+    """
+    count, body = int.from_bytes(packed[1:4], "big"), packed[4:]
+    distances: list[int] = []
+    ends = 0
+    for distance in bits(body, 3):
+        distances.append(distance)
+        ends += distance == 0
+        if ends == count:
+            break
+    rest = bits(body[-(-3 * len(distances) // 8) :], 5)
+    codes, code, place = [], 0, -1
+    for distance in distances:
+        if distance == 0:
+            codes.append(code)
+            place = -1
+        else:
+            place += distance + (next(rest) if distance == 7 else 0)
+            code ^= 1 << place
+    return codes
+
+
+def test_the_codes_are_those_of_chromaprints_packed_form(song: Path) -> None:
+    command = [ffmpeg(), "-nostdin", "-loglevel", "error", "-i", song, "-f", "chromaprint", "pipe:1"]
+    packed = subprocess.run(command, check=True, capture_output=True).stdout
+    codes = fingerprint(song)
+    assert codes.dtype == np.uint32
+    assert codes.tolist() == unpacked(base64.urlsafe_b64decode(packed + b"=="))
+    assert len(codes) == pytest.approx(8.08 * LENGTH_S - 21, abs=1.5)
+
+
+def test_silence_has_its_code(render: Render) -> None:
+    assert set(render(np.zeros((2, 5 * SAMPLE_RATE), dtype=np.float32)).tolist()) == {SILENCE}
+
+
+def test_two_minutes_are_heard(render: Render) -> None:
+    whole = noise(125.0)
+    changed = whole.copy()
+    changed[:, round(120.5 * SAMPLE_RATE) :] = 0.0
+    codes = render(whole)
+    assert len(codes) == 948
+    assert np.array_equal(codes, render(changed))
+    assert not np.array_equal(codes, render(whole[:, ::-1].copy()))
+
+
+@pytest.mark.parametrize("length_s", [0.0, 0.01, 1.0, 2.7])
+def test_very_short_audio_has_no_code(render: Render, length_s: float) -> None:
+    codes = render(noise(length_s))
+    assert codes.shape == (0,)
+    assert codes.dtype == np.uint32
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>no audio</html>", b"RIFF\x00\x00\x00\x00WAVE", b"#EXTM3U\nhttp://127.0.0.1:1/a\n"],
+)
+def test_a_file_that_is_no_wav_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "-a:b %20#? \N{GUITAR}.wav"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"\.wav: no fingerprint can be taken \(.*\); give a whole WAV"):
+        fingerprint(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.wav: .*No such file"):
+        fingerprint(tmp_path / "absent.wav")
+
+
+def test_other_audio_under_the_name_of_a_wav_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(5.0).T, SAMPLE_RATE, format="FLAC")
+    with pytest.raises(InputError, match=r"a\.wav: no fingerprint"):
+        fingerprint(tmp_path / "a.wav")
+
+
+def test_half_a_file_is_refused(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", noise(20.0))
+    whole = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"a\.wav: no fingerprint"):
+        fingerprint(tmp_path / "a.wav")
+
+
+def test_an_ffmpeg_without_chromaprint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wav(tmp_path / "a.wav", noise(1.0))
+    other = tmp_path / "ffmpeg"
+    other.write_text(f'#!/bin/sh\nfor a; do shift; set -- "$@" "${{a%print}}"; done\nexec {ffmpeg()} "$@"\n')
+    other.chmod(0o755)
+    monkeypatch.setattr(subject, "ffmpeg", lambda: str(other))
+    with pytest.raises(MissingPartError, match="cannot write Chromaprint; set IMAGEIO_FFMPEG_EXE"):
+        fingerprint(tmp_path / "a.wav")
+
+
+# The same recording, and not ------------------------------------------------------------------------
+
+SAME = {
+    "mp3": ("a.mp3", "-c:a", "libmp3lame", "-b:a", "96k"),
+    "opus": ("a.opus", "-c:a", "libopus", "-b:a", "48k"),
+    "6 dB softer": ("a.wav", "-af", "volume=-6dB"),
+    "22 kHz mono": ("a.wav", "-ar", "22050", "-ac", "1"),
+    "begins 3 s later": ("a.mp3", "-ss", "3.03", "-c:a", "libmp3lame", "-b:a", "128k"),
+    "begins 10 s later": ("a.opus", "-ss", "10", "-c:a", "libopus", "-b:a", "96k"),
+    "5 s of silence in front": ("a.mp3", "-af", "adelay=5000:all=1", "-c:a", "libmp3lame"),
+    "limited": ("a.wav", "-af", "volume=8dB,alimiter=level=disabled"),
+}
+
+
+@pytest.mark.parametrize("change", SAME)
+def test_the_same_recording_is_found(song: Path, song_codes: Codes, tmp_path: Path, change: str) -> None:
+    assert together(song_codes, encoded(song, tmp_path, *SAME[change]))
+
+
+@pytest.mark.parametrize("speed", ["asetrate=46305,aresample=44100", "atempo=1.05"])
+def test_five_percent_faster_is_another(song: Path, song_codes: Codes, tmp_path: Path, speed: str) -> None:
+    assert not together(song_codes, encoded(song, tmp_path, "a.wav", "-af", speed))
+
+
+def test_other_songs_are_others(song_codes: Codes, render: Render, synthetic: tuple[Audio, Audio]) -> None:
+    assert not together(song_codes, render(seconds(synthetic[1], 0, LENGTH_S)))
+    assert not together(render(noise(LENGTH_S, 1)), render(noise(LENGTH_S, 2)))
+
+
+def test_a_shared_jingle_makes_no_shared_recording(render: Render, synthetic: tuple[Audio, Audio]) -> None:
+    first, second = synthetic
+    jingle, rest = seconds(first, 40, 45), seconds(first, 0, 30)
+    in_front = render(np.concatenate([jingle, rest], axis=1))
+    assert not together(in_front, render(np.concatenate([jingle, seconds(second, 0, 30)], axis=1)))
+    assert not together(in_front, render(np.concatenate([seconds(second, 0, 30), jingle], axis=1)))
+    assert not together(in_front, render(jingle))
+    assert together(in_front, render(rest))
+
+
+def test_a_shared_drum_loop_makes_no_shared_recording(render: Render, synthetic: tuple[Audio, Audio]) -> None:
+    decay = np.exp(-np.arange(SAMPLE_RATE // 2) / 4000)
+    bar = np.concatenate([noise(0.5, hit) * decay * (4 + 4 * (hit % 2)) for hit in range(4)], axis=1)
+    drums: Audio = np.tile(bar, (1, round(LENGTH_S / 2))).astype(np.float32)
+    first, second = (seconds(song, 0, LENGTH_S) for song in synthetic)
+    assert not together(render(drums + first), render(drums + second))
+    assert together(render(drums + first), render(drums + np.multiply(first, 0.9, dtype=np.float32)))
+
+
+def test_silence_and_tones_are_no_recording(render: Render) -> None:
+    still = render(np.zeros((2, round(LENGTH_S * SAMPLE_RATE)), dtype=np.float32))
+    assert len(still) > 200
+    assert not together(still, still)
+    assert not together(render(tone(440.0)), render(tone(440.0)))
+    assert not together(render(tone(440.0)), render(tone(523.25)))
+
+
+def test_long_silence_does_not_make_two_songs_one(render: Render, synthetic: tuple[Audio, Audio]) -> None:
+    rest = np.zeros((2, 50 * SAMPLE_RATE), dtype=np.float32)
+    jingle = seconds(synthetic[0], 40, 45)
+    first, second = (
+        render(np.concatenate([jingle, seconds(song, 0, 12), rest], axis=1)) for song in synthetic
+    )
+    assert np.bitwise_count(first ^ second).mean() / 32 < subject.BIT_ERROR
+    assert not together(first, second)
+
+
+# Many songs -----------------------------------------------------------------------------------------
+
+
+def noisy(rng: np.random.Generator, codes: Codes, bit_error: float) -> Codes:
+    flips = rng.random((len(codes), 32)) < bit_error
+    return codes ^ (flips @ (1 << np.arange(32, dtype=np.uint64))).astype(np.uint32)
+
+
+def random_codes(rng: np.random.Generator, length: int = 940) -> Codes:
+    return rng.integers(2**32, size=length, dtype=np.uint32)
+
+
+def with_copies(songs: int, copies: int) -> tuple[dict[str, Codes], dict[str, str]]:
+    """Random songs of which `copies` are others shifted by up to 10 s with 3 % of the bits flipped."""
+    rng = np.random.default_rng(5)
+    codes = {f"a{song:05d}": random_codes(rng) for song in range(songs - copies)}
+    truth = {key: key for key in codes}
+    for number, key in enumerate(rng.choice(list(codes), copies, replace=False).tolist()):
+        shift = int(rng.integers(1, 81))
+        other, own = random_codes(rng, shift), noisy(rng, codes[key], 0.03)
+        moved = [own[shift:], other] if number % 2 else [other, own[:-shift]]
+        codes[f"b{number:05d}"] = np.concatenate(moved)
+        truth[f"b{number:05d}"] = key
+    return codes, truth
+
+
+def plainly(codes: Mapping[str, Codes]) -> dict[str, str]:
+    """The same groups by comparing every pair at every offset with half of the shorter in the overlap."""
+
+    def same(a: Codes, b: Codes) -> bool:
+        least = max(80, min(len(a), len(b)) // 2)
+        for offset in range(least - len(b), len(a) - least + 1):
+            there, here = a[max(offset, 0) :], b[max(-offset, 0) :]
+            overlap = min(len(there), len(here))
+            if np.bitwise_count(there[:overlap] ^ here[:overlap]).mean() <= 0.18 * 32:
+                return True
+        return False
+
+    names = {key: key for key in codes}
+    for a in codes:
+        for b in codes:
+            if a < b and same(codes[a], codes[b]):
+                old, new = sorted([names[a], names[b]])[::-1]
+                names = {key: new if name == old else name for key, name in names.items()}
+    return names
+
+
+def families() -> Iterator[tuple[str, Codes]]:
+    """Songs cut from anywhere in four recordings, 150 to 300 of 600 codes each, distorted more or less."""
+    rng = np.random.default_rng(2)
+    recorded = [random_codes(rng, 600) for _ in range(4)]
+    for number in range(16):
+        start, length = int(rng.integers(450)), int(rng.integers(150, 300))
+        cut = recorded[number % 4][start : start + length]
+        yield f"{number:02d}", noisy(rng, cut, float(rng.uniform(0.0, 0.03)))
+
+
+def test_the_groups_are_those_of_comparing_everything() -> None:
+    codes = dict(families())
+    expected = plainly(codes)
+    assert 4 < len(set(expected.values())) < 16  # some cuts of a recording meet, others do not
+    assert recordings(codes) == expected
+
+
+def test_planted_copies_are_found_and_nothing_else_in_any_order() -> None:
+    codes, truth = with_copies(songs=2_000, copies=60)
+    assert recordings(codes) == truth
+    assert recordings(dict(reversed(codes.items()))) == truth
+
+
+def test_a_chain_is_one_recording() -> None:
+    whole = random_codes(np.random.default_rng(0), 900)
+    ends, middle = {"c": whole[:440], "a": whole[460:]}, {"b": whole[200:700]}
+    assert recordings(ends) == {"a": "a", "c": "c"}
+    assert recordings(ends | middle) == {"a": "a", "b": "a", "c": "a"}
+
+
+def test_a_recording_held_by_hundreds_is_one() -> None:
+    rng = np.random.default_rng(1)
+    whole = random_codes(rng, 380)
+    codes = {f"{copy:03d}": noisy(rng, whole[copy % 80 :][:300], 0.03) for copy in range(300)}
+    assert set(recordings(codes).values()) == {"000"}
+
+
+def test_a_song_of_the_same_codes_in_another_order_hides_no_copy() -> None:
+    rng = np.random.default_rng(6)
+    codes = random_codes(rng)
+    shuffled = {f"b{number}": rng.permutation(codes) for number in range(2)}
+    groups = recordings({"a": codes, "c": codes} | shuffled)
+    assert groups == {"a": "a", "b0": "b0", "b1": "b1", "c": "a"}
+
+
+@pytest.mark.parametrize(("overlap", "expected"), [(99, False), (101, True)])
+def test_half_of_the_shorter_must_overlap(overlap: int, expected: bool) -> None:
+    rng = np.random.default_rng(4)
+    first = random_codes(rng, 400)
+    second = np.concatenate([first[-overlap:], random_codes(rng, 200 - overlap)])
+    assert together(first, second) is expected
+
+
+@pytest.mark.parametrize(("length", "expected"), [(80, False), (81, True)])
+def test_ten_seconds_must_overlap(length: int, expected: bool) -> None:
+    codes = random_codes(np.random.default_rng(4), length)
+    assert together(codes, codes) is expected
+
+
+def test_nothing_is_no_recording() -> None:
+    nothing = np.empty(0, dtype=np.uint32)
+    assert recordings({}) == {}
+    assert recordings({"b": nothing, "a": nothing}) == {"a": "a", "b": "b"}
+
+
+@pytest.mark.slow
+def test_fourteen_thousand_songs_fit() -> None:
+    codes, truth = with_copies(songs=14_000, copies=200)
+    tracemalloc.start()
+    try:
+        assert recordings(codes) == truth
+        assert tracemalloc.get_traced_memory()[1] < 2 * 2**30
+    finally:
+        tracemalloc.stop()
