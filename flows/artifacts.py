@@ -2,23 +2,74 @@
 
 import base64
 import re
-from collections import Counter
 from collections.abc import Sequence
+from typing import cast
+from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.logging import get_run_logger
 
+from samuel.config import Settings
 from samuel.files import Entry
+from samuel.popdb.accounts import Progress, funnel, least_s, text_of
+from samuel.popdb.catalog import Song, SongList
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import Popdb
 
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w.-]+\.png)\)")
+SECONDS_BETWEEN_TABLES = 10.0
+
+
+def show_list(listed: SongList) -> None:
+    """How many rows each rule took away."""
+    create_table_artifact(key="song-list", table=listed.table(), description="The song list, rule by rule")
+
+
+class Acquisition:
+    """The songs on their way, while they are downloaded: a funnel, and how long it will take."""
+
+    def __init__(self, songs: Sequence[Song], settings: Settings) -> None:
+        searched = any(song.url is None for song in songs)
+        self.progress = Progress(len(songs), least_s(settings.download) if searched else 0.0)
+        self.outcomes: list[Outcome] = []
+        self._artifact: UUID | None = None
+        get_run_logger().info(self.progress.line())
+
+    def show(self, downloaded: list[Outcome]) -> None:
+        """Count songs whose download is over; many at once make one table, not many."""
+        self.outcomes += downloaded
+        self.progress.add(downloaded)
+        if not self.progress.due(SECONDS_BETWEEN_TABLES):
+            return
+        get_run_logger().info(self.progress.line())
+        self._show_progress()
+        show_funnel(self.outcomes, self.progress.line())
+
+    def _show_progress(self) -> None:
+        share = 100 * self.progress.done / self.progress.songs
+        if self._artifact is None:
+            made = create_progress_artifact(share, key="download", description="Songs downloaded")
+            self._artifact = cast("UUID", made)
+        else:
+            update_progress_artifact(self._artifact, share)
+
+
+def show_funnel(outcomes: Sequence[Outcome], description: str) -> None:
+    """How many songs reached each step, and why not: the UI cannot hold a row per song."""
+    rows = [step.row() for step in funnel(outcomes)]
+    create_table_artifact(key="songs", table=rows, description=description)
 
 
 def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
-    """What became of the songs, counted by stage and status: the UI cannot hold a row per song."""
-    counts = Counter((outcome.stage, outcome.status.value) for outcome in outcomes)
-    rows = [{"stage": stage, "status": status, "songs": n} for (stage, status), n in sorted(counts.items())]
-    create_table_artifact(key="songs", table=rows, description="What became of the songs")
+    """What became of the songs, and what the dataset holds."""
+    show_funnel(outcomes, "What became of the songs")
+    rows = [step.row() for step in funnel(outcomes)]
+    get_run_logger().info("What became of the songs\n%s", text_of(rows))
     numbers = [{"count": name, "value": value} for name, value in popdb.info["counts"].items()]
     create_table_artifact(key="popdb", table=numbers, description=f"POPDB at {popdb.root}")
 

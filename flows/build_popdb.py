@@ -8,15 +8,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts
-from flows.stages import bar, gather, groups, run_stage, shown
+from flows.stages import bar, gather, groups, run_stage, shown, submit, told
 from samuel.config import Settings, demo
 from samuel.doctor import dataset_parts, require
 from samuel.popdb import catalog, pipeline
-from samuel.popdb.catalog import Song
+from samuel.popdb.acquisition import acquire_songs, pace_of
+from samuel.popdb.catalog import Song, SongList
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import Popdb, write_popdb
 
-WORKERS = 2  # one downloads or separates while the other encodes
+WORKERS = 2  # one group downloads while another is separated or encoded
 
 
 @flow(
@@ -31,13 +32,11 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
         settings: What to take, which parts to use and where to write; see `samuel.config`.
     """
     examine(settings)
-    songs = list_songs(settings)
-    stages = []
-    for name, group in groups(songs):
-        downloaded = download.submit(group, settings, name)
-        separated = separate.submit(downloaded, settings, name)  # type: ignore[arg-type]
-        stages.append((downloaded, separated, encode.submit(separated, settings, name)))  # type: ignore[arg-type]
-    outcomes = gather(stages)
+    listed = list_songs(settings)
+    artifacts.show_list(listed)
+    acquisition = artifacts.Acquisition(listed.songs, settings)
+    stages = submit((download, separate, encode), groups(listed.songs), settings)
+    outcomes = gather(stages, acquisition.show)
     popdb = assemble.submit(outcomes, settings).result()
     artifacts.show_dataset(popdb, outcomes)
     return {"path": str(popdb.root), **popdb.info["counts"]}
@@ -47,10 +46,11 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
 def examine(settings: Settings) -> None:
     """Stop before the long work where a part that the settings name is missing."""
     require(settings, dataset_parts(settings))
+    pace_of(settings).open()  # whoever starts a run has read why the last one stopped
 
 
 @task(task_run_name="list songs ({settings.songs.source})", cache_policy=NO_CACHE)
-def list_songs(settings: Settings) -> list[Song]:
+def list_songs(settings: Settings) -> SongList:
     """Song list → songs."""
     return catalog.list_songs(settings.songs, settings.data, lambda items: bar(items, "compose"))
 
@@ -58,7 +58,8 @@ def list_songs(settings: Settings) -> list[Song]:
 @task(task_run_name="download {group}", cache_policy=NO_CACHE)
 def download(songs: Sequence[Song], settings: Settings, group: str) -> list[Outcome]:
     """Songs → audio."""
-    return run_stage(songs, lambda song: pipeline.download_song(song, settings), f"download {group}")
+    with bar(songs, f"download {group}") as progress:
+        return told(acquire_songs(songs, settings, lambda _: progress.update()))
 
 
 @task(task_run_name="separate {group}", cache_policy=NO_CACHE)

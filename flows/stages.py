@@ -8,6 +8,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed
 from tqdm import tqdm
 
+from samuel.config import Settings
 from samuel.popdb.outcome import Outcome
 
 Item = TypeVar("Item")
@@ -24,6 +25,24 @@ def groups(songs: Sequence[Item]) -> list[tuple[str, Sequence[Item]]]:
     return [(f"songs {i * size + 1}-{i * size + len(part)}", part) for i, part in enumerate(parts)]
 
 
+def submit(
+    stages: Sequence[Any], parts: Sequence[tuple[str, Sequence[Any]]], settings: Settings
+) -> "list[list[PrefectFuture[list[Outcome]]]]":
+    """Submit every stage of every part, each given what the one before it returns; the futures by stage.
+
+    A task waits for the stage before it in a worker's place. Submitted part by part, all workers would wait
+    for one; in this order a part downloads while the one before it is separated.
+    """
+    futures: list[list[Any]] = [[] for _ in stages]
+    for tick in range(len(stages) + len(parts) - 1):
+        for number, stage in enumerate(stages):
+            if 0 <= (place := tick - number) < len(parts):
+                name, songs = parts[place]
+                given = futures[number - 1][place] if number else songs
+                futures[number].append(stage.submit(given, settings, name))
+    return futures
+
+
 def bar(items: Iterable[Item], title: str, total: int | None = None) -> "tqdm[Item]":
     """A progress bar on a terminal; nothing where the output is a file."""
     return tqdm(items, desc=f"{title:<20}", total=total, disable=None, file=sys.stderr)
@@ -31,19 +50,29 @@ def bar(items: Iterable[Item], title: str, total: int | None = None) -> "tqdm[It
 
 def run_stage(songs: Sequence[Any], work: Callable[[Any], Outcome], title: str) -> list[Outcome]:
     """Do `work` for each song; the task shows as cached when every song was done before."""
-    outcomes = [work(song) for song in bar(songs, title)]
-    return shown(outcomes, cached=not any(outcome.worked for outcome in outcomes), what=f"{len(songs)} songs")
+    return told([work(song) for song in bar(songs, title)])
 
 
-def gather(stages: "Sequence[tuple[PrefectFuture[list[Outcome]], ...]]") -> list[Outcome]:
-    """The outcomes of the last stage of every group, in order.
+def told(outcomes: list[Outcome]) -> list[Outcome]:
+    """The outcomes of a task, which shows as cached when every song was done before."""
+    cached = not any(outcome.worked for outcome in outcomes)
+    return shown(outcomes, cached=cached, what=f"{len(outcomes)} songs")
+
+
+def gather(
+    stages: "Sequence[Sequence[PrefectFuture[list[Outcome]]]]", tell: Callable[[list[Outcome]], None]
+) -> list[Outcome]:
+    """The outcomes of the last stage, group by group; `tell` hears those of the first stage as they come.
 
     A stage raises only what concerns all songs (a full disk, a bot check, a bug). The first to do so ends the
     flow with its own error; a stage that waited for it would only say that it never ran.
     """
-    for future in as_completed([future for group in stages for future in group]):
-        future.result()
-    return [outcome for group in stages for outcome in group[-1].result()]
+    first = {future.task_run_id for future in stages[0]}
+    for future in as_completed([future for stage in stages for future in stage]):
+        outcomes = future.result()
+        if future.task_run_id in first:
+            tell(outcomes)
+    return [outcome for future in stages[-1] for outcome in future.result()]
 
 
 def shown(data: Data, *, cached: bool, what: str) -> Data:

@@ -4,6 +4,8 @@ Files of unknown make are decoded by the ffmpeg that `imageio-ffmpeg` carries; f
 read and written by soundfile.
 """
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 
@@ -34,6 +36,7 @@ def decode_to_wav(source: Path, target: Path) -> None:
 
     Raises:
         InputError: ffmpeg finds no audio in it, or the file is damaged.
+        OSError: The disk is full.
     """
     command = [
         ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "error", "-xerror", "-protocol_whitelist", "file",
@@ -44,6 +47,8 @@ def decode_to_wav(source: Path, target: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         target.unlink(missing_ok=True)
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
         reason = done.stderr.strip().splitlines()[-1:] or ["unknown reason"]
         raise InputError(
             f"{source}: not readable as audio ({reason[0]}); give a whole WAV, FLAC, OGG, MP3 or M4A"

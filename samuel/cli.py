@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
@@ -14,6 +15,11 @@ from samuel import __version__
 from samuel.config import CodecConfig, SamplingConfig, Settings, parse
 from samuel.errors import InputError, NotBuiltError, SamuelError, SettingsError
 
+if TYPE_CHECKING:
+    from samuel.popdb.accounts import Progress
+    from samuel.popdb.outcome import Outcome
+
+SECONDS_BETWEEN_LINES = 60.0
 NOT_BUILT = {
     "evaluate": "the report of train-and-eval holds the scores of its own tracks",
     "import-popdb": "build a dataset with the flow build-popdb",
@@ -30,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (SamuelError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; what is done stays, and the same command goes on from there", file=sys.stderr)
+        return 130
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -46,6 +55,35 @@ def demo(options: argparse.Namespace) -> int:
     """Run both flows; they are beside this library, which knows nothing of them."""
     settings = [str(options.settings)] if options.settings else []
     return subprocess.run([sys.executable, "-m", "flows.demo", *settings], check=False).returncode
+
+
+def download(options: argparse.Namespace) -> int:
+    """Acquire the songs of the list and write what became of each; the rest is the flow's."""
+    from samuel.doctor import require
+    from samuel.popdb.accounts import Progress, funnel, least_s, text_of
+    from samuel.popdb.acquisition import acquire_songs, pace_of
+    from samuel.popdb.catalog import list_songs
+    from samuel.popdb.songs import same_recordings, song_rows, write_songs
+
+    settings = read_settings(options.settings)
+    require(settings, {settings.songs.source})
+    listed = list_songs(settings.songs, settings.data)
+    print(text_of(listed.table()), end="\n\n", flush=True)
+    progress = Progress(len(listed.songs), least_s(settings.download))
+    pace_of(settings).open()
+    with tqdm(total=progress.songs, desc="download", disable=None) as bar:
+        outcomes = acquire_songs(listed.songs, settings, lambda outcome: _tell(progress, outcome, bar))
+    path = settings.data / "songs.parquet"
+    write_songs(path, song_rows(outcomes, same_recordings(outcomes)))
+    print(f"{text_of([step.row() for step in funnel(outcomes)])}\n\neach song and its candidates: {path}")
+    return 0
+
+
+def _tell(progress: "Progress", outcome: "Outcome", bar: "tqdm[NoReturn]") -> None:
+    progress.add([outcome])
+    bar.update()
+    if bar.disable and progress.due(SECONDS_BETWEEN_LINES):  # no terminal: a log
+        print(progress.line(), file=sys.stderr, flush=True)
 
 
 def generate(options: argparse.Namespace) -> int:
@@ -131,6 +169,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("demo", help="run both flows on this machine")
     command.add_argument("--settings", type=Path, help="JSON file of settings; none: the embedded default")
     command.set_defaults(command=demo)
+
+    command = commands.add_parser("download", help="acquire the songs of a list, and account for each")
+    command.add_argument("--settings", type=Path, help="JSON file of settings; none: the embedded default")
+    command.set_defaults(command=download)
 
     _add_generate(commands)
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from samuel.config import Settings
-from samuel.errors import MissingPartError
+from samuel.errors import InputError, MissingPartError
 
 State = Literal["present", "reachable", "gated", "missing"]
 
 HUB_TIMEOUT_S = 5.0
 STABLE_AUDIO_FILES = ["model_config.json", "model.safetensors"]
+SOURCES = {"synthetic", "folder", "csv"}
 FREE_GIB_WANTED = 5  # the demo takes 2, a song of the full run some 0.2 until its stems are removed
 
 
@@ -66,9 +67,11 @@ def require(settings: Settings, parts: set[str]) -> list[Finding]:
     Raises:
         MissingPartError: One line per missing part: what, why, remedy.
     """
-    needed = [_gpu(settings), _ffmpeg(), _disk(settings)]
+    needed = [_ffmpeg(), _disk(settings)]
+    if parts - SOURCES:  # to look for a GPU takes seconds, and songs are downloaded without
+        needed.append(_gpu(settings))
     if "csv" in parts:
-        needed.append(_javascript())
+        needed += [_javascript(), _cookies(settings)]
     needed += [look(settings) for name, look in WEIGHTS.items() if name in parts]
     lacking = [finding for finding in needed if not finding.usable]
     if lacking:
@@ -113,9 +116,14 @@ def _gpu(settings: Settings) -> Finding:
 
 def _ffmpeg() -> Finding:
     from samuel.audio import ffmpeg
+    from samuel.popdb.fingerprint import supported
 
     try:
-        return Finding("ffmpeg", "present", Path(ffmpeg()).name)
+        name = Path(ffmpeg()).name
+        detail = (
+            name if supported() else f"{name}, without Chromaprint: the same recording is known by its bytes"
+        )
+        return Finding("ffmpeg", "present", detail)
     except RuntimeError as error:
         return Finding("ffmpeg", "missing", str(error), "install imageio-ffmpeg again")
 
@@ -126,6 +134,19 @@ def _javascript() -> Finding:
     if found:
         return Finding("JavaScript", "present", "deno, for yt-dlp")
     return Finding("JavaScript", "missing", "no deno", "install yt-dlp[default,deno] again")
+
+
+def _cookies(settings: Settings) -> Finding:
+    from samuel.popdb.download.site import read_cookies
+
+    path = settings.download.cookies
+    if path is None:
+        return Finding("cookies", "present", "none: the site sees a guest")
+    try:
+        read_cookies(path)
+    except InputError as error:
+        return Finding("cookies", "missing", str(error), "correct download.cookies")
+    return Finding("cookies", "present", f"{path}: an account that the site may block")
 
 
 def _disk(settings: Settings) -> Finding:

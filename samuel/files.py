@@ -143,6 +143,11 @@ def temporary_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.tmp")
 
 
+def partial_folder(folder: Path) -> Path:
+    """Where what an entry is made from may lie between two tries of making it."""
+    return folder.with_name(f".{folder.name}.part")
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock that belongs to `path`, waiting for another process that holds it."""

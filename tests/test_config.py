@@ -27,6 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent
         ({"model": {"latent_channels": 32}}, "model.latent_channels"),
         ({"evaluation": {"scorers": []}}, "evaluation.scorers"),
         ({"popdb": {"path": "s3://bucket/popdb"}}, "popdb.path"),
+        ({"songs": {"min_popularity": 50}}, "songs.min_popularity needs songs.source = 'csv'"),
+        (
+            {"songs": {"source": "csv", "min_duration_s": 9, "max_duration_s": 8}},
+            "songs.min_duration_s is above",
+        ),
+        ({"download": {"search": "ytsearch5:x"}}, "download.search"),
+        ({"download": {"extractors": []}}, "download.extractors"),
+        ({"download": {"pause_s": 60, "pause_ceiling_s": 30}}, "download.pause_s is above"),
     ],
 )
 def test_a_wrong_setting_is_named(values: dict[str, Any], culprit: str) -> None:
@@ -38,6 +46,26 @@ def test_every_wrong_setting_is_named_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         parse({"codec": {"name": "x"}, "training": {"steps": -1}})
     assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["exec_cmd", "outtmpl", "paths", "postprocessors", "cookiefile", "enable_file_urls", "http_headers"],
+)
+def test_yt_dlp_gets_only_options_that_cannot_do_harm(option: str) -> None:
+    with pytest.raises(
+        SettingsError, match=rf"download\.ytdlp: .*no {option} here; allowed: .*socket_timeout"
+    ):
+        parse({"download": {"ytdlp": {option: "touch x", "socket_timeout": 5}}})
+    assert parse({"download": {"ytdlp": {"socket_timeout": 5}}}).download.ytdlp == {"socket_timeout": 5}
+
+
+@pytest.mark.parametrize("proxy", ["http://me:secret@proxy:3128", "socks5://me:s@secret@proxy"])
+def test_a_password_is_neither_taken_nor_repeated(proxy: str) -> None:
+    with pytest.raises(SettingsError, match="HTTPS_PROXY") as caught:
+        parse({"download": {"proxy": proxy}})
+    assert "secret" not in str(caught.value)
+    assert parse({"download": {"proxy": "http://proxy:3128"}}).download.proxy == "http://proxy:3128"
 
 
 def test_the_default_needs_no_download() -> None:

@@ -1,11 +1,11 @@
 """Settings of the dataset: songs, acquisition, separation, codec, POPDB (paper §III)."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from samuel.config.section import Count, Section, Seed
+from samuel.config.section import Count, Pause, Section, Seed, Share
 
 
 class SongsConfig(Section):
@@ -21,6 +21,22 @@ class SongsConfig(Section):
     limit: Count | None = Field(
         default=None, description="at most this many songs; none: all (synthetic: 12)"
     )
+    order: Literal["list", "popularity"] = Field(
+        default="list", description="csv: as the list has them, or the most popular first"
+    )
+    min_popularity: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        default=None, description="csv: no song less popular"
+    )
+    min_duration_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="csv: no shorter song"
+    )
+    max_duration_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="csv: no longer song"
+    )
+    max_instrumentalness: Share | None = Field(
+        default=None, description="csv: no song likelier to be without a voice"
+    )
+    max_speechiness: Share | None = Field(default=None, description="csv: no song with more spoken words")
     seed: Seed = Field(default=0, description="synthetic: which songs are made")
 
     @model_validator(mode="after")
@@ -29,22 +45,110 @@ class SongsConfig(Section):
             raise ValueError("songs.source = 'folder' needs songs.path, the folder of audio files")
         return self
 
+    @model_validator(mode="after")
+    def _rules_fit(self) -> "SongsConfig":
+        rules = [name for name in LIST_RULES if getattr(self, name) != type(self).model_fields[name].default]
+        if rules and self.source != "csv":
+            raise ValueError(f"songs.{rules[0]} needs songs.source = 'csv': only the list states it")
+        if self.min_duration_s and self.max_duration_s and self.min_duration_s > self.max_duration_s:
+            raise ValueError("songs.min_duration_s is above songs.max_duration_s: no song is left")
+        return self
+
+
+LIST_RULES = (
+    "order", "min_popularity", "min_duration_s", "max_duration_s", "max_instrumentalness", "max_speechiness",
+)  # fmt: skip
+
 
 class DownloadConfig(Section):
-    """How yt-dlp acquires a song (paper §III-C)."""
+    """How yt-dlp acquires a song (paper §III-C), and at what pace.
 
-    max_duration_s: Annotated[float, Field(gt=0, le=24 * 3600)] = Field(
-        default=900.0, description="nothing longer is fetched; the paper's 15 minutes"
+    The pace holds over all processes that share the data folder.
+    """
+
+    search: Annotated[str, Field(pattern=r"^[a-z]{2,32}$")] = Field(
+        default="ytsearch", description="yt-dlp's prefix for a search of the site"
+    )
+    extractors: tuple[str, ...] = Field(
+        default=("youtube:search$", "youtube$"),
+        min_length=1,
+        description="patterns of whole names; no other yt-dlp extractor may run",
     )
     search_results: Annotated[int, Field(ge=1, le=50)] = Field(
         default=5, description="hits asked for per title"
     )
-    sleep_s: Annotated[float, Field(ge=0)] = Field(
-        default=10.0, description="pause before a download from the network"
+    policy: Literal["scored", "first"] = Field(
+        default="scored", description="scored: by title and duration; first: the paper's"
     )
+    max_duration_s: Annotated[float, Field(gt=0, le=24 * 3600)] = Field(
+        default=900.0, description="nothing longer is fetched; the paper's 15 minutes"
+    )
+    workers: Annotated[int, Field(ge=1, le=32)] = Field(default=2, description="songs in hand at a time")
+    search_interval_s: Pause = Field(default=2.0, description="least time between the starts of two searches")
+    download_interval_s: Pause = Field(
+        default=12.0,
+        description="least time between the starts of two downloads: a guest may make 300 an hour",
+    )
+    request_interval_s: Pause = Field(
+        default=0.75, description="pause between the requests for one video's page"
+    )
+    jitter: Share = Field(default=0.5, description="an interval grows by up to this share of it, at random")
     retries: Annotated[int, Field(ge=0, le=50)] = Field(
         default=3, description="yt-dlp's own retries of a request"
     )
+    attempts: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=2, description="tries in one run of a song that fails by a passing fault"
+    )
+    pause_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        default=60.0, description="first pause after a rate limit, and before a second try; then doubled"
+    )
+    pause_ceiling_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        default=3600.0, description="longest pause"
+    )
+    stop_after: Count = Field(
+        default=8, description="passing faults in a row, without one answer between, that stop the run"
+    )
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=900.0, description="a download that takes longer is left, to be resumed at the next try"
+    )
+    proxy: str | None = Field(
+        default=None,
+        description="proxy without user and password; HTTPS_PROXY of the environment may have them",
+    )
+    cookies: Path | None = Field(
+        default=None, description="cookies file in Netscape's format; it can cost you the account"
+    )
+    ytdlp: dict[str, Any] = Field(
+        default_factory=dict, description="further options of yt-dlp, of those that only concern the network"
+    )
+
+    @model_validator(mode="after")
+    def _ceiling_is_above(self) -> "DownloadConfig":
+        if self.pause_s > self.pause_ceiling_s:
+            raise ValueError("download.pause_s is above download.pause_ceiling_s")
+        return self
+
+    @field_validator("proxy")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        # Settings are shown in the UI, kept in its database and written to logs.
+        if value and "@" in value:
+            raise ValueError("a proxy with user and password goes into HTTPS_PROXY of the environment")
+        return value
+
+    @field_validator("ytdlp")
+    @classmethod
+    def _harmless(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # Others can run programs or write anywhere, and whoever reaches the UI can set parameters.
+        if wrong := sorted(set(value) - YTDLP_OPTIONS):
+            raise ValueError(f"no {', '.join(wrong)} here; allowed: {', '.join(sorted(YTDLP_OPTIONS))}")
+        return value
+
+
+YTDLP_OPTIONS = frozenset({
+    "concurrent_fragment_downloads", "extractor_args", "force_ipv4", "http_chunk_size", "ratelimit",
+    "socket_timeout", "source_address",
+})  # fmt: skip
 
 
 class SeparatorConfig(Section):

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Pause = Annotated[float, Field(ge=0, le=3600)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 

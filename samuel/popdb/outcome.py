@@ -7,7 +7,15 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from samuel.errors import SongError
-from samuel.files import Entry, find_entry, make_entry, read_json, temporary_folder, write_json
+from samuel.files import (
+    Entry,
+    find_entry,
+    make_entry,
+    partial_folder,
+    read_json,
+    temporary_folder,
+    write_json,
+)
 from samuel.popdb.catalog import Song
 from samuel.popdb.status import Status
 
@@ -18,7 +26,7 @@ class Outcome:
 
     Attributes:
         song: The song.
-        stage: The stage that was tried last: download, separate or encode.
+        stage: The stage that was tried last: search, match, download, separate or encode.
         status: `Status.OK`, or why the song goes no further.
         message: For people; empty when all is well.
         attempts: How often that stage was tried, over all runs.
@@ -43,23 +51,32 @@ class Outcome:
 
 
 def attempt(
-    song: Song, stage: str, folder: Path, make: Callable[[Path], dict[str, Any]], earlier: dict[str, Any]
+    song: Song,
+    stage: str,
+    folder: Path,
+    make: Callable[[Path], dict[str, Any]],
+    earlier: dict[str, Any],
+    *,
+    limits: Any = None,
 ) -> Outcome:
     """The entry at `folder`, found or made, or the failure of making it.
 
-    A failure is remembered beside the folder. One that another try cannot mend is not tried again; any
-    other is, with its attempts counted.
+    A failure is remembered beside the folder. One that another try cannot mend is not tried again, unless
+    `limits` (anything JSON can write), under which it failed, are others now; any other is, with its
+    attempts counted.
     """
     past = _failures(folder)
     if entry := find_entry(folder):
         return _success(song, stage, entry, past["attempts"] + 1, earlier)
-    if past["status"] and not Status(past["status"]).retryable:
+    final = past["status"] and not Status(past["status"]).retryable
+    if final and past.get("limits") == limits:
         return _failure(song, stage, past, earlier, worked=False)
     try:
         entry = make_entry(folder, make)
     except SongError as error:
         message = without_paths(str(error), folder, song)
         failed = {"status": error.status, "message": message, "attempts": past["attempts"] + 1}
+        failed["limits"] = limits
         write_json(_failure_path(folder), failed)
         return _failure(song, stage, failed, earlier, worked=True)
     return _success(song, stage, entry, past["attempts"] + 1, earlier)
@@ -67,7 +84,7 @@ def attempt(
 
 def without_paths(message: str, folder: Path, song: Song) -> str:
     """A message less the folders of this machine: the dataset carries it to others."""
-    places = [temporary_folder(folder), folder, folder.parent]
+    places = [temporary_folder(folder), partial_folder(folder), folder, folder.parent]
     if song.url and song.url.startswith("file:"):
         own = Path(unquote(urlsplit(song.url).path))
         message = message.replace(song.url, own.name)
@@ -76,6 +93,11 @@ def without_paths(message: str, folder: Path, song: Song) -> str:
         for text in (str(place.resolve()), str(place)):
             message = message.replace(f"file:{text}/", "").replace(f"{text}/", "")
     return message
+
+
+def failed_before(folder: Path) -> bool:
+    """True where making the entry at `folder` has failed, in whatever run."""
+    return _failure_path(folder).exists()
 
 
 def _failure_path(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""One song through the stages: download, separate, encode (paper §III-C).
+"""One song through the stages that compute: separate, encode (paper §III-C).
 
 The folder of each stage is named by what determines its content: the song, the digest of the stage's input,
 the stage's own settings, the identity of its weights and the version of its code.
@@ -14,24 +14,12 @@ from samuel.codec import Codec, load_codec
 from samuel.config import CodecConfig, SeparatorConfig, Settings
 from samuel.device import resolve_device
 from samuel.files import digest
-from samuel.popdb.catalog import Song
-from samuel.popdb.download import acquire
 from samuel.popdb.encode import encode_pair
 from samuel.popdb.outcome import Outcome, attempt
 from samuel.popdb.separate import Separator, load_separator, separate
 
 # Raise a stage's version when its code gives other bytes for the same input.
-VERSIONS = {"download": 1, "separate": 1, "encode": 1}
-
-
-def download_song(song: Song, settings: Settings) -> Outcome:
-    """Song → `data/raw/<key>/audio.wav`."""
-    # The pace of the requests does not change the audio, so it stays out of the key.
-    config = settings.download
-    choosing = [config.max_duration_s, config.search_results]
-    key = digest("download", VERSIONS["download"], song.song_id, *choosing)
-    folder = settings.data / "raw" / key
-    return attempt(song, "download", folder, lambda target: acquire(song, settings.download, target), {})
+VERSIONS = {"separate": 1, "encode": 1}
 
 
 def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
@@ -47,8 +35,7 @@ def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
         "separate",
         folder,
         lambda target: separate(separator, audio, target),
-        downloaded.record
-        | {"separator": separator.identity, "audio_sha256": downloaded.entry.sha256["audio.wav"]},
+        downloaded.record | {"separator": separator.identity},
     )
 
 

@@ -23,6 +23,7 @@ from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
 from samuel.files import digest, locked, read_json, remove, replacing, sha256, write_json
 from samuel.popdb.outcome import Outcome
+from samuel.popdb.songs import same_recordings, song_rows, write_songs
 from samuel.popdb.split import held_out
 from samuel.popdb.statistics import ChannelStatistics
 
@@ -35,13 +36,6 @@ INDEX_SCHEMA = pa.schema(
         ("chunk", pa.int32()), ("start_s", pa.float64()), ("shard", pa.string()), ("row", pa.int32()),
         ("shard_sha256", pa.string()), ("split", pa.string()), ("vocal_share", pa.float64()),
         ("vocal_rms_db", pa.float64()), ("mix_peak", pa.float64()), ("codec", pa.string()),
-    ]
-)  # fmt: skip
-SONGS_SCHEMA = pa.schema(
-    [
-        ("song_id", pa.string()), ("title", pa.string()), ("stage", pa.string()), ("status", pa.string()),
-        ("retryable", pa.bool_()), ("attempts", pa.int32()), ("message", pa.string()),
-        ("video_id", pa.string()), ("match_score", pa.float64()), ("pairs", pa.int32()),
     ]
 )  # fmt: skip
 
@@ -116,7 +110,8 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
     """
     root = settings.popdb_path
     outcomes = sorted(outcomes, key=lambda outcome: outcome.song.song_id)
-    songs = [_song_row(outcome) for outcome in outcomes]
+    groups = same_recordings(outcomes)
+    songs = song_rows(outcomes, groups)
     if not any(song["pairs"] for song in songs):
         raise InputError(f"no song could be used: {_reasons(songs)}; nothing was written to {root}")
     kept = [outcome for outcome in outcomes if outcome.ok]
@@ -128,20 +123,21 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
     with locked(root):
         if found := _unchanged(root, inputs):
             return _with_songs(found, songs)
-        _write(root, kept, songs, settings, {**parts, "inputs": inputs})
+        _write(root, kept, songs, groups, settings, {**parts, "inputs": inputs})
     return replace(open_popdb(root), made=True)
 
 
 def _essentials(songs: list[dict[str, Any]]) -> list[list[Any]]:
     """What the pairs depend on: not how often a song that failed was tried."""
-    return [[song["song_id"], song["title"], song["video_id"]] for song in songs if song["pairs"]]
+    names = ("song_id", "title", "video_id", "recording")
+    return [[song[name] for name in names] for song in songs if song["pairs"]]
 
 
 def _with_songs(popdb: Popdb, songs: list[dict[str, Any]]) -> Popdb:
     """The dataset with a new `songs.parquet`, where what became of the other songs has changed."""
     if popdb.info["songs"] == digest(songs):
         return popdb
-    _write_parquet(popdb.root / "songs.parquet", songs, SONGS_SCHEMA)
+    write_songs(popdb.root / "songs.parquet", songs)
     info = popdb.info | {
         "songs": digest(songs),
         "files": {**popdb.info["files"], **_files(popdb.root, ["songs.parquet"])},
@@ -164,12 +160,17 @@ def _unchanged(root: Path, inputs: str) -> Popdb | None:
 
 
 def _write(
-    root: Path, kept: list[Outcome], songs: list[dict[str, Any]], settings: Settings, info: dict[str, Any]
+    root: Path,
+    kept: list[Outcome],
+    songs: list[dict[str, Any]],
+    groups: dict[str, str],
+    settings: Settings,
+    info: dict[str, Any],
 ) -> None:
     # Without dataset.json the folder is no dataset: nobody reads an old index over new shards.
     remove([root / "dataset.json", root / "index.parquet", *root.glob(".*.tmp")])
     (root / "shards").mkdir(parents=True, exist_ok=True)
-    rows = _pair_rows(kept, settings, info["codec"])
+    rows = _pair_rows(kept, groups, settings, info["codec"])
     statistics = {stream: ChannelStatistics() for stream in STREAMS}
     shards: list[str] = []
     for name, members, tensors in _shards(kept, rows, settings.popdb.pairs_per_shard):
@@ -180,31 +181,17 @@ def _write(
         _count(statistics, members, tensors)
     remove(path for path in (root / "shards").iterdir() if f"shards/{path.name}" not in shards)
     write_json(root / "stats.json", {stream: s.summary() for stream, s in statistics.items()})
-    _write_parquet(root / "songs.parquet", songs, SONGS_SCHEMA)
+    write_songs(root / "songs.parquet", songs)
     _write_parquet(root / "index.parquet", rows, INDEX_SCHEMA)
     write_json(root / "dataset.json", info | _contents(root, rows, songs, shards, settings))
 
 
-def _song_row(outcome: Outcome) -> dict[str, Any]:
-    record = outcome.record
-    return {
-        "song_id": outcome.song.song_id,
-        "title": outcome.song.title,
-        "stage": outcome.stage,
-        "status": outcome.status.value,
-        "retryable": outcome.status.retryable,
-        "attempts": outcome.attempts,
-        "message": outcome.message,
-        "video_id": record.get("video_id"),
-        "match_score": record.get("match_score"),
-        "pairs": len(record.get("chunks", [])),
-    }
-
-
-def _pair_rows(kept: list[Outcome], settings: Settings, codec: str) -> list[dict[str, Any]]:
+def _pair_rows(
+    kept: list[Outcome], groups: dict[str, str], settings: Settings, codec: str
+) -> list[dict[str, Any]]:
     config = settings.popdb
     # By recording, not by song: two titles may have led to the same one.
-    recordings = [outcome.record["audio_sha256"] for outcome in kept]
+    recordings = [groups[outcome.record["audio_sha256"]] for outcome in kept]
     validation = held_out(recordings, config.validation_share, config.seed)
     return [
         {
@@ -213,11 +200,11 @@ def _pair_rows(kept: list[Outcome], settings: Settings, codec: str) -> list[dict
             "title": outcome.song.title,
             "video_id": outcome.record.get("video_id"),
             "chunk": chunk,
-            "split": "validation" if outcome.record["audio_sha256"] in validation else "train",
+            "split": "validation" if recording in validation else "train",
             "codec": codec,
             **measured,
         }
-        for outcome in kept
+        for outcome, recording in zip(kept, recordings, strict=True)
         for chunk, measured in enumerate(outcome.record["chunks"])
     ]
 

@@ -209,7 +209,7 @@ def test_what_an_operator_must_mend_ends_the_flow_with_its_own_words(
     def full(*_: Any) -> dict[str, Any]:
         raise OperatorError("the disk is full: make room")
 
-    monkeypatch.setattr("samuel.popdb.pipeline.acquire", full)
+    monkeypatch.setattr("samuel.popdb.acquisition.fetch_file", full)
     with pytest.raises(OperatorError, match="the disk is full: make room"):
         build_popdb(folder_settings(tmp_path, songs_folder))
 

@@ -3,7 +3,11 @@
 import importlib
 import io
 import json
+import re
+import socket
+import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,16 +24,27 @@ from numpy.typing import NDArray
 from yt_dlp.extractor import import_extractors
 from yt_dlp.plugins import load_all_plugins
 
-from samuel.popdb.download import Site
-
 PLUGIN_FOLDER = Path(__file__).with_name("site_plugin")
-TEST_SITE = Site("samueltest", ("samueltest:search$", "samueltest$"))
+# `download` settings for the site: no pause that a test would have to wait for, one try, the site's order.
+AT_ONCE: dict[str, Any] = {
+    "search": "samueltest",
+    "extractors": ["samueltest:search$", "samueltest$"],
+    "policy": "first",
+    "search_interval_s": 0,
+    "download_interval_s": 0,
+    "request_interval_s": 0,
+    "retries": 0,
+    "attempts": 1,
+    "pause_s": 0.01,
+    "pause_ceiling_s": 0.05,
+    "stop_after": 1000,
+}
 
 
 def sine(duration_s: float = 3.0, sample_rate: int = 44_100, channels: int = 2) -> NDArray[np.float32]:
     """A tone of 440 Hz at half of full scale, (S, channels)."""
-    time = np.arange(round(duration_s * sample_rate)) / sample_rate
-    tone = 0.5 * np.sin(2 * np.pi * 440 * time)
+    time_s = np.arange(round(duration_s * sample_rate)) / sample_rate
+    tone = 0.5 * np.sin(2 * np.pi * 440 * time_s)
     return np.repeat(tone[:, None], channels, axis=1).astype(np.float32)
 
 
@@ -42,29 +57,70 @@ def encoded(audio: NDArray[np.float32], sample_rate: int = 44_100, kind: str = "
 
 @dataclass
 class Answer:
-    """What the site sends for a path: `sent` bytes of `body` (all by default), then it hangs up."""
+    """What the site sends for a path, and what goes wrong with it.
+
+    Attributes:
+        body: The whole of it; a request for a range gets its rest (206), or 416 where there is none.
+        status: HTTP status.
+        kind: Content-Type.
+        sent: So many bytes are sent, then the site hangs up; None: all.
+        length: Content-Length that is claimed; None: the true one.
+        bytes_per_s: Pace of a slow body; None: at once.
+        reset: The connection is reset instead of closed.
+        ranges: False: a request for a range gets the whole.
+        times: The fault (status, sent, reset, length, bytes_per_s) holds for so many requests; None: always.
+    """
 
     body: bytes
     status: int = 200
     sent: int | None = None
     kind: str = "application/octet-stream"
+    length: int | None = None
+    bytes_per_s: float | None = None
+    reset: bool = False
+    ranges: bool = True
+    times: int | None = None
+
+    def now(self) -> "Answer":
+        """This answer to one more request: healed where its fault held only for the first ones."""
+        if self.times is None:
+            return self
+        self.times -= 1
+        return self if self.times >= 0 else Answer(self.body, kind=self.kind, ranges=self.ranges)
 
 
 @dataclass
 class LocalSite:
-    """The site's content, and the requests it saw."""
+    """The site's content, and the requests it saw.
+
+    Attributes:
+        base: Its address.
+        answers: By path; "/search" is that of every search, "/search?q=<title>" that of one.
+        hits: What a search finds.
+        found: The ids of the hits that the search for a title finds; where it is not in here, it finds all.
+        queries: Titles searched for.
+        requests: Paths asked for.
+        headers: Those of each request; the path, with its query, is under ":path".
+    """
 
     base: str
     answers: dict[str, Answer] = field(default_factory=dict)
     hits: list[dict[str, Any]] = field(default_factory=list)
+    found: dict[str, list[str]] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
 
     def add_video(self, video_id: str, media: Answer, duration: float | None = 3.0, **page: Any) -> None:
         """A hit of every search, its page, and its media; `page` is added to hit and page."""
         self.add_hit(video_id, duration=duration, **page)
         self.add_page(video_id, duration=duration, **page)
         self.answers[f"/media/{video_id}"] = media
+
+    def add_song(self, title: str, video_id: str, media: Answer, duration: float | None = 3.0) -> None:
+        """A video that is a hit of the search for `title` alone."""
+        self.add_video(video_id, media, duration)
+        self.found[title] = [video_id]
 
     def add_hit(self, video_id: str, **fields: Any) -> None:
         """A hit of every search, without a page behind it."""
@@ -77,41 +133,102 @@ class LocalSite:
         page = {"id": video_id, "title": f"Video {video_id}", **media, **fields}
         self.answers[f"/watch/{video_id}"] = Answer(json.dumps(page).encode())
 
+    def add_segmented_video(self, video_id: str, segments: list[bytes], segment_s: float) -> None:
+        """A hit whose media is an HLS playlist of `segments`, at /media/<id>/<number>."""
+        lines = ["#EXTM3U", "#EXT-X-VERSION:3", f"#EXT-X-TARGETDURATION:{segment_s:g}"]
+        for number, body in enumerate(segments):
+            lines += [f"#EXTINF:{segment_s},", f"{self.base}/media/{video_id}/{number}"]
+            self.answers[f"/media/{video_id}/{number}"] = Answer(body)
+        self.answers[f"/media/{video_id}"] = Answer("\n".join([*lines, "#EXT-X-ENDLIST", ""]).encode())
+        fields = {"duration": segment_s * len(segments), "ext": "mp3", "protocol": "m3u8_native"}
+        self.add_hit(video_id, **fields)
+        self.add_page(video_id, **fields)
+
+    def sent(self, path: str, header: str) -> list[str | None]:
+        """What the requests for `path` had as `header`."""
+        return [headers.get(header) for headers in self.headers if urlsplit(headers[":path"]).path == path]
+
     def answer(self, target: str) -> Answer:
         """What is sent for a request."""
         parts = urlsplit(target)
         self.requests.append(parts.path)
         if parts.path == "/search":
-            self.queries += parse_qs(parts.query)["q"]
-            return self.answers.get("/search") or Answer(json.dumps(self.hits).encode())
-        return self.answers.get(parts.path, Answer(b"nothing here", 404))
+            [title] = parse_qs(parts.query)["q"]
+            self.queries.append(title)
+            return self._search(title).now()
+        return self.answers.get(parts.path, Answer(b"nothing here", 404)).now()
+
+    def _search(self, title: str) -> Answer:
+        if answer := self.answers.get(f"/search?q={title}") or self.answers.get("/search"):
+            return answer
+        wanted = self.found.get(title)
+        return Answer(json.dumps([h for h in self.hits if wanted is None or h["id"] in wanted]).encode())
 
 
 @contextmanager
-def serving() -> Iterator[LocalSite]:
-    """Serve a fresh, empty site while the block runs."""
+def serving(site: LocalSite | None = None) -> Iterator[LocalSite]:
+    """Serve `site`, or a fresh and empty one, while the block runs; its `base` is set."""
+    served = site or LocalSite("")
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self) -> None:
-            answer = site.answer(self.path)
-            self.send_response(answer.status)
-            self.send_header("Content-Type", answer.kind)
-            self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body[: answer.sent])
+            served.headers.append({":path": self.path, **self.headers})
+            _send(self, served.answer(self.path))
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        site = LocalSite(f"http://127.0.0.1:{server.server_port}")
+        server.daemon_threads = True
+        served.base = f"http://127.0.0.1:{server.server_port}"
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield site
+            yield served
         finally:
             server.shutdown()
             thread.join()
+
+
+def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
+    start = _range_start(handler, answer)
+    body = answer.body[start or 0 :]
+    beyond = start is not None and not body
+    handler.send_response(answer.status if start is None else 416 if beyond else 206)
+    handler.send_header("Content-Type", answer.kind)
+    if start is not None:
+        part = "*" if beyond else f"{start}-{len(answer.body) - 1}"
+        handler.send_header("Content-Range", f"bytes {part}/{len(answer.body)}")
+    handler.send_header("Content-Length", str(len(body) if answer.length is None else answer.length))
+    handler.send_header("Connection", "close")
+    handler.close_connection = True
+    handler.end_headers()
+    try:
+        _write(handler, body[: answer.sent], answer.bytes_per_s)
+        if answer.reset:
+            handler.wfile.flush()
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+    except OSError:  # the client has had enough
+        return
+
+
+def _range_start(handler: BaseHTTPRequestHandler, answer: Answer) -> int | None:
+    found = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+    return int(found[1]) if found and answer.ranges and answer.status == 200 else None
+
+
+def _write(handler: BaseHTTPRequestHandler, body: bytes, bytes_per_s: float | None) -> None:
+    if bytes_per_s is None:
+        handler.wfile.write(body)
+        return
+    step = max(1, round(bytes_per_s / 20))
+    for start in range(0, len(body), step):
+        handler.wfile.write(body[start : start + step])
+        handler.wfile.flush()
+        time.sleep(step / bytes_per_s)
 
 
 @contextmanager

@@ -59,6 +59,14 @@ def test_a_passing_failure_is_tried_again_and_counted(tmp_path: Path, status: St
     assert not (folder / "half.wav").exists()
 
 
+def test_a_final_failure_is_tried_again_under_other_limits(tmp_path: Path) -> None:
+    folder = tmp_path / "k"
+    attempt(SONG, "download", folder, fail_with(Status.TOO_LONG), {}, limits=900)
+    same = attempt(SONG, "download", folder, lambda _: pytest.fail("tried again"), {}, limits=900)
+    assert same.status == Status.TOO_LONG
+    assert attempt(SONG, "download", folder, succeed, {}, limits=1200).attempts == 2
+
+
 def test_what_an_operator_must_mend_stops_the_run(tmp_path: Path) -> None:
     def full(_: Path) -> dict[str, Any]:
         raise OperatorError("disk full")

@@ -9,6 +9,7 @@ from samuel.codec import load_codec
 from samuel.config import CodecConfig
 from samuel.device import resolve_device
 from samuel.popdb import pipeline
+from samuel.popdb.acquisition import acquire_songs
 from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
 from tests.popdb.latents import small_settings
@@ -30,7 +31,7 @@ def encoded(root: Path, level: float = 0.1) -> Outcome:
     write_wav(wav, (level * np.random.default_rng(0).normal(size=(2, 4 * 44_100))).astype(np.float32))
     settings = small_settings(root)
     song = Song(f"song{level}", "noise", url=wav.as_uri())
-    downloaded = pipeline.download_song(song, settings)
+    [downloaded] = acquire_songs([song], settings)
     return pipeline.encode_song(pipeline.separate_song(downloaded, settings), settings)
 
 

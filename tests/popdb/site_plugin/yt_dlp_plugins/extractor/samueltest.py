@@ -15,10 +15,7 @@ class SamuelTestVideoIE(InfoExtractor):
         page: Any = self._download_json(url, self._match_id(url))
         if reason := page.pop("geo_restricted", None):
             self.raise_geo_restricted(reason, countries=["IS"])
-        if reason := page.pop("error", None):
-            raise ExtractorError(reason, expected=True)
-        if reason := page.pop("bug", None):
-            raise ExtractorError(reason)
+        _raise_what_it_says(page)
         return page
 
 
@@ -29,5 +26,14 @@ class SamuelTestSearchIE(SearchInfoExtractor):
     def _search_results(self, query: str) -> Any:
         url = os.environ["SAMUEL_TEST_SITE"] + "/search"
         hits: Any = self._download_json(url, query, query={"q": query})
+        if isinstance(hits, dict):
+            _raise_what_it_says(hits)
         for hit in hits:
             yield {"_type": "url", "ie_key": SamuelTestVideoIE.ie_key(), **hit}
+
+
+def _raise_what_it_says(answer: Any) -> None:
+    if reason := answer.pop("error", None):
+        raise ExtractorError(reason, expected=True)
+    if reason := answer.pop("bug", None):
+        raise ExtractorError(reason)

@@ -1,0 +1,128 @@
+"""Where the songs of a list went: how many reached each step, why others did not, how long it will take."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from samuel.config import DownloadConfig
+from samuel.popdb.outcome import Outcome
+
+# The step that a song has behind it once the stage of this name is done.
+STEPS = {
+    "search": "searched",
+    "match": "matched",
+    "download": "downloaded",
+    "separate": "separated",
+    "encode": "encoded",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """How many songs reached a step.
+
+    Attributes:
+        name: listed, searched, matched, downloaded, separated or encoded.
+        songs: How many reached it.
+        lost: How many of the step before did not, by status.
+    """
+
+    name: str
+    songs: int
+    lost: dict[str, int]
+
+    def row(self) -> dict[str, str | int]:
+        """As the row of a table."""
+        why = ", ".join(f"{status} {songs:,}" for status, songs in self.lost.items())
+        return {"step": self.name, "songs": self.songs, "lost": sum(self.lost.values()), "why": why}
+
+
+def funnel(outcomes: Iterable[Outcome]) -> list[Step]:
+    """Listed → searched → matched → downloaded → …, as far as any song got.
+
+    Files at hand are not searched for; where all songs are such, those steps are left out.
+    """
+    kept = list(outcomes)
+    stages = list(STEPS)
+    deepest = max((stages.index(outcome.stage) for outcome in kept), default=-1)
+    stages = stages[: deepest + 1]
+    if all(outcome.song.url for outcome in kept):
+        stages = [stage for stage in stages if stage not in ("search", "match")]
+    left = len(kept)
+    steps = [Step("listed", left, {})]
+    for stage in stages:
+        lost = Counter(outcome.status.value for outcome in kept if outcome.stage == stage and not outcome.ok)
+        left -= lost.total()
+        steps.append(Step(STEPS[stage], left, dict(lost.most_common())))
+    return steps
+
+
+def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:
+    """Rows with the same columns as text, numbers to the right."""
+    lines = [list(rows[0])] + [[f"{v:,}" if isinstance(v, int) else v for v in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = [">" if isinstance(value, int) else "<" for value in rows[0].values()]
+    columns = list(zip(sides, widths, strict=True))
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(line, columns, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+@dataclass
+class Progress:
+    """How far a run is, and how long the rest will take.
+
+    Attributes:
+        songs: How many there are in all.
+        least_s: Least time of one song: what the pace demands of those that are not done.
+    """
+
+    songs: int
+    least_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    done: int = 0
+    worked: int = 0
+    _started: float = field(init=False)
+    _told: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self._told = self.clock()
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Count songs whose download is over; those that were done before say nothing about the time."""
+        for outcome in outcomes:
+            self.done += 1
+            self.worked += outcome.worked
+
+    @property
+    def left_s(self) -> float:
+        """Seconds to go, at the mean pace of the songs that this run worked on."""
+        elapsed_s = self.clock() - self._started
+        each_s = elapsed_s / self.worked if self.worked else self.least_s
+        return (self.songs - self.done) * each_s
+
+    def due(self, interval_s: float) -> bool:
+        """True at the end, and once in every `interval_s` before."""
+        if self.done < self.songs and self.clock() - self._told < interval_s:
+            return False
+        self._told = self.clock()
+        return True
+
+    def line(self) -> str:
+        """For the log."""
+        return f"{self.done:,} of {self.songs:,} songs, about {duration(self.left_s)} left"
+
+
+def least_s(config: DownloadConfig) -> float:
+    """Mean time between two downloads that the pace of `config` allows."""
+    return max(config.download_interval_s, config.search_interval_s) * (1 + config.jitter / 2)
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 47 h, 12 min, 8 s."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"

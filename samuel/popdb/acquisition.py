@@ -1,0 +1,178 @@
+"""Songs → audio: search, choice, download, several songs at a time, in rounds (paper §III-C).
+
+What a search said is an entry of its own, by title, and what was downloaded another, by video: a title is
+searched for once, a video fetched once, whoever asks, and another way of choosing asks the site for nothing
+that is there. Failures are remembered beside them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from samuel.config import Settings
+from samuel.files import digest, partial_folder
+from samuel.popdb.catalog import Song
+from samuel.popdb.download.choice import Candidate, rank, verdict
+from samuel.popdb.download.fetch import AUDIO, fetch_file, fetch_video
+from samuel.popdb.download.pace import Pace
+from samuel.popdb.download.search import hits_of, search
+from samuel.popdb.outcome import Outcome, attempt, failed_before
+from samuel.popdb.status import Status
+
+# Raise it when the code gives other hits, or other bytes, for the same input.
+VERSION = 2
+# A video that failed so often, over all runs, by what might pass gives way to the next best.
+PATIENCE = 6
+
+
+def acquire_songs(
+    songs: Sequence[Song], settings: Settings, done: Callable[[Outcome], object] = lambda _: None
+) -> list[Outcome]:
+    """The audio of every song, or why there is none, in the order of `songs`.
+
+    Songs that failed by what might pass are tried again after the others, and after a pause.
+
+    Args:
+        songs: Of the list.
+        settings: Where, which, and at what pace.
+        done: Called once for each song, when its first try is over.
+
+    Raises:
+        OperatorError: The run must stop: a bot check, a run of refusals, a full disk. What is done stays.
+    """
+    pace = pace_of(settings)
+    outcomes: dict[int, Outcome] = {}
+    waiting = list(range(len(songs)))
+    for again in range(settings.download.attempts):
+        if again:
+            pace.rest(again)
+        for place, outcome in _side_by_side([(i, songs[i]) for i in waiting], settings, pace):
+            outcomes[place] = outcome
+            if not again:
+                done(outcome)
+        waiting = [i for i in waiting if outcomes[i].status.retryable]
+        if not waiting:
+            break
+    return [outcomes[i] for i in range(len(songs))]
+
+
+def acquire_song(song: Song, settings: Settings, pace: Pace) -> Outcome:
+    """The audio of one song, tried once: `data/raw/<key>/audio.wav`."""
+    if song.url is not None:
+        return _file(song, settings)
+    searched = _searched(song, settings, pace)
+    if searched.entry is None:
+        return searched
+    candidates = rank(song.title, song.duration_s, hits_of(searched.entry.record), settings.download)
+    tried = _tried(song, candidates, settings, pace)
+    return _told(searched, candidates, tried)
+
+
+def pace_of(settings: Settings) -> Pace:
+    """The pace that everybody keeps who shares the data folder."""
+    return Pace(settings.download, settings.data / "raw" / ".pace")
+
+
+def _side_by_side(
+    songs: Sequence[tuple[int, Song]], settings: Settings, pace: Pace
+) -> Iterator[tuple[int, Outcome]]:
+    executor = ThreadPoolExecutor(settings.download.workers, thread_name_prefix="acquire")
+    try:
+        # Each with the caller's context, or a log could not tell whose run a thread works for.
+        places = {
+            executor.submit(copy_context().run, acquire_song, song, settings, pace): place
+            for place, song in songs
+        }
+        for future in as_completed(places):
+            yield places[future], future.result()
+    except BaseException:
+        pace.leave()  # or those who wait for their turn would be waited for
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _file(song: Song, settings: Settings) -> Outcome:
+    config, folder = settings.download, _folder(settings, song.song_id)
+    limit = config.max_duration_s
+    outcome = attempt(song, "download", folder, lambda to: fetch_file(song, config, to), {}, limits=limit)
+    return _within(outcome, limit)
+
+
+def _searched(song: Song, settings: Settings, pace: Pace) -> Outcome:
+    config = settings.download
+    key = digest("search", VERSION, config.search, config.search_results, song.title)
+    folder = settings.data / "searches" / key
+    again = failed_before(folder)
+    return attempt(song, "search", folder, lambda _: search(song.title, config, pace, again=again), {})
+
+
+def _tried(song: Song, candidates: Sequence[Candidate], settings: Settings, pace: Pace) -> list[Outcome]:
+    """The downloads of the acceptable candidates, best first, up to the first that ends the matter."""
+    tried: list[Outcome] = []
+    for candidate in candidates:
+        if candidate.refusal is not None:
+            break
+        tried.append(_video(song, candidate, settings, pace))
+        if tried[-1].ok or (tried[-1].status.retryable and tried[-1].attempts < PATIENCE):
+            break
+    return tried
+
+
+def _video(song: Song, candidate: Candidate, settings: Settings, pace: Pace) -> Outcome:
+    config, hit = settings.download, candidate.hit
+    folder, limit = _folder(settings, config.search, hit.extractor, hit.video_id), config.max_duration_s
+    again = failed_before(folder)
+
+    def make(to: Path) -> dict[str, Any]:
+        return fetch_video(hit, config, pace, to, partial_folder(folder), again=again)
+
+    return _within(attempt(song, "download", folder, make, {}, limits=limit), limit)
+
+
+def _folder(settings: Settings, *source: str) -> Path:
+    return settings.data / "raw" / digest("download", VERSION, *source)
+
+
+def _within(outcome: Outcome, longest_s: float) -> Outcome:
+    """`outcome` with the digest of its audio; refused where it was downloaded under a larger limit."""
+    if outcome.entry is None:
+        return outcome
+    if (duration_s := outcome.record["duration_s"]) <= longest_s:
+        return replace(outcome, record=outcome.record | {"audio_sha256": outcome.entry.sha256[AUDIO]})
+    message = f"{duration_s:.1f} s; download.max_duration_s is {longest_s:g}"
+    return replace(outcome, status=Status.TOO_LONG, message=message, entry=None, record={})
+
+
+def _told(searched: Outcome, candidates: Sequence[Candidate], tried: Sequence[Outcome]) -> Outcome:
+    """What became of a song that was searched for, with every candidate and what spoke for or against it."""
+    table = {"candidates": [_row(c, tried[i] if i < len(tried) else None) for i, c in enumerate(candidates)]}
+    if not tried:
+        status, message = verdict(candidates)
+        return replace(searched, stage="match", status=status, message=message, entry=None, record=table)
+    last = tried[-1] if tried[-1].ok or tried[-1].status.retryable else tried[0]
+    chosen = candidates[tried.index(last)]
+    found = {"match_score": chosen.score, "match_reason": chosen.reason} if last.ok else {}
+    worked = searched.worked or any(outcome.worked for outcome in tried)
+    return replace(last, record={**last.record, **found, **table}, worked=worked)
+
+
+def _row(candidate: Candidate, tried: Outcome | None) -> dict[str, Any]:
+    hit = candidate.hit
+    if tried is None:
+        verdict_, reason = candidate.refusal or "spare", candidate.reason
+    else:
+        verdict_, reason = ("chosen", candidate.reason) if tried.ok else (tried.status, tried.message)
+    return {
+        "video_id": hit.video_id,
+        "title": hit.title,
+        "channel": hit.channel,
+        "duration_s": hit.duration_s,
+        "title_likeness": candidate.title_likeness,
+        "score": candidate.score,
+        "verdict": str(verdict_),
+        "reason": reason,
+    }

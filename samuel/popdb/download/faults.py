@@ -1,0 +1,102 @@
+"""What went wrong: yt-dlp's exceptions as statuses, and what concerns every song as OperatorError."""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from yt_dlp.networking.exceptions import TransportError
+from yt_dlp.utils import (
+    ContentTooShortError,
+    DownloadError,
+    ExtractorError,
+    GeoRestrictedError,
+    YoutubeDLError,
+)
+
+from samuel.errors import OperatorError, SongError
+from samuel.popdb.status import Status
+
+DISK_RESERVE_BYTES = 64 * 2**20
+FULL_DISK = r"No space left on device|Disk quota exceeded|Errno 28\b"
+BOT_CHECK = r"not a bot\b|captcha"
+BOT_REMEDY = (
+    "wait some hours and go on with a larger download.download_interval_s, or set up a PO-token provider or "
+    "cookies for yt-dlp (cookies can cost you the account). What was downloaded stays"
+)
+DISK_REMEDY = "make room, or point `data` to another disk, and start again. What was downloaded stays"
+
+# The first that matches decides: once yt-dlp has given up retrying, only the message is left.
+VERDICTS = (
+    (r"no suitable extractor|No such file or directory", Status.UNAVAILABLE),
+    (r"HTTP Error (?:429|402)\b|try again later|rate.?limited", Status.RATE_LIMITED),
+    (r"confirm your age|age.restricted", Status.AGE_GATED),
+    (r"available (?:in|from) your (?:country|location|region)", Status.GEO_BLOCKED),
+    (r"live event will begin|premieres in", Status.LIVE),
+    (r"HTTP Error 403\b", Status.FORBIDDEN),
+    # A segment that is missing, of a video that is there.
+    (r"HTTP Error 408\b|got error: HTTP Error 4(?:04|10)\b", Status.NETWORK),
+    (r"HTTP Error (?:404|410)\b", Status.UNAVAILABLE),
+    (r"HTTP Error [45]\d\d\b", Status.SERVER_ERROR),
+    (r"got error:|timed out|did not get any data|content too short", Status.NETWORK),
+)
+
+
+def classify(error: YoutubeDLError) -> Status:
+    """Status of a song whose search or download ended in `error`.
+
+    Raises:
+        OperatorError: No other song would fare better: a bot check, or a full disk.
+    """
+    causes = list(_causes(error))
+    text = " | ".join(str(getattr(cause, "orig_msg", cause)) for cause in causes)
+    if re.search(FULL_DISK, text):
+        raise OperatorError(f"the disk is full: {DISK_REMEDY}")
+    if re.search(BOT_CHECK, text, re.IGNORECASE):
+        raise OperatorError(f"the site asks for proof that no robot is at work: {BOT_REMEDY}")
+    if any(isinstance(cause, GeoRestrictedError) for cause in causes):
+        return Status.GEO_BLOCKED
+    for pattern, status in VERDICTS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return status
+    if any(isinstance(cause, TransportError | ContentTooShortError) for cause in causes):
+        return Status.NETWORK
+    # yt-dlp did not understand the answer: the site has changed, and a newer yt-dlp may know it.
+    # Where its reader failed, `exc_info` holds what the reader raised; what yt-dlp made of it is the context.
+    extraction = (*causes, error.__context__)
+    broken = any(isinstance(cause, ExtractorError) and not cause.expected for cause in extraction)
+    return Status.SERVER_ERROR if broken else Status.UNAVAILABLE
+
+
+@contextmanager
+def translating(folder: Path) -> Iterator[None]:
+    """Turn what yt-dlp raises into SongError, and a full disk of `folder` into OperatorError."""
+    try:
+        yield
+    except YoutubeDLError as error:
+        _check_free_space(folder)
+        raise SongError(
+            classify(error), " ".join(str(error).removeprefix("ERROR: ").split())[:500]
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OperatorError(f"the disk is full: {DISK_REMEDY}") from error
+        raise
+
+
+def _check_free_space(folder: Path) -> None:
+    # Not every way to write says why it failed.
+    if shutil.disk_usage(folder).free < DISK_RESERVE_BYTES:
+        raise OperatorError(f"the disk is full: {DISK_REMEDY}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    # Without the outermost wrapper: its text quotes the query, and a song may be called "Captcha".
+    if isinstance(error, DownloadError) and error.exc_info:
+        error = error.exc_info[1] or error
+    while error is not None:
+        yield error
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__

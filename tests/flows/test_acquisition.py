@@ -1,0 +1,93 @@
+"""build-popdb from a song list, by real yt-dlp from a site of our own."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from prefect.client.orchestration import get_client
+
+from flows.build_popdb import build_popdb
+from samuel.config import Settings
+from samuel.errors import OperatorError
+from tests.flows.conftest import song
+from tests.popdb.latents import small_settings
+from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded, serving, yt_dlp_plugin
+
+SECONDS = 7.0
+TITLES = ("--exec touch x", "TRUE", "../../x", "Nowhere to be found", "Broken", "Blocked", "22")
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalSite]:
+    monkeypatch.setenv("NO_PROXY", "*")
+    with yt_dlp_plugin(), serving() as local:
+        monkeypatch.setenv("SAMUEL_TEST_SITE", local.base)
+        for number, title in enumerate(TITLES):
+            if not title.startswith("Nowhere"):
+                media = Answer(encoded(song(number, SECONDS)))
+                local.add_video(f"v{number}", media, SECONDS, title=f"Some Artist - {title}")
+        local.answers["/media/v4"] = Answer(b"no audio")
+        local.answers["/media/v5"] = Answer(b"", 403)
+        yield local
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    rows = [f'"{title}",{50 + number},{SECONDS * 1000:.0f}\n' for number, title in enumerate(TITLES)]
+    path = tmp_path / "list.csv"
+    path.write_text("song_name,song_popularity,song_duration_ms\n" + "".join(rows))
+    songs = {"source": "csv", "path": path, "min_popularity": 51}
+    download = {**AT_ONCE, "policy": "scored", "search_results": 10}
+    return small_settings(tmp_path, songs=songs, download=download)
+
+
+def artifacts_of_last_run() -> dict[str, Any]:
+    with get_client(sync_client=True) as client:
+        found = sorted(client.read_artifacts(), key=lambda artifact: str(artifact.created))
+    return {artifact.key or "": artifact.data for artifact in found}
+
+
+def test_every_song_of_the_list_is_accounted_for(
+    server: str, site: LocalSite, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    build_popdb(settings)
+    rows = {row["title"]: row for row in pq.read_table(settings.popdb_path / "songs.parquet").to_pylist()}
+    assert {title: (row["stage"], row["status"]) for title, row in rows.items()} == {
+        "TRUE": ("encode", "ok"),
+        "../../x": ("encode", "ok"),
+        "Nowhere to be found": ("match", "no_match"),
+        "Broken": ("download", "decode_failed"),
+        "Blocked": ("download", "forbidden"),
+        "22": ("encode", "ok"),
+    }
+    assert rows["22"]["video_id"] == "v6"
+    assert [len(row["candidates"]) for row in rows.values()] == [6] * 6
+    shown = artifacts_of_last_run()
+    for words in ("popularity under 51", "rows of the list"):
+        assert words in str(shown["song-list"])
+    for words in ("no_match 1", "decode_failed 1", "forbidden 1", "downloaded", "encoded"):
+        assert words in str(shown["songs"])
+    assert shown["download"] == 100.0
+    assert "6 of 6 songs" in caplog.text
+
+
+def test_a_rerun_fetches_only_what_is_worth_it(server: str, site: LocalSite, settings: Settings) -> None:
+    build_popdb(settings)
+    site.requests.clear()
+    site.answers["/media/v5"] = Answer(encoded(song(5, SECONDS)))
+    assert build_popdb(settings)["songs_kept"] == 4
+    assert site.requests == ["/watch/v5", "/media/v5"]
+
+
+def test_a_bot_check_ends_the_flow_with_its_own_words(
+    server: str, site: LocalSite, settings: Settings
+) -> None:
+    site.add_page("v6", error="Sign in to confirm you are not a bot")
+    with pytest.raises(OperatorError, match=r"download\.download_interval_s"):
+        build_popdb(settings)
+    site.add_page("v6", duration=SECONDS)
+    assert build_popdb(settings)["songs_kept"] == 3

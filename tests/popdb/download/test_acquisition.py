@@ -1,0 +1,198 @@
+"""Several songs, candidates and runs, by real yt-dlp."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samuel.config import parse
+from samuel.doctor import require
+from samuel.errors import InputError, MissingPartError, OperatorError
+from samuel.popdb import acquisition
+from samuel.popdb.acquisition import acquire_songs, pace_of
+from samuel.popdb.catalog import Song
+from samuel.popdb.status import Status
+from tests.popdb.download.conftest import Workplace
+from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded, serving, sine
+
+COOKIES = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\tsecret-value\n"
+
+
+def verdicts(record: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(candidate["video_id"], candidate["verdict"]) for candidate in record["candidates"]]
+
+
+def test_the_best_candidate_is_taken_and_all_are_kept(site: LocalSite, workplace: Workplace) -> None:
+    site.add_hit("other", title="Another title altogether", duration=3)
+    site.add_hit("long", title="Wanted", duration=40)
+    site.add_hit("live", title="Wanted", duration=3, live_status="is_live")
+    site.add_video("spare", Answer(encoded(sine())), title="Wanted", duration=5.5)
+    site.add_video("best", Answer(encoded(sine())), title="Artist - Wanted", duration=3.0)
+    [outcome] = workplace.outcomes(Song("1", "Wanted", duration_s=3.0), policy="scored")
+    assert verdicts(outcome.record) == [
+        ("best", "chosen"), ("spare", "spare"), ("other", "no_match"), ("long", "no_match"), ("live", "live"),
+    ]  # fmt: skip
+    assert outcome.record["match_score"] == outcome.record["candidates"][0]["score"] >= 90
+    assert "0.0 s off" in outcome.record["match_reason"]
+
+
+def test_no_match_tells_of_every_candidate(site: LocalSite, workplace: Workplace) -> None:
+    site.add_hit("other", title="Another title altogether", duration=3)
+    [outcome] = workplace.outcomes("Wanted", policy="scored")
+    assert (outcome.stage, outcome.status, outcome.ok) == ("match", Status.NO_MATCH, False)
+    assert verdicts(outcome.record) == [("other", "no_match")]
+
+
+def test_the_next_best_comes_when_the_best_is_gone(site: LocalSite, workplace: Workplace) -> None:
+    site.add_video("gone", Answer(b"no", 404))
+    site.add_video("there", Answer(encoded(sine())))
+    [outcome] = workplace.outcomes("Any")
+    assert outcome.record["video_id"] == "there"
+    assert verdicts(outcome.record) == [("gone", "unavailable"), ("there", "chosen")]
+    assert "404" in outcome.record["candidates"][0]["reason"]
+    site.requests.clear()
+    assert not workplace.outcomes("Any")[0].worked
+    assert site.requests == []
+
+
+def test_all_gone_is_told_of_the_best(site: LocalSite, workplace: Workplace) -> None:
+    site.add_video("first", Answer(b"no", 404))
+    site.add_video("second", Answer(b"no audio"))
+    [outcome] = workplace.outcomes("Any")
+    assert (outcome.stage, outcome.status) == ("download", Status.UNAVAILABLE)
+    assert verdicts(outcome.record) == [("first", "unavailable"), ("second", "decode_failed")]
+
+
+def test_a_passing_fault_keeps_to_the_best_for_a_while(
+    site: LocalSite, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acquisition, "PATIENCE", 3)
+    site.add_video("blocked", Answer(b"no", 403))
+    site.add_video("there", Answer(encoded(sine())))
+    statuses = [workplace.outcomes("Any")[0].status for _ in range(3)]
+    assert statuses == [Status.FORBIDDEN, Status.FORBIDDEN, Status.OK]
+
+
+def test_a_second_try_comes_after_the_other_songs(site: LocalSite, workplace: Workplace) -> None:
+    for name in ("first", "second"):
+        site.add_video(name, Answer(encoded(sine())), title=name.title())
+    site.answers["/media/first"] = Answer(encoded(sine()), status=503, times=1)
+    first, second = workplace.outcomes("First", "Second", policy="scored", attempts=2, workers=1)
+    assert (first.status, first.attempts, second.attempts) == (Status.OK, 2, 1)
+    assert [path for path in site.requests if "media" in path] == [
+        "/media/first", "/media/second", "/media/first",
+    ]  # fmt: skip
+
+
+def test_one_title_is_searched_once_and_one_video_fetched_once(site: LocalSite, workplace: Workplace) -> None:
+    site.add_video("a", Answer(encoded(sine())))
+    songs = [Song(str(number), "Any", duration_s=3.0 + number) for number in range(3)]
+    outcomes = workplace.outcomes(*songs, workers=3)
+    assert [outcome.song for outcome in outcomes] == songs
+    assert site.requests == ["/search", "/watch/a", "/media/a"]
+    assert len({outcome.record["audio_sha256"] for outcome in outcomes}) == 1
+
+
+def test_another_policy_asks_for_no_new_search(site: LocalSite, workplace: Workplace) -> None:
+    site.add_video("first", Answer(encoded(sine())), title="Something else")
+    site.add_video("best", Answer(encoded(sine())), title="Wanted")
+    assert workplace.search("Wanted")["video_id"] == "first"
+    assert workplace.search("Wanted", policy="scored")["video_id"] == "best"
+    assert site.requests.count("/search") == 1
+
+
+def test_a_larger_limit_lets_a_longer_song_in(site: LocalSite, workplace: Workplace) -> None:
+    site.add_video("a", Answer(encoded(sine())))
+    assert workplace.outcomes("Any", max_duration_s=2)[0].status == Status.TOO_LONG
+    assert workplace.search("Any", max_duration_s=4)["duration_s"] == 3.0
+
+
+def test_a_bot_check_stops_the_run_and_what_is_done_stays(site: LocalSite, workplace: Workplace) -> None:
+    for name in ("first", "second", "third"):
+        site.add_video(name, Answer(encoded(sine())), title=name.title())
+    site.add_page("second", error="Sign in to confirm you are not a bot")
+    with pytest.raises(OperatorError, match=r"download\.download_interval_s"):
+        workplace.outcomes("First", "Second", "Third", policy="scored", workers=1)
+    assert "/watch/third" not in site.requests
+    with pytest.raises(OperatorError, match="robot"):  # until a person has acted
+        workplace.outcomes("Third", policy="scored")
+    pace_of(workplace.settings).open()
+    site.add_page("second", duration=3.0)
+    site.requests.clear()
+    outcomes = workplace.outcomes("First", "Second", "Third", policy="scored")
+    assert [outcome.ok for outcome in outcomes] == [True, True, True]
+    assert "/media/first" not in site.requests
+
+
+def test_a_run_of_refusals_stops_the_run(site: LocalSite, workplace: Workplace) -> None:
+    site.answers["/search"] = Answer(b"no", 429)
+    with pytest.raises(OperatorError, match="3 requests in a row failed, the last one as rate_limited"):
+        workplace.outcomes(*(f"Song {number}" for number in range(9)), stop_after=3, workers=1)
+    assert len(site.requests) == 3
+
+
+def test_songs_that_fail_again_say_nothing_of_the_site(site: LocalSite, workplace: Workplace) -> None:
+    titles = [f"Song {letter * 5}" for letter in "abcd"]
+    for title in titles:
+        site.add_video(title[-1], Answer(b"no", 403), title=title)
+    for title in titles:  # one at a time, a good answer between
+        workplace.outcomes(title, policy="scored", stop_after=100)
+    again = workplace.outcomes(*titles, policy="scored", stop_after=3)
+    assert [outcome.status for outcome in again] == [Status.FORBIDDEN] * 4
+
+
+# --- cookies, proxy, further options ---
+
+
+def test_cookies_are_sent_and_stay_secret(
+    site: LocalSite, workplace: Workplace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    site.add_video("a", Answer(b"no", 403))
+    path = tmp_path / "cookies.txt"
+    path.write_text(COOKIES)
+    [outcome] = workplace.outcomes("Any", cookies=path)
+    assert all("session=secret-value" in headers["Cookie"] for headers in site.headers)
+    assert path.read_text() == COOKIES
+    assert "secret-value" not in caplog.text + outcome.message
+
+
+@pytest.mark.parametrize(("content", "complaint"), [(None, "No such file"), ("secret", "not a cookies file")])
+def test_cookies_that_cannot_be_used(
+    content: str | None, complaint: str, workplace: Workplace, tmp_path: Path
+) -> None:
+    path = tmp_path / "cookies.txt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=rf"download\.cookies .*{complaint}") as caught:
+        workplace.outcomes("Any", cookies=path)
+    assert "secret" not in str(caught.value)
+    settings = parse({"data": workplace.root, "download": {**AT_ONCE, "cookies": path}})
+    with pytest.raises(MissingPartError, match=complaint):
+        require(settings, {"csv"})
+
+
+def test_a_proxy_sees_every_request(
+    site: LocalSite, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("SAMUEL_TEST_SITE", "http://127.0.0.1:1")  # nobody is there but behind the proxy
+    page = {"id": "a", "title": "A", "url": "http://127.0.0.1:1/media/a", "ext": "flac", "duration": 3}
+    hit = {"id": "a", "title": "A", "url": "http://127.0.0.1:1/watch/a", "duration": 3}
+    with serving() as proxy:
+        proxy.hits.append(hit)
+        proxy.answers["/watch/a"] = Answer(json.dumps(page).encode())
+        proxy.answers["/media/a"] = Answer(encoded(sine()))
+        workplace.search("Any", proxy=proxy.base)
+        assert proxy.requests == ["/search", "/watch/a", "/media/a"]
+    assert site.requests == []
+
+
+def test_further_options_reach_yt_dlp(
+    site: LocalSite, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.add_video("a", Answer(encoded(sine()), bytes_per_s=2000))
+    settings = workplace.with_(ytdlp={"socket_timeout": 0.05})
+    [outcome] = acquire_songs([Song("1", "Any")], settings)
+    assert (outcome.status, "timed out" in outcome.message) == (Status.NETWORK, True)

@@ -1,0 +1,318 @@
+"""What goes wrong at the site, on real yt-dlp: one song has a fault, the one after it must be done."""
+
+import gc
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from yt_dlp.networking.exceptions import TransportError
+from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, YoutubeDLError
+
+from samuel.config import Settings
+from samuel.errors import OperatorError
+from samuel.popdb.acquisition import acquire_songs
+from samuel.popdb.download.faults import classify
+from samuel.popdb.outcome import Outcome
+from samuel.popdb.status import Status
+from tests.popdb.runs import acquire, entries, noise, settings_for, song, tone
+from tests.popdb.site import Answer, LocalSite, encoded, sine
+
+SEARCH, PAGE, MEDIA = "/search?q=Faulty", "/watch/faulty", "/media/faulty"
+TITLES = ("Faulty", "Next")
+WHOLE = noise(3.0)
+MP3 = encoded(sine(4.0), kind="MP3")
+WEB_PAGE = b"\n <!DOCTYPE html><title>Sorry</title>"
+
+
+class Fault(NamedTuple):
+    """What is sent for a path, and what must become of the song."""
+
+    path: str
+    answer: Answer
+    status: Status
+    words: str
+
+
+def http_fault(path: str, code: int, status: Status) -> Fault:
+    return Fault(path, Answer(b"no", code), status, f"HTTP Error {code}")
+
+
+HTTP_FAULTS = [
+    http_fault(SEARCH, 403, Status.FORBIDDEN),
+    http_fault(SEARCH, 404, Status.SERVER_ERROR),
+    http_fault(SEARCH, 429, Status.RATE_LIMITED),
+    http_fault(SEARCH, 500, Status.SERVER_ERROR),
+    http_fault(PAGE, 403, Status.FORBIDDEN),
+    http_fault(PAGE, 404, Status.UNAVAILABLE),
+    http_fault(PAGE, 429, Status.RATE_LIMITED),
+    http_fault(PAGE, 500, Status.SERVER_ERROR),
+    http_fault(MEDIA, 400, Status.SERVER_ERROR),
+    http_fault(MEDIA, 402, Status.RATE_LIMITED),
+    http_fault(MEDIA, 403, Status.FORBIDDEN),
+    http_fault(MEDIA, 404, Status.UNAVAILABLE),
+    http_fault(MEDIA, 408, Status.NETWORK),
+    http_fault(MEDIA, 410, Status.UNAVAILABLE),
+    http_fault(MEDIA, 429, Status.RATE_LIMITED),
+    http_fault(MEDIA, 500, Status.SERVER_ERROR),
+    http_fault(MEDIA, 503, Status.SERVER_ERROR),
+]
+BODY_FAULTS = {
+    "slow body": Fault(MEDIA, Answer(WHOLE, bytes_per_s=400_000), Status.NETWORK, "download.timeout_s"),
+    "truncated search": Fault(SEARCH, Answer(b"[" * 99, sent=9), Status.NETWORK, "9 bytes read"),
+    "truncated page": Fault(PAGE, Answer(b"{" * 99, sent=9), Status.NETWORK, "9 bytes read"),
+    "truncated body": Fault(MEDIA, Answer(WHOLE, sent=300_000), Status.NETWORK, "300000 bytes read"),
+    "nothing arrives": Fault(MEDIA, Answer(WHOLE, sent=0), Status.NETWORK, "0 bytes read"),
+    "empty body": Fault(MEDIA, Answer(b""), Status.NETWORK, "not get any data"),
+    "reset search": Fault(SEARCH, Answer(b"[" * 99, sent=9, reset=True), Status.NETWORK, "reset by peer"),
+    "reset page": Fault(PAGE, Answer(b"{" * 99, sent=9, reset=True), Status.NETWORK, "reset by peer"),
+    "reset body": Fault(MEDIA, Answer(WHOLE, sent=300_000, reset=True), Status.NETWORK, "reset by peer"),
+    "length over the body's": Fault(
+        MEDIA, Answer(WHOLE, length=len(WHOLE) + 5000), Status.NETWORK, "5000 more expected"
+    ),
+    "length under the body's": Fault(
+        MEDIA, Answer(WHOLE, length=300_000), Status.DECODE_FAILED, "not readable as audio"
+    ),
+    "web page for search": Fault(SEARCH, Answer(WEB_PAGE), Status.SERVER_ERROR, "Failed to parse"),
+    "web page for page": Fault(PAGE, Answer(WEB_PAGE), Status.SERVER_ERROR, "Failed to parse"),
+    "web page for audio": Fault(
+        MEDIA, Answer(WEB_PAGE, kind="audio/flac"), Status.SERVER_ERROR, "a web page arrived"
+    ),
+    "no audio": Fault(MEDIA, Answer(bytes(range(256)) * 99), Status.DECODE_FAILED, "not readable as audio"),
+    "corrupt audio": Fault(
+        MEDIA,
+        Answer(WHOLE[:200_000] + b"\xff" * 4000 + WHOLE[204_000:]),
+        Status.DECODE_FAILED,
+        "not readable as audio",
+    ),
+    "audio without sound": Fault(
+        MEDIA, Answer(encoded(sine(0.0), kind="WAV")), Status.DECODE_FAILED, "holds no sound"
+    ),
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_for(tmp_path, timeout_s=0.5, workers=1)
+
+
+@pytest.fixture
+def two(site: LocalSite) -> LocalSite:
+    """A site of two songs, each the only one that its title finds."""
+    for title in TITLES:
+        site.add_song(title, title.lower(), Answer(WHOLE if title == "Faulty" else tone()))
+    return site
+
+
+def statuses(outcomes: list[Outcome]) -> list[Status]:
+    return [outcome.status for outcome in outcomes]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [*HTTP_FAULTS, *BODY_FAULTS.values()],
+    ids=[*(f"{f.words} for {f.path}" for f in HTTP_FAULTS), *BODY_FAULTS],
+)
+def test_a_fault_concerns_its_song_alone(
+    fault: Fault, two: LocalSite, settings: Settings, tmp_path: Path
+) -> None:
+    sound = two.answers.get(fault.path)
+    two.answers[fault.path] = fault.answer
+    outcomes = acquire(settings, *TITLES)
+    assert statuses(outcomes) == [fault.status, Status.OK]
+    assert len(entries(settings)) == 1
+    message = outcomes[0].message
+    assert fault.words in message
+    for word in (str(tmp_path), two.base, "\x1b", "ERROR"):
+        assert word not in message
+    two.requests.clear()
+    _restore(two, fault.path, sound)
+    if not fault.status.retryable:
+        assert statuses(acquire(settings, *TITLES)) == [fault.status, Status.OK]
+        assert two.requests == []
+        return
+    assert statuses(acquire(settings, *TITLES)) == [Status.OK] * 2
+    assert len(entries(settings)) == 2
+    assert set(two.requests) <= {"/search", PAGE, MEDIA}
+
+
+def _restore(site: LocalSite, path: str, answer: Answer | None) -> None:
+    if answer:
+        site.answers[path] = answer
+    else:
+        del site.answers[path]
+
+
+def test_a_length_under_the_bodys_is_seen_by_the_duration(two: LocalSite, settings: Settings) -> None:
+    two.add_page("faulty", ext="mp3", duration=4.0)
+    two.answers[MEDIA] = Answer(MP3, length=len(MP3) // 4)
+    outcomes = acquire(settings, *TITLES)
+    assert statuses(outcomes) == [Status.NETWORK, Status.OK]
+    assert outcomes[0].message.endswith("arrived of the 4.0 s promised")
+
+
+def test_a_duration_a_little_off_is_no_fault(site: LocalSite, settings: Settings) -> None:
+    site.add_video("a", Answer(tone(4.0)), duration=5.9)
+    [outcome] = acquire(settings, "Any song")
+    assert outcome.record["duration_s"] == 4.0
+
+
+def test_yt_dlp_tries_again_what_may_pass(site: LocalSite, tmp_path: Path) -> None:
+    site.add_video("a", Answer(b"", 500))
+    [outcome] = acquire(settings_for(tmp_path, retries=2), "Any song")
+    assert outcome.status == Status.SERVER_ERROR
+    assert site.requests.count("/media/a") == 3
+
+
+@pytest.mark.parametrize("at", [SEARCH, PAGE, MEDIA])
+def test_a_title_is_no_message_of_the_site(at: str, site: LocalSite, settings: Settings) -> None:
+    title = "Captcha, I am not a bot, HTTP Error 429, No space left on device"
+    site.add_song(title, "faulty", Answer(tone()))
+    path = at.replace("Faulty", title)
+    for body, status in (
+        (Answer(b"[" * 99, sent=9), Status.NETWORK),
+        (Answer(b"", 503), Status.SERVER_ERROR),
+    ):
+        site.answers[path] = body
+        assert statuses(acquire(settings, title)) == [status]
+
+
+PAGES = [
+    ({"error": "Video unavailable"}, Status.UNAVAILABLE),
+    ({"error": "Private video. Sign in if you've been granted access"}, Status.UNAVAILABLE),
+    ({"error": "Sign in to confirm your age. It may be inappropriate for some"}, Status.AGE_GATED),
+    ({"error": "This content isn't available, try again later."}, Status.RATE_LIMITED),
+    ({"error": "The uploader has not made this video available in your country"}, Status.GEO_BLOCKED),
+    ({"geo_restricted": "Blocked where you are"}, Status.GEO_BLOCKED),
+    ({"error": "This live event will begin in 3 hours."}, Status.LIVE),
+    ({"bug": "Unable to extract the player"}, Status.SERVER_ERROR),
+]
+
+
+@pytest.mark.parametrize(("page", "status"), PAGES, ids=[str(page) for page, _ in PAGES])
+def test_what_a_page_says(page: dict[str, Any], status: Status, two: LocalSite, settings: Settings) -> None:
+    two.answers[PAGE] = Answer(json.dumps(page).encode())
+    assert statuses(acquire(settings, *TITLES)) == [status, Status.OK]
+    assert MEDIA not in two.requests
+
+
+ERRORS = [
+    (
+        DownloadError("ERROR: [download] Got error: HTTP Error 503: x. Giving up after 3 retries"),
+        "server_error",
+    ),
+    (DownloadError("ERROR: Got error: 5 bytes read, 7 more expected. Giving up after 3 retries"), "network"),
+    (TransportError("Connection refused"), "network"),
+    (ExtractorError("Unable to download", expected=True, cause=TransportError("no route")), "network"),
+    (GeoRestrictedError("Elsewhere"), "geo_blocked"),
+    (YoutubeDLError("HTTP Error 408: Request Timeout"), "network"),
+    (YoutubeDLError("whatever"), "unavailable"),
+]
+
+
+@pytest.mark.parametrize(("error", "status"), ERRORS, ids=[str(error) for error, _ in ERRORS])
+def test_errors_without_a_site(error: YoutubeDLError, status: str) -> None:
+    assert classify(error) == status
+
+
+# --- segments ---
+
+
+def add_segments(site: LocalSite, title: str) -> None:
+    size = len(MP3) // 4 + 1
+    segments = [MP3[start : start + size] for start in range(0, len(MP3), size)]
+    site.add_segmented_video("faulty", segments, 1.0)
+    site.found[title] = ["faulty"]
+
+
+@pytest.fixture
+def _abandoned_fragments() -> Iterator[None]:
+    """yt-dlp leaves the file open where a fragment fails; it is closed here, not in the test that follows."""
+    yield
+    gc.collect()
+
+
+def test_segments_give_the_whole_song(two: LocalSite, settings: Settings, tmp_path: Path) -> None:
+    two.add_song("One piece", "piece", Answer(MP3), 4.0)
+    add_segments(two, "Faulty")
+    outcomes = acquire(settings, "One piece", "Faulty")
+    one, segmented = outcomes
+    assert segmented.record["audio_sha256"] == one.record["audio_sha256"]
+    assert two.requests.count("/media/faulty/3") == 1
+
+
+@pytest.mark.usefixtures("_abandoned_fragments")
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO")
+@pytest.mark.parametrize(("number", "code"), [(0, 404), (2, 404), (3, 404), (3, 403), (3, 500)])
+def test_a_missing_segment_is_no_silent_gap(
+    number: int, code: int, two: LocalSite, settings: Settings
+) -> None:
+    add_segments(two, "Faulty")
+    path = f"/media/faulty/{number}"
+    segment = two.answers[path]
+    two.answers[path] = Answer(b"", code)
+    status = {404: Status.NETWORK, 403: Status.FORBIDDEN, 500: Status.SERVER_ERROR}[code]
+    assert statuses(acquire(settings, *TITLES)) == [status, Status.OK]
+    assert len(entries(settings)) == 1
+    two.answers[path] = segment
+    outcomes = acquire(settings, *TITLES)
+    assert statuses(outcomes) == [Status.OK] * 2
+    assert outcomes[0].record["duration_s"] == pytest.approx(4.0, abs=0.1)
+
+
+# --- what stops the run ---
+
+
+@pytest.mark.parametrize("at", ["/search?q=Check", "/watch/check"])
+@pytest.mark.parametrize(
+    "message", ["Sign in to confirm you\u2019re not a bot", "requiring a captcha challenge"]
+)
+def test_a_bot_check_stops_the_run(message: str, at: str, two: LocalSite, settings: Settings) -> None:
+    two.add_song("Check", "check", Answer(tone()))
+    sound = two.answers.get(at)
+    two.answers[at] = Answer(json.dumps({"error": message}).encode())
+    with pytest.raises(OperatorError, match=r"download\.download_interval_s"):
+        acquire(settings, "Next", "Check", "Faulty")
+    assert len(entries(settings)) == 1
+    assert two.queries == ["Next", "Check"]
+    _restore(two, at, sound)
+    two.requests.clear()
+    assert statuses(acquire(settings, "Next", "Check", "Faulty")) == [Status.OK] * 3
+    assert "/media/next" not in two.requests
+
+
+def test_a_bot_check_holds_until_a_person_starts_again(two: LocalSite, settings: Settings) -> None:
+    two.answers[PAGE] = Answer(json.dumps({"error": "you are not a bot"}).encode())
+    with pytest.raises(OperatorError):
+        acquire(settings, "Faulty")
+    two.requests.clear()
+    with pytest.raises(OperatorError, match=r"download\.download_interval_s"):
+        acquire_songs([song("Next")], settings)
+    assert two.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(b"", 429), r"3 requests .* rate_limited: .*download\.download_interval_s"),
+        (Answer(b"[" * 99, sent=9), "3 requests .* network: check the connection"),
+    ],
+)
+def test_a_run_of_faults_stops_the_run(answer: Answer, words: str, two: LocalSite, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, stop_after=3, workers=1)
+    assert statuses(acquire(settings, "Next")) == [Status.OK]
+    two.answers["/search"] = answer
+    with pytest.raises(OperatorError, match=words):
+        acquire(settings, "Next", *"ABCDE")
+    assert two.queries == ["Next", "A", "B", "C"]
+    assert len(entries(settings)) == 1
+
+
+def test_a_run_of_refused_downloads_stops_the_run(site: LocalSite, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, stop_after=3, workers=1)
+    for title in "ABCDE":
+        site.add_song(title, title, Answer(b"", 429))
+    with pytest.raises(OperatorError, match=r"3 requests .* rate_limited"):
+        acquire(settings, *"ABCDE")
+    assert site.queries == ["A", "B", "C"]

@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+
+from samuel.config import DownloadConfig
+from samuel.files import Entry
+from samuel.popdb.accounts import Progress, Step, duration, funnel, least_s, text_of
+from samuel.popdb.catalog import Song
+from samuel.popdb.outcome import Outcome
+from samuel.popdb.status import Status
+
+
+def outcome(stage: str, status: Status, *, worked: bool = True, url: str | None = None) -> Outcome:
+    entry = Entry(Path("x"), {}, {}) if status is Status.OK else None
+    return Outcome(Song("s", "t", url=url), stage, status, "", 1, entry, {}, worked=worked)
+
+
+def several(count: int, stage: str, status: Status, url: str | None = None) -> list[Outcome]:
+    return [outcome(stage, status, url=url) for _ in range(count)]
+
+
+DOWNLOADED = [
+    *several(1, "search", Status.RATE_LIMITED),
+    *several(2, "match", Status.NO_MATCH),
+    *several(1, "match", Status.LIVE),
+    *several(3, "download", Status.UNAVAILABLE),
+    *several(13, "download", Status.OK),
+]
+
+
+def test_every_song_is_in_the_funnel_once() -> None:
+    assert funnel(DOWNLOADED) == [
+        Step("listed", 20, {}),
+        Step("searched", 19, {"rate_limited": 1}),
+        Step("matched", 16, {"no_match": 2, "live": 1}),
+        Step("downloaded", 13, {"unavailable": 3}),
+    ]
+
+
+def test_the_funnel_goes_on_as_far_as_a_song_got() -> None:
+    later = [*DOWNLOADED[:7], *several(1, "separate", Status.SILENT), *several(12, "encode", Status.OK)]
+    assert [(step.name, step.songs) for step in funnel(later)][-3:] == [
+        ("downloaded", 13),
+        ("separated", 12),
+        ("encoded", 12),
+    ]
+
+
+def test_files_are_not_searched_for() -> None:
+    files = [
+        *several(2, "download", Status.OK, "file:///a"),
+        *several(1, "download", Status.DECODE_FAILED, "file:///b"),
+    ]
+    assert funnel(files) == [Step("listed", 3, {}), Step("downloaded", 2, {"decode_failed": 1})]
+
+
+def test_no_song_at_all() -> None:
+    assert funnel([]) == [Step("listed", 0, {})]
+
+
+def test_the_table_shows_every_step_and_why() -> None:
+    assert text_of([step.row() for step in funnel(DOWNLOADED)]).splitlines() == [
+        "step        songs  lost  why",
+        "listed         20     0",
+        "searched       19     1  rate_limited 1",
+        "matched        16     3  no_match 2, live 1",
+        "downloaded     13     3  unavailable 3",
+    ]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_time_left_goes_by_the_songs_that_were_worked_on() -> None:
+    clock = Clock()
+    progress = Progress(10, least_s=2.0, clock=clock)
+    assert progress.left_s == 20.0
+    clock.now += 6
+    progress.add([outcome("download", Status.OK, worked=False)] * 4)
+    assert progress.left_s == 12.0  # nothing was measured yet
+    progress.add([outcome("download", Status.OK), outcome("match", Status.NO_MATCH)])
+    assert progress.left_s == 4 * 6 / 2
+    assert progress.line() == "6 of 10 songs, about 12 s left"
+
+
+def test_a_line_is_due_now_and_then_and_at_the_end() -> None:
+    clock = Clock()
+    progress = Progress(2, clock=clock)
+    clock.now += 59
+    assert not progress.due(60)
+    clock.now += 1
+    assert progress.due(60)
+    assert not progress.due(60)
+    progress.add([outcome("download", Status.OK)] * 2)
+    assert progress.due(60)
+
+
+def test_the_pace_bounds_the_time_of_a_song() -> None:
+    assert least_s(DownloadConfig(download_interval_s=12, search_interval_s=2, jitter=0.5)) == 15
+    assert least_s(DownloadConfig(download_interval_s=1, search_interval_s=2, jitter=0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(8.4, "8 s"), (119, "119 s"), (720, "12 min"), (7199, "120 min"), (169_200, "47 h")],
+)
+def test_duration_for_people(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -1,0 +1,54 @@
+import base64
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from samuel.popdb.outcome import Outcome
+from samuel.popdb.songs import SONGS_SCHEMA, same_recordings, song_rows, write_songs
+from samuel.popdb.status import Status
+from tests.popdb.latents import encoded_song, failed_song
+
+
+def sounding(root: Path, name: str, codes: Any) -> Outcome:
+    """A song whose fingerprint is `codes`."""
+    song = encoded_song(root, name)
+    fingerprint = base64.b64encode(np.asarray(codes, "<u4").tobytes()).decode()
+    return replace(song, record=song.record | {"fingerprint": fingerprint})
+
+
+def test_titles_that_led_to_one_recording_are_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    codes, other = rng.integers(2**32, size=(2, 600), dtype=np.uint32)
+    flips = np.uint32(1) << rng.integers(32, size=600, dtype=np.uint32)
+    again = np.where(rng.random(600) < 0.3, codes ^ flips, codes)  # 1 % of the bits, as another encoding has
+    songs = [sounding(tmp_path, name, c) for name, c in (("b", codes), ("a", again[20:]), ("c", other))]
+    songs.append(failed_song("d", Status.NO_MATCH, "match"))
+    groups = same_recordings(songs)
+    assert groups == {"a": "a", "b": "a", "c": "c"}
+    assert [row["recording"] for row in song_rows(songs, groups)] == ["a", "a", "c", None]
+
+
+def test_songs_without_a_fingerprint_stay_apart(tmp_path: Path) -> None:
+    songs = [encoded_song(tmp_path, name) for name in "ab"]
+    assert same_recordings(songs) == {"a": "a", "b": "b"}
+
+
+def test_every_candidate_is_written(tmp_path: Path) -> None:
+    candidate = {
+        "video_id": "v", "title": "T \N{GUITAR}", "channel": "C", "duration_s": None, "title_likeness": 43.0,
+        "score": 12.5, "verdict": "no_match", "reason": "title 43 is under 60",
+    }  # fmt: skip
+    failed = replace(failed_song("x", Status.NO_MATCH, "match"), record={"candidates": [candidate]})
+    found = encoded_song(tmp_path, "y")
+    found = replace(found, record=found.record | {"match_score": 93.5, "match_reason": "why", "peak": 0.5})
+    rows = song_rows([failed, found], {})
+    write_songs(tmp_path / "songs.parquet", rows)
+    table = pq.read_table(tmp_path / "songs.parquet")
+    assert table.schema.equals(SONGS_SCHEMA)
+    assert table.to_pylist() == rows
+    assert rows[0]["candidates"] == [candidate]
+    assert (rows[0]["status"], rows[0]["stage"], rows[0]["retryable"]) == ("no_match", "match", False)
+    assert (rows[1]["match_score"], rows[1]["match_reason"], rows[1]["pairs"]) == (93.5, "why", 2)
