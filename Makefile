@@ -36,6 +36,7 @@ types: install  ## types
 
 bench: install  ## speeds, as ratios within one run
 	$(BIN)/samuel bench
+	$(BIN)/python -m tests.rehearsal --songs 100 --faults 0
 
 lock: install  ## pin what pyproject.toml asks for
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url \
