@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -21,6 +22,46 @@ def test_verify_says_sound_or_names_the_fault(tmp_path: Path, capsys: pytest.Cap
     (popdb.root / "shards" / "00000.safetensors").unlink()
     assert main(["verify", str(popdb.root)]) == 1
     assert "shards/00000.safetensors: missing" in capsys.readouterr().out
+
+
+def settings_of_a_folder(root: Path) -> Path:
+    """Settings for two songs that are at hand, one of them broken."""
+    (root / "songs").mkdir()
+    soundfile.write(root / "songs" / "whole.wav", np.zeros((44_100, 2)), 44_100)
+    (root / "songs" / "broken.wav").write_bytes(b"RIFF")
+    path = root / "settings.json"
+    songs = {"source": "folder", "path": str(root / "songs")}
+    path.write_text(json.dumps({"data": str(root / "data"), "songs": songs}))
+    return path
+
+
+def test_download_accounts_for_every_song(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["download", "--settings", str(settings_of_a_folder(tmp_path))]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [
+        "rule                       taken  left",
+        "audio files in the folder      0     2",
+        "",
+        "step        songs  lost  why",
+        "listed          2     0",
+        "downloaded      1     1  decode_failed 1",
+        "",
+        f"each song and its candidates: {tmp_path / 'data' / 'songs.parquet'}",
+    ]
+    assert "2 of 2 songs, about 0 s left" in shown.err
+    rows = pq.read_table(tmp_path / "data" / "songs.parquet").to_pylist()
+    assert {row["title"]: row["status"] for row in rows} == {"whole": "ok", "broken": "decode_failed"}
+
+
+def test_an_interrupt_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("samuel.popdb.acquisition.fetch_file", interrupt)
+    assert main(["download", "--settings", str(settings_of_a_folder(tmp_path))]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; what is done stays")
 
 
 def test_generate_writes_an_accompaniment_of_the_length_of_the_vocal(

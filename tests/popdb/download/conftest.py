@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from samuel.audio import read_wav
 from samuel.config import Settings, parse
 from samuel.errors import SongError
+from samuel.files import read_json, sha256
 from samuel.popdb.acquisition import acquire_songs
 from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
@@ -57,6 +59,17 @@ class Workplace:
         paths = [path for path in raw.glob("*") if path.suffix != ".json"]
         kept = [path for path in paths if path.name not in (".locks", ".pace")]
         return sorted(path.name for folder in kept for path in folder.iterdir())
+
+    def entries(self) -> list[Path]:
+        """The folders of audio under a final name, each of which must be whole, with nothing else in it."""
+        folders = [path.parent for path in self.root.glob("data/raw/[!.]*/*")]
+        for folder in set(folders):
+            audio = folder / "audio.wav"
+            listed = {"bytes": audio.stat().st_size, "sha256": sha256(audio)}
+            assert read_json(folder / "entry.json")["files"] == {"audio.wav": listed}
+            assert sorted(path.name for path in folder.iterdir()) == ["audio.wav", "entry.json"]
+            assert read_wav(audio).size > 0
+        return sorted(set(folders))
 
     def audio(self) -> Path:
         """The one audio file that was acquired."""

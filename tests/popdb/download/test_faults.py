@@ -3,25 +3,26 @@
 import gc
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from yt_dlp.networking.exceptions import TransportError
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, YoutubeDLError
 
-from samuel.config import Settings
 from samuel.errors import OperatorError
-from samuel.popdb.acquisition import acquire_songs
+from samuel.popdb.acquisition import pace_of
 from samuel.popdb.download.faults import classify
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.status import Status
-from tests.popdb.runs import acquire, entries, noise, settings_for, song, tone
+from tests.popdb.download.conftest import Workplace
 from tests.popdb.site import Answer, LocalSite, encoded, sine
 
 SEARCH, PAGE, MEDIA = "/search?q=Faulty", "/watch/faulty", "/media/faulty"
 TITLES = ("Faulty", "Next")
-WHOLE = noise(3.0)
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, (3 * 44_100, 2)).astype(np.float32)
+WHOLE = encoded(NOISE)  # 0.5 MB: noise does not get smaller
+TONE = encoded(sine(1.0))
 MP3 = encoded(sine(4.0), kind="MP3")
 WEB_PAGE = b"\n <!DOCTYPE html><title>Sorry</title>"
 
@@ -33,6 +34,7 @@ class Fault(NamedTuple):
     answer: Answer
     status: Status
     words: str
+    timeout_s: float = 60.0
 
 
 def http_fault(path: str, code: int, status: Status) -> Fault:
@@ -59,7 +61,9 @@ HTTP_FAULTS = [
     http_fault(MEDIA, 503, Status.SERVER_ERROR),
 ]
 BODY_FAULTS = {
-    "slow body": Fault(MEDIA, Answer(WHOLE, bytes_per_s=400_000), Status.NETWORK, "download.timeout_s"),
+    "slow body": Fault(
+        MEDIA, Answer(WHOLE, bytes_per_s=250_000), Status.NETWORK, "download.timeout_s", timeout_s=1.0
+    ),
     "truncated search": Fault(SEARCH, Answer(b"[" * 99, sent=9), Status.NETWORK, "9 bytes read"),
     "truncated page": Fault(PAGE, Answer(b"{" * 99, sent=9), Status.NETWORK, "9 bytes read"),
     "truncated body": Fault(MEDIA, Answer(WHOLE, sent=300_000), Status.NETWORK, "300000 bytes read"),
@@ -93,15 +97,10 @@ BODY_FAULTS = {
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_for(tmp_path, timeout_s=0.5, workers=1)
-
-
-@pytest.fixture
 def two(site: LocalSite) -> LocalSite:
     """A site of two songs, each the only one that its title finds."""
     for title in TITLES:
-        site.add_song(title, title.lower(), Answer(WHOLE if title == "Faulty" else tone()))
+        site.add_song(title, title.lower(), Answer(WHOLE if title == "Faulty" else TONE))
     return site
 
 
@@ -114,26 +113,24 @@ def statuses(outcomes: list[Outcome]) -> list[Status]:
     [*HTTP_FAULTS, *BODY_FAULTS.values()],
     ids=[*(f"{f.words} for {f.path}" for f in HTTP_FAULTS), *BODY_FAULTS],
 )
-def test_a_fault_concerns_its_song_alone(
-    fault: Fault, two: LocalSite, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_fault_concerns_its_song_alone(fault: Fault, two: LocalSite, workplace: Workplace) -> None:
     sound = two.answers.get(fault.path)
     two.answers[fault.path] = fault.answer
-    outcomes = acquire(settings, *TITLES)
+    outcomes = workplace.outcomes(*TITLES, timeout_s=fault.timeout_s)
     assert statuses(outcomes) == [fault.status, Status.OK]
-    assert len(entries(settings)) == 1
+    assert len(workplace.entries()) == 1
     message = outcomes[0].message
     assert fault.words in message
-    for word in (str(tmp_path), two.base, "\x1b", "ERROR"):
+    for word in (str(workplace.root), two.base, "\x1b", "ERROR"):
         assert word not in message
     two.requests.clear()
     _restore(two, fault.path, sound)
     if not fault.status.retryable:
-        assert statuses(acquire(settings, *TITLES)) == [fault.status, Status.OK]
+        assert statuses(workplace.outcomes(*TITLES)) == [fault.status, Status.OK]
         assert two.requests == []
         return
-    assert statuses(acquire(settings, *TITLES)) == [Status.OK] * 2
-    assert len(entries(settings)) == 2
+    assert statuses(workplace.outcomes(*TITLES)) == [Status.OK] * 2
+    assert len(workplace.entries()) == 2
     assert set(two.requests) <= {"/search", PAGE, MEDIA}
 
 
@@ -144,38 +141,38 @@ def _restore(site: LocalSite, path: str, answer: Answer | None) -> None:
         del site.answers[path]
 
 
-def test_a_length_under_the_bodys_is_seen_by_the_duration(two: LocalSite, settings: Settings) -> None:
+def test_a_length_under_the_bodys_is_seen_by_the_duration(two: LocalSite, workplace: Workplace) -> None:
     two.add_page("faulty", ext="mp3", duration=4.0)
     two.answers[MEDIA] = Answer(MP3, length=len(MP3) // 4)
-    outcomes = acquire(settings, *TITLES)
+    outcomes = workplace.outcomes(*TITLES)
     assert statuses(outcomes) == [Status.NETWORK, Status.OK]
     assert outcomes[0].message.endswith("arrived of the 4.0 s promised")
 
 
-def test_a_duration_a_little_off_is_no_fault(site: LocalSite, settings: Settings) -> None:
-    site.add_video("a", Answer(tone(4.0)), duration=5.9)
-    [outcome] = acquire(settings, "Any song")
+def test_a_duration_a_little_off_is_no_fault(site: LocalSite, workplace: Workplace) -> None:
+    site.add_video("a", Answer(encoded(sine(4.0))), duration=5.9)
+    [outcome] = workplace.outcomes("Any song")
     assert outcome.record["duration_s"] == 4.0
 
 
-def test_yt_dlp_tries_again_what_may_pass(site: LocalSite, tmp_path: Path) -> None:
+def test_yt_dlp_tries_again_what_may_pass(site: LocalSite, workplace: Workplace) -> None:
     site.add_video("a", Answer(b"", 500))
-    [outcome] = acquire(settings_for(tmp_path, retries=2), "Any song")
+    [outcome] = workplace.outcomes("Any song", retries=2)
     assert outcome.status == Status.SERVER_ERROR
     assert site.requests.count("/media/a") == 3
 
 
 @pytest.mark.parametrize("at", [SEARCH, PAGE, MEDIA])
-def test_a_title_is_no_message_of_the_site(at: str, site: LocalSite, settings: Settings) -> None:
+def test_a_title_is_no_message_of_the_site(at: str, site: LocalSite, workplace: Workplace) -> None:
     title = "Captcha, I am not a bot, HTTP Error 429, No space left on device"
-    site.add_song(title, "faulty", Answer(tone()))
+    site.add_song(title, "faulty", Answer(TONE))
     path = at.replace("Faulty", title)
     for body, status in (
         (Answer(b"[" * 99, sent=9), Status.NETWORK),
         (Answer(b"", 503), Status.SERVER_ERROR),
     ):
         site.answers[path] = body
-        assert statuses(acquire(settings, title)) == [status]
+        assert statuses(workplace.outcomes(title)) == [status]
 
 
 PAGES = [
@@ -191,9 +188,9 @@ PAGES = [
 
 
 @pytest.mark.parametrize(("page", "status"), PAGES, ids=[str(page) for page, _ in PAGES])
-def test_what_a_page_says(page: dict[str, Any], status: Status, two: LocalSite, settings: Settings) -> None:
+def test_what_a_page_says(page: dict[str, Any], status: Status, two: LocalSite, workplace: Workplace) -> None:
     two.answers[PAGE] = Answer(json.dumps(page).encode())
-    assert statuses(acquire(settings, *TITLES)) == [status, Status.OK]
+    assert statuses(workplace.outcomes(*TITLES)) == [status, Status.OK]
     assert MEDIA not in two.requests
 
 
@@ -233,10 +230,10 @@ def _abandoned_fragments() -> Iterator[None]:
     gc.collect()
 
 
-def test_segments_give_the_whole_song(two: LocalSite, settings: Settings, tmp_path: Path) -> None:
+def test_segments_give_the_whole_song(two: LocalSite, workplace: Workplace) -> None:
     two.add_song("One piece", "piece", Answer(MP3), 4.0)
     add_segments(two, "Faulty")
-    outcomes = acquire(settings, "One piece", "Faulty")
+    outcomes = workplace.outcomes("One piece", "Faulty")
     one, segmented = outcomes
     assert segmented.record["audio_sha256"] == one.record["audio_sha256"]
     assert two.requests.count("/media/faulty/3") == 1
@@ -246,17 +243,17 @@ def test_segments_give_the_whole_song(two: LocalSite, settings: Settings, tmp_pa
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO")
 @pytest.mark.parametrize(("number", "code"), [(0, 404), (2, 404), (3, 404), (3, 403), (3, 500)])
 def test_a_missing_segment_is_no_silent_gap(
-    number: int, code: int, two: LocalSite, settings: Settings
+    number: int, code: int, two: LocalSite, workplace: Workplace
 ) -> None:
     add_segments(two, "Faulty")
     path = f"/media/faulty/{number}"
     segment = two.answers[path]
     two.answers[path] = Answer(b"", code)
     status = {404: Status.NETWORK, 403: Status.FORBIDDEN, 500: Status.SERVER_ERROR}[code]
-    assert statuses(acquire(settings, *TITLES)) == [status, Status.OK]
-    assert len(entries(settings)) == 1
+    assert statuses(workplace.outcomes(*TITLES)) == [status, Status.OK]
+    assert len(workplace.entries()) == 1
     two.answers[path] = segment
-    outcomes = acquire(settings, *TITLES)
+    outcomes = workplace.outcomes(*TITLES)
     assert statuses(outcomes) == [Status.OK] * 2
     assert outcomes[0].record["duration_s"] == pytest.approx(4.0, abs=0.1)
 
@@ -268,27 +265,28 @@ def test_a_missing_segment_is_no_silent_gap(
 @pytest.mark.parametrize(
     "message", ["Sign in to confirm you\u2019re not a bot", "requiring a captcha challenge"]
 )
-def test_a_bot_check_stops_the_run(message: str, at: str, two: LocalSite, settings: Settings) -> None:
-    two.add_song("Check", "check", Answer(tone()))
+def test_a_bot_check_stops_the_run(message: str, at: str, two: LocalSite, workplace: Workplace) -> None:
+    two.add_song("Check", "check", Answer(TONE))
     sound = two.answers.get(at)
     two.answers[at] = Answer(json.dumps({"error": message}).encode())
     with pytest.raises(OperatorError, match=r"download\.download_interval_s"):
-        acquire(settings, "Next", "Check", "Faulty")
-    assert len(entries(settings)) == 1
+        workplace.outcomes("Next", "Check", "Faulty", workers=1)
+    assert len(workplace.entries()) == 1
     assert two.queries == ["Next", "Check"]
     _restore(two, at, sound)
     two.requests.clear()
-    assert statuses(acquire(settings, "Next", "Check", "Faulty")) == [Status.OK] * 3
+    pace_of(workplace.settings).open()
+    assert statuses(workplace.outcomes("Next", "Check", "Faulty")) == [Status.OK] * 3
     assert "/media/next" not in two.requests
 
 
-def test_a_bot_check_holds_until_a_person_starts_again(two: LocalSite, settings: Settings) -> None:
+def test_a_bot_check_holds_until_a_person_starts_again(two: LocalSite, workplace: Workplace) -> None:
     two.answers[PAGE] = Answer(json.dumps({"error": "you are not a bot"}).encode())
     with pytest.raises(OperatorError):
-        acquire(settings, "Faulty")
+        workplace.outcomes("Faulty")
     two.requests.clear()
     with pytest.raises(OperatorError, match=r"download\.download_interval_s"):
-        acquire_songs([song("Next")], settings)
+        workplace.outcomes("Next")
     assert two.requests == []
 
 
@@ -299,20 +297,20 @@ def test_a_bot_check_holds_until_a_person_starts_again(two: LocalSite, settings:
         (Answer(b"[" * 99, sent=9), "3 requests .* network: check the connection"),
     ],
 )
-def test_a_run_of_faults_stops_the_run(answer: Answer, words: str, two: LocalSite, tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, stop_after=3, workers=1)
-    assert statuses(acquire(settings, "Next")) == [Status.OK]
+def test_a_run_of_faults_stops_the_run(
+    answer: Answer, words: str, two: LocalSite, workplace: Workplace
+) -> None:
+    assert statuses(workplace.outcomes("Next")) == [Status.OK]
     two.answers["/search"] = answer
     with pytest.raises(OperatorError, match=words):
-        acquire(settings, "Next", *"ABCDE")
+        workplace.outcomes("Next", *"ABCDE", stop_after=3, workers=1)
     assert two.queries == ["Next", "A", "B", "C"]
-    assert len(entries(settings)) == 1
+    assert len(workplace.entries()) == 1
 
 
-def test_a_run_of_refused_downloads_stops_the_run(site: LocalSite, tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, stop_after=3, workers=1)
+def test_a_run_of_refused_downloads_stops_the_run(site: LocalSite, workplace: Workplace) -> None:
     for title in "ABCDE":
         site.add_song(title, title, Answer(b"", 429))
     with pytest.raises(OperatorError, match=r"3 requests .* rate_limited"):
-        acquire(settings, *"ABCDE")
+        workplace.outcomes(*"ABCDE", stop_after=3, workers=1)
     assert site.queries == ["A", "B", "C"]
