@@ -34,8 +34,7 @@ class Acquisition:
     """The songs on their way, while they are downloaded: a funnel, and how long it will take."""
 
     def __init__(self, songs: Sequence[Song], settings: Settings) -> None:
-        searched = any(song.url is None for song in songs)
-        self.progress = Progress(len(songs), least_s(settings.download) if searched else 0.0)
+        self.progress = Progress(len(songs), least_s(songs, settings.download))
         self.outcomes: list[Outcome] = []
         self._artifact: UUID | None = None
         get_run_logger().info(self.progress.line())

@@ -36,7 +36,11 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
     artifacts.show_list(listed)
     acquisition = artifacts.Acquisition(listed.songs, settings)
     stages = submit((download, separate, encode), groups(listed.songs), settings)
-    outcomes = gather(stages, acquisition.show)
+    try:
+        outcomes = gather(stages, acquisition.show)
+    except BaseException:
+        pace_of(settings).leave()  # or the groups still to come would go on downloading for nobody
+        raise
     popdb = assemble.submit(outcomes, settings).result()
     artifacts.show_dataset(popdb, outcomes)
     return {"path": str(popdb.root), **popdb.info["counts"]}

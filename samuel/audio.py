@@ -7,6 +7,7 @@ read and written by soundfile.
 import errno
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -15,10 +16,11 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.io import wavfile
 
-from samuel.errors import InputError
+from samuel.errors import InputError, OperatorError
 
 SAMPLE_RATE = 44_100
 CHANNELS = 2
+STOPPED = 255  # ffmpeg's exit code after a signal that it heard
 
 Audio = NDArray[np.float32]
 
@@ -28,28 +30,55 @@ def ffmpeg() -> str:
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 
-def decode_to_wav(source: Path, target: Path) -> None:
+def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
+    """Run ffmpeg quietly, out of reach of a Ctrl-C at the terminal: half a file is no verdict on the file.
+
+    Raises:
+        OperatorError: It was stopped from outside, as by a machine that is short of memory.
+        OSError: The disk is full.
+    """
+    command = [ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "error", *arguments]
+    done = subprocess.run(command, capture_output=True, check=False, start_new_session=True)
+    if done.returncode < 0 or done.returncode == STOPPED:
+        raise OperatorError(
+            f"ffmpeg was stopped from outside (exit code {done.returncode}): see that the machine has memory "
+            "to spare, and start again. What is done stays"
+        )
+    if done.returncode and os.strerror(errno.ENOSPC).encode() in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return done
+
+
+def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) -> None:
     """Decode the first audio stream of any file into a 44.1 kHz stereo float32 WAV.
 
     Float, because a lossy source overshoots full scale and 16 bits would clip it. The protocol list keeps a
     playlist that is dressed up as audio from reaching the network.
 
+    Args:
+        source: The file.
+        target: The WAV; removed where this fails.
+        longest_s: So much is decoded at most: a small file may hold days of silence.
+
     Raises:
         InputError: ffmpeg finds no audio in it, or the file is damaged.
+        OperatorError: ffmpeg was stopped from outside.
         OSError: The disk is full.
     """
-    command = [
-        ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "error", "-xerror", "-protocol_whitelist", "file",
-        "-i", f"file:{source.resolve()}", "-map", "0:a:0", "-map_metadata", "-1", "-fflags", "+bitexact",
-        "-ar", str(SAMPLE_RATE), "-ac", str(CHANNELS), "-c:a", "pcm_f32le", "-f", "wav", "-y",
-        f"file:{target.resolve()}",
+    limit = [] if longest_s is None else ["-t", f"{longest_s:f}"]
+    arguments = [
+        "-xerror", "-protocol_whitelist", "file", "-i", f"file:{source.resolve()}", "-map", "0:a:0", *limit,
+        "-map_metadata", "-1", "-fflags", "+bitexact", "-ar", str(SAMPLE_RATE), "-ac", str(CHANNELS),
+        "-c:a", "pcm_f32le", "-f", "wav", "-y", f"file:{target.resolve()}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        done = run_ffmpeg(arguments)
+    except (OperatorError, OSError):
+        target.unlink(missing_ok=True)
+        raise
     if done.returncode != 0:
         target.unlink(missing_ok=True)
-        if os.strerror(errno.ENOSPC) in done.stderr:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-        reason = done.stderr.strip().splitlines()[-1:] or ["unknown reason"]
+        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["unknown reason"]
         raise InputError(
             f"{source}: not readable as audio ({reason[0]}); give a whole WAV, FLAC, OGG, MP3 or M4A"
         )

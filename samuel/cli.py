@@ -69,7 +69,7 @@ def download(options: argparse.Namespace) -> int:
     require(settings, {settings.songs.source})
     listed = list_songs(settings.songs, settings.data)
     print(text_of(listed.table()), end="\n\n", flush=True)
-    progress = Progress(len(listed.songs), least_s(settings.download))
+    progress = Progress(len(listed.songs), least_s(listed.songs, settings.download))
     pace_of(settings).open()
     with tqdm(total=progress.songs, desc="download", disable=None) as bar:
         outcomes = acquire_songs(listed.songs, settings, lambda outcome: _tell(progress, outcome, bar))

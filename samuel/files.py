@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def fsync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path; when the block ends well, it appears as `path`, whole and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
         fsync(temporary)
@@ -106,7 +107,7 @@ def find_entry(folder: Path) -> Entry | None:
     """The entry at `folder`, or None where it is absent or a listed file is missing or of another size."""
     try:
         manifest = read_json(folder / MANIFEST)
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # absent, or damaged
         return None
     for name, listed in manifest["files"].items():
         path = folder / name

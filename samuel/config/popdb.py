@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -134,21 +135,35 @@ class DownloadConfig(Section):
         # Settings are shown in the UI, kept in its database and written to logs.
         if value and "@" in value:
             raise ValueError("a proxy with user and password goes into HTTPS_PROXY of the environment")
+        if value:
+            parts = urlsplit(value)
+            if parts.scheme not in PROXY_SCHEMES or not parts.hostname or parts.port == 0:
+                raise ValueError(f"no proxy; give one of {', '.join(PROXY_SCHEMES)}, as in http://host:3128")
         return value
 
     @field_validator("ytdlp")
     @classmethod
     def _harmless(cls, value: dict[str, Any]) -> dict[str, Any]:
         # Others can run programs or write anywhere, and whoever reaches the UI can set parameters.
-        if wrong := sorted(set(value) - YTDLP_OPTIONS):
+        if wrong := sorted(set(value) - set(YTDLP_OPTIONS)):
             raise ValueError(f"no {', '.join(wrong)} here; allowed: {', '.join(sorted(YTDLP_OPTIONS))}")
+        for name, option in value.items():
+            if not isinstance(option, YTDLP_OPTIONS[name]):
+                kinds = " or ".join(kind.__name__ for kind in YTDLP_OPTIONS[name])
+                raise ValueError(f"{name} must be {kinds}")  # noqa: TRY004  (pydantic takes no TypeError)
         return value
 
 
-YTDLP_OPTIONS = frozenset({
-    "concurrent_fragment_downloads", "extractor_args", "force_ipv4", "http_chunk_size", "ratelimit",
-    "socket_timeout", "source_address",
-})  # fmt: skip
+PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+YTDLP_OPTIONS: dict[str, tuple[type, ...]] = {
+    "concurrent_fragment_downloads": (int,),
+    "extractor_args": (dict,),
+    "force_ipv4": (bool,),
+    "http_chunk_size": (int,),
+    "ratelimit": (int, float),
+    "socket_timeout": (int, float),
+    "source_address": (str,),
+}
 
 
 class SeparatorConfig(Section):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from samuel.config import DownloadConfig
+from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
 
 # The step that a song has behind it once the stage of this name is done.
@@ -112,11 +113,15 @@ class Progress:
 
     def line(self) -> str:
         """For the log."""
-        return f"{self.done:,} of {self.songs:,} songs, about {duration(self.left_s)} left"
+        known = self.worked or self.least_s or self.done == self.songs
+        left = f"about {duration(self.left_s)} left" if known else "time left not known yet"
+        return f"{self.done:,} of {self.songs:,} songs, {left}"
 
 
-def least_s(config: DownloadConfig) -> float:
-    """Mean time between two downloads that the pace of `config` allows."""
+def least_s(songs: Iterable[Song], config: DownloadConfig) -> float:
+    """Mean time between two downloads that the pace of `config` allows; 0 where all songs are at hand."""
+    if all(song.url for song in songs):
+        return 0.0
     return max(config.download_interval_s, config.search_interval_s) * (1 + config.jitter / 2)
 
 

@@ -5,6 +5,7 @@ searched for once, a video fetched once, whoever asks, and another way of choosi
 that is there. Failures are remembered beside them.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
@@ -12,14 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samuel.config import Settings
-from samuel.files import digest, partial_folder
+from samuel.config import DownloadConfig, Settings
+from samuel.files import digest, find_entry, partial_folder
 from samuel.popdb.catalog import Song
 from samuel.popdb.download.choice import Candidate, rank, verdict
-from samuel.popdb.download.fetch import AUDIO, fetch_file, fetch_video
+from samuel.popdb.download.faults import full_disk_stops
+from samuel.popdb.download.fetch import AUDIO, fetch_file, fetch_video, too_long
 from samuel.popdb.download.pace import Pace
 from samuel.popdb.download.search import hits_of, search
-from samuel.popdb.outcome import Outcome, attempt, failed_before
+from samuel.popdb.outcome import Outcome, attempt, attempts_failed
 from samuel.popdb.status import Status
 
 # Raise it when the code gives other hits, or other bytes, for the same input.
@@ -33,7 +35,8 @@ def acquire_songs(
 ) -> list[Outcome]:
     """The audio of every song, or why there is none, in the order of `songs`.
 
-    Songs that failed by what might pass are tried again after the others, and after a pause.
+    Songs that failed by what might pass are tried again after the others, and after a pause. Whoever begins
+    a run calls `pace_of(settings).open()` first: until then a stop holds.
 
     Args:
         songs: Of the list.
@@ -43,14 +46,16 @@ def acquire_songs(
     Raises:
         OperatorError: The run must stop: a bot check, a run of refusals, a full disk. What is done stays.
     """
-    pace = pace_of(settings)
+    pace, failed_at = pace_of(settings), time.monotonic()
     outcomes: dict[int, Outcome] = {}
     waiting = list(range(len(songs)))
     for again in range(settings.download.attempts):
         if again:
-            pace.rest(again)
+            pace.rest(again, time.monotonic() - failed_at)
         for place, outcome in _side_by_side([(i, songs[i]) for i in waiting], settings, pace):
             outcomes[place] = outcome
+            if outcome.worked and outcome.status.retryable:
+                failed_at = time.monotonic()
             if not again:
                 done(outcome)
         waiting = [i for i in waiting if outcomes[i].status.retryable]
@@ -60,15 +65,20 @@ def acquire_songs(
 
 
 def acquire_song(song: Song, settings: Settings, pace: Pace) -> Outcome:
-    """The audio of one song, tried once: `data/raw/<key>/audio.wav`."""
-    if song.url is not None:
-        return _file(song, settings)
-    searched = _searched(song, settings, pace)
-    if searched.entry is None:
-        return searched
-    candidates = rank(song.title, song.duration_s, hits_of(searched.entry.record), settings.download)
-    tried = _tried(song, candidates, settings, pace)
-    return _told(searched, candidates, tried)
+    """The audio of one song, tried once: `data/raw/<key>/audio.wav`.
+
+    Raises:
+        OperatorError: The run must stop.
+    """
+    with full_disk_stops():  # what is written beside the audio fills a disk as well
+        if song.url is not None:
+            return _file(song, settings)
+        searched = _searched(song, settings, pace)
+        if searched.entry is None:
+            return searched
+        candidates = rank(song.title, song.duration_s, hits_of(searched.entry.record), settings.download)
+        tried = _tried(song, candidates, settings, pace)
+        return _told(searched, candidates, tried)
 
 
 def pace_of(settings: Settings) -> Pace:
@@ -97,40 +107,64 @@ def _side_by_side(
 
 def _file(song: Song, settings: Settings) -> Outcome:
     config, folder = settings.download, _folder(settings, song.song_id)
-    limit = config.max_duration_s
-    outcome = attempt(song, "download", folder, lambda to: fetch_file(song, config, to), {}, limits=limit)
-    return _within(outcome, limit)
+
+    def make(to: Path) -> dict[str, Any]:
+        return fetch_file(song, config, to)
+
+    outcome = attempt(song, "download", folder, make, {}, limits=_limits(config))
+    return _within(outcome, config.max_duration_s)
 
 
 def _searched(song: Song, settings: Settings, pace: Pace) -> Outcome:
     config = settings.download
     key = digest("search", VERSION, config.search, config.search_results, song.title)
     folder = settings.data / "searches" / key
-    again = failed_before(folder)
-    return attempt(song, "search", folder, lambda _: search(song.title, config, pace, again=again), {})
+    again = attempts_failed(folder) > 0
+
+    def make(_: Path) -> dict[str, Any]:
+        return search(song.title, config, pace, again=again)
+
+    return attempt(song, "search", folder, make, {}, retry=not (again and pace.weary))
 
 
 def _tried(song: Song, candidates: Sequence[Candidate], settings: Settings, pace: Pace) -> list[Outcome]:
     """The downloads of the acceptable candidates, best first, up to the first that ends the matter."""
+    acceptable = [candidate for candidate in candidates if candidate.refusal is None]
+    # One that is there is not left for a better one that keeps failing: the dataset would change by itself.
+    settled = any(find_entry(_video_folder(candidate, settings)) for candidate in acceptable)
     tried: list[Outcome] = []
-    for candidate in candidates:
-        if candidate.refusal is not None:
-            break
-        tried.append(_video(song, candidate, settings, pace))
+    for candidate in acceptable:
+        tried.append(_video(song, candidate, settings, pace, settled=settled))
         if tried[-1].ok or (tried[-1].status.retryable and tried[-1].attempts < PATIENCE):
             break
     return tried
 
 
-def _video(song: Song, candidate: Candidate, settings: Settings, pace: Pace) -> Outcome:
-    config, hit = settings.download, candidate.hit
-    folder, limit = _folder(settings, config.search, hit.extractor, hit.video_id), config.max_duration_s
-    again = failed_before(folder)
+def _video(song: Song, candidate: Candidate, settings: Settings, pace: Pace, *, settled: bool) -> Outcome:
+    config, folder = settings.download, _video_folder(candidate, settings)
+    failed = attempts_failed(folder)
 
     def make(to: Path) -> dict[str, Any]:
-        return fetch_video(hit, config, pace, to, partial_folder(folder), again=again)
+        return fetch_video(candidate.hit, config, pace, to, partial_folder(folder), again=failed > 0)
 
-    return _within(attempt(song, "download", folder, make, {}, limits=limit), limit)
+    retry = not (failed and pace.weary) and not (failed >= PATIENCE and settled)
+    outcome = attempt(song, "download", folder, make, {}, limits=_limits(config), retry=retry)
+    return _within(outcome, config.max_duration_s)
+
+
+def _limits(config: DownloadConfig) -> dict[Status, Any]:
+    """What a status depends on that the settings can change."""
+    access = digest(config.proxy, config.cookies, config.ytdlp)
+    return {
+        Status.TOO_LONG: config.max_duration_s,
+        Status.AGE_GATED: access,
+        Status.GEO_BLOCKED: access,
+    }
+
+
+def _video_folder(candidate: Candidate, settings: Settings) -> Path:
+    hit = candidate.hit
+    return _folder(settings, settings.download.search, hit.extractor, hit.video_id)
 
 
 def _folder(settings: Settings, *source: str) -> Path:
@@ -143,7 +177,7 @@ def _within(outcome: Outcome, longest_s: float) -> Outcome:
         return outcome
     if (duration_s := outcome.record["duration_s"]) <= longest_s:
         return replace(outcome, record=outcome.record | {"audio_sha256": outcome.entry.sha256[AUDIO]})
-    message = f"{duration_s:.1f} s; download.max_duration_s is {longest_s:g}"
+    message = str(too_long(duration_s, longest_s))
     return replace(outcome, status=Status.TOO_LONG, message=message, entry=None, record={})
 
 

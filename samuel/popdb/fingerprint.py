@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
-from samuel.audio import ffmpeg
+from samuel.audio import ffmpeg, run_ffmpeg
 from samuel.errors import InputError, MissingPartError
 
 LENGTH_S = 120
@@ -52,15 +52,15 @@ def fingerprint(wav: Path) -> Codes:
     Raises:
         InputError: The file is missing, damaged or no WAV.
         MissingPartError: This ffmpeg was built without Chromaprint.
+        OperatorError: ffmpeg was stopped from outside.
 
     Source: L. Lalinský, "How does Chromaprint work?", 2011.
     """
-    command = [
-        ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "error", "-xerror", "-protocol_whitelist", "file",
-        "-f", "wav", "-t", str(LENGTH_S), "-i", f"file:{wav.resolve()}", "-map", "0:a:0",
-        "-f", "chromaprint", "-fp_format", "raw", "pipe:1",
+    arguments = [
+        "-xerror", "-protocol_whitelist", "file", "-f", "wav", "-t", str(LENGTH_S),
+        "-i", f"file:{wav.resolve()}", "-map", "0:a:0", "-f", "chromaprint", "-fp_format", "raw", "pipe:1",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = run_ffmpeg(arguments)
     if done.returncode != 0:
         raise _failure(wav, done.stderr.decode(errors="replace").strip())
     # The muxer writes its array as it lies in memory, so in the byte order of this machine.

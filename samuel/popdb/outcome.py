@@ -1,8 +1,9 @@
 """What a stage made of a song: an entry on disk, or the reason why there is none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -10,6 +11,7 @@ from samuel.errors import SongError
 from samuel.files import (
     Entry,
     find_entry,
+    locked,
     make_entry,
     partial_folder,
     read_json,
@@ -57,29 +59,56 @@ def attempt(
     make: Callable[[Path], dict[str, Any]],
     earlier: dict[str, Any],
     *,
-    limits: Any = None,
+    limits: Mapping[Status, Any] = MappingProxyType({}),
+    retry: bool = True,
 ) -> Outcome:
     """The entry at `folder`, found or made, or the failure of making it.
 
     A failure is remembered beside the folder. One that another try cannot mend is not tried again, unless
-    `limits` (anything JSON can write), under which it failed, are others now; any other is, with its
-    attempts counted.
+    what its status depends on has changed since; any other is, with its attempts counted. Who wants the same
+    entry at the same time waits, and takes what the first one found.
+
+    Args:
+        song: The song.
+        stage: The stage's name.
+        folder: Where the entry is, or will be.
+        make: Makes it in a temporary folder; returns its record.
+        earlier: What the stages before recorded.
+        limits: What a status depends on, as JSON can write it: TOO_LONG on the longest duration.
+        retry: False: what has failed is not tried now.
     """
-    past = _failures(folder)
     if entry := find_entry(folder):
-        return _success(song, stage, entry, past["attempts"] + 1, earlier)
-    final = past["status"] and not Status(past["status"]).retryable
-    if final and past.get("limits") == limits:
-        return _failure(song, stage, past, earlier, worked=False)
-    try:
-        entry = make_entry(folder, make)
-    except SongError as error:
-        message = without_paths(str(error), folder, song)
-        failed = {"status": error.status, "message": message, "attempts": past["attempts"] + 1}
-        failed["limits"] = limits
-        write_json(_failure_path(folder), failed)
-        return _failure(song, stage, failed, earlier, worked=True)
+        return _success(song, stage, entry, _failures(folder)["attempts"] + 1, earlier)
+    with locked(_failure_path(folder)):
+        past = _failures(folder)
+        if past["status"] and not (retry and _worth_it(past, limits)):
+            return _failure(song, stage, past, earlier, worked=False)
+        try:
+            entry = make_entry(folder, make)
+        except SongError as error:
+            failed = _told(error, past["attempts"] + 1, folder, song, limits)
+            write_json(_failure_path(folder), failed)
+            return _failure(song, stage, failed, earlier, worked=True)
     return _success(song, stage, entry, past["attempts"] + 1, earlier)
+
+
+def attempts_failed(folder: Path) -> int:
+    """How often making the entry at `folder` has failed, over all runs."""
+    return _failures(folder)["attempts"]
+
+
+def _worth_it(past: dict[str, Any], limits: Mapping[Status, Any]) -> bool:
+    status = Status(past["status"])
+    return status.retryable or past["limits"] != limits.get(status)
+
+
+def _told(
+    error: SongError, attempts: int, folder: Path, song: Song, limits: Mapping[Status, Any]
+) -> dict[str, Any]:
+    # A site may say what no file can hold.
+    message = without_paths(str(error), folder, song).encode("utf-8", "replace").decode()
+    limit = limits.get(Status(error.status))
+    return {"status": error.status, "message": message, "attempts": attempts, "limits": limit}
 
 
 def without_paths(message: str, folder: Path, song: Song) -> str:
@@ -95,18 +124,18 @@ def without_paths(message: str, folder: Path, song: Song) -> str:
     return message
 
 
-def failed_before(folder: Path) -> bool:
-    """True where making the entry at `folder` has failed, in whatever run."""
-    return _failure_path(folder).exists()
-
-
 def _failure_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.failed.json")
 
 
 def _failures(folder: Path) -> dict[str, Any]:
-    path = _failure_path(folder)
-    return read_json(path) if path.exists() else {"status": "", "message": "", "attempts": 0}
+    try:
+        past = read_json(_failure_path(folder))
+        kept = {name: past[name] for name in ("status", "message", "attempts", "limits")}
+        Status(kept["status"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or damaged
+        return {"status": "", "message": "", "attempts": 0, "limits": None}
+    return kept
 
 
 def _success(song: Song, stage: str, entry: Entry, attempts: int, earlier: dict[str, Any]) -> Outcome:

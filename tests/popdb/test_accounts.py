@@ -87,6 +87,13 @@ def test_time_left_goes_by_the_songs_that_were_worked_on() -> None:
     assert progress.line() == "6 of 10 songs, about 12 s left"
 
 
+def test_time_left_is_not_made_up() -> None:
+    progress = Progress(2, clock=Clock())
+    assert progress.line() == "0 of 2 songs, time left not known yet"
+    progress.add([outcome("download", Status.OK, worked=False)] * 2)
+    assert progress.line() == "2 of 2 songs, about 0 s left"
+
+
 def test_a_line_is_due_now_and_then_and_at_the_end() -> None:
     clock = Clock()
     progress = Progress(2, clock=clock)
@@ -100,8 +107,10 @@ def test_a_line_is_due_now_and_then_and_at_the_end() -> None:
 
 
 def test_the_pace_bounds_the_time_of_a_song() -> None:
-    assert least_s(DownloadConfig(download_interval_s=12, search_interval_s=2, jitter=0.5)) == 15
-    assert least_s(DownloadConfig(download_interval_s=1, search_interval_s=2, jitter=0)) == 2
+    songs = [Song("1", "searched"), Song("2", "at hand", url="file:///a")]
+    assert least_s(songs, DownloadConfig(download_interval_s=12, search_interval_s=2, jitter=0.5)) == 15
+    assert least_s(songs, DownloadConfig(download_interval_s=1, search_interval_s=2, jitter=0)) == 2
+    assert least_s(songs[1:], DownloadConfig()) == 0
 
 
 @pytest.mark.parametrize(

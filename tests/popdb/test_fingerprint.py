@@ -187,7 +187,7 @@ def test_an_ffmpeg_without_chromaprint_is_named(tmp_path: Path, monkeypatch: pyt
     other = tmp_path / "ffmpeg"
     other.write_text(f'#!/bin/sh\nfor a; do shift; set -- "$@" "${{a%print}}"; done\nexec {ffmpeg()} "$@"\n')
     other.chmod(0o755)
-    monkeypatch.setattr(subject, "ffmpeg", lambda: str(other))
+    monkeypatch.setattr("samuel.audio.ffmpeg", lambda: str(other))
     with pytest.raises(MissingPartError, match="cannot write Chromaprint; set IMAGEIO_FFMPEG_EXE"):
         fingerprint(tmp_path / "a.wav")
 

@@ -1,3 +1,5 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +63,57 @@ def test_a_passing_failure_is_tried_again_and_counted(tmp_path: Path, status: St
 
 def test_a_final_failure_is_tried_again_under_other_limits(tmp_path: Path) -> None:
     folder = tmp_path / "k"
-    attempt(SONG, "download", folder, fail_with(Status.TOO_LONG), {}, limits=900)
-    same = attempt(SONG, "download", folder, lambda _: pytest.fail("tried again"), {}, limits=900)
+    attempt(SONG, "download", folder, fail_with(Status.TOO_LONG), {}, limits={Status.TOO_LONG: 900})
+    same = attempt(
+        SONG, "download", folder, lambda _: pytest.fail("tried again"), {}, limits={Status.TOO_LONG: 900}
+    )
     assert same.status == Status.TOO_LONG
-    assert attempt(SONG, "download", folder, succeed, {}, limits=1200).attempts == 2
+    assert attempt(SONG, "download", folder, succeed, {}, limits={Status.TOO_LONG: 1200}).attempts == 2
+
+
+def test_limits_concern_the_status_that_depends_on_them(tmp_path: Path) -> None:
+    folder = tmp_path / "k"
+    attempt(SONG, "download", folder, fail_with(Status.UNAVAILABLE), {}, limits={Status.TOO_LONG: 900})
+    outcome = attempt(SONG, "download", folder, succeed, {}, limits={Status.TOO_LONG: 1200})
+    assert (outcome.status, outcome.worked) == (Status.UNAVAILABLE, False)
+
+
+def test_what_failed_is_not_tried_without_leave(tmp_path: Path) -> None:
+    folder = tmp_path / "k"
+    attempt(SONG, "download", folder, fail_with(Status.NETWORK), {})
+    outcome = attempt(SONG, "download", folder, succeed, {}, retry=False)
+    assert (outcome.status, outcome.attempts, outcome.worked) == (Status.NETWORK, 1, False)
+    assert attempt(SONG, "download", folder, succeed, {}).ok
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"status": "wonderful"}', "\xff"])
+def test_a_damaged_memory_of_a_failure_is_none(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "k"
+    attempt(SONG, "download", folder, fail_with(Status.UNAVAILABLE), {})
+    (tmp_path / "k.failed.json").write_bytes(damage.encode("latin-1"))
+    assert attempt(SONG, "download", folder, succeed, {}).attempts == 1
+
+
+def test_a_message_that_no_file_can_hold_is_kept_as_far_as_it_goes(tmp_path: Path) -> None:
+    def fail(_: Path) -> dict[str, Any]:
+        raise SongError(Status.UNAVAILABLE, "gone \ud800")
+
+    for _ in range(2):
+        assert attempt(SONG, "download", tmp_path / "k", fail, {}).message == "gone ?"
+
+
+def test_those_who_want_the_same_share_one_failure(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def fail(_: Path) -> dict[str, Any]:
+        calls.append(1)
+        time.sleep(0.01)
+        raise SongError(Status.UNAVAILABLE, "gone")
+
+    with ThreadPoolExecutor(8) as executor:
+        outcomes = list(executor.map(lambda _: attempt(SONG, "download", tmp_path / "k", fail, {}), range(8)))
+    assert {(outcome.status, outcome.attempts) for outcome in outcomes} == {(Status.UNAVAILABLE, 1)}
+    assert len(calls) == 1
 
 
 def test_what_an_operator_must_mend_stops_the_run(tmp_path: Path) -> None:

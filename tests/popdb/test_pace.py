@@ -227,6 +227,26 @@ def test_what_failed_before_counts_only_where_the_site_limits(tmp_path: Path, fa
         raise SongError(Status.RATE_LIMITED, "again")
 
 
+def test_many_that_fail_again_make_weary_and_an_answer_rouses(tmp_path: Path, fake: Time) -> None:
+    pace = pace_at(tmp_path, fake, stop_after=2)
+    for weary in (False, True):
+        with pytest.raises(SongError), pace.asking("download", again=True):
+            raise SongError(Status.FORBIDDEN, "as before")
+        assert pace.weary is weary
+    with pace.asking("download", again=True):
+        pass
+    assert not pace.weary
+
+
+def test_a_rest_is_shortened_by_what_has_passed(tmp_path: Path, fake: Time) -> None:
+    pace = pace_at(tmp_path, fake, pause_s=10)
+    before = fake.now
+    pace.rest(1, 4.0)
+    assert fake.now - before == 6.0
+    pace.rest(1, 11.0)
+    assert fake.now - before == 6.0
+
+
 def test_a_request_that_ends_after_the_stop_is_not_told_again(tmp_path: Path, fake: Time) -> None:
     pace = pace_at(tmp_path, fake, stop_after=2)
     pace.report("download", Status.NETWORK, fake.now)
@@ -291,10 +311,13 @@ def test_whoever_waits_hears_the_end_within_a_second(tmp_path: Path, fake: Time,
     assert fake.slices[0] <= 1.0
 
 
-def test_leaving_concerns_one_object_until_its_next_run(tmp_path: Path, fake: Time) -> None:
-    pace = pace_at(tmp_path, fake)
+def test_leaving_ends_all_of_this_process_until_its_next_run(tmp_path: Path, fake: Time) -> None:
+    pace, other = pace_at(tmp_path / "a", fake), pace_at(tmp_path / "b", fake)
     pace.leave()
-    assert waited(pace_at(tmp_path, fake), fake) == 0
+    for left in (pace, pace_at(tmp_path / "a", fake)):
+        with pytest.raises(OperatorError, match="the run has ended"):
+            left.turn("search")
+    assert waited(other, fake) == 0
     pace.open()
     assert waited(pace, fake) == 0
 

@@ -121,7 +121,6 @@ class _Match:
 
 def hit_of(entry: Mapping[str, Any]) -> Hit:
     """The hit that yt-dlp's flat search entry describes; any value may be of any type."""
-    live = bool(entry.get("is_live")) or entry.get("live_status") in ("is_live", "is_upcoming", "post_live")
     views = entry.get("view_count")
     return Hit(
         video_id=_text(entry.get("id")),
@@ -129,11 +128,16 @@ def hit_of(entry: Mapping[str, Any]) -> Hit:
         extractor=_text(entry.get("ie_key")),
         title=_text(entry.get("title")),
         channel=_text(entry.get("channel")),
-        duration_s=_seconds(entry.get("duration")),
-        live=live,
+        duration_s=seconds_of(entry.get("duration")),
+        live=is_live(entry),
         views=views if type(views) is int and 0 <= views <= MOST_VIEWS else None,
         verified=entry.get("channel_is_verified") is True,
     )
+
+
+def is_live(entry: Mapping[str, Any]) -> bool:
+    """True for a stream that runs, is announced, or has just ended."""
+    return bool(entry.get("is_live")) or entry.get("live_status") in ("is_live", "is_upcoming", "post_live")
 
 
 def rank(
@@ -235,6 +239,7 @@ def _text(value: Any) -> str:
     return UNSAFE.sub("\ufffd", value[:LONGEST_TEXT]) if isinstance(value, str) else ""
 
 
-def _seconds(value: Any) -> float | None:
+def seconds_of(value: Any) -> float | None:
+    """A duration that a site states; None where it is none."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if number and 0 < value < MOST_SECONDS else None

@@ -11,12 +11,11 @@ from yt_dlp.networking.exceptions import TransportError
 from yt_dlp.utils import (
     ContentTooShortError,
     DownloadError,
-    ExtractorError,
     GeoRestrictedError,
     YoutubeDLError,
 )
 
-from samuel.errors import OperatorError, SongError
+from samuel.errors import OperatorError, SamuelError, SongError
 from samuel.popdb.status import Status
 
 DISK_RESERVE_BYTES = 64 * 2**20
@@ -30,7 +29,9 @@ DISK_REMEDY = "make room, or point `data` to another disk, and start again. What
 
 # The first that matches decides: once yt-dlp has given up retrying, only the message is left.
 VERDICTS = (
-    (r"no suitable extractor|No such file or directory", Status.UNAVAILABLE),
+    (r"no suitable extractor|No such file or directory|file:// URLs are disabled", Status.UNAVAILABLE),
+    # On many videos at once: yt-dlp is too old, or lacks its JavaScript runtime or a PO token.
+    (r"requested format is not available|only images are available", Status.SERVER_ERROR),
     (r"HTTP Error (?:429|402)\b|try again later|rate.?limited", Status.RATE_LIMITED),
     (r"confirm your age|age.restricted", Status.AGE_GATED),
     (r"available (?:in|from) your (?:country|location|region)", Status.GEO_BLOCKED),
@@ -41,7 +42,13 @@ VERDICTS = (
     (r"HTTP Error (?:404|410)\b", Status.UNAVAILABLE),
     (r"HTTP Error [45]\d\d\b", Status.SERVER_ERROR),
     (r"got error:|timed out|did not get any data|content too short", Status.NETWORK),
+    (
+        r"unavailable|not available|private|removed|deleted|terminated|closed|no longer|copyright",
+        Status.UNAVAILABLE,
+    ),
+    (r"members.only|join this channel|payment|premium|purchase|rent\b|unsupported url", Status.UNAVAILABLE),
 )
+MACHINE = r"\[Errno (?:1|5|13|23|24|30)\]"
 
 
 def classify(error: YoutubeDLError) -> Status:
@@ -54,6 +61,10 @@ def classify(error: YoutubeDLError) -> Status:
     text = " | ".join(str(getattr(cause, "orig_msg", cause)) for cause in causes)
     if re.search(FULL_DISK, text):
         raise OperatorError(f"the disk is full: {DISK_REMEDY}")
+    if found := re.search(MACHINE, text):
+        raise OperatorError(
+            f"this machine does not let yt-dlp open or write a file ({found[0]}): {text[-300:]}"
+        )
     if re.search(BOT_CHECK, text, re.IGNORECASE):
         raise OperatorError(f"the site asks for proof that no robot is at work: {BOT_REMEDY}")
     if any(isinstance(cause, GeoRestrictedError) for cause in causes):
@@ -63,27 +74,36 @@ def classify(error: YoutubeDLError) -> Status:
             return status
     if any(isinstance(cause, TransportError | ContentTooShortError) for cause in causes):
         return Status.NETWORK
-    # yt-dlp did not understand the answer: the site has changed, and a newer yt-dlp may know it.
-    # Where its reader failed, `exc_info` holds what the reader raised; what yt-dlp made of it is the context.
-    extraction = (*causes, error.__context__)
-    broken = any(isinstance(cause, ExtractorError) and not cause.expected for cause in extraction)
-    return Status.SERVER_ERROR if broken else Status.UNAVAILABLE
+    # What nobody knows may be a change of the site, and may concern every song.
+    return Status.SERVER_ERROR
 
 
 @contextmanager
-def translating(folder: Path) -> Iterator[None]:
-    """Turn what yt-dlp raises into SongError, and a full disk of `folder` into OperatorError."""
+def full_disk_stops() -> Iterator[None]:
+    """Turn a full disk into OperatorError, whoever found it."""
     try:
         yield
-    except YoutubeDLError as error:
-        _check_free_space(folder)
-        raise SongError(
-            classify(error), " ".join(str(error).removeprefix("ERROR: ").split())[:500]
-        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OperatorError(f"the disk is full: {DISK_REMEDY}") from error
         raise
+
+
+@contextmanager
+def yt_dlp_fails(folder: Path) -> Iterator[None]:
+    """Turn what yt-dlp raises, whatever a site sent, into SongError; `folder` is where it writes."""
+    with full_disk_stops():
+        try:
+            yield
+        except YoutubeDLError as error:
+            _check_free_space(folder)
+            message = " ".join(str(error).removeprefix("ERROR: ").split())[:500]
+            raise SongError(classify(error), message) from error
+        except (SamuelError, OSError):
+            raise
+        except Exception as error:  # its extractors trust what a site sends
+            message = f"yt-dlp failed: {type(error).__name__}: {error}"[:500]
+            raise SongError(Status.SERVER_ERROR, message) from error
 
 
 def _check_free_space(folder: Path) -> None:

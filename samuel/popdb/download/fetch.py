@@ -14,8 +14,8 @@ from samuel.audio import decode_to_wav
 from samuel.config import DownloadConfig
 from samuel.errors import InputError, SongError
 from samuel.popdb.catalog import AUDIO_SUFFIXES, Song
-from samuel.popdb.download.choice import Hit
-from samuel.popdb.download.faults import translating
+from samuel.popdb.download.choice import Hit, is_live, seconds_of
+from samuel.popdb.download.faults import full_disk_stops, yt_dlp_fails
 from samuel.popdb.download.pace import Pace
 from samuel.popdb.download.site import YtDlp, file_options, site_options
 from samuel.popdb.fingerprint import fingerprint, supported
@@ -44,16 +44,16 @@ def fetch_video(
     """
     with pace.asking("download", again=again):
         resumed = partial.is_dir() and any(partial.iterdir())
-        source, video = _arrive(hit, config, partial)
+        source, promised_s = _arrive(hit, config, pace, partial)
         try:
-            measured = _decode(source, folder, video.get("duration"), config)
+            measured = _decode(source, folder, promised_s, config)
         except SongError as error:
+            shutil.rmtree(partial)
             if resumed and error.status == Status.DECODE_FAILED:
                 message = "what was resumed cannot be read; it will be fetched anew"
                 raise SongError(Status.NETWORK, message) from error
             raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial)
     return {"video_id": hit.video_id, "video_title": hit.title, "channel": hit.channel, **measured}
 
 
@@ -65,7 +65,7 @@ def fetch_file(song: Song, config: DownloadConfig, folder: Path) -> dict[str, An
     partial = folder / "source"
     partial.mkdir()
     try:
-        with translating(partial):
+        with yt_dlp_fails(partial):
             source = _copy(url, config, partial)
         measured = _decode(source, folder, None, config)
     except SongError as error:
@@ -77,27 +77,23 @@ def fetch_file(song: Song, config: DownloadConfig, folder: Path) -> dict[str, An
     return {"video_id": None, "video_title": None, "channel": None, **measured}
 
 
-def _arrive(hit: Hit, config: DownloadConfig, partial: Path) -> tuple[Path, dict[str, Any]]:
-    """The file of a video, and what its page says; a rest is kept only where another try goes on from it."""
+def _arrive(hit: Hit, config: DownloadConfig, pace: Pace, partial: Path) -> tuple[Path, float | None]:
+    """The file of a video, and its duration as the page says; a rest stays where a try can go on from it."""
     partial.mkdir(parents=True, exist_ok=True)
+    options = site_options(config, partial) | {
+        "match_filter": _refusing(config),
+        "progress_hooks": [_deadline(config.timeout_s, pace)],
+    }
     try:
-        with translating(partial):
-            return _download(hit, config, partial)
+        # Not the instance that searched: that one has let in the extractors its hits name, allowed or not.
+        with yt_dlp_fails(partial), YtDlp(options) as ydl:
+            video: Any = ydl.extract_info(hit.url, ie_key=hit.extractor or None)
+            return _downloaded(video), seconds_of(video.get("duration"))
     except SongError as error:
-        if not Status(error.status).retryable:
+        # 416: the site has no bytes after the rest, and yt-dlp would ask for the same range for ever.
+        if not Status(error.status).retryable or "HTTP Error 416" in error.message:
             shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _download(hit: Hit, config: DownloadConfig, folder: Path) -> tuple[Path, dict[str, Any]]:
-    options = site_options(config, folder) | {
-        "match_filter": _refusing(config),
-        "progress_hooks": [_deadline(config.timeout_s)],
-    }
-    # Not the instance that searched: that one has let in the extractors its hits name, allowed or not.
-    with YtDlp(options) as ydl:
-        video: Any = ydl.extract_info(hit.url, ie_key=hit.extractor or None)
-        return _downloaded(video), video
 
 
 def _copy(url: str, config: DownloadConfig, folder: Path) -> Path:
@@ -114,18 +110,19 @@ def _refusing(config: DownloadConfig) -> Callable[..., None]:
         # A hit can turn out to be longer, or live, once its page is read; then nothing may be downloaded.
         if incomplete:
             return
-        if video.get("is_live") or video.get("live_status") in ("is_live", "is_upcoming", "post_live"):
+        if is_live(video):
             raise SongError(Status.LIVE, "the video turned out to be live")
-        if (duration_s := video.get("duration") or 0) > config.max_duration_s:
-            raise _too_long(duration_s, config)
+        if (duration_s := seconds_of(video.get("duration")) or 0.0) > config.max_duration_s:
+            raise too_long(duration_s, config.max_duration_s)
 
     return refuse
 
 
-def _deadline(timeout_s: float) -> Callable[[dict[str, Any]], None]:
+def _deadline(timeout_s: float, pace: Pace) -> Callable[[dict[str, Any]], None]:
     started = time.monotonic()
 
     def check(_: dict[str, Any]) -> None:
+        pace.check_left()
         if time.monotonic() - started > timeout_s:
             raise SongError(Status.NETWORK, f"not whole after {timeout_s:g} s (download.timeout_s)")
 
@@ -142,8 +139,8 @@ def _downloaded(video: Any) -> Path:
 def _decode(source: Path, folder: Path, promised_s: float | None, config: DownloadConfig) -> dict[str, Any]:
     decoded = folder / "decoded.wav"
     try:
-        with translating(folder):
-            decode_to_wav(source, decoded)
+        with full_disk_stops():
+            decode_to_wav(source, decoded, config.max_duration_s + 1.0)
     except InputError as error:
         raise _undecodable(source, error) from error
     measured = _measure(decoded)
@@ -186,9 +183,9 @@ def _check_duration(duration_s: float, promised_s: float | None, config: Downloa
     if promised_s and duration_s < promised_s - max(2.0, 0.02 * promised_s):
         raise SongError(Status.NETWORK, f"{duration_s:.1f} s arrived of the {promised_s:.1f} s promised")
     if duration_s > config.max_duration_s:
-        raise _too_long(duration_s, config)
+        raise too_long(duration_s, config.max_duration_s)
 
 
-def _too_long(duration_s: float, config: DownloadConfig) -> SongError:
-    message = f"{duration_s:.1f} s; download.max_duration_s is {config.max_duration_s:g}"
-    return SongError(Status.TOO_LONG, message)
+def too_long(duration_s: float, longest_s: float) -> SongError:
+    """The error of a song over the longest duration."""
+    return SongError(Status.TOO_LONG, f"{duration_s:.1f} s; download.max_duration_s is {longest_s:g}")

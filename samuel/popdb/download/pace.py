@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from samuel.config import DownloadConfig
 from samuel.errors import OperatorError, SongError
-from samuel.popdb.download.faults import translating
+from samuel.popdb.download.faults import full_disk_stops
 from samuel.popdb.status import Status
 
 SLICE_S = 1.0  # the longest sleep between two looks at the state: a stop must be heard
@@ -31,9 +32,7 @@ REMEDY = (
     "download.proxy, download.cookies (they can cost you the account) or a PO-token provider for yt-dlp. "
     "What was downloaded stays"
 )
-NETWORK_REMEDY = (
-    "check the connection, and the proxy where there is one, then start again. What was downloaded stays"
-)
+NETWORK_REMEDY = "check the connection and the proxy, then start again. What was downloaded stays"
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,8 @@ class Pace:
             "search": config.search_interval_s,
             "download": config.download_interval_s,
         }
-        self._left = threading.Event()
+        self._left = _leaving(folder.resolve())
+        self._again = 0
 
     def open(self) -> None:
         """Begin a run: forget a stop, for a person has acted; the spacing and a running pause hold on."""
@@ -96,12 +96,14 @@ class Pace:
                 yield
             except SongError as error:
                 status = Status(error.status)
+                self._again = self._again + 1 if again and status.retryable else 0
                 if not again or not status.retryable or status == Status.RATE_LIMITED:
                     self.report(what, status, began)
                 raise
             except OperatorError as error:
                 self.stop(str(error))
                 raise
+            self._again = 0
             self.report(what, Status.OK, began)
 
     @contextmanager
@@ -166,22 +168,36 @@ class Pace:
         with self._held() as (state, _):
             state.stopped = message if state.stopped is None else state.stopped
 
+    @property
+    def weary(self) -> bool:
+        """True when `config.stop_after` in a row have failed again: more of them need not be tried now."""
+        return self._again >= self._config.stop_after
+
     def leave(self) -> None:
-        """Let no thread of this object wait any longer: the run ends. Others go on."""
+        """End this process's run: no thread of it waits any longer, until `open`. Other processes go on."""
         self._left.set()
+
+    def check_left(self) -> None:
+        """Look whether this process's run has ended.
+
+        Raises:
+            OperatorError: It has.
+        """
+        if self._left.is_set():
+            raise OperatorError("the run has ended; start it again. What was downloaded stays")
 
     def pause(self, attempt: int) -> float:
         """Seconds to wait after so many failures: doubled each time, with jitter, never over the ceiling."""
         doubled_s = self._config.pause_s * 2.0 ** min(attempt - 1, 1000)  # 2.0**1024 is no float
         return min(self._jittered(doubled_s), self._config.pause_ceiling_s)
 
-    def rest(self, attempt: int) -> None:
-        """Wait for `pause(attempt)`.
+    def rest(self, attempt: int, rested_s: float = 0.0) -> None:
+        """Wait for `pause(attempt)`, less the seconds that have passed since the failure.
 
         Raises:
             OperatorError: All must stop.
         """
-        wait_s = self.pause(attempt)
+        wait_s = self.pause(attempt) - rested_s
         while wait_s > 0:
             with self._held() as (state, _):
                 self._check(state)
@@ -204,8 +220,7 @@ class Pace:
     def _check(self, state: "_State") -> None:
         if state.stopped is not None:
             raise OperatorError(state.stopped)
-        if self._left.is_set():
-            raise OperatorError("the run has ended; start it again. What was downloaded stays")
+        self.check_left()
 
     def _pause_all(self, state: "_State", now: float, faults: int) -> None:
         state.paused_at, state.paused_until = now, now + self.pause(faults)
@@ -237,6 +252,11 @@ class Pace:
         state.paused_until = min(state.paused_until, now + self._config.pause_ceiling_s)
 
 
+@cache
+def _leaving(folder: Path) -> threading.Event:
+    return threading.Event()  # one for all that this process does in the folder
+
+
 class _State(BaseModel):
     """What `pace.json` holds; a file that does not fit counts as absent."""
 
@@ -265,7 +285,7 @@ def _parse(text: bytes) -> _State:
 
 def _replace(path: Path, text: bytes) -> None:
     temporary = path.with_suffix(".tmp")
-    with translating(path.parent):
+    with full_disk_stops():
         temporary.write_bytes(text)
         temporary.replace(path)
 

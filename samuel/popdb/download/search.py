@@ -8,7 +8,7 @@ from typing import Any
 from samuel.config import DownloadConfig
 from samuel.errors import SongError
 from samuel.popdb.download.choice import Hit, hit_of
-from samuel.popdb.download.faults import translating
+from samuel.popdb.download.faults import yt_dlp_fails
 from samuel.popdb.download.pace import Pace
 from samuel.popdb.download.site import YtDlp, site_options
 from samuel.popdb.status import Status
@@ -32,10 +32,11 @@ def search(title: str, config: DownloadConfig, pace: Pace, *, again: bool = Fals
 
 
 def _ask(title: str, config: DownloadConfig, workplace: Path) -> list[Any]:
+    options = site_options(config, workplace)
     try:
-        with translating(workplace), YtDlp(site_options(config, workplace)) as ydl:
+        with yt_dlp_fails(workplace), YtDlp(options) as ydl:
             found: Any = ydl.extract_info(f"{config.search}{config.search_results}:{title}", download=False)
-            return list(found.get("entries") or [])
+            return [entry for entry in found.get("entries") or [] if isinstance(entry, dict)]
     except SongError as error:
         if Status(error.status).retryable:
             raise

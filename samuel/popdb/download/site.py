@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import threading
 from http.cookiejar import LoadError
 from pathlib import Path
@@ -15,6 +16,10 @@ from yt_dlp.utils import YoutubeDLError
 from samuel.audio import ffmpeg
 from samuel.config import DownloadConfig
 from samuel.errors import InputError
+
+# Netscape's format: domain, subdomains, path, secure, expires, name and value; or a comment, or nothing.
+COOKIE = r"(?:#HttpOnly_)?(?:[^\t]*\t){4}(?:[0-9]+(?:\.[0-9]+)?)?\t[^\t]*\t[^\t]*"
+COOKIE_LINE = re.compile(rf"{COOKIE}|#(?!HttpOnly_).*|\s*")
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +76,7 @@ def read_cookies(path: Path) -> io.StringIO:
     """
     try:
         text = path.expanduser().read_text("utf-8")
+        _check_lines(text)
         YoutubeDLCookieJar(io.StringIO(text)).load()  # type: ignore[arg-type]
     except (UnicodeDecodeError, LoadError, YoutubeDLError, ValueError):
         remedy = "export them from the browser in Netscape's format (cookies.txt)"
@@ -78,6 +84,12 @@ def read_cookies(path: Path) -> io.StringIO:
     except OSError as error:
         raise InputError(f"download.cookies {path}: {error.strerror}; give a readable file") from None
     return io.StringIO(text)
+
+
+def _check_lines(text: str) -> None:
+    # yt-dlp skips a line that it cannot read, and prints it with all its secrets.
+    if not all(COOKIE_LINE.fullmatch(line) for line in text.split("\n")):
+        raise ValueError
 
 
 class YtDlp(YoutubeDL):

@@ -1,22 +1,14 @@
 """Several songs, candidates and runs, by real yt-dlp."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from samuel.config import parse
-from samuel.doctor import require
-from samuel.errors import InputError, MissingPartError, OperatorError
 from samuel.popdb import acquisition
-from samuel.popdb.acquisition import acquire_songs, pace_of
 from samuel.popdb.catalog import Song
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
-from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded, serving, sine
-
-COOKIES = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\tsecret-value\n"
+from tests.popdb.site import Answer, LocalSite, encoded, sine
 
 
 def verdicts(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -106,30 +98,35 @@ def test_a_larger_limit_lets_a_longer_song_in(site: LocalSite, workplace: Workpl
     site.add_video("a", Answer(encoded(sine())))
     assert workplace.outcomes("Any", max_duration_s=2)[0].status == Status.TOO_LONG
     assert workplace.search("Any", max_duration_s=4)["duration_s"] == 3.0
+    assert site.requests == ["/search", "/watch/a", "/media/a"]
 
 
-def test_a_bot_check_stops_the_run_and_what_is_done_stays(site: LocalSite, workplace: Workplace) -> None:
-    for name in ("first", "second", "third"):
-        site.add_video(name, Answer(encoded(sine())), title=name.title())
-    site.add_page("second", error="Sign in to confirm you are not a bot")
-    with pytest.raises(OperatorError, match=r"download\.download_interval_s"):
-        workplace.outcomes("First", "Second", "Third", policy="scored", workers=1)
-    assert "/watch/third" not in site.requests
-    with pytest.raises(OperatorError, match="robot"):  # until a person has acted
-        workplace.outcomes("Third", policy="scored")
-    pace_of(workplace.settings).open()
-    site.add_page("second", duration=3.0)
-    site.requests.clear()
-    outcomes = workplace.outcomes("First", "Second", "Third", policy="scored")
-    assert [outcome.ok for outcome in outcomes] == [True, True, True]
-    assert "/media/first" not in site.requests
+@pytest.mark.parametrize("page_s", [3.0, None])
+def test_a_limit_holds_for_what_a_hit_understates(
+    page_s: float | None, site: LocalSite, workplace: Workplace
+) -> None:
+    site.add_hit("a", duration=1)
+    site.add_page("a", duration=page_s)
+    site.answers["/media/a"] = Answer(encoded(sine(3.0)))
+    for _ in range(2):
+        assert workplace.outcomes("Any", max_duration_s=2)[0].status == Status.TOO_LONG
+    asked = ["/search", "/watch/a"] if page_s else ["/search", "/watch/a", "/media/a"]
+    assert site.requests == asked
+    assert workplace.outcomes("Any", max_duration_s=4)[0].ok
+    asked += ["/watch/a", "/media/a"]
+    [refused] = workplace.outcomes("Any", max_duration_s=2)
+    assert (refused.status, refused.entry) == (Status.TOO_LONG, None)
+    assert workplace.outcomes("Any", max_duration_s=4)[0].ok
+    assert site.requests == asked
 
 
-def test_a_run_of_refusals_stops_the_run(site: LocalSite, workplace: Workplace) -> None:
-    site.answers["/search"] = Answer(b"no", 429)
-    with pytest.raises(OperatorError, match="3 requests in a row failed, the last one as rate_limited"):
-        workplace.outcomes(*(f"Song {number}" for number in range(9)), stop_after=3, workers=1)
-    assert len(site.requests) == 3
+def test_two_titles_of_one_video_fetch_it_once(site: LocalSite, workplace: Workplace) -> None:
+    site.add_song("One title", "a", Answer(encoded(sine())))
+    site.found["Another"] = ["a"]
+    one, other = workplace.outcomes("One title", "Another", workers=2)
+    assert one.ok
+    assert other.record["audio_sha256"] == one.record["audio_sha256"]
+    assert sorted(site.requests) == ["/media/a", "/search", "/search", "/watch/a"]
 
 
 def test_songs_that_fail_again_say_nothing_of_the_site(site: LocalSite, workplace: Workplace) -> None:
@@ -140,59 +137,3 @@ def test_songs_that_fail_again_say_nothing_of_the_site(site: LocalSite, workplac
         workplace.outcomes(title, policy="scored", stop_after=100)
     again = workplace.outcomes(*titles, policy="scored", stop_after=3)
     assert [outcome.status for outcome in again] == [Status.FORBIDDEN] * 4
-
-
-# --- cookies, proxy, further options ---
-
-
-def test_cookies_are_sent_and_stay_secret(
-    site: LocalSite, workplace: Workplace, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("DEBUG")
-    site.add_video("a", Answer(b"no", 403))
-    path = tmp_path / "cookies.txt"
-    path.write_text(COOKIES)
-    [outcome] = workplace.outcomes("Any", cookies=path)
-    assert all("session=secret-value" in headers["Cookie"] for headers in site.headers)
-    assert path.read_text() == COOKIES
-    assert "secret-value" not in caplog.text + outcome.message
-
-
-@pytest.mark.parametrize(("content", "complaint"), [(None, "No such file"), ("secret", "not a cookies file")])
-def test_cookies_that_cannot_be_used(
-    content: str | None, complaint: str, workplace: Workplace, tmp_path: Path
-) -> None:
-    path = tmp_path / "cookies.txt"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(InputError, match=rf"download\.cookies .*{complaint}") as caught:
-        workplace.outcomes("Any", cookies=path)
-    assert "secret" not in str(caught.value)
-    settings = parse({"data": workplace.root, "download": {**AT_ONCE, "cookies": path}})
-    with pytest.raises(MissingPartError, match=complaint):
-        require(settings, {"csv"})
-
-
-def test_a_proxy_sees_every_request(
-    site: LocalSite, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("NO_PROXY")
-    monkeypatch.setenv("SAMUEL_TEST_SITE", "http://127.0.0.1:1")  # nobody is there but behind the proxy
-    page = {"id": "a", "title": "A", "url": "http://127.0.0.1:1/media/a", "ext": "flac", "duration": 3}
-    hit = {"id": "a", "title": "A", "url": "http://127.0.0.1:1/watch/a", "duration": 3}
-    with serving() as proxy:
-        proxy.hits.append(hit)
-        proxy.answers["/watch/a"] = Answer(json.dumps(page).encode())
-        proxy.answers["/media/a"] = Answer(encoded(sine()))
-        workplace.search("Any", proxy=proxy.base)
-        assert proxy.requests == ["/search", "/watch/a", "/media/a"]
-    assert site.requests == []
-
-
-def test_further_options_reach_yt_dlp(
-    site: LocalSite, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site.add_video("a", Answer(encoded(sine()), bytes_per_s=2000))
-    settings = workplace.with_(ytdlp={"socket_timeout": 0.05})
-    [outcome] = acquire_songs([Song("1", "Any")], settings)
-    assert (outcome.status, "timed out" in outcome.message) == (Status.NETWORK, True)

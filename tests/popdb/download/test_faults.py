@@ -204,7 +204,7 @@ ERRORS = [
     (ExtractorError("Unable to download", expected=True, cause=TransportError("no route")), "network"),
     (GeoRestrictedError("Elsewhere"), "geo_blocked"),
     (YoutubeDLError("HTTP Error 408: Request Timeout"), "network"),
-    (YoutubeDLError("whatever"), "unavailable"),
+    (YoutubeDLError("whatever"), "server_error"),
 ]
 
 

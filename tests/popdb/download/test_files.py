@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,15 @@ def test_a_song_is_never_a_link(site: LocalSite, workplace: Workplace) -> None:
     [outcome] = workplace.outcomes(song)
     assert outcome.status == Status.UNAVAILABLE
     assert site.requests == []
+
+
+def test_files_wait_for_no_turn(tmp_path: Path, workplace: Workplace) -> None:
+    songs: list[Song] = []
+    for name in ("one", "two"):
+        path = tmp_path / f"{name}.flac"
+        path.write_bytes(encoded(sine(1.0)))
+        songs.append(Song(name, name, url=path.as_uri()))
+    started = time.monotonic()
+    outcomes = workplace.outcomes(*songs, download_interval_s=600, search_interval_s=600, workers=1)
+    assert [outcome.ok for outcome in outcomes] == [True, True]
+    assert time.monotonic() - started < 60

@@ -83,18 +83,68 @@ def test_a_site_without_ranges_sends_it_all_again(killed: int, site: LocalSite, 
     assert_whole(workplace)
 
 
-def test_a_rest_that_is_not_of_this_file_is_fetched_anew(
-    killed: int, site: LocalSite, workplace: Workplace
-) -> None:
+@pytest.fixture
+def rest(site: LocalSite, workplace: Workplace) -> Path:
+    """The part of the file that a broken connection left; the site sends the whole from now on."""
+    site.add_video("a", Answer(BODY, sent=len(BODY) // 2, times=1), duration=20.0, ext="wav")
+    [outcome] = workplace.outcomes("Any song")
+    assert outcome.status == Status.NETWORK
     [part] = workplace.root.glob("data/raw/.*.part/*.part")
-    part.write_bytes(b"\xff" * killed)
-    [outcome] = workplace.outcomes("Any song", attempts=1)
-    assert (outcome.status, outcome.message) == (
-        Status.NETWORK,
-        "what was resumed cannot be read; it will be fetched anew",
-    )
+    return part
+
+
+def test_a_file_that_had_arrived_is_not_fetched_again(
+    rest: Path, site: LocalSite, workplace: Workplace
+) -> None:
+    rest.unlink()
+    rest.with_suffix("").write_bytes(BODY)
+    site.requests.clear()
+    workplace.search()
+    assert site.requests == ["/watch/a"]
+    assert_whole(workplace)
+
+
+UNREADABLE = "what was resumed cannot be read; it will be fetched anew"
+BEYOND = "unable to download video data: HTTP Error 416: Requested Range Not Satisfiable"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("source-0.wav.part", b"\xff" * (len(BODY) // 2), UNREADABLE),
+        ("source-0.wav", b"\xff" * 5000, UNREADABLE),
+        ("source-0.wav.part", BODY, BEYOND),
+        ("source-0.wav.part", b"\xff" * (len(BODY) + 1000), BEYOND),
+    ],
+    ids=["no part of it", "another file", "all of it", "more than it"],
+)
+def test_a_rest_that_is_no_part_of_this_file_is_fetched_anew(
+    name: str, content: bytes, message: str, rest: Path, site: LocalSite, workplace: Workplace
+) -> None:
+    rest.unlink()
+    rest.with_name(name).write_bytes(content)
+    [outcome] = workplace.outcomes("Any song")
+    assert (outcome.status.retryable, outcome.message) == (True, message)
+    assert workplace.entries() == []
     workplace.search()
     assert media_requests(site)[-1] is None
+    assert_whole(workplace)
+
+
+def test_a_site_without_ranges_sends_it_all_over_a_longer_rest(
+    rest: Path, site: LocalSite, workplace: Workplace
+) -> None:
+    rest.write_bytes(b"\xff" * (len(BODY) + 1000))
+    site.answers["/media/a"].ranges = False
+    workplace.search()
+    assert_whole(workplace)
+
+
+def test_a_rest_of_another_format_is_not_used(rest: Path, site: LocalSite, workplace: Workplace) -> None:
+    site.add_page("a", duration=20.0, ext="flac", format_id="other")
+    site.answers["/media/a"] = Answer(encoded(sine(20.0)))
+    workplace.search()
+    assert media_requests(site)[1:] == [None]
     assert_whole(workplace)
 
 

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from samuel.audio import read_wav
-from samuel.config import DownloadConfig
-from samuel.popdb.download.site import YtDlp, site_options
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
 from tests.popdb.site import Answer, LocalSite, encoded, sine
@@ -125,6 +123,7 @@ def test_a_playlist_behind_a_hit_is_not_downloaded(site: LocalSite, workplace: W
     "title",
     [
         "file:///etc/passwd", "https://example.com/watch?v=dQw4w9WgXcQ", "Backstreets", "Radioactive", "1979",
+        "TRUE", "dQw4w9WgXcQ", "--exec touch x",
         "--exec id", "../../x", "a" * 300, "\N{GUITAR}\N{MICROPHONE}", "two\nlines", "%(title)s",
         "ytsearch3:x", "+", "x#__youtubedl_smuggle=x",
     ],
@@ -159,14 +158,3 @@ def test_file_url_from_a_video_page_is_refused(site: LocalSite, tmp_path: Path, 
     error = workplace.failure(workplace.search)
     assert error.status == Status.UNAVAILABLE
     assert "file:// URLs are disabled" in str(error)
-
-
-def test_production_searches_youtube_and_nothing_else(tmp_path: Path) -> None:
-    config = DownloadConfig()
-    assert config.search == "ytsearch"
-    options = site_options(config, tmp_path)
-    with YtDlp(options) as ydl:
-        assert sorted(vars(ydl)["_ies"]) == ["Youtube", "YoutubeSearch"]
-        assert not ydl.params.get("enable_file_urls")
-    assert options["skip_unavailable_fragments"] is False
-    assert options["geo_bypass"] is False
