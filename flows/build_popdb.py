@@ -1,6 +1,7 @@
 """build-popdb: song list → download → separation → latents → POPDB (paper §III-C)."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from prefect import flow, task
@@ -36,11 +37,10 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
     artifacts.show_list(listed)
     acquisition = artifacts.Acquisition(listed.songs, settings)
     stages = submit((download, separate, encode), groups(listed.songs), settings)
-    try:
+    with ExitStack() as broken_off:
+        broken_off.callback(pace_of(settings).leave)  # or the groups to come would download for nobody
         outcomes = gather(stages, acquisition.show)
-    except BaseException:
-        pace_of(settings).leave()  # or the groups still to come would go on downloading for nobody
-        raise
+        broken_off.pop_all()
     popdb = assemble.submit(outcomes, settings).result()
     artifacts.show_dataset(popdb, outcomes)
     return {"path": str(popdb.root), **popdb.info["counts"]}

@@ -6,6 +6,7 @@ read and written by soundfile.
 
 import errno
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,8 @@ def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) ->
         raise
     if done.returncode != 0:
         target.unlink(missing_ok=True)
-        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["unknown reason"]
+        said = re.sub(r" @ 0x[0-9a-f]+", "", done.stderr.decode(errors="replace"))  # differs in every run
+        reason = said.strip().splitlines()[-1:] or ["unknown reason"]
         raise InputError(
             f"{source}: not readable as audio ({reason[0]}); give a whole WAV, FLAC, OGG, MP3 or M4A"
         )

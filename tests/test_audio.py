@@ -36,7 +36,7 @@ def test_any_file_becomes_44100_stereo(tmp_path: Path, suffix: str, rate: int, c
 def test_no_audio_is_named_and_leaves_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "song.wav"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"song\.wav: not readable as audio"):
+    with pytest.raises(InputError, match=r"song\.wav: not readable as audio \((?!.*0x)"):
         decode_to_wav(path, tmp_path / "out.wav")
     assert not (tmp_path / "out.wav").exists()
 

@@ -60,12 +60,36 @@ def test_yt_dlp_gets_only_options_that_cannot_do_harm(option: str) -> None:
     assert parse({"download": {"ytdlp": {"socket_timeout": 5}}}).download.ytdlp == {"socket_timeout": 5}
 
 
-@pytest.mark.parametrize("proxy", ["http://me:secret@proxy:3128", "socks5://me:s@secret@proxy"])
+@pytest.mark.parametrize(
+    "proxy",
+    ["http://me:secret@proxy:3128", "socks5://me:s@secret@proxy", "me:secret@proxy:3128", "me:a secret'@p"],
+)
 def test_a_password_is_neither_taken_nor_repeated(proxy: str) -> None:
     with pytest.raises(SettingsError, match="HTTPS_PROXY") as caught:
         parse({"download": {"proxy": proxy}})
     assert "secret" not in str(caught.value)
     assert parse({"download": {"proxy": "http://proxy:3128"}}).download.proxy == "http://proxy:3128"
+
+
+def test_a_secret_among_refused_options_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse({"download": {"ytdlp": {"http_headers": {"Authorization": "secret"}}}})
+    with pytest.raises(SettingsError) as whole:
+        parse({"download": {"pause_s": 9, "pause_ceiling_s": 8, "proxy": "http://p", "ytdlp": {}}})
+    assert "secret" not in str(caught.value)
+    assert "http://p" not in str(whole.value)
+
+
+@pytest.mark.parametrize("proxy", ["htp://host", "foo", "http://", "http://host:99999"])
+def test_what_is_no_proxy_is_refused(proxy: str) -> None:
+    with pytest.raises(SettingsError, match=r"download\.proxy"):
+        parse({"download": {"proxy": proxy}})
+
+
+@pytest.mark.parametrize(("option", "value"), [("socket_timeout", "abc"), ("ratelimit", "50K")])
+def test_options_of_yt_dlp_have_types(option: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{option} must be int or float"):
+        parse({"download": {"ytdlp": {option: value}}})
 
 
 def test_the_default_needs_no_download() -> None:

@@ -4,7 +4,6 @@
 paper's run. A section is checked by pydantic wherever it is made: a flow's parameters, JSON, Python.
 """
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +125,7 @@ def parse(values: dict[str, Any]) -> Settings:
 
 def _complaint(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
-    # A setting may be refused because there is a password in it: a URL is shown without its user.
-    given = re.sub(r"//[^\s'\"]*@", "//…@", repr(problem["input"]))
-    return f"setting {name or '(all)'}: {problem['msg']} (given: {given})"
+    # These may be refused because there is a secret in them.
+    if name.startswith(("download.proxy", "download.ytdlp")) or problem["loc"] == ("download",):
+        return f"setting {name}: {problem['msg']}"
+    return f"setting {name or '(all)'}: {problem['msg']} (given: {problem['input']!r})"

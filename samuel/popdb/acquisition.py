@@ -8,6 +8,7 @@ that is there. Failures are remembered beside them.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,9 @@ def _side_by_side(
     songs: Sequence[tuple[int, Song]], settings: Settings, pace: Pace
 ) -> Iterator[tuple[int, Outcome]]:
     executor = ThreadPoolExecutor(settings.download.workers, thread_name_prefix="acquire")
-    try:
+    with ExitStack() as broken_off:
+        broken_off.callback(executor.shutdown, cancel_futures=True)
+        broken_off.callback(pace.leave)  # first, or those who wait for their turn would be waited for
         # Each with the caller's context, or a log could not tell whose run a thread works for.
         places = {
             executor.submit(copy_context().run, acquire_song, song, settings, pace): place
@@ -98,11 +101,8 @@ def _side_by_side(
         }
         for future in as_completed(places):
             yield places[future], future.result()
-    except BaseException:
-        pace.leave()  # or those who wait for their turn would be waited for
-        raise
-    finally:
-        executor.shutdown(cancel_futures=True)
+        broken_off.pop_all()
+    executor.shutdown()
 
 
 def _file(song: Song, settings: Settings) -> Outcome:

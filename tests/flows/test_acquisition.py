@@ -12,6 +12,8 @@ from prefect.client.orchestration import get_client
 from flows.build_popdb import build_popdb
 from samuel.config import Settings
 from samuel.errors import OperatorError
+from samuel.popdb.acquisition import acquire_songs
+from samuel.popdb.catalog import Song
 from tests.flows.conftest import song
 from tests.popdb.latents import small_settings
 from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded, serving, yt_dlp_plugin
@@ -90,4 +92,21 @@ def test_a_bot_check_ends_the_flow_with_its_own_words(
     with pytest.raises(OperatorError, match=r"download\.download_interval_s"):
         build_popdb(settings)
     site.add_page("v6", duration=SECONDS)
+    assert build_popdb(settings)["songs_kept"] == 3
+
+
+def test_groups_to_come_download_nothing_for_a_flow_that_broke(
+    server: str, site: LocalSite, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("flows.build_popdb.pipeline.separate_song", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        build_popdb(settings)
+    with pytest.raises(OperatorError, match="the run has ended"):
+        acquire_songs([Song("later", "Later")], settings)
+    monkeypatch.undo()
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("SAMUEL_TEST_SITE", site.base)
     assert build_popdb(settings)["songs_kept"] == 3
