@@ -1,17 +1,14 @@
 """`songs.parquet`: a row per song of the list, whatever became of it."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from samuel.files import replacing
-from samuel.popdb.fingerprint import recordings
+from samuel.popdb.fingerprint import from_text, recordings
 from samuel.popdb.outcome import Outcome
 
 CANDIDATE = pa.struct(
@@ -47,17 +44,15 @@ def song_rows(outcomes: Sequence[Outcome], groups: Mapping[str, str]) -> list[di
 def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Digest of a song's audio → name of its recording: the lowest digest of all that sound the same."""
     records = [outcome.record for outcome in outcomes if "audio_sha256" in outcome.record]
-    return recordings({record["audio_sha256"]: _codes(record.get("fingerprint", "")) for record in records})
+    return recordings(
+        {record["audio_sha256"]: from_text(record.get("fingerprint", "")) for record in records}
+    )
 
 
 def write_songs(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `songs.parquet`, whole or not at all."""
     with replacing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=SONGS_SCHEMA), temporary)
-
-
-def _codes(fingerprint: str) -> NDArray[np.uint32]:
-    return np.frombuffer(base64.b64decode(fingerprint), "<u4").astype(np.uint32)
 
 
 def _row(outcome: Outcome, groups: Mapping[str, str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A video, or a file at hand → `audio.wav` (44.1 kHz stereo float32), and what is measured of it."""
 
-import base64
 import shutil
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from samuel.popdb.download.choice import Hit, is_live, seconds_of
 from samuel.popdb.download.faults import full_disk_stops, yt_dlp_fails
 from samuel.popdb.download.pace import Pace
 from samuel.popdb.download.site import YtDlp, file_options, site_options
-from samuel.popdb.fingerprint import fingerprint, supported
+from samuel.popdb.fingerprint import fingerprint, supported, to_text
 from samuel.popdb.status import Status
 
 AUDIO = "audio.wav"
@@ -36,7 +35,7 @@ def fetch_video(
     Returns:
         What is known of the audio, the same on every machine: video_id, video_title, channel, duration_s,
         peak (linear, 1 is full scale), clipped_share (samples at or over full scale) and fingerprint
-        (Chromaprint, base64 of little-endian 32-bit codes; empty where this ffmpeg has none).
+        (Chromaprint as text; empty where this ffmpeg has none).
 
     Raises:
         SongError: This video cannot be had; `status` says why.
@@ -145,13 +144,9 @@ def _decode(source: Path, folder: Path, promised_s: float | None, config: Downlo
         raise _undecodable(source, error) from error
     measured = _measure(decoded)
     _check_duration(measured["duration_s"], promised_s, config)
-    codes = _codes(decoded)
+    codes = to_text(fingerprint(decoded)) if supported() else ""
     decoded.replace(folder / AUDIO)
     return {**measured, "fingerprint": codes}
-
-
-def _codes(audio: Path) -> str:
-    return base64.b64encode(fingerprint(audio).astype("<u4").tobytes()).decode() if supported() else ""
 
 
 def _undecodable(source: Path, error: InputError) -> SongError:
