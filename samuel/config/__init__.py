@@ -5,7 +5,7 @@ paper's run. A section is checked by pydantic wherever it is made: a flow's para
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,7 +19,15 @@ from samuel.config.model import (
     SamplingConfig,
     TrainingConfig,
 )
-from samuel.config.popdb import CodecConfig, DownloadConfig, PopdbConfig, SeparatorConfig, SongsConfig
+from samuel.config.popdb import (
+    CodecConfig,
+    DownloadConfig,
+    PopdbConfig,
+    Precision,
+    RetentionConfig,
+    SeparatorConfig,
+    SongsConfig,
+)
 from samuel.config.section import Section
 from samuel.errors import SettingsError
 
@@ -33,6 +41,8 @@ __all__ = [
     "Mixing",
     "ModelConfig",
     "PopdbConfig",
+    "Precision",
+    "RetentionConfig",
     "Sampler",
     "SamplingConfig",
     "Section",
@@ -54,10 +64,15 @@ class Settings(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="auto: a GPU where there is one"
     )
+    songs_in_hand: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None,
+        description="songs in hand at a time, in separation and in encoding; none: 2, 6 on a GPU",
+    )
     songs: SongsConfig = SongsConfig()
     download: DownloadConfig = DownloadConfig()
     separator: SeparatorConfig = SeparatorConfig()
     codec: CodecConfig = CodecConfig()
+    retention: RetentionConfig = RetentionConfig()
     popdb: PopdbConfig = PopdbConfig()
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -94,6 +109,7 @@ PAPER: dict[str, Any] = {
     "songs": {"source": "csv"},
     "separator": {"name": "demucs"},
     "codec": {"name": "stable-audio-open"},
+    "retention": {"stems": "remove"},
     "training": {
         "steps": 88_400,
         "batch_size": 16,

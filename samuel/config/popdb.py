@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from samuel.config.section import Count, Pause, Section, Seed, Share
 
+Precision = Literal["fp32", "bf16"]
+
 
 class SongsConfig(Section):
     """Which songs."""
@@ -174,6 +176,13 @@ class SeparatorConfig(Section):
     repo: Path | None = Field(
         default=None, description="demucs: a local repository of trusted weights; none: the hub"
     )
+    precision: Precision = Field(
+        default="fp32", description="demucs: bf16 is faster on a GPU, and far slower on most CPUs"
+    )
+    batch: Count | None = Field(
+        default=None,
+        description="demucs: segments at a time; none: as the GPU has memory, 1 on a CPU",
+    )
 
 
 class CodecConfig(Section):
@@ -184,6 +193,28 @@ class CodecConfig(Section):
         default="stabilityai/stable-audio-open-1.0",
         description="stable-audio-open: a hub repository, or a local folder with model_config.json",
         min_length=1,
+    )
+    posterior: Literal["mean", "sample"] = Field(
+        default="mean", description="stable-audio-open: what is stored of the posterior"
+    )
+    precision: Precision = Field(
+        default="fp32",
+        description="stable-audio-open: bf16 is faster on a GPU, and far slower on most CPUs",
+    )
+    batch: Count | None = Field(
+        default=None,
+        description="stable-audio-open: windows at a time; none: as the GPU has memory, 1 on a CPU",
+    )
+
+
+class RetentionConfig(Section):
+    """What is kept of a song once its latents are safe; what was removed is made again where it is wanted."""
+
+    audio: Literal["keep", "remove"] = Field(
+        default="keep", description="the downloaded audio, 21 MB a minute"
+    )
+    stems: Literal["keep", "remove"] = Field(
+        default="keep", description="vocals and accompaniment as FLAC, about 20 MB a minute"
     )
 
 
@@ -199,6 +230,9 @@ class PopdbConfig(Section):
     )
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
         default=0.1, description="songs held out"
+    )
+    min_vocal_share: Share = Field(
+        default=0.0, description="no pair that is sung for less of its length; 0: all, as in the paper"
     )
     seed: Seed = Field(default=0, description="which songs are held out")
 
