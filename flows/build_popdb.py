@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts
-from flows.stages import bar, gather, groups, run_stage, shown, submit, told
+from flows.stages import bar, gather, groups, shown, submit, told
 from samuel.config import Settings, demo
 from samuel.doctor import dataset_parts, require
 from samuel.popdb import catalog, pipeline
@@ -18,7 +18,7 @@ from samuel.popdb.catalog import Song, SongList
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import Popdb, write_popdb
 
-WORKERS = 2  # one group downloads while another is separated or encoded
+WORKERS = 3  # a group downloads while the one before it is separated and the one before that encoded
 
 
 @flow(
@@ -50,6 +50,7 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
 def examine(settings: Settings) -> None:
     """Stop before the long work where a part that the settings name is missing."""
     require(settings, dataset_parts(settings))
+    pipeline.reclaim_audio(settings)
     pace_of(settings).open()  # whoever starts a run has read why the last one stopped
 
 
@@ -69,13 +70,15 @@ def download(songs: Sequence[Song], settings: Settings, group: str) -> list[Outc
 @task(task_run_name="separate {group}", cache_policy=NO_CACHE)
 def separate(downloaded: Sequence[Outcome], settings: Settings, group: str) -> list[Outcome]:
     """Audio → vocals and accompaniment."""
-    return run_stage(downloaded, lambda song: pipeline.separate_song(song, settings), f"separate {group}")
+    with bar(downloaded, f"separate {group}") as progress:
+        return told(pipeline.separate_songs(downloaded, settings, lambda _: progress.update()))
 
 
 @task(task_run_name="encode {group}", cache_policy=NO_CACHE)
 def encode(separated: Sequence[Outcome], settings: Settings, group: str) -> list[Outcome]:
     """Stems → paired latents."""
-    return run_stage(separated, lambda song: pipeline.encode_song(song, settings), f"encode {group}")
+    with bar(separated, f"encode {group}") as progress:
+        return told(pipeline.encode_songs(separated, settings, lambda _: progress.update()))
 
 
 @task(task_run_name="write shards and index", cache_policy=NO_CACHE)

@@ -48,11 +48,6 @@ def bar(items: Iterable[Item], title: str, total: int | None = None) -> "tqdm[It
     return tqdm(items, desc=f"{title:<20}", total=total, disable=None, file=sys.stderr)
 
 
-def run_stage(songs: Sequence[Any], work: Callable[[Any], Outcome], title: str) -> list[Outcome]:
-    """Do `work` for each song; the task shows as cached when every song was done before."""
-    return told([work(song) for song in bar(songs, title)])
-
-
 def told(outcomes: list[Outcome]) -> list[Outcome]:
     """The outcomes of a task, which shows as cached when every song was done before."""
     cached = not any(outcome.worked for outcome in outcomes)

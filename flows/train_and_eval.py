@@ -96,7 +96,7 @@ def report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, r
 def parts_of(model: Entry, settings: Settings) -> Callable[[], tuple[TrainedModel, Codec]]:
     """What loads model and codec, when they are needed."""
     device = resolve_device(settings.device)
-    return lambda: (load_model(model.folder, device), codec_for(settings.codec, device))
+    return lambda: (load_model(model.folder, device), codec_for(settings))
 
 
 def advance(progress: "tqdm[int]", metrics: dict[str, Any]) -> None:

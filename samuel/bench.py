@@ -13,7 +13,7 @@ from samuel.config import CodecConfig, SeparatorConfig, Settings
 from samuel.demo import compose
 from samuel.device import resolve_device
 from samuel.model.unet import SamuelUNet, parameter_count
-from samuel.popdb.separate import load_separator
+from samuel.popdb.separator import load_separator
 
 ROUNDS = 5
 FRAMES = 1024

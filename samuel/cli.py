@@ -150,7 +150,10 @@ def read_settings(path: Path | None) -> Settings:
 
 def _codec_config(options: argparse.Namespace, identity: str) -> CodecConfig:
     # An identity begins with the part's name: "mel/1 bands=64 …".
-    values = {"name": identity.partition("/")[0]}
+    values: dict[str, str] = {"name": identity.partition("/")[0]}
+    words = identity.split()
+    values |= {"posterior": "sample"} if "sample" in words else {}
+    values |= {"precision": "bf16"} if "bf16" in words else {}
     if options.codec_path:
         values["path"] = options.codec_path
     return parse({"codec": values}).codec

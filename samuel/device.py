@@ -1,7 +1,13 @@
-"""Which device computes."""
+"""Which device computes, how exactly, and whose turn it is."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 
+from samuel.config import Precision
 from samuel.errors import MissingPartError
 
 
@@ -18,3 +24,20 @@ def resolve_device(name: str) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise MissingPartError("device = 'mps', and torch sees no Apple GPU; set device = 'auto' or 'cpu'")
     return torch.device(name)
+
+
+@contextmanager
+def inference(device: torch.device, precision: Precision) -> Iterator[None]:
+    """No gradients, and the same result every time: fp32 is true float32 (no TF32), bf16 is by autocast."""
+    with (
+        torch.no_grad(),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        yield
+
+
+@cache
+def turn(device: torch.device) -> threading.Lock:
+    """Held by the thread that launches work on `device`: two networks at once would want twice the memory."""
+    return threading.Lock()

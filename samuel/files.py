@@ -91,12 +91,14 @@ class Entry:
         record: What its maker said about it (JSON).
         sha256: Digest by file name.
         made: True when this call made it, False when it was there.
+        released: True when its files were removed because nobody needs them; what it says of them holds.
     """
 
     folder: Path
     record: dict[str, Any]
     sha256: dict[str, str]
     made: bool = False
+    released: bool = False
 
     def path(self, name: str) -> Path:
         """Path of one of its files."""
@@ -109,11 +111,13 @@ def find_entry(folder: Path) -> Entry | None:
         manifest = read_json(folder / MANIFEST)
     except (FileNotFoundError, ValueError):  # absent, or damaged
         return None
+    released = manifest.get("released", False)
     for name, listed in manifest["files"].items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != listed["bytes"]:
+        if not released and (not path.is_file() or path.stat().st_size != listed["bytes"]):
             return None
-    return Entry(folder, manifest["record"], {name: f["sha256"] for name, f in manifest["files"].items()})
+    digests = {name: file["sha256"] for name, file in manifest["files"].items()}
+    return Entry(folder, manifest["record"], digests, released=released)
 
 
 def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
@@ -137,6 +141,23 @@ def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
         manifest = read_json(folder / MANIFEST)
         digests = {name: f["sha256"] for name, f in manifest["files"].items()}
         return Entry(folder, manifest["record"], digests, made=True)
+
+
+def release(folder: Path) -> None:
+    """Remove the files of the entry at `folder` and keep what it says of them; no entry, nothing happens."""
+    with locked(folder):
+        if find_entry(folder) is None:
+            return
+        manifest = read_json(folder / MANIFEST)
+        # First the word, then the deed: killed between the two, it is released and can be so again.
+        write_json(folder / MANIFEST, manifest | {"released": True})
+        remove(folder / name for name in manifest["files"])
+
+
+def forget(folder: Path) -> None:
+    """Have the entry at `folder` made again by the next who asks for it."""
+    with locked(folder):
+        remove([folder / MANIFEST])
 
 
 def temporary_folder(folder: Path) -> Path:

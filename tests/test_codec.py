@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samuel.codec import HOP, LATENT_CHANNELS, Codec, frame_count, load_codec
+from samuel.codec.stable_audio import windows_of
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
 from samuel.weights import weights_digest
@@ -100,7 +102,19 @@ def test_mel_is_mono(mel: Codec) -> None:
     assert torch.equal(decoded[:, 0], decoded[:, 1])
 
 
-@pytest.mark.parametrize("frames", [100, 128, 300])
+@pytest.mark.parametrize("frames", [1, 271, 272, 273, 500, 528, 529, 1032, 4104])
+@pytest.mark.parametrize("reach", [8, 10])
+def test_windows_cover_every_frame_once(frames: int, reach: int) -> None:
+    windows = windows_of(frames, 272, reach)
+    assert [frame for keep, _ in windows for frame in keep] == list(range(frames))
+    for keep, window in windows:
+        assert len(window) == min(frames, 272)
+        assert window.start == 0 or keep.start - window.start >= reach
+        assert window.stop == frames or window.stop - keep.stop >= reach
+    assert len(windows) <= max(1, -(-(frames - 2 * reach) // (272 - 2 * reach)))
+
+
+@pytest.mark.parametrize("frames", [100, 272, 600])
 def test_windows_equal_one_pass(vae: Codec, weights: tuple[Path, Any], frames: int) -> None:
     audio = music(frames)
     with torch.no_grad():
@@ -110,6 +124,45 @@ def test_windows_equal_one_pass(vae: Codec, weights: tuple[Path, Any], frames: i
     assert whole.std() > 1e-3
     assert torch.allclose(latents, whole, atol=1e-4 * float(whole.std()))
     assert torch.allclose(vae.decode(latents), decoded, atol=1e-4 * float(decoded.std()))
+
+
+def test_songs_that_share_batches_are_encoded_as_if_alone(weights: tuple[Path, Any]) -> None:
+    config = CodecConfig(name="stable-audio-open", path=str(weights[0]), batch=3)
+    codec = load_codec(config, CPU)
+    songs = [music(frames, seed) for seed, frames in enumerate([300, 40, 560, 272])]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(codec.encode, songs))
+    for song, latents in zip(songs, together, strict=True):
+        with torch.no_grad():
+            whole = weights[1].encode(song, skip_bottleneck=True).chunk(2, dim=1)[0]
+        assert torch.allclose(latents, whole, atol=1e-4 * float(whole.std()))
+        # At one batch size not even the last bit knows who the neighbours were.
+        assert torch.equal(latents, codec.encode(song))
+
+
+def test_samples_follow_the_librarys_posterior(weights: tuple[Path, Any], vae: Codec) -> None:
+    config = CodecConfig(name="stable-audio-open", path=str(weights[0]), posterior="sample")
+    sampling = load_codec(config, CPU)
+    audio = torch.cat([music(300, seed=1), music(300, seed=2)])
+    with torch.no_grad():
+        mean, scale = weights[1].encode(audio, skip_bottleneck=True).chunk(2, dim=1)
+    deviation = torch.nn.functional.softplus(scale) + 1e-4
+    drawn = (sampling.encode(audio) - mean) / deviation
+    assert drawn.mean().abs() < 0.02
+    assert drawn.std() == pytest.approx(1.0, abs=0.02)
+    # The noise of one stem says nothing of another's, and is the same the next time.
+    assert torch.corrcoef(drawn.flatten(1))[0, 1].abs() < 0.03
+    assert torch.equal(sampling.encode(audio)[1:], sampling.encode(audio[1:]))
+    assert sampling.identity != vae.identity
+
+
+def test_bf16_errs_by_about_a_percent(weights: tuple[Path, Any], vae: Codec) -> None:
+    config = CodecConfig(name="stable-audio-open", path=str(weights[0]), precision="bf16")
+    rounded = load_codec(config, CPU)
+    audio = music(20)
+    error = (rounded.encode(audio) - vae.encode(audio)).norm() / vae.encode(audio).norm()
+    assert 1e-5 < error < 0.02
+    assert rounded.identity != vae.identity
 
 
 def test_encode_gives_the_mean_of_the_librarys_bottleneck(

@@ -6,12 +6,12 @@ Legend: B batch, S samples at 44.1 kHz, T latent frames.
 
 import torch
 
-from samuel.codec.base import HOP, LATENT_CHANNELS, Codec, frame_count
+from samuel.codec.base import HOP, LATENT_CHANNELS, REACH, Codec, frame_count
 from samuel.codec.mel import MelCodec
 from samuel.codec.stable_audio import load_stable_audio
 from samuel.config import CodecConfig
 
-__all__ = ["HOP", "LATENT_CHANNELS", "Codec", "frame_count", "load_codec"]
+__all__ = ["HOP", "LATENT_CHANNELS", "REACH", "Codec", "frame_count", "load_codec"]
 
 
 def load_codec(config: CodecConfig, device: torch.device) -> Codec:
@@ -22,4 +22,4 @@ def load_codec(config: CodecConfig, device: torch.device) -> Codec:
     """
     if config.name == "mel":
         return MelCodec(device)
-    return load_stable_audio(config.path, device)
+    return load_stable_audio(config, device)

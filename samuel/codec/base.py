@@ -7,10 +7,15 @@ from torch.nn import functional
 
 HOP = 2048
 LATENT_CHANNELS = 64
+REACH = 8
+"""Frames on either side on which a latent frame depends, at most, in any codec."""
 
 
 class Codec(Protocol):
-    """Stereo audio to latents and back; frame t stands for the samples [t · 2048, (t + 1) · 2048)."""
+    """Stereo audio to latents and back; frame t stands for the samples [t · 2048, (t + 1) · 2048).
+
+    Several threads may ask at a time.
+    """
 
     @property
     def identity(self) -> str:
@@ -23,6 +28,10 @@ class Codec(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 64, T) → (B, 2, T · 2048), float32, on the device `latents` are on; may overshoot ±1."""
+        ...
+
+    def cancel(self) -> None:
+        """End what other threads wait for, each with a CancelledError."""
         ...
 
 

@@ -1,19 +1,24 @@
 """The VAE of Stable Audio Open, alone: its diffusion model is never built and never read (paper §III-C).
 
-Stored is the mean of the posterior, so that encoding the same audio twice gives the same latents. Songs go
-through in windows whose margins cover the network's receptive field, so memory does not grow with the song.
+Stored is the mean of the posterior unless the settings ask for samples; either way the same audio gives the
+same latents. Songs go through in windows whose margins cover the network's receptive field, so memory does
+not grow with the song, and windows of several songs share a batch.
 Legend: B batch, S samples at 44.1 kHz, T latent frames.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from samuel.audio import CHANNELS, SAMPLE_RATE
-from samuel.codec.base import HOP, LATENT_CHANNELS, frame_count, pad_to_frames
+from samuel.batches import Batcher
+from samuel.codec.base import HOP, LATENT_CHANNELS, REACH, frame_count, pad_to_frames
+from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
 from samuel.files import digest, read_json
 from samuel.weights import fetch, quietly, weights_digest
@@ -21,73 +26,129 @@ from samuel.weights import fetch, quietly, weights_digest
 CONFIG_FILE = "model_config.json"
 WEIGHTS_FILE = "model.safetensors"
 PREFIX = "pretransform.model."
-WINDOW = 128
-"""Frames of a window; with its margins about 1 GB at full size."""
-MARGIN = 16
-"""Frames on either side of a window. Measured reach: encoder 8 frames, decoder 9.7."""
+WINDOW = 272
+"""Frames of a window; at full size it takes about 2 GB."""
+DECODER_REACH = 10
+"""Frames on either side on which the decoder's samples depend: 9.7 measured. The encoder's reach is 7.9."""
+MOST = 16
+"""Windows of a batch: about three minutes of audio, some 30 GB."""
 REMEDY = f"or set codec.path to a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}, or codec.name to 'mel'"
 
 
 class StableAudioCodec:
-    """The autoencoder of stable-audio-tools behind our two calls; float32, no gradients."""
+    """The autoencoder of stable-audio-tools behind our two calls."""
 
-    def __init__(self, autoencoder: nn.Module, identity: str, device: torch.device) -> None:
-        self.identity = identity
-        self._autoencoder: Any = autoencoder.to(device, torch.float32).eval().requires_grad_(False)
-        self._device = device
+    def __init__(self, autoencoder: Any, identity: str, device: torch.device, config: CodecConfig) -> None:
+        """Move the autoencoder to `device`.
 
-    @torch.no_grad()
+        Args:
+            autoencoder: As stable-audio-tools builds it.
+            identity: What stands for its weights.
+            device: Where it computes.
+            config: posterior, precision and batch.
+        """
+        autoencoder.to(device, torch.float32).eval().requires_grad_(False)
+        rounded = "" if config.precision == "fp32" else f" {config.precision}"
+        self.identity = f"stable-audio-open/2 {config.posterior}{rounded} {identity}"
+        self._sampled = config.posterior == "sample"
+        self._encoder = Batcher(
+            lambda audio: autoencoder.encode(audio, skip_bottleneck=True),
+            device, precision=config.precision, size=config.batch, most=MOST,
+        )  # fmt: skip
+        self._decoder = Batcher(
+            autoencoder.decode, device, precision=config.precision, size=config.batch, most=MOST
+        )
+
     def encode(self, audio: Tensor) -> Tensor:
-        """(B, 2, S), clamped to [-1, 1] → posterior mean (B, 64, ceil(S / 2048)), unscaled."""
-        padded = pad_to_frames(audio)
-        means: list[Tensor] = []
-        for core, window in _windows(frame_count(audio.shape[-1])):
-            samples = padded[..., window.start * HOP : window.stop * HOP].to(self._device, torch.float32)
-            posterior = self._autoencoder.encode(samples.clamp(-1.0, 1.0), skip_bottleneck=True)
-            mean, _scale = posterior.chunk(2, dim=1)
-            means.append(_cut(mean, core, window, 1).to(audio.device))
-        return torch.cat(means, dim=-1)
+        """(B, 2, S), clamped to [-1, 1] → (B, 64, ceil(S / 2048)), the posterior's mean or a sample of it."""
+        padded = pad_to_frames(audio).to("cpu", torch.float32).clamp(-1.0, 1.0)
+        windows = windows_of(frame_count(audio.shape[-1]), WINDOW, REACH)
+        posterior = _through(self._encoder, padded, windows, HOP, 1)
+        mean, scale = posterior.chunk(2, dim=1)
+        latents = _sample(mean, scale, padded) if self._sampled else mean
+        return latents.to(audio.device)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 64, T) → (B, 2, T · 2048)."""
-        pieces: list[Tensor] = []
-        for core, window in _windows(latents.shape[-1]):
-            part = latents[..., window.start : window.stop].to(self._device, torch.float32)
-            pieces.append(_cut(self._autoencoder.decode(part), core, window, HOP).to(latents.device))
-        return torch.cat(pieces, dim=-1)
+        windows = windows_of(latents.shape[-1], WINDOW, DECODER_REACH)
+        whole = latents.to("cpu", torch.float32)
+        return _through(self._decoder, whole, windows, 1, HOP).to(latents.device)
+
+    def cancel(self) -> None:
+        """End what other threads wait for, each with a CancelledError."""
+        self._encoder.cancel()
+        self._decoder.cancel()
 
 
-def load_stable_audio(path: str, device: torch.device) -> StableAudioCodec:
+def load_stable_audio(config: CodecConfig, device: torch.device) -> StableAudioCodec:
     """The codec from a local folder or a hub repository in the layout of stable-audio-tools.
 
     Args:
-        path: A folder with `model_config.json` and `model.safetensors`, or `owner/name` on the hub.
+        config: path: a folder with `model_config.json` and `model.safetensors`, or `owner/name` on the hub.
         device: Where it computes.
 
     Raises:
         MissingPartError: A file is absent, gated or out of reach, or does not hold this autoencoder.
     """
-    config_file, weights_file = _files(path)
-    config = _read_config(config_file)
+    config_file, weights_file = _files(config.path)
+    architecture = _read_config(config_file)
     state = _read_weights(weights_file)
-    autoencoder = _build(config, config_file)
+    autoencoder = _build(architecture, config_file)
     _load(autoencoder, state, weights_file)
-    identity = f"stable-audio-open/1 mean weights={weights_digest(state)} config={digest(config)}"
-    return StableAudioCodec(autoencoder, identity, device)
+    identity = f"weights={weights_digest(state)} config={digest(architecture)}"
+    return StableAudioCodec(autoencoder, identity, device, config)
 
 
-def _windows(frames: int) -> Iterator[tuple[range, range]]:
-    """Successive stretches of frames to keep, each with the wider stretch to compute it from."""
-    for start in range(0, frames, WINDOW):
-        stop = min(start + WINDOW, frames)
-        yield range(start, stop), range(max(start - MARGIN, 0), min(stop + MARGIN, frames))
+def windows_of(frames: int, width: int, reach: int) -> list[tuple[range, range]]:
+    """Successive stretches of frames to keep, each with the stretch to compute it from.
+
+    What is computed is always `width` frames, or all of them where there are fewer, so that windows of
+    different songs can share a batch; what is kept lies `reach` frames inside, or at an end of the song.
+    """
+    windows: list[tuple[range, range]] = []
+    kept = 0
+    while kept < frames:
+        start = max(min(kept - reach, frames - width), 0)
+        stop = min(start + width, frames)
+        keep = range(kept, frames if stop == frames else stop - reach)
+        windows.append((keep, range(start, stop)))
+        kept = keep.stop
+    return windows
 
 
-def _cut(values: Tensor, core: range, window: range, step: int) -> Tensor:
-    """What belongs to `core` of values computed over `window`, `step` values to a frame."""
-    first = (core.start - window.start) * step
-    return values[..., first : first + len(core) * step]
+def _through(
+    network: Batcher, values: Tensor, windows: Sequence[tuple[range, range]], step_in: int, step_out: int
+) -> Tensor:
+    """(B, C, T · step_in) → (B, C', T · step_out), window by window."""
+    pieces = [
+        item[:, window.start * step_in : window.stop * step_in] for item in values for _, window in windows
+    ]
+    results = network(pieces)
+    count = len(windows)
+    songs = [results[start : start + count] for start in range(0, len(results), count)]
+    return torch.stack([torch.cat(_kept(song, windows, step_out), dim=-1) for song in songs])
+
+
+def _kept(results: Sequence[Tensor], windows: Sequence[tuple[range, range]], step: int) -> list[Tensor]:
+    return [
+        result[:, (keep.start - window.start) * step : (keep.stop - window.start) * step]
+        for result, (keep, window) in zip(results, windows, strict=True)
+    ]
+
+
+def _sample(mean: Tensor, scale: Tensor, audio: Tensor) -> Tensor:
+    """A draw from each posterior, as the bottleneck of stable-audio-tools draws.
+
+    The noise follows from the audio: the same for the same stem, another for every other.
+    """
+    noise = [
+        torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(_seed(item))) for item in audio
+    ]
+    return mean + torch.stack(noise) * (functional.softplus(scale) + 1e-4)
+
+
+def _seed(audio: Tensor) -> int:
+    return int.from_bytes(hashlib.sha256(audio.contiguous().numpy().data).digest()[:8])
 
 
 def _files(path: str) -> tuple[Path, Path]:

@@ -6,14 +6,12 @@ that is there. Failures are remembered beside them.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
-from contextvars import copy_context
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from samuel.concurrency import side_by_side
 from samuel.config import DownloadConfig, Settings
 from samuel.files import digest, find_entry, partial_folder
 from samuel.popdb.catalog import Song
@@ -26,7 +24,7 @@ from samuel.popdb.outcome import Outcome, attempt, attempts_failed
 from samuel.popdb.status import Status
 
 # Raise it when the code gives other hits, or other bytes, for the same input.
-VERSION = 2
+VERSION = 3
 # A video that failed so often, over all runs, by what might pass gives way to the next best.
 PATIENCE = 6
 
@@ -53,7 +51,15 @@ def acquire_songs(
     for again in range(settings.download.attempts):
         if again:
             pace.rest(again, time.monotonic() - failed_at)
-        for place, outcome in _side_by_side([(i, songs[i]) for i in waiting], settings, pace):
+        places = tuple(waiting)
+        tried = side_by_side(
+            lambda place: acquire_song(songs[place], settings, pace),
+            places,
+            settings.download.workers,
+            pace.leave,  # or those who wait for their turn would be waited for
+        )
+        for number, outcome in tried:
+            place = places[number]
             outcomes[place] = outcome
             if outcome.worked and outcome.status.retryable:
                 failed_at = time.monotonic()
@@ -85,24 +91,6 @@ def acquire_song(song: Song, settings: Settings, pace: Pace) -> Outcome:
 def pace_of(settings: Settings) -> Pace:
     """The pace that everybody keeps who shares the data folder."""
     return Pace(settings.download, settings.data / "raw" / ".pace")
-
-
-def _side_by_side(
-    songs: Sequence[tuple[int, Song]], settings: Settings, pace: Pace
-) -> Iterator[tuple[int, Outcome]]:
-    executor = ThreadPoolExecutor(settings.download.workers, thread_name_prefix="acquire")
-    with ExitStack() as broken_off:
-        broken_off.callback(executor.shutdown, cancel_futures=True)
-        broken_off.callback(pace.leave)  # first, or those who wait for their turn would be waited for
-        # Each with the caller's context, or a log could not tell whose run a thread works for.
-        places = {
-            executor.submit(copy_context().run, acquire_song, song, settings, pace): place
-            for place, song in songs
-        }
-        for future in as_completed(places):
-            yield places[future], future.result()
-        broken_off.pop_all()
-    executor.shutdown()
 
 
 def _file(song: Song, settings: Settings) -> Outcome:

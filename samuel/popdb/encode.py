@@ -7,14 +7,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from samuel.audio import SAMPLE_RATE, Audio, dbfs, read_wav
-from samuel.codec import HOP, Codec
+from samuel.audio import SAMPLE_RATE, Audio, dbfs
+from samuel.codec import HOP, REACH, Codec
 from samuel.errors import SongError
+from samuel.files import Entry
 from samuel.popdb.activity import vocal_activity, vocal_share
 from samuel.popdb.status import Status
+from samuel.popdb.stems import read_stems
 
 
-def encode_pair(codec: Codec, stems: Path, chunk_frames: int, folder: Path) -> dict[str, Any]:
+def encode_pair(codec: Codec, stems: Entry, chunk_frames: int, folder: Path) -> dict[str, Any]:
     """Encode both stems of a song into `folder/latents.safetensors`; a maker for `make_entry`.
 
     The file holds `vocal` and `accompaniment`, each float16 (N, 64, chunk_frames), unscaled; chunk k of both
@@ -22,7 +24,7 @@ def encode_pair(codec: Codec, stems: Path, chunk_frames: int, folder: Path) -> d
 
     Args:
         codec: Audio to latents.
-        stems: Folder with `vocals.wav` and `accompaniment.wav` of one length.
+        stems: What `separate` made.
         chunk_frames: Latent frames of a chunk.
         folder: Where the file goes.
 
@@ -32,7 +34,7 @@ def encode_pair(codec: Codec, stems: Path, chunk_frames: int, folder: Path) -> d
     Raises:
         SongError: too_short where no whole chunk fits, not_finite where a latent is not a float16 number.
     """
-    vocals, accompaniment = read_wav(stems / "vocals.wav"), read_wav(stems / "accompaniment.wav")
+    vocals, accompaniment = read_stems(stems.folder, stems.record["stems_scale"])
     chunks = _whole_chunks(vocals.shape[1], chunk_frames)
     latents = {
         "vocal": _encode(codec, vocals, chunks, chunk_frames),
@@ -51,8 +53,9 @@ def _whole_chunks(samples: int, chunk_frames: int) -> int:
 
 
 def _encode(codec: Codec, stem: Audio, chunks: int, chunk_frames: int) -> Tensor:
-    """(2, S) → (N, 64, chunk_frames) float16."""
-    latents = codec.encode(torch.from_numpy(stem)[None])[0].to(torch.float16)
+    """(2, S) → (N, 64, chunk_frames) float16, as if the whole song were encoded and the rest dropped."""
+    needed = stem[:, : (chunks * chunk_frames + REACH) * HOP]
+    latents = codec.encode(torch.from_numpy(needed)[None])[0].to(torch.float16)
     whole = latents[:, : chunks * chunk_frames]
     # Checked as float16, which overflows where float32 would not.
     if not torch.isfinite(whole).all():

@@ -35,6 +35,7 @@ class Outcome:
         entry: The stage's files; None when it failed.
         record: What the stages up to this one recorded.
         worked: True when this run did the work or met the failure, False when it was known before.
+        sources: What the entry was made from: the audio, then the stems.
     """
 
     song: Song
@@ -45,6 +46,7 @@ class Outcome:
     entry: Entry | None
     record: dict[str, Any]
     worked: bool
+    sources: tuple[Entry, ...] = ()
 
     @property
     def ok(self) -> bool:

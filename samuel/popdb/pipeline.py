@@ -1,71 +1,175 @@
-"""One song through the stages that compute: separate, encode (paper §III-C).
+"""Songs through the stages that compute: separate, encode (paper §III-C).
 
-The folder of each stage is named by what determines its content: the song, the digest of the stage's input,
-the stage's own settings, the identity of its weights and the version of its code.
+The folder of each stage is named by what determines its content: the digest of the song's audio, settings and
+code of the stages up to it, the identity of their weights. Nothing else of the stems determines the latents, so
+stems can be removed. Several songs are in hand at a time: some are read or written while others are computed.
 """
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
 from samuel.codec import Codec, load_codec
+from samuel.concurrency import side_by_side
 from samuel.config import CodecConfig, SeparatorConfig, Settings
 from samuel.device import resolve_device
-from samuel.files import digest
+from samuel.errors import OperatorError
+from samuel.files import Entry, digest, find_entry, forget, release
 from samuel.popdb.encode import encode_pair
 from samuel.popdb.outcome import Outcome, attempt
-from samuel.popdb.separate import Separator, load_separator, separate
+from samuel.popdb.separate import separate
+from samuel.popdb.separator import Separator, load_separator
 
 # Raise a stage's version when its code gives other bytes for the same input.
-VERSIONS = {"separate": 1, "encode": 1}
+VERSIONS = {"separate": 2, "encode": 2}
+AUDIO = "audio.wav"
+
+Done = Callable[[Outcome], object]
+
+
+def separate_songs(
+    downloaded: Sequence[Outcome], settings: Settings, done: Done = lambda _: None
+) -> list[Outcome]:
+    """`separate_song` for each, in the order given; `done` is told of each when it is over."""
+    return _in_hand(lambda song: separate_song(song, settings), downloaded, settings, done)
+
+
+def encode_songs(
+    separated: Sequence[Outcome], settings: Settings, done: Done = lambda _: None
+) -> list[Outcome]:
+    """`encode_song` for each, in the order given; then what `settings.retention` lets go is removed."""
+
+    def work(song: Outcome) -> Outcome:
+        encoded = encode_song(song, settings)
+        _release_spent(encoded, settings)
+        return encoded
+
+    return _in_hand(work, separated, settings, done)
 
 
 def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
-    """Audio → `data/stems/<key>/vocals.wav` and `accompaniment.wav`; a song that failed passes through."""
+    """Audio → stems in `data/stems/<key>`; a song that failed passes through."""
     if downloaded.entry is None:
         return replace(downloaded, worked=False)
-    separator = separator_for(settings.separator, resolve_device(settings.device))
-    audio = downloaded.entry.path("audio.wav")
-    key = digest("separate", VERSIONS["separate"], downloaded.entry.sha256["audio.wav"], separator.identity)
-    folder = settings.data / "stems" / key
-    return attempt(
+    separator, audio = separator_for(settings), downloaded.entry
+    folder = stems_folder(audio, settings)
+    stems = find_entry(folder)
+    if stems and stems.released and not find_entry(latents_folder(audio, settings)):
+        forget(folder)
+    separated = attempt(
         downloaded.song,
         "separate",
         folder,
-        lambda target: separate(separator, audio, target),
+        lambda target: separate(separator, _at_hand(audio), target),
         downloaded.record | {"separator": separator.identity},
     )
+    return replace(separated, sources=(audio,))
 
 
 def encode_song(separated: Outcome, settings: Settings) -> Outcome:
     """Stems → `data/latents/<key>/latents.safetensors`; a song that failed passes through."""
     if separated.entry is None:
         return replace(separated, worked=False)
-    codec = codec_for(settings.codec, resolve_device(settings.device))
-    stems, frames = separated.entry.folder, settings.popdb.chunk_frames
-    key = digest("encode", VERSIONS["encode"], separated.entry.sha256, codec.identity, frames)
-    folder = settings.data / "latents" / key
-    return attempt(
+    codec, stems = codec_for(settings), separated.entry
+    [audio] = separated.sources
+    encoded = attempt(
         separated.song,
         "encode",
-        folder,
-        lambda target: encode_pair(codec, stems, frames, target),
+        latents_folder(audio, settings),
+        lambda target: encode_pair(codec, stems, settings.popdb.chunk_frames, target),
         separated.record | {"codec": codec.identity},
     )
+    return replace(encoded, sources=(audio, stems))
 
 
-def separator_for(config: SeparatorConfig, device: torch.device) -> Separator:
+def reclaim_audio(settings: Settings) -> int:
+    """Have audio downloaded again that was removed and is wanted, as other settings ask for other latents.
+
+    Returns:
+        How many songs that concerns.
+    """
+    entries = [find_entry(folder) for folder in (settings.data / "raw").glob("[!.]*/")]
+    removed = [entry for entry in entries if entry and entry.released]
+    wanted = [entry for entry in removed if not _successor(entry, settings)]
+    for entry in wanted:
+        forget(entry.folder)
+    return len(wanted)
+
+
+def stems_folder(audio: Entry, settings: Settings) -> Path:
+    """Where the stems of a downloaded song are, or will be."""
+    return settings.data / "stems" / digest("separate", *_stems_recipe(audio, settings))
+
+
+def latents_folder(audio: Entry, settings: Settings) -> Path:
+    """Where the latents of a downloaded song are, or will be."""
+    codec, frames = codec_for(settings).identity, settings.popdb.chunk_frames
+    recipe = [VERSIONS["encode"], *_stems_recipe(audio, settings), codec, frames]
+    return settings.data / "latents" / digest("encode", *recipe)
+
+
+def separator_for(settings: Settings) -> Separator:
     """The process's one copy of the separator."""
     with _loading:
-        return _separator(config.model_dump_json(), device)
+        return _separator(settings.separator.model_dump_json(), resolve_device(settings.device))
 
 
-def codec_for(config: CodecConfig, device: torch.device) -> Codec:
+def codec_for(settings: Settings) -> Codec:
     """The process's one copy of the codec."""
     with _loading:
-        return _codec(config.model_dump_json(), device)
+        return _codec(settings.codec.model_dump_json(), resolve_device(settings.device))
+
+
+def _in_hand(
+    work: Callable[[Outcome], Outcome], outcomes: Sequence[Outcome], settings: Settings, done: Done
+) -> list[Outcome]:
+    results: dict[int, Outcome] = {}
+    for place, result in side_by_side(work, outcomes, _songs_in_hand(settings), lambda: _break_off(settings)):
+        results[place] = result
+        done(result)
+    return [results[place] for place in range(len(outcomes))]
+
+
+def _songs_in_hand(settings: Settings) -> int:
+    if settings.songs_in_hand:
+        return settings.songs_in_hand
+    return 6 if resolve_device(settings.device).type == "cuda" else 2
+
+
+def _release_spent(encoded: Outcome, settings: Settings) -> None:
+    if not encoded.ok:
+        return
+    audio, stems = encoded.sources
+    if settings.retention.stems == "remove":
+        release(stems.folder)
+    if settings.retention.audio == "remove":
+        release(audio.folder)
+
+
+def _successor(audio: Entry, settings: Settings) -> Entry | None:
+    """What makes the audio of a song superfluous."""
+    stems = find_entry(stems_folder(audio, settings))
+    return find_entry(latents_folder(audio, settings)) or (None if stems and stems.released else stems)
+
+
+def _at_hand(audio: Entry) -> Path:
+    path = audio.path(AUDIO)
+    if not path.is_file():
+        raise OperatorError(f"{path}: removed by a run with retention.audio = 'remove'; start this run again")
+    return path
+
+
+def _break_off(settings: Settings) -> None:
+    separator_for(settings).cancel()
+    codec_for(settings).cancel()
+
+
+def _stems_recipe(audio: Entry, settings: Settings) -> list[object]:
+    return [VERSIONS["separate"], audio.sha256[AUDIO], separator_for(settings).identity]
 
 
 # Two threads that ask at once would each load a copy: functools' caches do not wait for one another.

@@ -8,12 +8,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from samuel.audio import SAMPLE_RATE, Audio, dbfs, write_wav
+from samuel.audio import SAMPLE_RATE, Audio, dbfs
 from samuel.codec import HOP, load_codec
 from samuel.config import CodecConfig
 from samuel.errors import SongError
-from samuel.files import make_entry
+from samuel.files import Entry, make_entry
 from samuel.popdb.encode import encode_pair
+from samuel.popdb.stems import write_stems
 
 FRAMES = 64
 CHUNK = FRAMES * HOP
@@ -34,23 +35,26 @@ class Constant:
     def decode(self, latents: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def cancel(self) -> None:
+        raise NotImplementedError
+
 
 def noise(samples: int, level: float = 0.1, seed: int = 0) -> Audio:
     return (level * np.random.default_rng(seed).standard_normal((2, samples))).astype(np.float32)
 
 
-def write_stems(folder: Path, vocals: Audio, accompaniment: Audio) -> Path:
-    folder.mkdir()
-    write_wav(folder / "vocals.wav", vocals)
-    write_wav(folder / "accompaniment.wav", accompaniment)
-    return folder
+def stems_entry(folder: Path, vocals: Audio, accompaniment: Audio) -> Entry:
+    def make(target: Path) -> dict[str, float]:
+        return {"stems_scale": write_stems(vocals + accompaniment, vocals, target)}
+
+    return make_entry(folder, make)
 
 
 @pytest.mark.parametrize(
     ("samples", "chunks"), [(CHUNK, 1), (3 * CHUNK - 1, 2), (3 * CHUNK, 3), (3 * CHUNK + 5, 3)]
 )
 def test_whole_chunks_are_kept(tmp_path: Path, samples: int, chunks: int) -> None:
-    stems = write_stems(tmp_path / "stems", noise(samples), noise(samples, seed=1))
+    stems = stems_entry(tmp_path / "stems", noise(samples), noise(samples, seed=1))
     entry = make_entry(tmp_path / "latents", lambda folder: encode_pair(MEL, stems, FRAMES, folder))
     latents = load_file(entry.path("latents.safetensors"))
     assert set(latents) == {"vocal", "accompaniment"}
@@ -64,7 +68,7 @@ def test_whole_chunks_are_kept(tmp_path: Path, samples: int, chunks: int) -> Non
 
 def test_chunks_are_the_song_cut(tmp_path: Path) -> None:
     vocals = noise(2 * CHUNK)
-    stems = write_stems(tmp_path / "stems", vocals, noise(2 * CHUNK, seed=1))
+    stems = stems_entry(tmp_path / "stems", vocals, noise(2 * CHUNK, seed=1))
     encode_pair(MEL, stems, FRAMES, tmp_path)
     stored = load_file(tmp_path / "latents.safetensors")["vocal"]
     whole = MEL.encode(torch.from_numpy(vocals)[None])[0].half()
@@ -75,7 +79,7 @@ def test_both_streams_hold_an_impulse_in_its_frame(tmp_path: Path) -> None:
     frame = FRAMES + 21
     stem = np.zeros((2, 2 * CHUNK), dtype=np.float32)
     stem[:, frame * HOP + 700] = 1.0
-    stems = write_stems(tmp_path / "stems", stem, stem)
+    stems = stems_entry(tmp_path / "stems", stem, stem)
     encode_pair(MEL, stems, FRAMES, tmp_path)
     for stream in load_file(tmp_path / "latents.safetensors").values():
         assert int(stream[1].float().sum(0).argmax()) == 21
@@ -86,7 +90,7 @@ def test_chunks_are_described(tmp_path: Path) -> None:
     vocals = noise(2 * CHUNK)
     vocals[:, CHUNK:] = 0.0
     accompaniment = noise(2 * CHUNK, seed=1)
-    record = encode_pair(MEL, write_stems(tmp_path / "stems", vocals, accompaniment), FRAMES, tmp_path)
+    record = encode_pair(MEL, stems_entry(tmp_path / "stems", vocals, accompaniment), FRAMES, tmp_path)
     sung, unsung = record["chunks"]
     assert sung["vocal_share"] > 0.97
     assert unsung["vocal_share"] < 0.03
@@ -97,7 +101,7 @@ def test_chunks_are_described(tmp_path: Path) -> None:
 
 
 def test_song_under_a_chunk_is_too_short(tmp_path: Path) -> None:
-    stems = write_stems(tmp_path / "stems", noise(CHUNK - 1), noise(CHUNK - 1))
+    stems = stems_entry(tmp_path / "stems", noise(CHUNK - 1), noise(CHUNK - 1))
     with pytest.raises(SongError, match=r"2\.97 s .* 2\.97 s") as caught:
         encode_pair(MEL, stems, FRAMES, tmp_path)
     assert caught.value.status == "too_short"
@@ -106,7 +110,7 @@ def test_song_under_a_chunk_is_too_short(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 70_000.0])
 def test_latents_that_float16_cannot_hold(tmp_path: Path, value: float) -> None:
-    stems = write_stems(tmp_path / "stems", noise(CHUNK), noise(CHUNK))
+    stems = stems_entry(tmp_path / "stems", noise(CHUNK), noise(CHUNK))
     with pytest.raises(SongError) as caught:
         encode_pair(Constant(value), stems, FRAMES, tmp_path)
     assert caught.value.status == "not_finite"

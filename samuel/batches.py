@@ -1,0 +1,204 @@
+"""A network applied to the items of many songs, in batches as large as the device holds.
+
+Whoever has items queues them and waits; of those who wait, one computes the next batch for all. So segments
+of different songs share a batch, and while one song is computed others are read and written. A batch is
+always filled up to its size, with zeros: then the result of an item does not depend on its neighbours.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from samuel.config import Precision
+from samuel.device import inference, turn
+from samuel.errors import MissingPartError
+
+SHARE_OF_FREE_MEMORY = 0.8
+"""The rest is for what two measured batches do not show: fragments, libraries that load later."""
+
+
+class Batcher:
+    """Applies one network to items, (…) → (…), whichever thread they come from."""
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        device: torch.device,
+        *,
+        precision: Precision = "fp32",
+        size: int | None = None,
+        most: int = 1,
+    ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            network: (B, …) → (B, …), item by item independent.
+            device: Where the network is.
+            precision: Of the arithmetic; results are float32.
+            size: Items of a batch; none: as many as the GPU's memory holds, one elsewhere.
+            most: Never more than so many by itself.
+        """
+        self._network, self._device, self._most, self._size = network, device, most, size
+        self._precision: Precision = precision
+        self._queue: list[_Item] = []
+        self._queueing = threading.Lock()
+
+    @property
+    def size(self) -> int | None:
+        """Items of a batch; None until the first batch has told how many fit."""
+        return self._size
+
+    def __call__(self, items: Sequence[Tensor]) -> list[Tensor]:
+        """The results of `items` in their order, float32 on the CPU.
+
+        Raises:
+            MissingPartError: The device's memory does not hold one item.
+            CancelledError: `cancel` was called meanwhile.
+        """
+        own = [_Item(tensor, Future()) for tensor in items]
+        with self._queueing:
+            self._queue += own
+        try:
+            while not all(item.taken for item in own):
+                self._compute_next(own)
+            return [item.future.result() for item in own]
+        finally:
+            self._drop(own)
+
+    def cancel(self) -> None:
+        """Drop what is queued; those who wait for it get a CancelledError."""
+        self._drop(self._queue)
+
+    def _compute_next(self, own: Sequence["_Item"]) -> None:
+        """Compute a batch, unless all of one's own items were taken while one waited for the turn."""
+        with ExitStack() as held:
+            held.enter_context(turn(self._device))
+            if all(item.taken for item in own):
+                return
+            with _Batch(self._take()) as items:
+                results = self._results([item.tensor for item in items])
+                # A GPU goes on computing while the turn passes on; to fetch its results is to wait for it.
+                held.close()
+                for item, result in zip(items, results, strict=True):
+                    item.future.set_result(result.float().cpu())
+
+    def _take(self) -> "list[_Item]":
+        """The first items of the queue that have the shape of its first."""
+        with self._queueing:
+            first = self._queue[0].tensor if self._queue else None
+        if first is None:
+            return []
+        if self._size is None:
+            self._size = self._size_that_fits(first)
+        with self._queueing:
+            alike = [item for item in self._queue if item.tensor.shape == first.shape][: self._size]
+            taken = [item for item in alike if item.future.set_running_or_notify_cancel()]
+            self._queue = [item for item in self._queue if not item.taken]
+        return taken
+
+    def _drop(self, items: "Sequence[_Item]") -> None:
+        with self._queueing:
+            for item in items:
+                item.future.cancel()
+            self._queue = [item for item in self._queue if not item.taken]
+
+    def _results(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The results, still on the device; in halves where the memory runs out."""
+        size = self._size or 1
+        if len(tensors) > size:
+            parts = [tensors[start : start + size] for start in range(0, len(tensors), size)]
+            return [result for part in parts for result in self._results(part)]
+        try:
+            return self._launch(tensors, size) if tensors else []
+        except torch.OutOfMemoryError as error:
+            self._halve(error)
+        # Here and not above: the exception would keep the memory that ran out.
+        return self._results(tensors)
+
+    def _halve(self, error: torch.OutOfMemoryError) -> None:
+        if (self._size or 1) == 1:
+            raise MissingPartError(
+                f"{self._device}: out of memory with one item at a time; free memory there, or set "
+                "device = 'cpu'"
+            ) from error
+        self._size = (self._size or 1) // 2
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _launch(self, tensors: Sequence[Tensor], size: int) -> list[Tensor]:
+        empty = [torch.zeros_like(tensors[0])] * (size - len(tensors))
+        stacked = torch.stack([*tensors, *empty])
+        if self._device.type == "cuda":
+            stacked = stacked.pin_memory()
+        with inference(self._device, self._precision):
+            results = self._network(stacked.to(self._device, non_blocking=True))
+        return list(results[: len(tensors)])
+
+    def _size_that_fits(self, item: Tensor) -> int:
+        if self._device.type != "cuda":
+            return 1
+        peaks = []
+        for size in (1, 2):
+            torch.cuda.reset_peak_memory_stats(self._device)
+            before = torch.cuda.memory_allocated(self._device)
+            try:
+                self._launch([item], size)
+            except torch.OutOfMemoryError:
+                return 1
+            peaks.append(torch.cuda.max_memory_allocated(self._device) - before)
+        torch.cuda.empty_cache()
+        return batch_size(peaks[0], peaks[1], torch.cuda.mem_get_info(self._device)[0], self._most)
+
+
+def batch_size(peak_of_one: int, peak_of_two: int, free: int, most: int) -> int:
+    """The largest power of two, up to `most`, that fits into `free` bytes.
+
+    A power of two, so that the same card chooses the same size while its free memory varies a little.
+
+    Args:
+        peak_of_one: Bytes that a batch of one takes.
+        peak_of_two: Bytes that a batch of two takes.
+        free: Bytes at hand.
+        most: Never more items.
+    """
+    each = max(peak_of_two - peak_of_one, 1)
+    more = (SHARE_OF_FREE_MEMORY * free - peak_of_one) // each
+    size = 1
+    while size * 2 <= min(1 + more, most):
+        size *= 2
+    return size
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    tensor: Tensor
+    future: "Future[Tensor]"
+
+    @property
+    def taken(self) -> bool:
+        """True once it needs nobody any more to compute it."""
+        return self.future.running() or self.future.done()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Items that are computed together. What goes wrong with them, their owners raise, each in its thread."""
+
+    items: "list[_Item]"
+
+    def __enter__(self) -> "list[_Item]":
+        return self.items
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        for item in self.items:
+            if error and not item.future.done():
+                item.future.set_exception(error)
+        return isinstance(error, Exception)

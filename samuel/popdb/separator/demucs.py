@@ -1,0 +1,181 @@
+"""Demucs, in batches of segments of several songs (paper §III-C).
+
+The same result as demucs' own `apply_model(shifts=0, overlap=0.25)`, song by song: without the random shift a
+song gives the same stems every time. Legend: S samples at 44.1 kHz, L samples of a segment, C = 2 channels.
+"""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samuel.audio import CHANNELS, SAMPLE_RATE, Audio
+from samuel.batches import Batcher
+from samuel.config import Precision, SeparatorConfig
+from samuel.errors import MissingPartError
+from samuel.files import digest
+from samuel.weights import hub_error, quietly, weights_digest
+
+OVERLAP = 0.25
+"""Of a segment with the next; demucs' default."""
+MOST = 32
+"""Segments of a batch: about four minutes of song."""
+SOURCE = "vocals"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a bag, for the vocals.
+
+    Attributes:
+        network: As demucs loads it.
+        weight: What its vocals count in the mean over the bag.
+        batcher: Applies it.
+    """
+
+    network: Any
+    weight: float
+    batcher: Batcher
+
+
+class DemucsSeparator:
+    """One model of demucs, or a bag of them.
+
+    Differs from `apply_model`: members of a bag that have no say in the vocals are not computed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        device: torch.device,
+        *,
+        precision: Precision = "fp32",
+        batch: int | None = None,
+    ) -> None:
+        """Move the networks to `device`.
+
+        Args:
+            model: What `demucs.pretrained.get_model` gives.
+            name: For the identity.
+            device: Where it computes.
+            precision: Of the arithmetic.
+            batch: Segments at a time; none: as the GPU has memory.
+        """
+        self.identity = _identity(model, name, precision)
+        self._members = [
+            Member(network, weight, _batcher(network, device, precision, batch))
+            for network, weight in _singers(model)
+        ]
+
+    def vocals(self, mix: Audio) -> Audio:
+        """(2, S) → vocals (2, S); normalised by the song's mean and deviation, as demucs does."""
+        wave = torch.from_numpy(mix)
+        middle = wave.mean(0)
+        mean, deviation = middle.mean(), middle.std() + 1e-8
+        normal = (wave - mean) / deviation
+        total = sum(member.weight * _apply(member, normal) for member in self._members)
+        total = total / sum(member.weight for member in self._members)
+        return np.ascontiguousarray((total * deviation + mean).numpy(), dtype=np.float32)
+
+    def cancel(self) -> None:
+        """End what other threads wait for, each with a CancelledError."""
+        for member in self._members:
+            member.batcher.cancel()
+
+
+def load_demucs(config: SeparatorConfig, device: torch.device) -> DemucsSeparator:
+    """The model that the settings name, from a local repository or the hub.
+
+    Raises:
+        MissingPartError: It is absent, damaged, out of reach, or no 44.1 kHz stereo model with vocals.
+    """
+    repo, name = config.repo, config.model
+    if repo is not None and not repo.is_dir():
+        raise MissingPartError(f"{repo}: no such folder; separator.repo must hold demucs weights")
+    # A bare name would fall back to an old address that has no timeout and brings pickles.
+    place = name if repo is not None or name.startswith("hf://") else f"hf://{name}"
+    try:
+        with quietly():
+            from demucs.pretrained import get_model
+
+            model: Any = get_model(place, repo)
+    except (Exception, SystemExit) as error:  # demucs exits where the package diffq is missing
+        raise _refusal(error, config) from error
+    _require_ours(model, name)
+    return DemucsSeparator(model, name, device, precision=config.precision, batch=config.batch)
+
+
+def _refusal(error: BaseException, config: SeparatorConfig) -> Exception:
+    if config.repo is None:
+        remedy = "or set separator.repo to a folder with its weights, or separator.name to 'repet'"
+        fault = error if isinstance(error, Exception) else RuntimeError(f"demucs stopped: {error}")
+        return hub_error(fault, f"demucs {config.model}", remedy)
+    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return MissingPartError(
+        f"{config.repo}: demucs cannot load {config.model!r} ({reason}); fetch its weights again"
+    )
+
+
+def _require_ours(model: Any, name: str) -> None:
+    if SOURCE not in model.sources or (model.samplerate, model.audio_channels) != (SAMPLE_RATE, CHANNELS):
+        raise MissingPartError(f"demucs {name}: no 44.1 kHz stereo model with a source named {SOURCE!r}")
+
+
+def _identity(model: Any, name: str, precision: Precision) -> str:
+    bag = [getattr(model, "weights", None), str(getattr(model, "segment", None))]
+    weights = digest(weights_digest(model.state_dict()), bag)
+    rounded = "" if precision == "fp32" else f" {precision}"
+    return f"demucs/{version('demucs')} {name} shifts=0 overlap={OVERLAP}{rounded} weights={weights}"
+
+
+def _singers(model: Any) -> list[tuple[Any, float]]:
+    """The networks that have a say in the vocals, with their weights."""
+    place = model.sources.index(SOURCE)
+    if not hasattr(model, "models"):
+        return [(model, 1.0)]
+    weighted = zip(model.models, model.weights, strict=True)
+    return [(network, weights[place]) for network, weights in weighted if weights[place]]
+
+
+def _batcher(network: Any, device: torch.device, precision: Precision, batch: int | None) -> Batcher:
+    place = network.sources.index(SOURCE)
+    network.to(device).eval().requires_grad_(False)
+    # Only the vocals leave the GPU.
+    return Batcher(
+        lambda segments: network(segments)[:, place], device, precision=precision, size=batch, most=MOST
+    )
+
+
+def _apply(member: Member, wave: Tensor) -> Tensor:
+    """(C, S) → vocals (C, S): segments weighted by a triangle and overlapped."""
+    from demucs.apply import TensorChunk
+    from demucs.utils import center_trim
+
+    network, samples = member.network, wave.shape[-1]
+    length = int(network.samplerate * network.segment)
+    starts = range(0, samples, int((1 - OVERLAP) * length))
+    segments = [TensorChunk(wave, start, length) for start in starts]
+    # A segment at the end has the song before it for context.
+    sung = member.batcher([segment.padded(_valid_length(network, segment.length)) for segment in segments])
+    triangle = _triangle(length)
+    total, weights = torch.zeros_like(wave), torch.zeros(samples)
+    for start, segment, piece in zip(starts, segments, sung, strict=True):
+        weight = triangle[: segment.length]
+        total[:, start : start + length] += weight * center_trim(piece, segment.length)
+        weights[start : start + length] += weight
+    return total / weights
+
+
+def _valid_length(network: Any, samples: int) -> int:
+    return network.valid_length(samples) if hasattr(network, "valid_length") else samples
+
+
+def _triangle(length: int) -> Tensor:
+    """(L,) weights, 1 in the middle."""
+    rising, falling = torch.arange(1, length // 2 + 1), torch.arange(length - length // 2, 0, -1)
+    triangle = torch.cat([rising, falling])
+    return triangle / triangle.max()

@@ -1,0 +1,107 @@
+"""REPET-SIM: vocals by what does not repeat, without weights."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samuel.audio import SAMPLE_RATE, Audio
+
+N_FFT = 2048
+HOP = 1024
+FRAMES_PER_S = SAMPLE_RATE / HOP
+NEIGHBOURS = 11
+"""Odd, so that the median is one of them."""
+SPACING = round(1.0 * FRAMES_PER_S)
+"""Frames of a cell that gives at most one neighbour, and the least distance of a neighbour: 1 s."""
+CONTEXT = range(-64, 65, 8)
+"""Frames whose bands are compared, ±1.5 s: a passage returns where a single frame would not tell."""
+BANDS = 32
+COMPRESSION = 0.25
+"""Exponent on the bands, so that quiet instruments count beside a loud voice."""
+HIGH_PASS_HZ = 100.0
+"""Nothing below it is taken for a voice."""
+
+Spectrum = NDArray[np.float32]
+
+
+class RepetSeparator:
+    """REPET-SIM (Rafii and Pardo, 2012): what returns is accompaniment, what does not is voice.
+
+    Differs from the paper: neighbours are sought by compressed mel bands over ±1.5 s instead of single
+    spectra, one to a second, because that is fast and gains 6 dB on synthetic songs; one mask serves both
+    channels.
+    """
+
+    identity = (
+        f"repet-sim/1 n_fft={N_FFT} hop={HOP} neighbours={NEIGHBOURS} spacing={SPACING}"
+        f" context={CONTEXT.stop - 1}/{CONTEXT.step} bands={BANDS}^{COMPRESSION} high_pass={HIGH_PASS_HZ:.0f}"
+    )
+
+    def vocals(self, mix: Audio) -> Audio:
+        """(2, S) → what does not repeat, (2, S)."""
+        import librosa
+
+        whole = np.pad(mix, ((0, 0), (0, max(N_FFT - mix.shape[1], 0))))
+        spectra = librosa.stft(whole, n_fft=N_FFT, hop_length=HOP)
+        magnitude = np.ascontiguousarray(np.abs(spectra).mean(axis=0).T)
+        repeating = _repeating(magnitude, _neighbours(_passages(magnitude)))
+        mask = librosa.util.softmask(magnitude - repeating, repeating, power=2)
+        mask[:, : round(HIGH_PASS_HZ * N_FFT / SAMPLE_RATE) + 1] = 0.0
+        sung = librosa.istft(spectra * mask.T, hop_length=HOP, length=mix.shape[1])
+        return np.ascontiguousarray(sung, dtype=np.float32)
+
+    def cancel(self) -> None:
+        """Nobody waits for anybody here."""
+
+
+def _passages(magnitude: Spectrum) -> Spectrum:
+    """(T, F) magnitudes → (T, C) unit vectors, each the mel bands of the frames around its own."""
+    import librosa
+
+    bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=BANDS)
+    compressed = (magnitude @ bands.T) ** COMPRESSION
+    reach, frames = CONTEXT.stop - 1, len(compressed)
+    padded = np.pad(compressed, ((reach, reach), (0, 0)))
+    passages = np.concatenate([padded[reach + o : reach + o + frames] for o in CONTEXT], axis=1)
+    return passages / (np.linalg.norm(passages, axis=1, keepdims=True) + 1e-6)
+
+
+def _neighbours(passages: Spectrum) -> NDArray[np.intp]:
+    """(T, C) → (T, K): the likest frames elsewhere, at most one in each cell of SPACING frames."""
+    frames = len(passages)
+    cells = -(-frames // SPACING)
+    count = min(NEIGHBOURS, cells)
+    found = np.empty((frames, count), dtype=np.intp)
+    # In blocks: the whole matrix of likeness takes 6 GB for a song of 15 minutes.
+    for start in range(0, frames, 1024):
+        rows = np.arange(start, min(start + 1024, frames))
+        likeness = np.full((len(rows), cells * SPACING), -2.0, dtype=np.float32)
+        likeness[:, :frames] = passages[rows] @ passages.T
+        near = np.abs(rows[:, None] - np.arange(frames)) < SPACING
+        likeness[:, :frames][near] = -1.0
+        in_cells = likeness.reshape(len(rows), cells, SPACING)
+        chosen = np.argpartition(-in_cells.max(axis=2), count - 1, axis=1)[:, :count]
+        within = np.take_along_axis(in_cells, chosen[..., None], axis=1).argmax(axis=2)
+        found[rows] = chosen * SPACING + within
+    return found
+
+
+def _repeating(magnitude: Spectrum, neighbours: NDArray[np.intp]) -> Spectrum:
+    """(T, F): the median of each frame's neighbours, and never more than the frame itself."""
+    repeating = np.empty_like(magnitude)
+    for start in range(0, len(magnitude), 256):
+        block = slice(start, start + 256)
+        repeating[block] = _median([magnitude[column] for column in neighbours[block].T])
+    return np.minimum(repeating, magnitude)
+
+
+def _median(values: list[Spectrum]) -> Spectrum:
+    """Element by element, the middle of equally shaped arrays, which are overwritten.
+
+    By odd-even transposition: whole arrays at a time, ten times as fast as `numpy.median` along an axis.
+    """
+    for turn in range(len(values)):
+        for i in range(turn % 2, len(values) - 1, 2):
+            lower = np.minimum(values[i], values[i + 1])
+            np.maximum(values[i], values[i + 1], out=values[i + 1])
+            values[i] = lower
+    return values[len(values) // 2]

@@ -1,0 +1,183 @@
+"""Batches gathered from many threads: right results, right sizes, right owners of what goes wrong."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+from samuel.batches import Batcher, batch_size
+from samuel.errors import MissingPartError
+
+CPU = torch.device("cpu")
+
+
+class Network:
+    """Doubles its input, notes the shapes it saw, and has memory for `room` items."""
+
+    def __init__(self, room: int = 1000, pause_s: float = 0.0) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.room, self.pause_s = room, pause_s
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        time.sleep(self.pause_s)
+        if len(batch) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        self.shapes.append(tuple(batch.shape))
+        return 2 * batch
+
+
+def items(count: int, length: int = 3, first: float = 0.0) -> list[Tensor]:
+    return [torch.full((length,), first + i) for i in range(count)]
+
+
+def check(given: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+    assert len(results) == len(given)
+    assert all(torch.equal(result, 2 * item) for item, result in zip(given, results, strict=True))
+
+
+@pytest.mark.parametrize(("count", "batches"), [(0, 0), (1, 1), (4, 1), (9, 3)])
+def test_every_batch_has_the_full_size(count: int, batches: int) -> None:
+    network = Network()
+    given = items(count)
+    check(given, Batcher(network, CPU, size=4)(given))
+    assert network.shapes == [(4, 3)] * batches
+
+
+def test_one_at_a_time_where_there_is_no_gpu() -> None:
+    network = Network()
+    batcher = Batcher(network, CPU, most=8)
+    assert batcher.size is None
+    check(items(3), batcher(items(3)))
+    assert network.shapes == [(1, 3)] * 3
+    assert batcher.size == 1
+
+
+def test_items_of_other_shapes_have_batches_of_their_own() -> None:
+    network = Network()
+    given = [*items(2), *items(1, length=5), *items(2)]
+    check(given, Batcher(network, CPU, size=4)(given))
+    assert network.shapes == [(4, 3), (4, 5)]
+
+
+def test_threads_share_batches() -> None:
+    network = Network(pause_s=0.02)
+    batcher = Batcher(network, CPU, size=4)
+    songs = [items(5, first=10.0 * i) for i in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        for given, results in zip(songs, threads.map(batcher, songs), strict=True):
+            check(given, results)
+    # 40 items; who finds an empty queue at the start takes a batch that is not full.
+    assert 10 <= len(network.shapes) <= 12
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
+    network = Network(room=3)
+    batcher = Batcher(network, CPU, size=8)
+    check(items(11), batcher(items(11)))
+    assert batcher.size == 2
+    assert set(network.shapes) == {(2, 3)}
+
+
+def test_an_item_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(MissingPartError, match=r"cpu: out of memory .* device = 'cpu'"):
+        Batcher(Network(room=0), CPU, size=4)(items(2))
+
+
+def test_everybody_in_a_batch_hears_of_its_error_and_nobody_else() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def network(batch: Tensor) -> Tensor:
+        entered.set()
+        go_on.wait(10)
+        if (batch == 7.0).any():
+            raise ValueError("seven")
+        return 2 * batch
+
+    batcher = Batcher(network, CPU, size=3)
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(batcher, items(1))  # occupies the network while the others queue up
+        entered.wait(10)
+        second = threads.submit(batcher, [torch.tensor([7.0, 7.0, 7.0])])
+        third = threads.submit(batcher, items(6, first=20.0))
+        while len(batcher._queue) < 7:
+            time.sleep(0.001)
+        go_on.set()
+        check(items(1), first.result(10))
+        for failed in (second, third):
+            with pytest.raises(ValueError, match="seven"):
+                failed.result(10)
+    assert batcher._queue == []
+    check(items(2), batcher(items(2)))
+
+
+def test_cancel_frees_those_who_wait() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def network(batch: Tensor) -> Tensor:
+        entered.set()
+        go_on.wait(10)
+        return 2 * batch
+
+    batcher = Batcher(network, CPU, size=1)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(batcher, items(3)) for _ in range(2)]
+        entered.wait(10)
+        batcher.cancel()
+        go_on.set()
+        for future in waiting:
+            with pytest.raises(CancelledError):
+                future.result(10)
+    check(items(2), batcher(items(2)))
+
+
+def test_an_interrupt_while_computing_leaves_nobody_waiting() -> None:
+    entered, interrupt = threading.Event(), threading.Event()
+
+    def network(batch: Tensor) -> Tensor:
+        entered.set()
+        interrupt.wait(10)
+        raise KeyboardInterrupt
+
+    batcher = Batcher(network, CPU, size=4)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(batcher, items(1))
+        entered.wait(10)
+        second = threads.submit(batcher, items(1))
+        interrupt.set()
+        for future in (first, second):
+            with pytest.raises(KeyboardInterrupt):
+                future.result(10)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_results_are_float32_without_gradients(precision: str) -> None:
+    layer = torch.nn.Linear(8, 8)
+    given = list(torch.randn(3, 8))
+    [first, *_] = Batcher(layer, CPU, precision=precision, size=4)(given)  # type: ignore[arg-type]
+    assert first.dtype == torch.float32
+    assert not first.requires_grad
+    error = (first - layer(given[0])).abs().max()
+    assert (error < 1e-6) == (precision == "fp32")
+    assert error < 0.02
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "free", "most", "expected"),
+    [
+        (2 * GIB, 3 * GIB, 10 * GIB, 32, 4),  # 2 + 3·1 = 5 GiB; a batch of 8 would take 9
+        (2 * GIB, 3 * GIB, 12 * GIB, 32, 8),  # 9 of 9.6 GiB
+        (2 * GIB, 3 * GIB, 1000 * GIB, 32, 32),
+        (2 * GIB, 3 * GIB, 1 * GIB, 32, 1),
+        (1 * GIB, 1 * GIB, 10 * GIB, 8, 8),  # memory that does not grow
+        (1 * GIB, 2 * GIB, 100 * GIB, 1, 1),
+    ],
+)
+def test_the_size_follows_the_free_memory(one: int, two: int, free: int, most: int, expected: int) -> None:
+    assert batch_size(one, two, free, most) == expected

@@ -1,0 +1,51 @@
+"""Side by side: every item once, the first error ends it, nothing begins after it."""
+
+import contextvars
+import threading
+
+import pytest
+
+from samuel.concurrency import side_by_side
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_item_once_with_its_place(workers: int) -> None:
+    results = dict(side_by_side(lambda item: item * 10, [5, 6, 7, 8], workers))
+    assert results == {0: 50, 1: 60, 2: 70, 3: 80}
+
+
+def test_so_many_at_a_time() -> None:
+    together = threading.Barrier(3, timeout=20)
+    assert len(list(side_by_side(lambda _: together.wait(), range(6), 3))) == 6
+
+
+def test_threads_have_the_callers_context() -> None:
+    run = contextvars.ContextVar("run", default="none")
+    run.set("this one")
+    assert [name for _, name in side_by_side(lambda _: run.get(), range(2), 2)] == ["this one"] * 2
+
+
+def test_the_first_error_ends_it_and_frees_those_who_wait() -> None:
+    begun: list[int] = []
+    freed, here = threading.Event(), threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == 0:
+            here.wait(20)
+            raise OSError("disk")
+        here.set()
+        assert freed.wait(20)
+        raise ValueError("freed")
+
+    with pytest.raises(OSError, match="disk"):
+        list(side_by_side(work, range(50), 2, freed.set))
+    assert sorted(begun) == [0, 1]
+
+
+def test_who_stops_listening_ends_it() -> None:
+    broken_off: list[bool] = []
+    results = side_by_side(lambda item: item, range(100), 1, lambda: broken_off.append(True))
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert broken_off == [True]
