@@ -3,6 +3,8 @@
 import base64
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 from uuid import UUID
 
@@ -15,6 +17,7 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from samuel.config import Settings
+from samuel.evaluate.report import caveats, vocal_share_report
 from samuel.files import Entry
 from samuel.popdb.accounts import Progress, funnel, least_s, text_of
 from samuel.popdb.catalog import Song, SongList
@@ -71,14 +74,26 @@ def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
     get_run_logger().info("What became of the songs\n%s", text_of(rows))
     numbers = [{"count": name, "value": value} for name, value in popdb.info["counts"].items()]
     create_table_artifact(key="popdb", table=numbers, description=f"POPDB at {popdb.root}")
+    _show_vocal_share(popdb)
 
 
 def show_report(report: Entry) -> None:
     """The report with its plots inside."""
     text = report.path("report.md").read_text("utf-8")
-    create_markdown_artifact(key="report", markdown=IMAGE.sub(lambda found: _inline(report, found), text))
+    create_markdown_artifact(key="report", markdown=_with_pictures(text, report.folder))
 
 
-def _inline(report: Entry, found: "re.Match[str]") -> str:
-    data = base64.b64encode(report.path(found[2]).read_bytes()).decode()
-    return f"![{found[1]}](data:image/png;base64,{data})"
+def _show_vocal_share(popdb: Popdb) -> None:
+    with TemporaryDirectory() as folder:
+        text = _with_pictures(vocal_share_report(popdb, Path(folder)), Path(folder))
+    markdown = f"# Vocal share of the chunks\n\n{text}\n\n{caveats(popdb)}"
+    create_markdown_artifact(key="vocal-share", markdown=markdown, description="How much is sung")
+
+
+def _with_pictures(text: str, folder: Path) -> str:
+    """Markdown with the pictures that it names, which lie in `folder`, inside it."""
+    return IMAGE.sub(lambda found: f"![{found[1]}]({_data_url(folder / found[2])})", text)
+
+
+def _data_url(png: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}"

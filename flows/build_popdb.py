@@ -17,6 +17,7 @@ from samuel.popdb.acquisition import acquire_songs, pace_of
 from samuel.popdb.catalog import Song, SongList
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.space import require_space
 
 WORKERS = 3  # a group downloads while the one before it is separated and the one before that encoded
 
@@ -35,6 +36,7 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
     examine(settings)
     listed = list_songs(settings)
     artifacts.show_list(listed)
+    require_space(listed.songs, settings)
     acquisition = artifacts.Acquisition(listed.songs, settings)
     stages = submit((download, separate, encode), groups(listed.songs), settings)
     with ExitStack() as broken_off:

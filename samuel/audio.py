@@ -22,8 +22,19 @@ from samuel.errors import InputError, OperatorError
 SAMPLE_RATE = 44_100
 CHANNELS = 2
 STOPPED = 255  # ffmpeg's exit code after a signal that it heard
+DISK_FULL = 256 - errno.ENOSPC  # its exit codes are those of its errors, negative, in one byte
+INVALID_DATA = 183
+SLACK_S = 0.25
+"""What a file may fall short of the duration it states: codecs add and trim a little at either end."""
+# `-ac 2` would spread mono over both channels by √½. Everything becomes one channel or two as ever, and one
+# channel (FC) then goes into both as it is.
+TO_STEREO = f"aformat=f=flt:r={SAMPLE_RATE}:cl=mono|stereo,pan=stereo|FL=FL+FC|FR=FR+FC"
 
 Audio = NDArray[np.float32]
+
+
+class CutShortError(InputError):
+    """A file breaks off before the duration it states: what came over a network is worth another try."""
 
 
 def ffmpeg() -> str:
@@ -45,7 +56,7 @@ def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]"
             f"ffmpeg was stopped from outside (exit code {done.returncode}): see that the machine has memory "
             "to spare, and start again. What is done stays"
         )
-    if done.returncode and os.strerror(errno.ENOSPC).encode() in done.stderr:
+    if done.returncode & 0xFF == DISK_FULL:  # not by its words: a title or a file name may hold the same
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return done
 
@@ -53,23 +64,26 @@ def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]"
 def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) -> None:
     """Decode the first audio stream of any file into a 44.1 kHz stereo float32 WAV.
 
-    Float, because a lossy source overshoots full scale and 16 bits would clip it. The protocol list keeps a
-    playlist that is dressed up as audio from reaching the network.
+    Float, because a lossy source overshoots full scale and 16 bits would clip it. Mono goes into both
+    channels at its own level; more than two are mixed down. The protocol list keeps a playlist that is
+    dressed up as audio from reaching the network.
 
     Args:
-        source: The file.
+        source: The file. What follows its audio, such as a tag of another format, does not matter.
         target: The WAV; removed where this fails.
         longest_s: So much is decoded at most: a small file may hold days of silence.
 
     Raises:
+        CutShortError: The file breaks off before the duration that it states.
         InputError: ffmpeg finds no audio in it, or the file is damaged.
         OperatorError: ffmpeg was stopped from outside.
         OSError: The disk is full.
     """
     limit = [] if longest_s is None else ["-t", f"{longest_s:f}"]
     arguments = [
+        "-loglevel", "level+info", "-nostats",
         "-xerror", "-protocol_whitelist", "file", "-i", f"file:{source.resolve()}", "-map", "0:a:0", *limit,
-        "-map_metadata", "-1", "-fflags", "+bitexact", "-ar", str(SAMPLE_RATE), "-ac", str(CHANNELS),
+        "-map_metadata", "-1", "-fflags", "+bitexact", "-af", TO_STEREO,
         "-c:a", "pcm_f32le", "-f", "wav", "-y", f"file:{target.resolve()}",
     ]  # fmt: skip
     try:
@@ -77,13 +91,9 @@ def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) ->
     except (OperatorError, OSError):
         target.unlink(missing_ok=True)
         raise
-    if done.returncode != 0:
+    if fault := _fault(source, done, target, longest_s):
         target.unlink(missing_ok=True)
-        said = re.sub(r" @ 0x[0-9a-f]+", "", done.stderr.decode(errors="replace"))  # differs in every run
-        reason = said.strip().splitlines()[-1:] or ["unknown reason"]
-        raise InputError(
-            f"{source}: not readable as audio ({reason[0]}); give a whole WAV, FLAC, OGG, MP3 or M4A"
-        )
+        raise fault
 
 
 def read_wav(path: Path) -> Audio:
@@ -126,3 +136,41 @@ def dbfs(audio: Audio) -> float:
     """Root mean square level in dB relative to full scale; -120 for silence."""
     power = float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0
     return 10.0 * float(np.log10(max(power, 1e-12)))
+
+
+def _fault(
+    source: Path, done: "subprocess.CompletedProcess[bytes]", target: Path, longest_s: float | None
+) -> InputError | None:
+    """Why `target` is not all the audio of `source`, which ffmpeg decoded; None where it is.
+
+    ffmpeg ends well where an MP3, an OGG or a WebM breaks off, and ill where anything but audio follows a
+    whole MP3 or FLAC. So the duration decides, where the file states one.
+    """
+    said = done.stderr.decode(errors="replace")
+    # The header's 58 bytes are no more than rounding.
+    written_s = target.stat().st_size / (4 * CHANNELS * SAMPLE_RATE) if target.is_file() else 0.0
+    stated_s = _stated_s(said)
+    short = stated_s is not None and written_s < min(stated_s, longest_s or stated_s) - SLACK_S
+    remedy = "give a whole WAV, FLAC, OGG, MP3 or M4A"
+    if done.returncode == 0:
+        reason = f"{written_s:.2f} s of the {stated_s} s that it states"
+        return CutShortError(f"{source}: breaks off ({reason}); {remedy}") if short else None
+    whole = stated_s is not None and written_s > 0.0 and not short
+    if whole and done.returncode & 0xFF == INVALID_DATA:
+        return None
+    reasons = re.findall(r"^(?:\[.*? @ .*?\] )*\[(?:error|fatal)\] (.+)$", said, re.MULTILINE)
+    reason = reasons[0].strip() if reasons else "unknown reason"
+    return InputError(f"{source}: not readable as audio ({reason}); {remedy}")
+
+
+def _stated_s(said: str) -> float | None:
+    """Seconds of audio that a file states, by ffmpeg's report of it; None where nothing can be held to it.
+
+    That is so where ffmpeg guessed from the file's size, and in a film, whose pictures may outlast its sound.
+    """
+    stated = re.search(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d\.\d+),", said, re.MULTILINE)
+    film = re.search(r"^\[info\]   Stream #.*: Video: (?!.*\(attached pic\))", said, re.MULTILINE)
+    if stated is None or film or "Estimating duration from bitrate" in said:
+        return None
+    hours, minutes, seconds = stated.groups()
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, NoReturn
 from tqdm import tqdm
 
 from samuel import __version__
-from samuel.config import CodecConfig, SamplingConfig, Settings, parse
+from samuel.config import CodecConfig, SamplingConfig, SeparatorConfig, Settings, parse
 from samuel.errors import InputError, NotBuiltError, SamuelError, SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from samuel.popdb.accounts import Progress
     from samuel.popdb.outcome import Outcome
 
@@ -64,11 +66,13 @@ def download(options: argparse.Namespace) -> int:
     from samuel.popdb.acquisition import acquire_songs, pace_of
     from samuel.popdb.catalog import list_songs
     from samuel.popdb.songs import same_recordings, song_rows, write_songs
+    from samuel.popdb.space import require_audio_space
 
     settings = read_settings(options.settings)
     require(settings, {settings.songs.source})
     listed = list_songs(settings.songs, settings.data)
     print(text_of(listed.table()), end="\n\n", flush=True)
+    require_audio_space(listed.songs, settings)
     progress = Progress(len(listed.songs), least_s(listed.songs, settings.download))
     pace_of(settings).open()
     with tqdm(total=progress.songs, desc="download", disable=None) as bar:
@@ -122,12 +126,42 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Print speeds on this machine."""
-    from samuel.bench import bench as rows_of
+    """Print what this machine does, figure by figure, as they are measured."""
+    settings, what = read_settings(options.settings), options.what
+    if what == "separation":
+        return _bench_separation(settings, options.songs)
+    for name, figure in _bench_rows(what, settings, options):
+        print(f"{name:<38}  {figure}", flush=True)
+    return 0
 
-    rows = rows_of(read_settings(options.settings))
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {figure}" for name, figure in rows))
+
+def _bench_rows(what: str, settings: Settings, options: argparse.Namespace) -> "Iterable[tuple[str, str]]":
+    if what == "machine":
+        from samuel.bench.machine import machine_rows
+
+        return machine_rows(settings)
+    if what == "exactness":
+        from samuel.bench.exactness import exactness_rows
+
+        return exactness_rows(settings)
+    from samuel.bench.pipeline import pipeline_rows
+
+    return pipeline_rows(settings, options.songs, options.seconds)
+
+
+def _bench_separation(settings: Settings, songs: int | None) -> int:
+    from samuel.bench.separation import separation_rows
+    from samuel.device import resolve_device
+    from samuel.popdb.accounts import text_of
+
+    demucs = settings.separator if settings.separator.name == "demucs" else SeparatorConfig(name="demucs")
+    rows = separation_rows(
+        songs or 12,
+        [SeparatorConfig(), demucs],
+        resolve_device(settings.device),
+        lambda items: tqdm(items, desc="separate", total=songs or 12, disable=None),
+    )
+    print(text_of([row.row() for row in rows]))
     return 0
 
 
@@ -183,14 +217,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("path", type=Path, nargs="?", default=Path("data/popdb"))
     command.set_defaults(command=verify)
 
-    command = commands.add_parser("bench", help="speeds on this machine")
-    command.add_argument("--settings", type=Path, help="JSON file of settings; none: the embedded default")
-    command.set_defaults(command=bench)
+    _add_bench(commands)
 
     for name in NOT_BUILT:
         command = commands.add_parser(name, help="not in this version")
         command.set_defaults(command=not_built, name=name)
     return parser
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("bench", help="what this machine does in a second, and how exactly")
+    command.add_argument(
+        "what",
+        nargs="?",
+        default="machine",
+        choices=["machine", "pipeline", "exactness", "separation"],
+        help="machine: network and embedded parts; pipeline: separation and encoding at full size; "
+        "exactness: these against the libraries' own loops; separation: separators against true stems",
+    )
+    command.add_argument("--settings", type=Path, help="JSON file of settings; none: the embedded default")
+    command.add_argument("--songs", type=int, help="pipeline, separation: how many songs")
+    command.add_argument("--seconds", type=float, help="pipeline: their duration")
+    command.set_defaults(command=bench)
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

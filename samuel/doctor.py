@@ -16,7 +16,6 @@ from samuel.errors import InputError, MissingPartError
 
 State = Literal["present", "reachable", "gated", "missing"]
 
-HUB_TIMEOUT_S = 5.0
 STABLE_AUDIO_FILES = ["model_config.json", "model.safetensors"]
 SOURCES = {"synthetic", "folder", "csv"}
 FREE_GIB_WANTED = 5  # the demo takes 2, a song of the full run some 0.2 until its stems are removed
@@ -169,11 +168,10 @@ def _demucs(settings: Settings) -> Finding:
         return _local(
             name, config.repo, [single.name if single else f"{config.model}.yaml"], "separator.repo"
         )
-    from demucs.hf import DEFAULT_NAMESPACE, hf_repo_name
+    from samuel.popdb.separator.demucs import hub_repository
 
-    namespace, _, model = config.model.removeprefix("hf://").rpartition("/")
-    repository = f"{namespace or DEFAULT_NAMESPACE}/{hf_repo_name(model)}"
-    return on_hub(name, repository, [f"{model}.yaml"], "separator.repo")
+    repository, listing = hub_repository(config.model)
+    return on_hub(name, repository, [listing], "separator.repo")
 
 
 def _stable_audio_open(settings: Settings) -> Finding:
@@ -208,19 +206,13 @@ def _local(name: str, folder: Path, files: list[str], setting: str) -> Finding:
 
 def on_hub(name: str, repository: str, files: list[str], setting: str) -> Finding:
     """Whether files of a hub repository are in the local cache, or can be fetched."""
-    import httpx2
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from samuel.weights import cached, refusal
 
-    if all(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+    if cached(repository, files):
         return Finding(name, "present", f"in the hub cache: {repository}")
-    try:
-        for file in files:
-            get_hf_file_metadata(hf_hub_url(repository, file), timeout=HUB_TIMEOUT_S)
-    except GatedRepoError:
-        terms = f"accept the terms at https://huggingface.co/{repository}, then `hf auth login`"
-        return Finding(name, "gated", repository, f"{terms}; or set {setting} to local weights")
-    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-        reason = f"{repository} cannot be reached ({type(error).__name__})"
-        return Finding(name, "missing", reason, f"connect to the internet, or set {setting} to local weights")
-    return Finding(name, "reachable", f"{repository}, fetched when first used")
+    refused = refusal(repository, files)
+    if refused is None:
+        return Finding(name, "reachable", f"{repository}, fetched when first used")
+    state: State = "gated" if refused.gated else "missing"
+    remedy = f"{refused.remedy}, or set {setting} to local weights"
+    return Finding(name, state, f"{repository}: {refused.reason}", remedy)

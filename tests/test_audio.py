@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.audio import SAMPLE_RATE, dbfs, decode_to_wav, load_audio, read_wav, write_wav
+from samuel.audio import (
+    SAMPLE_RATE,
+    CutShortError,
+    dbfs,
+    decode_to_wav,
+    load_audio,
+    read_wav,
+    run_ffmpeg,
+    write_wav,
+)
 from samuel.errors import InputError
 
 
@@ -30,6 +39,84 @@ def test_any_file_becomes_44100_stereo(tmp_path: Path, suffix: str, rate: int, c
     assert abs(audio.shape[1] / SAMPLE_RATE - 1.0) < 0.06
     spectrum = np.abs(np.fft.rfft(audio[0, :SAMPLE_RATE]))
     assert abs(int(spectrum.argmax()) * SAMPLE_RATE / min(audio.shape[1], SAMPLE_RATE) - 441.0) < 3.0
+
+
+def noise(samples: int, channels: int) -> np.ndarray:
+    return np.random.default_rng(channels).uniform(-0.5, 0.5, (samples, channels)).astype(np.float32)
+
+
+def convert(source: Path, target: Path, *arguments: str) -> None:
+    done = run_ffmpeg(["-i", str(source), *arguments, "-y", str(target)])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16", "PCM_24", "PCM_U8"])
+def test_mono_is_in_both_channels_at_its_own_level(tmp_path: Path, subtype: str) -> None:
+    path = tmp_path / "mono.wav"
+    audio = noise(44_100, 1)
+    audio[100:103, 0] = [1.4, 1e-40, -1.4]
+    soundfile.write(path, audio, SAMPLE_RATE, subtype=subtype)
+    expected, _ = soundfile.read(path, dtype="float32")
+    np.testing.assert_array_equal(load_audio(path, tmp_path), [expected, expected])
+
+
+@pytest.mark.parametrize("layout", ["stereo", "2.1", "3.0", "quad", "5.0", "5.1", "5.1(side)", "7.1"])
+@pytest.mark.parametrize(("rate", "subtype"), [(44_100, "FLOAT"), (48_000, "PCM_16")])
+def test_more_channels_are_mixed_as_ffmpeg_does(tmp_path: Path, layout: str, rate: int, subtype: str) -> None:
+    channels = {"stereo": 2, "2.1": 3, "3.0": 3, "quad": 4, "5.0": 5, "7.1": 8}.get(layout, 6)
+    soundfile.write(tmp_path / "plain.wav", noise(rate // 4, channels), rate, subtype=subtype)
+    codec = {"FLOAT": "pcm_f32le", "PCM_16": "pcm_s16le"}[subtype]
+    path = tmp_path / "song.wav"
+    convert(tmp_path / "plain.wav", path, "-af", f"channelmap=channel_layout={layout}", "-c:a", codec)
+    convert(path, tmp_path / "two.wav", "-ar", "44100", "-ac", "2", "-c:a", "pcm_f32le")
+    np.testing.assert_array_equal(load_audio(path, tmp_path), read_wav(tmp_path / "two.wav"))
+
+
+def test_what_follows_the_audio_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "song.flac"
+    soundfile.write(path, noise(44_100, 2), SAMPLE_RATE)
+    whole = load_audio(path, tmp_path)
+    path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))
+    np.testing.assert_array_equal(load_audio(path, tmp_path), whole)
+
+
+@pytest.mark.parametrize("cover", [False, True])
+def test_a_file_that_breaks_off_is_refused_by_the_duration_it_states(tmp_path: Path, cover: bool) -> None:
+    soundfile.write(tmp_path / "song.wav", noise(4 * SAMPLE_RATE, 2), SAMPLE_RATE)
+    png = tmp_path / "cover.png"
+    convert(tmp_path / "song.wav", png, "-f", "lavfi", "-i", "color=s=16x16", "-map", "1:v", "-frames:v", "1")
+    pictured = ["-i", str(png), "-map", "0:a", "-map", "1:v", "-disposition:v", "attached_pic"]
+    path = tmp_path / "song.mp3"
+    convert(tmp_path / "song.wav", path, *(pictured if cover else []))
+    content = path.read_bytes()
+    assert load_audio(path, tmp_path).shape[1] > 3.9 * SAMPLE_RATE
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        CutShortError, match=r"song\.mp3: breaks off \([12]\.\d\d s of the [34]\.\d+ s that it"
+    ):
+        decode_to_wav(path, tmp_path / "out.wav")
+    assert not (tmp_path / "out.wav").exists()
+    decode_to_wav(path, tmp_path / "out.wav", 1.0)  # it holds as much as is wanted
+    assert read_wav(tmp_path / "out.wav").shape == (2, SAMPLE_RATE)
+
+
+def test_the_pictures_of_a_film_may_outlast_its_sound(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "song.wav", noise(SAMPLE_RATE, 2), SAMPLE_RATE)
+    pictures = ["-f", "lavfi", "-i", "color=d=4:s=16x16:r=5", "-map", "0:a", "-map", "1:v"]
+    convert(tmp_path / "song.wav", tmp_path / "film.mkv", *pictures, "-c:a", "flac")
+    expected, _ = soundfile.read(tmp_path / "song.wav", dtype="float32")
+    np.testing.assert_array_equal(load_audio(tmp_path / "film.mkv", tmp_path), expected.T)
+
+
+def test_no_title_speaks_for_ffmpeg(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "song.wav", noise(4 * SAMPLE_RATE, 2), SAMPLE_RATE)
+    lines = "No space left on device\n[info]   Duration: 00:00:00.50, \n[error] No space left on device"
+    path = tmp_path / "No space left on device.flac"
+    convert(tmp_path / "song.wav", path, "-metadata", f"title={lines}")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"not readable as audio \((?!No space)"):
+        decode_to_wav(path, tmp_path / "out.wav")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not audio</html>", b"RIFF\x00\x00\x00\x00WAVE"])

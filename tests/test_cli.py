@@ -1,5 +1,7 @@
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -51,6 +53,17 @@ def test_download_accounts_for_every_song(tmp_path: Path, capsys: pytest.Capture
     assert "2 of 2 songs, about 0 s left" in shown.err
     rows = pq.read_table(tmp_path / "data" / "songs.parquet").to_pylist()
     assert {row["title"]: row["status"] for row in rows} == {"whole": "ok", "broken": "decode_failed"}
+
+
+def test_download_stops_where_the_audio_finds_no_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samuel.doctor.require", lambda *_: [])  # it wants more than this disk has
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50_000_000))
+    assert main(["download", "--settings", str(settings_of_a_folder(tmp_path))]) == 1
+    raw = tmp_path / "data" / "raw"  # 1 s, and 211 s for the broken one
+    assert f"needs about 75 MB of disk space (audio 75 MB in {raw}), 50 MB free" in capsys.readouterr().err
+    assert not list(raw.glob("*/entry.json"))
 
 
 def test_an_interrupt_is_said_in_one_line(

@@ -1,74 +1,61 @@
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from samuel.config import Settings, parse
 from samuel.doctor import Finding, dataset_parts, examine, on_hub, require, table, training_parts
 from samuel.errors import MissingPartError
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Answers as the model hub does: an open file, a gated one, and nothing else."""
-
-    def do_HEAD(self) -> None:
-        if "open-model" in self.path:
-            self.send_response(200)
-            self.send_header("ETag", '"0123456789"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("Content-Length", "10")
-        elif "gated-model" in self.path:
-            self.send_response(403)
-            self.send_header("X-Error-Code", "GatedRepo")
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the handler's)
-        pass
+from samuel.weights import fetch
+from tests.hub import LocalHub, local_hub, point_at
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_address[1]}"
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    yield
-    server.shutdown()
-    server.server_close()
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with local_hub(monkeypatch, tmp_path / "cache") as running:
+        running.folders |= dict.fromkeys(["someone/open-model", "someone/gated-model"], tmp_path)
+        running.gated.add("someone/gated-model")
+        yield running
 
 
 @pytest.mark.parametrize(
     ("repository", "state", "words"),
     [
-        ("someone/open-model", "reachable", "fetched when first used"),
-        ("someone/gated-model", "gated", "accept the terms at https://huggingface.co/someone/gated-model"),
-        ("someone/no-model", "missing", "set codec.path to local weights"),
+        ("someone/open-model", "reachable", "someone/open-model, fetched when first used"),
+        (
+            "someone/gated-model",
+            "gated",
+            "accept the terms at https://huggingface.co/someone/gated-model, then log in with `hf auth login`"
+            " or set HF_TOKEN, or set codec.path to local weights",
+        ),
+        ("someone/no-model", "missing", "or set codec.path to local weights"),
+        ("/no/such/folder", "missing", "no such folder"),
     ],
 )
-def test_the_hub_is_asked_for_the_file_itself(hub: None, repository: str, state: str, words: str) -> None:
+def test_the_hub_is_asked_for_the_file_itself(hub: LocalHub, repository: str, state: str, words: str) -> None:
     finding = on_hub("weights", repository, ["model.safetensors"], "codec.path")
     assert finding.state == state
-    assert words in f"{finding.detail} {finding.remedy}"
+    assert words in f"{finding.detail}; {finding.remedy}"
     assert finding.usable == (state == "reachable")
 
 
-def test_a_hub_out_of_reach_is_missing_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    template = "http://127.0.0.1:1/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+def test_what_is_cached_is_present_though_the_hub_is_down(hub: LocalHub) -> None:
+    fetch("someone/open-model", "model.safetensors", "")
+    hub.down = True
+    assert on_hub("weights", "someone/open-model", ["model.safetensors"], "codec.path").state == "present"
+    finding = on_hub("weights", "someone/open-model", ["model.safetensors", "config.json"], "codec.path")
+    assert finding.state == "missing"
+    assert "HTTP 503" in finding.detail
+
+
+def test_a_hub_out_of_reach_is_missing_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    point_at(monkeypatch, "http://127.0.0.1:1", tmp_path)
     finding = on_hub("weights", "someone/open-model", ["model.safetensors"], "codec.path")
     assert finding.state == "missing"
-    assert "cannot be reached" in finding.detail
+    assert "could not be reached" in finding.detail
+    assert finding.remedy == "connect to the internet, or set codec.path to local weights"
 
 
 def test_local_weights_need_no_hub(tmp_path: Path) -> None:

@@ -1,22 +1,31 @@
-"""Small random weights in the layouts in which the real ones are published."""
+"""Small weights, mostly random, in the layouts in which the real ones are published."""
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from samuel.weights import quietly
 
 STRIDES = [2, 4, 4, 8, 8]
+PHASES = [1, 1, 1, 4, 8]
+"""Of faithful weights: into so many channels each stride sorts its samples, and averages the rest."""
+SHARPENING = 0.15
+"""Of faithful weights: outer taps, which make up for what averaging takes from 100 to 200 Hz."""
+SOURCES = ["drums", "bass", "other", "vocals"]
+ONE_HOT = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+"""Each model of a bag has its say in one source alone, as in htdemucs_ft."""
 
 
-def autoencoder_config(channels: int = 4) -> dict[str, Any]:
+def autoencoder_config(channels: int = 4, c_mults: Sequence[int] = (1, 1, 1, 1, 1)) -> dict[str, Any]:
     """A Stable Audio autoencoder of the true strides and latents, with few channels."""
-    shape = {"channels": channels, "c_mults": [1, 1, 1, 1, 1], "strides": STRIDES, "use_snake": True}
+    shape = {"channels": channels, "c_mults": list(c_mults), "strides": STRIDES, "use_snake": True}
     return {
         "encoder": {"type": "oobleck", "config": {"in_channels": 2, "latent_dim": 128, **shape}},
         "decoder": {
@@ -39,10 +48,17 @@ def build_autoencoder(config: dict[str, Any]) -> Any:
         return create_autoencoder_from_config({"sample_rate": 44100, "model": config}).eval()
 
 
-def write_stable_audio(folder: Path) -> Any:
-    """`model_config.json` and `model.safetensors`, with tensors of a diffusion model besides; the network."""
-    config = autoencoder_config()
+def write_stable_audio(folder: Path, *, faithful: bool = False) -> Any:
+    """`model_config.json` and `model.safetensors`, with tensors of a diffusion model besides; the network.
+
+    Args:
+        folder: Where they go.
+        faithful: Weights that reconstruct what lies below 200 Hz, instead of random ones.
+    """
+    config = autoencoder_config(2, (1, 1, 1, 4, 32)) if faithful else autoencoder_config()
     network = build_autoencoder(config)
+    if faithful:
+        _make_faithful(network)
     state = {f"pretransform.model.{name}": value.contiguous() for name, value in network.state_dict().items()}
     state["model.model.transformer.weight"] = torch.full((64, 64), torch.nan)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,24 +72,155 @@ def write_stable_audio(folder: Path) -> Any:
     return network
 
 
-def write_demucs(folder: Path, name: str = "tiny") -> Path:
-    """A local repository with one HTDemucs of 272 k parameters; the path of its weights."""
+@torch.no_grad()
+def _make_faithful(network: Any) -> None:
+    """Each latent is the mean of 64 samples of one channel; back by linear interpolation.
+
+    Activations and residual units do nothing. Of the strides the first average, the last sort the samples of
+    a frame into channels: 2 · 32 values to a frame of 2048.
+    """
+    for name, value in network.named_parameters():
+        if name.endswith("beta"):
+            value.fill_(20.0)  # log β: the activation is x + sin²(αx) / β
+        elif name.endswith("bias"):
+            value.zero_()
+    _silence_residuals(network)
+    encoder, decoder = network.encoder.layers, network.decoder.layers
+    fine = 1
+    for index, (stride, phases) in enumerate(zip(STRIDES, PHASES, strict=True)):
+        _put(encoder[1 + index].layers[4], _polyphase(stride, phases, fine, smooth=False))
+        _put(decoder[5 - index].layers[1], _polyphase(stride, phases, fine, smooth=True))
+        fine *= phases
+    _put(encoder[0], _passing(2, 7))
+    _put(encoder[7], torch.cat([_sharpening(fine), torch.zeros(64, 64, 3)]))
+    encoder[7].bias[64:] = -20.0  # softplus(-20) is nothing: the deviation stays 1e-4
+    _put(decoder[0], _passing(64, 7))
+    _put(decoder[7], _passing(2, 7))
+
+
+def _silence_residuals(network: nn.Module) -> None:
+    from stable_audio_tools.models.autoencoders import ResidualUnit
+
+    for module in network.modules():
+        if isinstance(module, ResidualUnit):
+            last: Any = module.layers[3]
+            _put(last, torch.zeros_like(last.weight_v))
+
+
+def _put(convolution: Any, kernel: Tensor) -> None:
+    """Store a kernel as direction and length, the way of weight normalisation."""
+    length = kernel.flatten(1).norm(dim=1)[:, None, None]
+    convolution.weight_g.copy_(length)
+    convolution.weight_v.copy_(torch.where(length > 0, kernel, 1.0))
+
+
+def _polyphase(stride: int, phases: int, fine: int, *, smooth: bool) -> Tensor:
+    """(2 · phases · fine, 2 · fine, 2 · stride): box kernels for a convolution, triangles for its transpose.
+
+    A channel stands for (left or right, phase among the coarser ones, phase among the `fine` ones).
+    """
+    kernel = torch.zeros(2 * phases * fine, 2 * fine, 2 * stride)
+    step = stride / phases
+    for side, phase, within in product(range(2), range(phases), range(fine)):
+        distance = (torch.arange(2 * stride) - (stride / 2 + phase * step + (step - 1) / 2)).abs()
+        shape = (1 - distance / step).clamp(min=0) if smooth else (distance < step / 2).float() / step
+        kernel[(side * phases + phase) * fine + within, side * fine + within] = shape
+    return kernel
+
+
+def _passing(channels: int, taps: int) -> Tensor:
+    kernel = torch.zeros(channels, channels, taps)
+    kernel[:, :, taps // 2] = torch.eye(channels)
+    return kernel
+
+
+def _sharpening(phases: int) -> Tensor:
+    """(2 · phases, 2 · phases, 3): three taps over the values of one side, across the frames' borders."""
+    kernel = torch.zeros(2 * phases, 2 * phases, 3)
+    for side, phase, offset in product(range(2), range(phases), (-1, 0, 1)):
+        frame, source = divmod(phase + offset, phases)
+        value = -SHARPENING if offset else 1 + 2 * SHARPENING
+        kernel[side * phases + phase, side * phases + source, 1 + frame] = value
+    return kernel
+
+
+def write_demucs(folder: Path, name: str = "tiny", weights: list[list[float]] | None = None) -> Path:
+    """A local repository with an HTDemucs of 272 k parameters; the path of its weights.
+
+    Args:
+        folder: Where it goes.
+        name: Of the bag.
+        weights: For a bag of as many models as rows: what each model counts in each of SOURCES.
+    """
+    with quietly():
+        from demucs.states import save_with_checksum
+
+    folder.mkdir(parents=True, exist_ok=True)
+    packages = _tiny_demucs(len(weights or [[]]))
+    for signature, package in packages.items():
+        save_with_checksum({**package, "training_args": {}}, folder / f"{signature}.th")
+    _write_bag(folder / f"{name}.yaml", list(packages), weights)
+    return next(folder.glob("tiny0000-*.th"))
+
+
+def write_demucs_hub(
+    folder: Path,
+    name: str = "htdemucs",
+    weights: list[list[float]] | None = None,
+    segment: float | None = None,
+) -> Path:
+    """The same models as a repository of the hub: YAML and safetensors; the path of the first one's weights.
+
+    Args:
+        folder: Where it goes.
+        name: Of the model.
+        weights: For a bag of as many models as rows: what each model counts in each of SOURCES.
+        segment: Seconds of a segment, where the bag states them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    packages = _tiny_demucs(len(weights or [[]]))
+    for signature, package in packages.items():
+        klass = package["klass"]
+        metadata = {
+            "klass": f"{klass.__module__}.{klass.__qualname__}",
+            "args": json.dumps(package["args"]),
+            "kwargs": json.dumps(package["kwargs"], default=_fraction),
+        }
+        state = {key: value.contiguous() for key, value in package["state"].items()}
+        save_file(state, folder / f"{signature}.safetensors", metadata)
+    _write_bag(folder / f"{name}.yaml", list(packages), weights, segment)
+    return folder / "tiny0000.safetensors"
+
+
+def _tiny_demucs(count: int) -> dict[str, dict[str, Any]]:
+    """Packages by signature, as demucs publishes them; each model is drawn from its own seed."""
     with quietly():
         from demucs.htdemucs import HTDemucs
-        from demucs.states import get_state, save_with_checksum
+        from demucs.states import get_state
 
     kwargs = {
-        "sources": ["drums", "bass", "other", "vocals"], "channels": 8, "growth": 2, "depth": 4, "nfft": 2048,
+        "sources": SOURCES, "channels": 8, "growth": 2, "depth": 4, "nfft": 2048,
         "t_layers": 1, "t_heads": 2, "bottom_channels": 16, "segment": Fraction(2),
     }  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = HTDemucs(**kwargs)
-    folder.mkdir(parents=True, exist_ok=True)
-    package = {"klass": HTDemucs, "args": (), "kwargs": kwargs, "state": get_state(network, None)}
-    save_with_checksum({**package, "training_args": {}}, folder / "tiny0000.th")
-    (folder / f"{name}.yaml").write_text("models: [tiny0000]\n")
-    return next(folder.glob("*.th"))
+    packages: dict[str, dict[str, Any]] = {}
+    for seed in range(count):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            state = get_state(HTDemucs(**kwargs), None)
+        packages[f"tiny{seed:04d}"] = {"klass": HTDemucs, "args": (), "kwargs": kwargs, "state": state}
+    return packages
+
+
+def _write_bag(
+    path: Path, signatures: list[str], weights: list[list[float]] | None, segment: float | None = None
+) -> None:
+    bag = {"models": signatures, "weights": weights, "segment": segment}
+    lines = [f"{key}: {json.dumps(value)}\n" for key, value in bag.items() if value is not None]
+    path.write_text("".join(lines))
+
+
+def _fraction(value: Fraction) -> dict[str, Any]:
+    return {"_type": "fraction", "numerator": value.numerator, "denominator": value.denominator}
 
 
 AUDIOBOX_MODEL = {

@@ -18,10 +18,11 @@ from torch.nn import functional
 from samuel.audio import CHANNELS, SAMPLE_RATE
 from samuel.batches import Batcher
 from samuel.codec.base import HOP, LATENT_CHANNELS, REACH, frame_count, pad_to_frames
+from samuel.codec.snake import with_light_snakes
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
 from samuel.files import digest, read_json
-from samuel.weights import fetch, quietly, weights_digest
+from samuel.weights import fetch, quietly, require_finite, weights_digest
 
 CONFIG_FILE = "model_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -47,7 +48,7 @@ class StableAudioCodec:
             device: Where it computes.
             config: posterior, precision and batch.
         """
-        autoencoder.to(device, torch.float32).eval().requires_grad_(False)
+        with_light_snakes(autoencoder).to(device, torch.float32).eval().requires_grad_(False)
         rounded = "" if config.precision == "fp32" else f" {config.precision}"
         self.identity = f"stable-audio-open/2 {config.posterior}{rounded} {identity}"
         self._sampled = config.posterior == "sample"
@@ -192,9 +193,11 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
         with safe_open(file, framework="pt") as opened:
             names = [name for name in opened.keys() if name.startswith(PREFIX)]  # noqa: SIM118 - no mapping
-            return {name.removeprefix(PREFIX): opened.get_tensor(name) for name in names}
+            state = {name.removeprefix(PREFIX): opened.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise MissingPartError(f"{file}: not a whole safetensors file ({error}); fetch it again") from error
+    require_finite(state, str(file))
+    return state
 
 
 def _build(config: dict[str, Any], file: Path) -> nn.Module:

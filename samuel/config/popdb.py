@@ -214,7 +214,10 @@ class RetentionConfig(Section):
         default="keep", description="the downloaded audio, 21 MB a minute"
     )
     stems: Literal["keep", "remove"] = Field(
-        default="keep", description="vocals and accompaniment as FLAC, about 20 MB a minute"
+        default="keep", description="vocals and accompaniment as FLAC, 20 to 24 MB a minute"
+    )
+    check_space: bool = Field(
+        default=True, description="stop a run that seems to need more disk space than is free"
     )
 
 

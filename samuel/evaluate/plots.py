@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.evaluate.signal import HOP, log_mel_db
 
 LATIN_END = 0x250  # of the blocks that matplotlib's own font covers whole
+SHARE_BINS = 20
 
 
 def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
@@ -26,6 +28,27 @@ def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     axes.plot(*zip(*held, strict=True), "o-", color="tab:orange", label="validation, averaged weights")
     axes.set(xlabel="step", ylabel="mean squared error of v", ylim=(0, None))
     axes.legend()
+    figure.savefig(path, dpi=110, metadata={"Software": ""})
+
+
+def plot_vocal_shares(shares: Sequence[float], min_vocal_share: float, path: Path) -> None:
+    """Histogram of the vocal share of all chunks, the mean, and the half that the paper assumes (§III)."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    left_out = [share for share in shares if share < min_vocal_share]
+    kept = [share for share in shares if share >= min_vocal_share]
+    names = [f"under {min_vocal_share:g}: left out", "chunks of the dataset"]
+    first = 0 if left_out else 1
+    axes.hist(
+        [left_out, kept][first:], bins=[edge / SHARE_BINS for edge in range(SHARE_BINS + 1)], stacked=True,
+        color=["0.8", "tab:blue"][first:], edgecolor="white", label=names[first:],
+    )  # fmt: skip
+    half, mean = np.mean(np.array(shares) >= 0.5), np.mean(shares)
+    axes.axvline(0.5, color="tab:orange", label=f"the paper's half: reached by {half:.0%} of all chunks")
+    axes.axvline(float(mean), color="black", linestyle="--", label=f"mean of all chunks: {mean:.2f}")
+    axes.set(xlabel="vocal share of a chunk", ylabel="chunks", xlim=(0, 1))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside upper center", ncols=2)
     figure.savefig(path, dpi=110, metadata={"Software": ""})
 
 

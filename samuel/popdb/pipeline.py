@@ -1,32 +1,41 @@
 """Songs through the stages that compute: separate, encode (paper §III-C).
 
-The folder of each stage is named by what determines its content: the digest of the song's audio, settings and
-code of the stages up to it, the identity of their weights. Nothing else of the stems determines the latents, so
-stems can be removed. Several songs are in hand at a time: some are read or written while others are computed.
+The folder of each stage is named by what determines its content: the digest of the song's audio, settings
+and code of the stages up to it, the identity of their weights. Nothing else of the stems determines the
+latents, so stems can be removed. Several songs are in hand at a time: some are read or written while others
+are computed.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from samuel.codec import Codec, load_codec
+from samuel.codec import HOP, Codec, load_codec
+from samuel.codec.round_trip import loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
 from samuel.config import CodecConfig, SeparatorConfig, Settings
+from samuel.demo import compose
 from samuel.device import resolve_device
-from samuel.errors import OperatorError
-from samuel.files import Entry, digest, find_entry, forget, release
+from samuel.errors import InputError, MissingPartError, OperatorError
+from samuel.files import Entry, digest, find_entry, forget, make_entry, release
 from samuel.popdb.encode import encode_pair
 from samuel.popdb.outcome import Outcome, attempt
 from samuel.popdb.separate import separate
 from samuel.popdb.separator import Separator, load_separator
+from samuel.popdb.stems import read_stems
 
 # Raise a stage's version when its code gives other bytes for the same input.
 VERSIONS = {"separate": 2, "encode": 2}
 AUDIO = "audio.wav"
+
+logger = logging.getLogger(__name__)
 
 Done = Callable[[Outcome], object]
 
@@ -74,13 +83,18 @@ def encode_song(separated: Outcome, settings: Settings) -> Outcome:
     """Stems → `data/latents/<key>/latents.safetensors`; a song that failed passes through."""
     if separated.entry is None:
         return replace(separated, worked=False)
-    codec, stems = codec_for(settings), separated.entry
+    codec, stems, frames = codec_for(settings), separated.entry, settings.popdb.chunk_frames
     [audio] = separated.sources
+
+    def make(target: Path) -> dict[str, Any]:
+        _prove(codec, stems, frames, settings)
+        return encode_pair(codec, stems, frames, target)
+
     encoded = attempt(
         separated.song,
         "encode",
         latents_folder(audio, settings),
-        lambda target: encode_pair(codec, stems, settings.popdb.chunk_frames, target),
+        make,
         separated.record | {"codec": codec.identity},
     )
     return replace(encoded, sources=(audio, stems))
@@ -112,6 +126,11 @@ def latents_folder(audio: Entry, settings: Settings) -> Path:
     return settings.data / "latents" / digest("encode", *recipe)
 
 
+def round_trip_folder(settings: Settings) -> Path:
+    """Where it is remembered that the codec gives back what it encodes."""
+    return settings.data / "latents" / ".round_trips" / digest(codec_for(settings).identity)
+
+
 def separator_for(settings: Settings) -> Separator:
     """The process's one copy of the separator."""
     with _loading:
@@ -124,20 +143,21 @@ def codec_for(settings: Settings) -> Codec:
         return _codec(settings.codec.model_dump_json(), resolve_device(settings.device))
 
 
+def songs_in_hand(settings: Settings) -> int:
+    """How many songs a stage has in hand at a time."""
+    if settings.songs_in_hand:
+        return settings.songs_in_hand
+    return 6 if resolve_device(settings.device).type == "cuda" else 2
+
+
 def _in_hand(
     work: Callable[[Outcome], Outcome], outcomes: Sequence[Outcome], settings: Settings, done: Done
 ) -> list[Outcome]:
     results: dict[int, Outcome] = {}
-    for place, result in side_by_side(work, outcomes, _songs_in_hand(settings), lambda: _break_off(settings)):
+    for place, result in side_by_side(work, outcomes, songs_in_hand(settings), lambda: _break_off(settings)):
         results[place] = result
         done(result)
     return [results[place] for place in range(len(outcomes))]
-
-
-def _songs_in_hand(settings: Settings) -> int:
-    if settings.songs_in_hand:
-        return settings.songs_in_hand
-    return 6 if resolve_device(settings.device).type == "cuda" else 2
 
 
 def _release_spent(encoded: Outcome, settings: Settings) -> None:
@@ -154,6 +174,21 @@ def _successor(audio: Entry, settings: Settings) -> Entry | None:
     """What makes the audio of a song superfluous."""
     stems = find_entry(stems_folder(audio, settings))
     return find_entry(latents_folder(audio, settings)) or (None if stems and stems.released else stems)
+
+
+def _prove(codec: Codec, stems: Entry, frames: int, settings: Settings) -> None:
+    """Once for each codec, before anything is encoded: a chunk comes back as it was, or the run ends."""
+
+    def make(_: Path) -> dict[str, float]:
+        mix = np.add(*read_stems(stems.folder, stems.record["stems_scale"]))
+        try:
+            result = require_faithful(codec, loudest_chunk(mix, frames * HOP))
+        except (MissingPartError, InputError):  # one odd song proves nothing against a codec
+            result = require_faithful(codec, loudest_chunk(compose(0, 0).mix, frames * HOP))
+        logger.info("round trip of a chunk through %s: %s", codec.identity, result)
+        return asdict(result)
+
+    make_entry(round_trip_folder(settings), make)
 
 
 def _at_hand(audio: Entry) -> Path:

@@ -1,14 +1,16 @@
 """POPDB on disk: safetensors shards, `index.parquet`, `songs.parquet`, `stats.json`, `dataset.json`.
 
-A pair is what the index lists. The index is written after the shards and `dataset.json`, which names its
-digest, after the index; a dataset without it is not one. Everything is written in the order of song ids, so
-the same songs give the same bytes, whatever the order in which they were finished.
+A pair is what the index lists: a chunk that is sung for at least `popdb.min_vocal_share` of its length, under
+its number among all chunks of its song. The index is written after the shards and `dataset.json`, which names
+its digest, after the index; a dataset without it is not one. Everything is written in the order of song ids,
+so the same songs give the same bytes, whatever the order in which they were finished.
 
 Shapes: N pairs, C = 64 latent channels, T = 1024 frames.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,18 @@ from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
 from samuel.files import digest, locked, read_json, remove, replacing, sha256, write_json
 from samuel.popdb.outcome import Outcome
-from samuel.popdb.songs import same_recordings, song_rows, write_songs
+from samuel.popdb.songs import (
+    chunks_kept,
+    same_recordings,
+    song_counts,
+    song_rows,
+    why_no_pairs,
+    write_songs,
+)
 from samuel.popdb.split import held_out
 from samuel.popdb.statistics import ChannelStatistics
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STREAMS = ("vocal", "accompaniment")
 
 INDEX_SCHEMA = pa.schema(
@@ -62,6 +71,11 @@ class Popdb:
         """The index rows of `train` or `validation`."""
         return [row for row in self.index if row["split"] == split]
 
+    def vocal_shares(self) -> list[float]:
+        """Vocal share of every chunk that was measured, those that were left out included."""
+        songs = pq.read_table(self.root / "songs.parquet", columns=["vocal_shares"]).to_pylist()
+        return [share for song in songs for share in song["vocal_shares"]]
+
     def read(self, rows: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
         """Vocal and accompaniment latents of index rows, each float16 (len(rows), C, T)."""
         pairs = [self._read_one(row) for row in rows]
@@ -77,7 +91,7 @@ def open_popdb(path: Path) -> Popdb:
     """Open the dataset at `path`.
 
     Raises:
-        DatasetError: There is none, it was left half-written, or its format is newer than this version.
+        DatasetError: There is none, it was left half-written, or its format is not this version's.
     """
     if not (path / "dataset.json").is_file():
         raise DatasetError(f"{path}: no dataset here (dataset.json is missing); run the flow build-popdb")
@@ -91,7 +105,9 @@ def open_popdb(path: Path) -> Popdb:
 def _read(path: Path) -> Popdb:
     info = read_json(path / "dataset.json")
     if info["format_version"] != FORMAT_VERSION:
-        raise DatasetError(f"{path}: format {info['format_version']}, this version reads {FORMAT_VERSION}")
+        found = info["format_version"]
+        remedy = "run build-popdb again" if found < FORMAT_VERSION else "update samuel"
+        raise DatasetError(f"{path}: format {found}, this version reads {FORMAT_VERSION}; {remedy}")
     if sha256(path / "index.parquet") != info["index_sha256"]:
         raise DatasetError(f"{path}: index.parquet is not the one dataset.json names; run build-popdb again")
     index = pq.read_table(path / "index.parquet", schema=INDEX_SCHEMA).to_pylist()
@@ -106,15 +122,15 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
         settings: Where and how.
 
     Raises:
-        InputError: No song was encoded; the message counts the reasons.
+        InputError: No song was encoded, or no chunk is sung enough; the message says why.
     """
-    root = settings.popdb_path
+    root, least = settings.popdb_path, settings.popdb.min_vocal_share
     outcomes = sorted(outcomes, key=lambda outcome: outcome.song.song_id)
     groups = same_recordings(outcomes)
-    songs = song_rows(outcomes, groups)
-    if not any(song["pairs"] for song in songs):
-        raise InputError(f"no song could be used: {_reasons(songs)}; nothing was written to {root}")
-    kept = [outcome for outcome in outcomes if outcome.ok]
+    songs = song_rows(outcomes, groups, least)
+    kept = [outcome for outcome in outcomes if chunks_kept(outcome, least)]
+    if not kept:
+        raise InputError(f"{why_no_pairs(songs, least)}; nothing was written to {root}")
     parts = {part: kept[0].record[part] for part in ("codec", "separator")}
     latents = [outcome.entry.sha256 for outcome in kept if outcome.entry]
     inputs = digest(
@@ -128,7 +144,7 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
 
 
 def _essentials(songs: list[dict[str, Any]]) -> list[list[Any]]:
-    """What the pairs depend on: not how often a song that failed was tried."""
+    """What the pairs depend on: not what became of a song without any."""
     names = ("song_id", "title", "video_id", "recording")
     return [[song[name] for name in names] for song in songs if song["pairs"]]
 
@@ -142,7 +158,7 @@ def _with_songs(popdb: Popdb, songs: list[dict[str, Any]]) -> Popdb:
         "songs": digest(songs),
         "files": {**popdb.info["files"], **_files(popdb.root, ["songs.parquet"])},
     }
-    info["counts"] = popdb.info["counts"] | {"songs_listed": len(songs)}
+    info["counts"] = popdb.info["counts"] | song_counts(songs)
     write_json(popdb.root / "dataset.json", info)
     return replace(popdb, info=info, made=True)
 
@@ -195,17 +211,17 @@ def _pair_rows(
     validation = held_out(recordings, config.validation_share, config.seed)
     return [
         {
-            "pair_id": f"{outcome.song.song_id}-{chunk:03d}",
+            "pair_id": f"{outcome.song.song_id}-{number:03d}",
             "song_id": outcome.song.song_id,
             "title": outcome.song.title,
             "video_id": outcome.record.get("video_id"),
-            "chunk": chunk,
+            "chunk": number,
             "split": "validation" if recording in validation else "train",
             "codec": codec,
-            **measured,
+            **chunk,
         }
         for outcome, recording in zip(kept, recordings, strict=True)
-        for chunk, measured in enumerate(outcome.record["chunks"])
+        for number, chunk in chunks_kept(outcome, config.min_vocal_share)
     ]
 
 
@@ -213,7 +229,7 @@ def _shards(
     kept: list[Outcome], rows: list[dict[str, Any]], size: int
 ) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Tensor]]]:
     """Yield (name, its index rows, its tensors), at most `size` pairs and one song in memory at a time."""
-    pairs = _pairs(kept)
+    pairs = _pairs(kept, rows)
     for number, start in enumerate(range(0, len(rows), size)):
         members = rows[start : start + size]
         latents = [next(pairs) for _ in members]
@@ -221,11 +237,13 @@ def _shards(
         yield f"shards/{number:05d}.safetensors", members, tensors
 
 
-def _pairs(kept: list[Outcome]) -> Iterator[tuple[Tensor, Tensor]]:
-    for outcome in kept:
-        if outcome.entry:
-            latents = load_file(outcome.entry.path("latents.safetensors"))
-            yield from zip(latents["vocal"], latents["accompaniment"], strict=True)
+def _pairs(kept: list[Outcome], rows: list[dict[str, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the latents of each index row; every song is read once."""
+    entries = {outcome.song.song_id: outcome.entry for outcome in kept if outcome.entry}
+    for song_id, members in groupby(rows, lambda row: row["song_id"]):
+        latents = load_file(entries[song_id].path("latents.safetensors"))
+        for chunk in (row["chunk"] for row in members):
+            yield latents["vocal"][chunk], latents["accompaniment"][chunk]
 
 
 def _enter(members: list[dict[str, Any]], shard: str, shard_sha256: str) -> None:
@@ -258,8 +276,7 @@ def _contents(
         "chunk_frames": settings.popdb.chunk_frames,
         "source": settings.songs.source,
         "counts": {
-            "songs_listed": len(songs),
-            "songs_kept": sum(song["pairs"] > 0 for song in songs),
+            **song_counts(songs),
             "pairs": len(rows),
             "train": splits.count("train"),
             "validation": splits.count("validation"),
@@ -275,11 +292,3 @@ def _files(root: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     with replacing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
-
-
-def _reasons(songs: list[dict[str, Any]]) -> str:
-    counts: dict[str, int] = {}
-    for song in songs:
-        counts[song["status"]] = counts.get(song["status"], 0) + 1
-    first = next(song for song in songs if song["status"] != "ok")
-    return f"{counts}, the first being {first['title']!r}: {first['message']}"

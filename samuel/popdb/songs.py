@@ -1,5 +1,10 @@
-"""`songs.parquet`: a row per song of the list, whatever became of it."""
+"""`songs.parquet`: a row per song of the list, whatever became of it.
 
+`vocal_shares` has a value for each of the song's chunks, `pairs` counts those that the dataset holds. A song
+whose chunks were all left out has status `ok`, vocal shares and no pairs; one that failed has neither.
+"""
+
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +31,8 @@ SONGS_SCHEMA = pa.schema(
         ("video_id", pa.string()), ("video_title", pa.string()), ("channel", pa.string()),
         ("match_score", pa.float64()), ("match_reason", pa.string()), ("duration_s", pa.float64()),
         ("peak", pa.float64()), ("clipped_share", pa.float64()), ("recording", pa.string()),
-        ("pairs", pa.int32()), ("candidates", pa.list_(CANDIDATE)),
+        ("vocal_shares", pa.list_(pa.float64())), ("pairs", pa.int32()),
+        ("candidates", pa.list_(CANDIDATE)),
     ]
 )  # fmt: skip
 # Columns that are what the stages recorded under the same name.
@@ -36,9 +42,46 @@ RECORDED = (
 )  # fmt: skip
 
 
-def song_rows(outcomes: Sequence[Outcome], groups: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows of `songs.parquet`; `groups` is what `same_recordings` found."""
-    return [_row(outcome, groups) for outcome in outcomes]
+def song_rows(
+    outcomes: Sequence[Outcome], groups: Mapping[str, str], min_vocal_share: float = 0.0
+) -> list[dict[str, Any]]:
+    """The rows of `songs.parquet`.
+
+    Args:
+        outcomes: One per song of the list, failures included.
+        groups: What `same_recordings` found.
+        min_vocal_share: Least vocal share of a chunk that becomes a pair.
+    """
+    return [_row(outcome, groups, min_vocal_share) for outcome in outcomes]
+
+
+def chunks_kept(outcome: Outcome, min_vocal_share: float) -> list[tuple[int, dict[str, Any]]]:
+    """Number and description of each chunk of a song that becomes a pair, in order."""
+    chunks = enumerate(outcome.record.get("chunks", []))
+    return [(number, chunk) for number, chunk in chunks if chunk["vocal_share"] >= min_vocal_share]
+
+
+def song_counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """What `dataset.json` counts of these rows; a chunk left out is one that became no pair."""
+    chunks = sum(len(row["vocal_shares"]) for row in rows)
+    return {
+        "songs_listed": len(rows),
+        "songs_kept": sum(row["pairs"] > 0 for row in rows),
+        "chunks": chunks,
+        "chunks_left_out": chunks - sum(row["pairs"] for row in rows),
+    }
+
+
+def why_no_pairs(rows: Sequence[dict[str, Any]], min_vocal_share: float) -> str:
+    """Why none of these songs gave a pair, for people."""
+    if shares := [share for row in rows for share in row["vocal_shares"]]:
+        return (
+            f"popdb.min_vocal_share = {min_vocal_share:g} leaves none of {len(shares)} chunks, of which the "
+            f"most sung has a vocal share of {max(shares):.2f}; lower it"
+        )
+    counts = dict(Counter(row["status"] for row in rows))
+    first = next(row for row in rows if row["status"] != "ok")
+    return f"no song could be used: {counts}, the first being {first['title']!r}: {first['message']}"
 
 
 def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
@@ -55,7 +98,7 @@ def write_songs(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=SONGS_SCHEMA), temporary)
 
 
-def _row(outcome: Outcome, groups: Mapping[str, str]) -> dict[str, Any]:
+def _row(outcome: Outcome, groups: Mapping[str, str], min_vocal_share: float) -> dict[str, Any]:
     song, record = outcome.song, outcome.record
     return {
         "song_id": song.song_id,
@@ -69,6 +112,7 @@ def _row(outcome: Outcome, groups: Mapping[str, str]) -> dict[str, Any]:
         "message": outcome.message,
         **{name: record.get(name) for name in RECORDED},
         "recording": groups.get(record.get("audio_sha256", "")),
-        "pairs": len(record.get("chunks", [])),
+        "vocal_shares": [chunk["vocal_share"] for chunk in record.get("chunks", [])],
+        "pairs": len(chunks_kept(outcome, min_vocal_share)),
         "candidates": record.get("candidates", []),
     }

@@ -1,14 +1,18 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from samuel.audio import write_wav
 from samuel.config import CodecConfig, EvaluationConfig
 from samuel.errors import MissingPartError, SettingsError
-from samuel.evaluate.plots import drawable, plot_spectrograms, smooth
-from samuel.evaluate.report import plain, training_summary, write_report
+from samuel.evaluate.plots import drawable, plot_spectrograms, plot_vocal_shares, smooth
+from samuel.evaluate.report import caveats, plain, training_summary, vocal_share_report, write_report
 from samuel.evaluate.scores import means, score_tracks
 from samuel.evaluate.tracks import choose_pairs, other_song, require_codec
 from samuel.files import Entry, append_jsonl, make_entry, read_json
@@ -60,14 +64,66 @@ def test_the_report_says_what_was_measured_and_what_was_not(popdb: Popdb, tmp_pa
     report = write_report(popdb, model_entry(tmp_path), tracks, scores, tmp_path)
     text = report.path("report.md").read_text()
     assert "6 pairs from 3 of 3 songs" in text
+    assert "measured on 6 chunks of 2.97 s: 0.500 on average; 6 of them (100.0%)" in text
+    assert "![Vocal share](vocal-share.png)" in text
     assert "20 steps of 4 pairs, 0.50 s a step" in text
     assert "0.780 over the first ten steps, 0.380 over the last ten; 0.500 on held-out songs" in text
     assert "not measured, the scorer was not chosen" in text
     assert "songs are synthetic" in text
     assert "| chroma_likeness | 0." in text
     assert "<b>" not in text
-    assert {"loss.png", "spectrogram-a-000.png", "spectrogram-b-001.png"} < set(report.sha256)
+    assert {"loss.png", "vocal-share.png", "spectrogram-a-000.png", "spectrogram-b-001.png"} < set(
+        report.sha256
+    )
     assert not write_report(popdb, model_entry(tmp_path), tracks, scores, tmp_path).made
+
+
+def test_the_vocal_share_is_that_of_all_chunks_whatever_was_left_out(tmp_path: Path) -> None:
+    songs = [encoded_song(tmp_path, "a", 3), encoded_song(tmp_path, "b")]
+    for song, shares in zip(songs, ((0.2, 0.55, 0.9), (0.1, 0.5)), strict=True):
+        for chunk, share in zip(song.record["chunks"], shares, strict=True):
+            chunk["vocal_share"] = share
+    popdb = write_popdb(songs, small_settings(tmp_path, popdb={"min_vocal_share": 0.15}))
+    text = vocal_share_report(popdb, tmp_path)
+    assert "5 chunks of 2.97 s: 0.450 on average; 3 of them (60.0%)" in text
+    assert "`popdb.min_vocal_share` = 0.15: 1 of the chunks left out." in text
+    assert (tmp_path / "vocal-share.png").read_bytes().startswith(b"\x89PNG")
+    everything = write_popdb(songs, small_settings(tmp_path))
+    assert "`popdb.min_vocal_share` = 0: all kept" in vocal_share_report(everything, tmp_path)
+
+
+@pytest.mark.parametrize("least", [0.0, 0.33])
+def test_the_histogram_counts_every_chunk_once(
+    least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    shares = [0.0, 0.04, 0.05, 0.15, 0.31, 0.34, 0.5, 0.5, 0.4999, 0.999, 1.0]
+    plot_vocal_shares(shares, least, tmp_path / "plot.png")
+    bars = [bar for bar in drawn[0].axes[0].patches if isinstance(bar, Rectangle)]
+    for kept, members in (
+        (True, [share for share in shares if share >= least]),
+        (False, [share for share in shares if share < least]),
+    ):
+        counts: dict[float, int] = {}
+        for share in members:
+            start = min(int(100 * share) // 5 * 5, 95) / 100
+            counts[start] = counts.get(start, 0) + 1
+        of_kind = [bar for bar in bars if (to_rgba(bar.get_facecolor())[0] < 0.5) == kept]  # blue, and grey
+        assert {round(b.get_x(), 9): int(b.get_height()) for b in of_kind if b.get_height()} == counts
+    half, mean = (np.asarray(line.get_xdata()).tolist() for line in drawn[0].axes[0].lines)
+    assert half == [0.5, 0.5]
+    assert mean == pytest.approx([sum(shares) / 11] * 2)
+    words = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert any("36% of all chunks" in line for line in words)
+    assert any("left out" in line for line in words) == (least > 0)
+
+
+def test_caveats_name_the_embedded_parts_alone(popdb: Popdb) -> None:
+    info = {"source": "csv", "separator": "repet-sim/1 n_fft=2048", "codec": "stable-audio-open/1"}
+    assert caveats(replace(popdb, info=info)).count("\n- ") == 1
+    assert "vocal shares are too high" in caveats(replace(popdb, info=info))
+    assert caveats(replace(popdb, info=info | {"separator": "demucs/4.1.0 htdemucs"})) == ""
 
 
 def test_a_model_without_held_out_songs_says_so(popdb: Popdb, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -16,11 +17,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import FlowRunSort
 
-from flows.build_popdb import build_popdb
+from flows.build_popdb import WORKERS, build_popdb
+from flows.stages import SONGS_PER_TASK
 from flows.train_and_eval import train_and_eval
 from samuel.audio import read_wav
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError, MissingPartError, OperatorError
+from samuel.popdb.space import SONGS_IN_HAND
 from tests.popdb.latents import FRAMES, small_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -121,6 +124,15 @@ def test_a_changed_setting_rebuilds_what_depends_on_it(undisturbed: Settings, tm
     assert {state for name, state in states.items() if name.startswith(("encode", "write"))} == {"Completed"}
 
 
+def test_another_least_vocal_share_encodes_nothing_again(undisturbed: Settings, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.data.rglob("latents.safetensors")}
+    assert before
+    changed = undisturbed.popdb.model_copy(update={"min_vocal_share": 0.9, "path": tmp_path / "popdb"})
+    with pytest.raises(InputError, match=r"popdb\.min_vocal_share = 0\.9 leaves none of 6 chunks"):
+        build_popdb(undisturbed.model_copy(update={"popdb": changed}))
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.data.rglob("latents.safetensors")}
+
+
 def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]", output: Path) -> None:
     deadline = time.monotonic() + 120
     while not condition():
@@ -203,6 +215,20 @@ def test_missing_weights_stop_the_run_before_any_song(
     assert not (tmp_path / "data" / "raw").exists()
 
 
+def test_a_disk_too_small_stops_the_run_before_any_song(
+    server: str, songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.build_popdb.require", lambda *_: [])  # it wants more than this disk has
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
+    with pytest.raises(OperatorError, match=r"needs about .* 10 MB free; .*songs\.limit"):
+        build_popdb(folder_settings(tmp_path, songs_folder))
+    assert not list(tmp_path.glob("data/raw/*/entry.json"))
+
+
+def test_no_more_songs_are_in_hand_than_the_space_for_them() -> None:
+    assert (WORKERS + 2) * SONGS_PER_TASK == SONGS_IN_HAND
+
+
 def test_what_an_operator_must_mend_ends_the_flow_with_its_own_words(
     server: str, songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,3 +257,6 @@ def test_the_ui_gets_counts_and_pictures(undisturbed: Settings) -> None:
     assert "songs_kept" in found["popdb"]
     assert "data:image/png;base64," in found["report"]
     assert "](loss.png)" not in found["report"]
+    assert "all kept, as in the paper" in found["vocal-share"]
+    assert "vocal shares are too high" in found["vocal-share"]
+    assert "![Vocal share](data:image/png;base64,iVBOR" in found["vocal-share"]

@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,14 @@ from samuel.audio import Audio, write_wav
 from samuel.codec import load_codec
 from samuel.config import CodecConfig
 from samuel.device import resolve_device
+from samuel.errors import MissingPartError
+from samuel.files import find_entry
 from samuel.popdb import pipeline
 from samuel.popdb.acquisition import acquire_songs
 from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
 from tests.popdb.latents import small_settings
+from tests.weights import write_stable_audio
 
 
 @dataclasses.dataclass
@@ -63,3 +67,65 @@ def test_another_separator_separates_again(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(pipeline, "separator_for", lambda *_, name=identity: Half(name))
         encoded(tmp_path)
     assert len(list((tmp_path / "data" / "stems").glob("*/entry.json"))) == 2
+
+
+def low_notes(root: Path) -> Song:
+    """Four seconds below 200 Hz, which faithful small weights give back."""
+    time_s = np.arange(4 * 44_100) / 44_100
+    notes = [
+        0.2 * np.sin(2 * np.pi * hertz * time_s + phase) for hertz, phase in ((55, 0), (110, 1), (165, 2))
+    ]
+    write_wav(root / "low.wav", np.stack([sum(notes), 0.8 * sum(notes)]).astype(np.float32))
+    return Song("low", "low notes", url=(root / "low.wav").as_uri())
+
+
+@pytest.fixture
+def loaded_anew() -> Iterator[None]:
+    """Without the parts of another test, and leaving none behind."""
+    pipeline._codec.cache_clear()
+    yield
+    pipeline._codec.cache_clear()
+
+
+@pytest.mark.usefixtures("loaded_anew")
+def test_weights_that_reconstruct_noise_stop_the_run_before_anything_is_encoded(tmp_path: Path) -> None:
+    write_stable_audio(tmp_path / "vae")
+    codec = {"name": "stable-audio-open", "path": str(tmp_path / "vae")}
+    settings = small_settings(tmp_path, codec=codec)
+    separated = pipeline.separate_songs(acquire_songs([low_notes(tmp_path)], settings), settings)
+    with pytest.raises(MissingPartError, match=r"does not give back the audio .* codec\.path"):
+        pipeline.encode_songs(separated, settings)
+    assert not list((tmp_path / "data" / "latents").rglob("*.safetensors"))
+    write_stable_audio(tmp_path / "vae", faithful=True)
+    pipeline._codec.cache_clear()
+    assert pipeline.encode_songs(separated, settings)[0].ok
+
+
+@pytest.mark.usefixtures("loaded_anew")
+def test_weights_are_proved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_stable_audio(tmp_path / "vae", faithful=True)
+    codec = {"name": "stable-audio-open", "path": str(tmp_path / "vae")}
+    settings = small_settings(tmp_path, codec=codec)
+    separated = pipeline.separate_songs(acquire_songs([low_notes(tmp_path)], settings), settings)
+    [encoded_low] = pipeline.encode_songs(separated, settings)
+    assert encoded_low.entry
+    proof = find_entry(pipeline.round_trip_folder(settings))
+    assert proof
+    assert proof.record["si_sdr_db"] > 20
+    encoded_low.entry.path("latents.safetensors").unlink()
+    monkeypatch.setattr(pipeline, "require_faithful", None)
+    assert pipeline.encode_songs(separated, settings)[0].worked
+
+
+def test_one_odd_song_is_no_proof_against_a_codec(tmp_path: Path) -> None:
+    click = np.zeros((2, 4 * 44_100), dtype=np.float32)
+    click[:, 60_000:60_200] = 0.9
+    click[1] *= -1  # and silent to a mono codec
+    write_wav(tmp_path / "odd.wav", click)
+    settings = small_settings(tmp_path)
+    downloaded = acquire_songs([Song("odd", "odd", url=(tmp_path / "odd.wav").as_uri())], settings)
+    [outcome] = pipeline.encode_songs(pipeline.separate_songs(downloaded, settings), settings)
+    assert outcome.ok
+    proof = find_entry(pipeline.round_trip_folder(settings))
+    assert proof
+    assert proof.record["distance_db"] < 8

@@ -49,7 +49,9 @@ def test_stems_sum_to_the_song(tmp_path: Path, factor: float) -> None:
     }
 
 
-@pytest.mark.parametrize(("level", "status"), [(0.0, "silent"), (0.0009, "silent"), (np.nan, "not_finite")])
+@pytest.mark.parametrize(
+    ("level", "status"), [(0.0, "silent"), (0.0009, "silent"), (np.nan, "not_finite"), (3e4, "decode_failed")]
+)
 def test_songs_that_cannot_be_separated(tmp_path: Path, level: float, status: str) -> None:
     write_wav(tmp_path / "audio.wav", noise(1.0, level))
     with pytest.raises(SongError) as caught:

@@ -17,12 +17,26 @@ from samuel.popdb.shards import INDEX_SCHEMA, open_popdb, write_popdb
 from samuel.popdb.statistics import ChannelStatistics
 from samuel.popdb.status import Status
 from samuel.popdb.verify import verify
-from tests.popdb.latents import encoded_song, failed_song, small_settings
+from tests.popdb.latents import FRAMES, encoded_song, failed_song, small_settings
 
 
 def songs(root: Path) -> list[Outcome]:
     encoded = [encoded_song(root, name, pairs) for name, pairs in (("c", 2), ("a", 3), ("b", 1))]
     return [*encoded, failed_song("d", Status.UNAVAILABLE), failed_song("e", Status.TOO_SHORT, "encode")]
+
+
+def sung(song: Outcome, *shares: float) -> Outcome:
+    """The song with these vocal shares of its chunks."""
+    chunks = [
+        chunk | {"vocal_share": share} for chunk, share in zip(song.record["chunks"], shares, strict=True)
+    ]
+    return dataclasses.replace(song, record=song.record | {"chunks": chunks})
+
+
+def songs_sung(root: Path) -> list[Outcome]:
+    """Of `songs`, a loses its first chunk at a least vocal share of ½, b its only one, c its second."""
+    c, a, b, *failed = songs(root)
+    return [sung(c, 0.9, 0.1), sung(a, 0.0, 0.5, 0.75), sung(b, 0.4999), *failed]
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -60,6 +74,95 @@ def test_every_song_of_the_list_has_a_row(tmp_path: Path) -> None:
     assert rows["a"]["pairs"] == 3
     assert popdb.info["counts"]["songs_listed"] == 5
     assert popdb.info["counts"]["songs_kept"] == 3
+
+
+def test_chunks_sung_too_little_are_no_pairs_and_the_others_keep_their_place(tmp_path: Path) -> None:
+    outcomes = songs_sung(tmp_path)
+    popdb = write_popdb(
+        outcomes, small_settings(tmp_path, popdb={"pairs_per_shard": 2, "min_vocal_share": 0.5})
+    )
+    assert [(row["pair_id"], row["chunk"], row["vocal_share"]) for row in popdb.index] == [
+        ("a-001", 1, 0.5),
+        ("a-002", 2, 0.75),
+        ("c-000", 0, 0.9),
+    ]
+    starts_s = [row["chunk"] * FRAMES * 2048 / 44_100 for row in popdb.index]
+    assert [row["start_s"] for row in popdb.index] == pytest.approx(starts_s, abs=1e-4)
+    truth = {
+        outcome.song.song_id: load_file(outcome.entry.path("latents.safetensors"))
+        for outcome in outcomes
+        if outcome.entry
+    }
+    for stream, latents in zip(("vocal", "accompaniment"), popdb.read(popdb.index), strict=True):
+        assert torch.equal(latents, torch.stack([*truth["a"][stream][1:], truth["c"][stream][0]]))
+    assert verify(popdb.root) == []
+
+
+def test_statistics_and_split_are_those_of_the_pairs_kept(tmp_path: Path) -> None:
+    for seed in range(6):  # with one of them, b would be the song that is held out
+        settings = small_settings(tmp_path, popdb={"min_vocal_share": 0.5, "seed": seed})
+        popdb = write_popdb(songs_sung(tmp_path), settings)
+        assert {row["split"] for row in popdb.index} == {"train", "validation"}
+        vocal, _ = popdb.read(popdb.pairs("train"))
+        frames = vocal.double().transpose(0, 1).reshape(64, -1)
+        assert popdb.stats["vocal"]["mean"] == pytest.approx(frames.mean(dim=1).tolist(), abs=1e-9)
+
+
+def test_the_chunks_left_out_are_accounted_for(tmp_path: Path) -> None:
+    popdb = write_popdb(songs_sung(tmp_path), small_settings(tmp_path, popdb={"min_vocal_share": 0.5}))
+    counts = popdb.info["counts"]
+    assert {name: counts[name] for name in ("songs_kept", "chunks", "chunks_left_out", "pairs")} == {
+        "songs_kept": 2, "chunks": 6, "chunks_left_out": 3, "pairs": 3,
+    }  # fmt: skip
+    assert sorted(popdb.vocal_shares()) == [0.0, 0.1, 0.4999, 0.5, 0.75, 0.9]
+    rows = {row["song_id"]: row for row in pq.read_table(popdb.root / "songs.parquet").to_pylist()}
+    told = {name: (row["status"], row["vocal_shares"], row["pairs"]) for name, row in rows.items()}
+    assert told["a"] == ("ok", [0.0, 0.5, 0.75], 2)
+    assert told["b"] == ("ok", [0.4999], 0)
+    assert told["e"] == ("too_short", [], 0)
+
+
+def test_another_least_vocal_share_writes_the_dataset_anew(tmp_path: Path) -> None:
+    outcomes = songs_sung(tmp_path)
+    everything = write_popdb(outcomes, small_settings(tmp_path))
+    before = digests(everything.root)
+    fewer = write_popdb(outcomes, small_settings(tmp_path, popdb={"min_vocal_share": 0.4}))
+    assert (len(everything.index), len(fewer.index), fewer.made) == (6, 4, True)
+    assert not write_popdb(outcomes, small_settings(tmp_path, popdb={"min_vocal_share": 0.4})).made
+    write_popdb(outcomes, small_settings(tmp_path))
+    assert digests(everything.root) == before
+
+
+def test_a_song_without_pairs_rewrites_no_shard_but_is_counted(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, popdb={"min_vocal_share": 0.5})
+    popdb = write_popdb(songs_sung(tmp_path), settings)
+    before = {path: path.stat().st_mtime_ns for path in popdb.root.rglob("*") if path.is_file()}
+    unsung = sung(encoded_song(tmp_path, "u"), 0.0, 0.2)
+    again = write_popdb([*songs_sung(tmp_path), unsung], settings)
+    changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"songs.parquet", "dataset.json"}
+    counts = open_popdb(again.root).info["counts"]
+    assert (counts["songs_listed"], counts["chunks"], counts["chunks_left_out"]) == (6, 8, 5)
+    assert counts["songs_kept"] == 2
+    assert 0.2 in again.vocal_shares()
+
+
+def test_a_least_vocal_share_that_leaves_nothing_is_named(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, popdb={"min_vocal_share": 0.95})
+    with pytest.raises(
+        InputError, match=r"popdb\.min_vocal_share = 0\.95 .* none of 6 chunks.* 0\.90; lower"
+    ):
+        write_popdb(songs_sung(tmp_path), settings)
+    assert not settings.popdb_path.exists()
+
+
+@pytest.mark.parametrize(("version", "remedy"), [(1, "run build-popdb again"), (99, "update samuel")])
+def test_another_format_is_refused_with_a_remedy(tmp_path: Path, version: int, remedy: str) -> None:
+    popdb = write_popdb(songs(tmp_path), small_settings(tmp_path))
+    write_json(popdb.root / "dataset.json", popdb.info | {"format_version": version})
+    with pytest.raises(DatasetError, match=f"format {version}, .*; {remedy}"):
+        open_popdb(popdb.root)
+    assert write_popdb(songs(tmp_path), small_settings(tmp_path)).made
 
 
 def test_statistics_are_those_of_the_training_songs(tmp_path: Path) -> None:

@@ -52,3 +52,10 @@ def test_every_candidate_is_written(tmp_path: Path) -> None:
     assert rows[0]["candidates"] == [candidate]
     assert (rows[0]["status"], rows[0]["stage"], rows[0]["retryable"]) == ("no_match", "match", False)
     assert (rows[1]["match_score"], rows[1]["match_reason"], rows[1]["pairs"]) == (93.5, "why", 2)
+
+
+def test_pairs_are_the_chunks_that_are_sung_enough(tmp_path: Path) -> None:
+    songs = [encoded_song(tmp_path, "a"), failed_song("b", Status.SILENT, "separate")]  # half of each is sung
+    for least, pairs in ((0.0, 2), (0.5, 2), (0.51, 0)):
+        rows = song_rows(songs, {}, least)
+        assert [(row["vocal_shares"], row["pairs"]) for row in rows] == [([0.5, 0.5], pairs), ([], 0)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from samuel.audio import decode_to_wav
+from samuel.audio import CutShortError, decode_to_wav
 from samuel.config import DownloadConfig
 from samuel.errors import InputError, SongError
 from samuel.popdb.catalog import AUDIO_SUFFIXES, Song
@@ -154,7 +154,8 @@ def _undecodable(source: Path, error: InputError) -> SongError:
         start = file.read(512).lstrip().lower()
     if start.startswith(WEB_PAGE):
         return SongError(Status.SERVER_ERROR, "a web page arrived instead of audio")
-    return SongError(Status.DECODE_FAILED, str(error))
+    cut_short = isinstance(error, CutShortError)
+    return SongError(Status.NETWORK if cut_short else Status.DECODE_FAILED, str(error))
 
 
 def _measure(audio: Path) -> dict[str, float]:

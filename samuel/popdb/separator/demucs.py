@@ -6,10 +6,13 @@ song gives the same stems every time. Legend: S samples at 44.1 kHz, L samples o
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio
@@ -17,13 +20,15 @@ from samuel.batches import Batcher
 from samuel.config import Precision, SeparatorConfig
 from samuel.errors import MissingPartError
 from samuel.files import digest
-from samuel.weights import hub_error, quietly, weights_digest
+from samuel.weights import fetch, quietly, require_finite, verify_blob, weights_digest
 
 OVERLAP = 0.25
 """Of a segment with the next; demucs' default."""
 MOST = 32
 """Segments of a batch: about four minutes of song."""
 SOURCE = "vocals"
+NETWORKS = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
+REMEDY = "or set separator.repo to a folder with its weights, or separator.name to 'repet'"
 
 
 @dataclass(frozen=True)
@@ -93,36 +98,70 @@ def load_demucs(config: SeparatorConfig, device: torch.device) -> DemucsSeparato
     Raises:
         MissingPartError: It is absent, damaged, out of reach, or no 44.1 kHz stereo model with vocals.
     """
-    repo, name = config.repo, config.model
-    if repo is not None and not repo.is_dir():
-        raise MissingPartError(f"{repo}: no such folder; separator.repo must hold demucs weights")
-    # A bare name would fall back to an old address that has no timeout and brings pickles.
-    place = name if repo is not None or name.startswith("hf://") else f"hf://{name}"
+    name = config.model
+    if config.repo is None:
+        # A bare name would fall back to an old address that has no timeout and brings pickles.
+        place = f"hf://{name.removeprefix('hf://')}"
+        _fetch(name)
+    elif config.repo.is_dir():
+        place = name
+    else:
+        raise MissingPartError(f"{config.repo}: no such folder; separator.repo must hold demucs weights")
     try:
         with quietly():
             from demucs.pretrained import get_model
 
-            model: Any = get_model(place, repo)
+            model: Any = get_model(place, config.repo)
     except (Exception, SystemExit) as error:  # demucs exits where the package diffq is missing
-        raise _refusal(error, config) from error
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        where = config.repo or "the hub's cache"
+        raise MissingPartError(
+            f"{where}: demucs cannot load {name!r} ({reason}); fetch its weights again"
+        ) from error
     _require_ours(model, name)
     return DemucsSeparator(model, name, device, precision=config.precision, batch=config.batch)
 
 
-def _refusal(error: BaseException, config: SeparatorConfig) -> Exception:
-    if config.repo is None:
-        remedy = "or set separator.repo to a folder with its weights, or separator.name to 'repet'"
-        fault = error if isinstance(error, Exception) else RuntimeError(f"demucs stopped: {error}")
-        return hub_error(fault, f"demucs {config.model}", remedy)
-    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    return MissingPartError(
-        f"{config.repo}: demucs cannot load {config.model!r} ({reason}); fetch its weights again"
-    )
+def hub_repository(model: str) -> tuple[str, str]:
+    """Where demucs looks for a model on the hub: the repository, and the file that lists its networks."""
+    from demucs.hf import DEFAULT_NAMESPACE, hf_repo_name
+
+    namespace, _, name = model.removeprefix("hf://").rpartition("/")
+    return f"{namespace or DEFAULT_NAMESPACE}/{hf_repo_name(name)}", f"{name}.yaml"
+
+
+def _fetch(model: str) -> None:
+    """Bring a model of the hub into the cache, and see that it is whole and names no code but demucs'."""
+    repository, listing = hub_repository(model)
+    bag = fetch(repository, listing, REMEDY)
+    try:
+        signatures = [str(name) for name in yaml.safe_load(bag.read_text("utf-8"))["models"]]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise MissingPartError(f"{bag}: no list of models ({error!r}); fetch it again, {REMEDY}") from error
+    for signature in signatures:
+        path = fetch(repository, f"{signature}.safetensors", REMEDY)
+        verify_blob(path)
+        _require_harmless(path)
+
+
+def _require_harmless(path: Path) -> None:
+    """Demucs calls whatever class a file of the hub names; a stranger's could name anything."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise MissingPartError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
+    if metadata.get("klass") not in NETWORKS or "structure" in metadata:
+        raise MissingPartError(
+            f"{path}: not loaded: its network is {metadata.get('klass')!r:.80}, and not one of "
+            f"{', '.join(NETWORKS)} without quantisation; choose another separator.model"
+        )
 
 
 def _require_ours(model: Any, name: str) -> None:
     if SOURCE not in model.sources or (model.samplerate, model.audio_channels) != (SAMPLE_RATE, CHANNELS):
         raise MissingPartError(f"demucs {name}: no 44.1 kHz stereo model with a source named {SOURCE!r}")
+    require_finite(model.state_dict(), f"demucs {name}")
 
 
 def _identity(model: Any, name: str, precision: Precision) -> str:

@@ -19,7 +19,7 @@ ROUNDS = 5
 FRAMES = 1024
 
 
-def bench(settings: Settings) -> list[tuple[str, str]]:
+def machine_rows(settings: Settings) -> list[tuple[str, str]]:
     """Rows (what, figure): the network against a 2048³ product, the embedded parts against real time."""
     device = resolve_device(settings.device)
     return network_rows(settings, device) + audio_rows(device)

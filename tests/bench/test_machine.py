@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from samuel.bench import network_rows, seconds
+from samuel.bench.machine import network_rows, seconds
 from samuel.model.unet import SamuelUNet, parameter_count
 from tests.popdb.latents import small_settings
 

@@ -1,0 +1,114 @@
+"""The benchmark of the pipeline: what it writes is official, what it samples is what the driver says."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from samuel.bench import exactness, pipeline, weights
+from samuel.bench.utilisation import Utilisation
+from samuel.codec import load_codec
+from samuel.config import CodecConfig, SeparatorConfig
+from samuel.popdb.separator import load_separator
+from tests.popdb.latents import small_settings
+
+CPU = torch.device("cpu")
+TINY_DEMUCS = {
+    **weights.HTDEMUCS, "channels": 8, "nfft": 2048, "t_layers": 1, "t_heads": 2, "bottom_channels": 16,
+    "segment": 2.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark's own networks, a thousandth of their size."""
+    monkeypatch.setattr(weights, "HTDEMUCS", TINY_DEMUCS)
+    small = weights.OOBLECK | {"channels": 4, "c_mults": [1, 1, 1, 1, 1]}
+    for part in ("encoder", "decoder"):
+        config = weights.AUTOENCODER[part]["config"]  # type: ignore[index]
+        monkeypatch.setitem(weights.AUTOENCODER[part], "config", {**config, **small})  # type: ignore[arg-type]
+
+
+def parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.slow
+def test_the_networks_have_the_published_sizes() -> None:
+    # htdemucs and the pretransform of Stable Audio Open 1.0, as their own reports count them.
+    assert parameters(weights.random_htdemucs()) == pytest.approx(41.98e6, rel=0.02)
+    assert parameters(weights.random_autoencoder()) == pytest.approx(156.1e6, rel=0.001)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_weights_are_loaded_as_the_real_ones(tmp_path: Path) -> None:
+    weights.write_htdemucs(tmp_path / "demucs")
+    weights.write_autoencoder(tmp_path / "vae")
+    separator = SeparatorConfig(name="demucs", model="random", repo=tmp_path / "demucs")
+    assert "random shifts=0" in load_separator(separator, CPU).identity
+    codec = load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path / "vae")), CPU)
+    assert codec.encode(torch.zeros(1, 2, 4096)).shape == (1, 64, 2)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_every_stage_is_measured(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    rows = dict(pipeline.pipeline_rows(settings, songs=2, song_s=4.0))
+    assert rows["songs"] == "2 of 4 s, random weights of full size"
+    for stage in ("separation, with disk", "encoding of both stems, with disk"):
+        assert float(rows[stage].removesuffix(" × real time")) > 0.5
+    assert rows["both at once, and GPU utilisation"] == "not measured: no GPU"
+    assert rows["peak memory"].endswith("GiB")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("tiny")
+def test_both_at_once_makes_what_one_after_the_other_makes(tmp_path: Path) -> None:
+    own = pipeline._settings(tmp_path, small_settings(tmp_path))
+    downloaded = pipeline._downloaded(own, 2, 4.0)
+    pipeline._pass_round_trip(own)
+    separated = pipeline.pipeline.separate_songs(downloaded, own)
+    encoded = pipeline.pipeline.encode_songs(separated, own)
+    again = own.model_copy(update={"data": tmp_path / "again"})
+    pipeline._pass_round_trip(again)
+    pipeline._both(downloaded, again)
+    digests = {path.parent.name: path.read_bytes() for path in tmp_path.glob("again/latents/*/*.safetensors")}
+    assert digests == {
+        outcome.entry.folder.name: outcome.entry.path("latents.safetensors").read_bytes()
+        for outcome in encoded
+        if outcome.entry
+    }
+    assert len(digests) == 2
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_deviations_are_those_of_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(exactness.FRAMES, "cpu", 280)
+    rows = dict(exactness.exactness_rows(small_settings(tmp_path), bf16=True))
+    for what, least in {"separation against apply_model": 1e-5, "encoding against one pass": 1e-4}.items():
+        assert float(rows[what].split()[2].removesuffix(",")) < least
+    for what in ("separation in bf16", "encoding in bf16"):
+        assert 0.01 < float(rows[what].removesuffix("% error")) < 5
+
+
+def test_utilisation_is_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidia-smi"
+    numbers = [0, *[90, 80] * 9, 0]
+    lines = "\n".join(f"echo {number}" for number in numbers)
+    driver.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n{lines}\necho "[N/A]"\n')
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    properties = SimpleNamespace(uuid="1234")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    with Utilisation(torch.device("cuda")) as busy:
+        busy._reader.join(20)
+    assert busy.steady == pytest.approx((9 * 0.9 + 9 * 0.8 - 0.9 - 0.8) / 16, abs=0.01)
+    assert "--id=GPU-1234 --query-gpu=utilization.gpu" in (tmp_path / "asked").read_text()
+
+
+def test_no_gpu_has_no_utilisation() -> None:
+    with Utilisation(CPU) as busy:
+        pass
+    assert busy.steady is None

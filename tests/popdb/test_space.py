@@ -1,0 +1,302 @@
+"""What a run is said to need: against closed forms, a plain simulation, and the bytes of a real run."""
+
+import heapq
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from samuel.audio import Audio, write_wav
+from samuel.config import Settings
+from samuel.errors import OperatorError
+from samuel.files import MANIFEST, make_entry, release
+from samuel.popdb import pipeline, space
+from samuel.popdb.acquisition import acquire_songs
+from samuel.popdb.catalog import Song
+from samuel.popdb.shards import write_popdb
+from samuel.popdb.space import SONGS_IN_HAND, Need, require_audio_space, require_space
+from tests.popdb.latents import small_settings
+
+AUDIO = 352_800  # 44,100 × 2 channels × 4 bytes
+STEMS = 400_000
+LATENTS = 5512.5  # 2 stems × 64 channels × 2 bytes × 44,100 / 2048
+PLENTY = 10**15
+
+Offer = Callable[[int], None]
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch) -> Offer:
+    """Have every disk report so many bytes free."""
+
+    def free(n_bytes: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=n_bytes))
+
+    free(PLENTY)
+    return free
+
+
+def listed(durations_s: Sequence[float | None]) -> list[Song]:
+    return [Song(f"{i:020x}", f"Title {i}", duration_s=s) for i, s in enumerate(durations_s)]
+
+
+def by_name(needs: Sequence[Need]) -> dict[str, int]:
+    return {need.name: need.n_bytes for need in needs}
+
+
+def entries(folder: Path, count: int) -> None:
+    for number in range(count):
+        (folder / f"{number:020x}").mkdir(parents=True)
+        (folder / f"{number:020x}" / MANIFEST).write_text("{}")
+
+
+def keeping(audio: str, stems: str) -> dict[str, Any]:
+    return {"retention": {"audio": audio, "stems": stems}}
+
+
+def test_what_is_kept_is_seconds_times_rate(tmp_path: Path, offer: Offer) -> None:
+    needs = require_space(listed([100.0, 250.0, 150.0]), small_settings(tmp_path))
+    assert by_name(needs) == {
+        "audio": 500 * AUDIO,
+        "stems": 500 * STEMS,
+        "latents": 2_756_250,
+        "shards": 2_756_250,
+    }
+    data = tmp_path / "data"
+    assert [need.folder for need in needs] == [data / "raw", data / "stems", data / "latents", data / "popdb"]
+
+
+def test_a_song_over_the_longest_duration_needs_nothing(tmp_path: Path, offer: Offer) -> None:
+    settings = small_settings(tmp_path, download={"max_duration_s": 200.0})
+    assert by_name(require_space(listed([200.0, 200.5]), settings))["audio"] == 200 * AUDIO
+    assert set(by_name(require_space(listed([201.0]), settings)).values()) == {0}
+
+
+def test_a_song_without_duration_is_typical_or_what_its_file_states(
+    tmp_path: Path, offer: Offer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "ä #1%.flac", tmp_path / "text.wav", tmp_path / "text.MP3"]
+    soundfile.write(files[0], np.zeros((24_000, 1)), 16_000)
+    for text in files[1:]:
+        text.write_text("no audio")
+    songs = [Song(file.name, file.stem, url=file.as_uri()) for file in files] + [Song("title", "Title")]
+    settings = small_settings(tmp_path)
+    seconds = [by_name(require_space([song], settings))["audio"] / AUDIO for song in songs]
+    assert seconds == [1.5, 211, 211, 211]
+    assert capfd.readouterr() == ("", "")
+    short = small_settings(tmp_path, download={"max_duration_s": 60.0})
+    assert by_name(require_space(songs[1:], short))["audio"] == 180 * AUDIO
+
+
+@pytest.mark.parametrize("audio", ["keep", "remove"])
+@pytest.mark.parametrize("stems", ["keep", "remove"])
+def test_what_is_removed_counts_while_it_is_in_hand(
+    tmp_path: Path, offer: Offer, audio: str, stems: str
+) -> None:
+    durations_s = np.random.default_rng(0).integers(30, 900, 500).tolist()
+    settings = small_settings(tmp_path, **keeping(audio, stems))
+    needs = by_name(require_space(listed(durations_s), settings))
+    rows = max(sum(durations_s[first : first + SONGS_IN_HAND]) for first in range(500))
+    seconds = {"keep": sum(durations_s), "remove": rows}
+    assert needs["audio"] == seconds[audio] * AUDIO
+    assert needs["stems"] == seconds[stems] * STEMS
+    assert needs["latents"] == round(sum(durations_s) * LATENTS)
+
+
+def test_few_songs_are_all_in_hand(tmp_path: Path, offer: Offer) -> None:
+    songs = listed([60.0] * SONGS_IN_HAND)
+    kept = require_space(songs, small_settings(tmp_path))
+    removed = require_space(songs, small_settings(tmp_path, **keeping("remove", "remove")))
+    assert by_name(kept) == by_name(removed)
+    assert {need.spared_bytes for need in kept} == {0}
+
+
+def test_what_is_there_is_not_needed_again(tmp_path: Path, offer: Offer) -> None:
+    settings = small_settings(tmp_path)
+    entries(settings.data / "raw", 3)
+    entries(settings.data / "stems", 2)
+    entries(settings.data / "latents", 5)
+    (settings.data / "raw" / ".half.tmp").mkdir()
+    (settings.data / "raw" / ".half.tmp" / MANIFEST).write_text("{}")
+    (settings.data / "stems" / "forgotten").mkdir()
+    shard = settings.popdb_path / "shards" / "00000.safetensors"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(bytes(1000))
+    needs = by_name(require_space(listed([100.0] * 4), settings))
+    assert needs == {"audio": 100 * AUDIO, "stems": 200 * STEMS, "latents": 0, "shards": 2_205_000 - 1000}
+    shard.write_bytes(bytes(3_000_000))
+    assert by_name(require_space(listed([100.0] * 4), settings))["shards"] == 0
+
+
+def test_what_was_removed_is_not_needed_again(tmp_path: Path, offer: Offer) -> None:
+    settings = small_settings(tmp_path, **keeping("remove", "remove"))
+
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "audio.wav").write_bytes(b"sound")
+        return {}
+
+    release(make_entry(settings.data / "raw" / "song", make).folder)
+    assert by_name(require_space(listed([100.0, 100.0]), settings))["audio"] == 100 * AUDIO
+
+
+def test_a_run_stops_at_one_byte_too_few(
+    tmp_path: Path, offer: Offer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings, songs = small_settings(tmp_path), listed([1000.0 / 3] * 30)
+    needed = sum(by_name(require_space(songs, settings)).values())
+    assert needed == pytest.approx(10_000 * (AUDIO + STEMS + 2 * LATENTS), abs=4)
+    assert "needs about 7.6 GB of disk space (audio 3.5 GB in " in caplog.text
+    offer(needed)
+    require_space(songs, settings)
+    offer(needed - 1)
+    with pytest.raises(OperatorError):
+        require_space(songs, settings)
+
+
+def test_the_message_says_what_for_where_and_what_to_do(tmp_path: Path, offer: Offer) -> None:
+    settings, songs = small_settings(tmp_path), listed([100.0] * 1000)
+    offer(1_500_000_000)
+    with pytest.raises(OperatorError) as stopped:
+        require_space(songs, settings)
+    data = tmp_path / "data"
+    assert str(stopped.value) == (
+        f"the run needs about 76.4 GB of disk space (audio 35.3 GB in {data}/raw, "
+        f"stems 40.0 GB in {data}/stems, latents 551 MB in {data}/latents, "
+        f"shards 551 MB in {data}/popdb), 1.5 GB free; "
+        "set retention.audio = 'remove' (29.6 GB less), or set retention.stems = 'remove' (33.6 GB less), "
+        "or take fewer songs (songs.limit), or use another disk (data, popdb.path), "
+        "or where few of the songs will be found set retention.check_space = false"
+    )
+
+
+def test_who_knows_better_is_not_stopped(tmp_path: Path, offer: Offer) -> None:
+    settings = small_settings(tmp_path, retention={"check_space": False})
+    offer(0)
+    assert sum(by_name(require_space(listed([100.0]), settings)).values()) > 0
+    assert require_audio_space(listed([100.0]), settings)
+
+
+@pytest.mark.parametrize(("audio", "stems"), [("keep", "remove"), ("remove", "keep"), ("remove", "remove")])
+def test_only_remedies_that_help_are_named(tmp_path: Path, offer: Offer, audio: str, stems: str) -> None:
+    offer(0)
+    with pytest.raises(OperatorError) as stopped:
+        require_space(listed([100.0] * 1000), small_settings(tmp_path, **keeping(audio, stems)))
+    assert ("set retention.audio" in str(stopped.value)) == (audio == "keep")
+    assert ("set retention.stems" in str(stopped.value)) == (stems == "keep")
+    with pytest.raises(OperatorError) as stopped:
+        require_space(listed([100.0] * 20), small_settings(tmp_path, **keeping(audio, stems)))
+    assert "= 'remove'" not in str(stopped.value)
+
+
+def two_disks(monkeypatch: pytest.MonkeyPatch, elsewhere: Path, free: tuple[int, int]) -> Settings:
+    """Settings whose dataset lies on a second disk; bytes free on the first and on the second."""
+    elsewhere.mkdir()
+    settings = small_settings(elsewhere.parent, popdb={"path": elsewhere / "popdb"})
+    monkeypatch.setattr(space, "_device_of", lambda folder: int(folder.is_relative_to(elsewhere)))
+
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=free[folder.is_relative_to(elsewhere)])
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    return settings
+
+
+@pytest.mark.parametrize(("audio", "shards"), [(0, 0), (-1, 0), (0, -1)])
+def test_each_disk_has_to_hold_its_own_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audio: int, shards: int
+) -> None:
+    first, second = 400 * (AUDIO + STEMS) + 2_205_000, 2_205_000
+    settings = two_disks(monkeypatch, tmp_path / "elsewhere", (first + audio, second + shards))
+    if not audio and not shards:
+        require_space(listed([100.0] * 4), settings)
+        return
+    with pytest.raises(OperatorError) as stopped:
+        require_space(listed([100.0] * 4), settings)
+    assert ("another disk (popdb.path)" if shards else "another disk (data)") in str(stopped.value)
+    assert ("shards" in str(stopped.value)) == bool(shards)
+    assert ("audio" in str(stopped.value)) == bool(audio)
+
+
+def test_folders_that_are_yet_to_come_lie_on_the_disk_of_those_above(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path / "a" / "b")
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(OperatorError) as stopped:
+        require_space(listed([500.0] * (free // AUDIO // 500)), settings)
+    assert "\n" not in str(stopped.value)
+    assert all(f" in {settings.data}/{name}" in str(stopped.value) for name in ("raw", "stems", "popdb"))
+
+
+def test_to_download_takes_the_audio_only_and_keeps_it(tmp_path: Path, offer: Offer) -> None:
+    settings = small_settings(tmp_path, **keeping("remove", "remove"))
+    songs = listed([100.0] * 1000)
+    assert by_name(require_audio_space(songs, settings)) == {"audio": 100_000 * AUDIO}
+    offer(100_000 * AUDIO - 1)
+    with pytest.raises(OperatorError) as stopped:
+        require_audio_space(songs, settings)
+    assert "= 'remove'" not in str(stopped.value)
+
+
+def groups_in_hand(groups: int, workers: int, rng: np.random.Generator) -> int:
+    """Most groups between the start of their download and the end of their encoding, in a made-up run.
+
+    Tasks are taken in the flow's order by so many workers; each lasts as long as chance has it, and waits in
+    its worker's place for the stage before it.
+    """
+    tasks = [(s, tick - s) for tick in range(groups + 2) for s in range(3) if 0 <= tick - s < groups]
+    idle = [0.0] * workers
+    ends: dict[tuple[int, int], float] = {}
+    events: list[tuple[float, int]] = []
+    for stage, group in tasks:
+        start = heapq.heappop(idle)
+        ready = max(start, ends.get((stage - 1, group), 0.0))
+        ends[stage, group] = ready + rng.exponential(rng.choice([0.01, 1.0, 30.0]))
+        heapq.heappush(idle, ends[stage, group])
+        events += [(start, 1)] if stage == 0 else [(ends[stage, group], -1)] if stage == 2 else []
+    return max(np.cumsum([change for _, change in sorted(events)]).tolist())
+
+
+def test_no_more_songs_are_in_hand_than_is_said() -> None:
+    rng = np.random.default_rng(0)
+    assert max(groups_in_hand(20, 3, rng) for _ in range(500)) * 32 == SONGS_IN_HAND
+
+
+def test_a_real_run_takes_what_was_said(tmp_path: Path) -> None:
+    songs = []
+    for number, duration_s in enumerate([14, 10]):
+        wav = tmp_path / f"{number}.wav"
+        write_wav(wav, loop_and_voice(number, duration_s))
+        songs.append(Song(f"song{number}", f"Song {number}", url=wav.as_uri()))
+    settings = small_settings(tmp_path)
+    needs = require_space(songs, settings)
+    downloaded = acquire_songs(songs, settings)
+    encoded = pipeline.encode_songs(pipeline.separate_songs(downloaded, settings), settings)
+    write_popdb(encoded, settings)
+    taken = {need.name: bytes_in(need.folder) for need in needs}
+    assert sum(taken.values()) <= sum(need.n_bytes for need in needs) <= 1.2 * sum(taken.values())
+    ratios = {need.name: need.n_bytes / taken[need.name] for need in needs}
+    assert ratios["audio"] == pytest.approx(1.0, abs=0.01)
+    assert 1.0 <= ratios["stems"] <= 1.3
+    assert 1.0 <= ratios["latents"] <= 1.2
+    assert require_space(songs, settings)[:3] == [
+        Need(name, settings.data / folder, 0)
+        for name, folder in (("audio", "raw"), ("stems", "stems"), ("latents", "latents"))
+    ]
+
+
+def loop_and_voice(seed: int, duration_s: int) -> Audio:
+    """A beat that repeats under a gliding tone, (2, S)."""
+    time = np.arange(duration_s * 44_100) / 44_100
+    noise = np.random.default_rng(seed).normal(0.0, 0.2, (2, 22_050))
+    beat = np.tile(noise * np.exp(-np.arange(22_050) / 4000), 2 * duration_s)
+    return (beat + 0.3 * np.sin(2 * np.pi * 220 * time + 3 * np.sin(4 * time))).astype(np.float32)
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
