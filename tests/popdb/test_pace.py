@@ -549,3 +549,11 @@ def _meet(folder: Path, name: str) -> None:
     (folder / f"{name}.here").touch()
     for other in ("a", "b"):
         _wait_for(folder / f"{other}.here")
+
+
+def test_who_is_freed_by_the_end_of_a_run_hears_why_it_was_stopped(tmp_path: Path, fake: Time) -> None:
+    pace = pace_at(tmp_path, fake)
+    pace.stop("a bot check")
+    pace.leave()
+    with pytest.raises(OperatorError, match="a bot check"):
+        pace.check_left()

@@ -26,6 +26,7 @@ from samuel.popdb.status import Status
 SLICE_S = 1.0  # the longest sleep between two looks at the state: a stop must be heard
 SLOT_POLL_S = 0.04
 LOCK_POLL_S = 0.005
+ENDED = "the run has ended; start it again. What was downloaded stays"
 
 REMEDY = (
     "wait some hours and start again with a larger download.download_interval_s; if that does not help, set "
@@ -184,7 +185,8 @@ class Pace:
             OperatorError: It has.
         """
         if self._left.is_set():
-            raise OperatorError("the run has ended; start it again. What was downloaded stays")
+            with self._held() as (state, _):
+                self._check(state)
 
     def pause(self, attempt: int) -> float:
         """Seconds to wait after so many failures: doubled each time, with jitter, never over the ceiling."""
@@ -218,9 +220,8 @@ class Pace:
             self._sleep(SLOT_POLL_S)
 
     def _check(self, state: "_State") -> None:
-        if state.stopped is not None:
-            raise OperatorError(state.stopped)
-        self.check_left()
+        if state.stopped is not None or self._left.is_set():
+            raise OperatorError(state.stopped or ENDED)
 
     def _pause_all(self, state: "_State", now: float, faults: int) -> None:
         state.paused_at, state.paused_until = now, now + self.pause(faults)
