@@ -112,3 +112,11 @@ def test_no_gpu_has_no_utilisation() -> None:
     with Utilisation(CPU) as busy:
         pass
     assert busy.steady is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_at_full_size_the_deviations_are_those_of_rounding(tmp_path: Path) -> None:
+    rows = dict(exactness.exactness_rows(small_settings(tmp_path)))
+    for what, least in {"separation against apply_model": 1e-5, "encoding against one pass": 1e-4}.items():
+        assert float(rows[what].split()[2].removesuffix(",")) < least
