@@ -34,8 +34,11 @@ lint: install  ## style
 types: install  ## types
 	$(BIN)/basedpyright
 
-bench: install  ## speeds, as ratios within one run
+bench: install  ## speeds and deviations, as ratios within one run; a quarter of an hour without a GPU
 	$(BIN)/samuel bench
+	$(BIN)/samuel bench exactness
+	$(BIN)/samuel bench pipeline
+	$(BIN)/samuel bench separation
 	$(BIN)/python -m tests.rehearsal --songs 100 --faults 0
 
 lock: install  ## pin what pyproject.toml asks for

@@ -5,6 +5,7 @@ read and written by soundfile.
 """
 
 import errno
+import math
 import os
 import re
 import subprocess
@@ -136,6 +137,27 @@ def dbfs(audio: Audio) -> float:
     """Root mean square level in dB relative to full scale; -120 for silence."""
     power = float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0
     return 10.0 * float(np.log10(max(power, 1e-12)))
+
+
+def si_sdr_db(estimate: Audio, reference: Audio) -> float:
+    """Scale-invariant signal-to-distortion ratio, 10 log10(‖αs‖² / ‖αs − ŝ‖²) with α = ⟨ŝ, s⟩ / ‖s‖².
+
+    Source: Le Roux et al., "SDR – half-baked or well done?" (2019), eq. 4 and 5. Both channels are one
+    vector: a separator may not balance them for itself.
+
+    Args:
+        estimate: (2, S), ŝ.
+        reference: (2, S), s; not silent.
+
+    Returns:
+        dB; inf for a scaled copy, -inf for an estimate that holds nothing of the reference.
+    """
+    s, s_hat = (np.asarray(audio, dtype=np.float64).ravel() for audio in (reference, estimate))
+    target = (s_hat @ s) / (s @ s) * s
+    kept, lost = float(target @ target), float(np.square(target - s_hat).sum())
+    if kept == 0.0 or lost == 0.0:
+        return math.inf if kept else -math.inf
+    return 10.0 * math.log10(kept / lost)
 
 
 def _fault(

@@ -3,15 +3,13 @@
 Shapes: (2, S) audio at 44.1 kHz.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import numpy as np
 import torch
 
-from samuel.audio import SAMPLE_RATE, Audio
+from samuel.audio import SAMPLE_RATE, Audio, si_sdr_db
 from samuel.codec import HOP
 from samuel.config import PopdbConfig, SeparatorConfig
 from samuel.demo import SyntheticSong, compose
@@ -125,27 +123,6 @@ def compare(song: SyntheticSong, vocals: Audio) -> Separation:
         shares=tuple(vocal_share(active, start_s, CHUNK_S) for start_s in starts_s),
         true_shares=tuple(sung_share(song.sung, start_s, CHUNK_S) for start_s in starts_s),
     )
-
-
-def si_sdr_db(estimate: Audio, reference: Audio) -> float:
-    """Scale-invariant signal-to-distortion ratio, 10 log10(‖αs‖² / ‖αs − ŝ‖²) with α = ⟨ŝ, s⟩ / ‖s‖².
-
-    Source: Le Roux et al., "SDR – half-baked or well done?" (2019), eq. 4 and 5. Both channels are one
-    vector: a separator may not balance them for itself.
-
-    Args:
-        estimate: (2, S), ŝ.
-        reference: (2, S), s; not silent.
-
-    Returns:
-        dB; inf for a scaled copy, -inf for an estimate that holds nothing of the reference.
-    """
-    s, s_hat = (np.asarray(audio, dtype=np.float64).ravel() for audio in (reference, estimate))
-    target = (s_hat @ s) / (s @ s) * s
-    kept, lost = float(target @ target), float(np.square(target - s_hat).sum())
-    if kept == 0.0 or lost == 0.0:
-        return math.inf if kept else -math.inf
-    return 10.0 * math.log10(kept / lost)
 
 
 def sung_share(sung: Iterable[tuple[float, float]], start_s: float, duration_s: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samuel.audio import SAMPLE_RATE, Audio, dbfs
+from samuel.audio import SAMPLE_RATE, Audio, dbfs, si_sdr_db
 from samuel.codec.base import HOP, LATENT_CHANNELS, Codec
 from samuel.errors import InputError, MissingPartError
 
@@ -70,7 +70,7 @@ def round_trip(codec: Codec, audio: Audio) -> RoundTrip:
     return RoundTrip(
         distance_db=_log_spectral_distance_db(audio, decoded),
         level_db=dbfs(decoded.mean(axis=0)) - dbfs(audio.mean(axis=0)),
-        si_sdr_db=_si_sdr_db(audio, decoded),
+        si_sdr_db=si_sdr_db(decoded, audio),
     )
 
 
@@ -124,10 +124,3 @@ def _mel(audio: Audio) -> NDArray[np.float64]:
         y=audio.mean(axis=0, dtype=np.float64), sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP,
         n_mels=LATENT_CHANNELS,
     )  # fmt: skip
-
-
-def _si_sdr_db(original: Audio, decoded: Audio) -> float:
-    reference, estimate = original.astype(np.float64).ravel(), decoded.astype(np.float64).ravel()
-    target = reference * (estimate @ reference) / (reference @ reference)
-    distortion = estimate - target
-    return float(10 * np.log10((target @ target + 1e-12) / (distortion @ distortion + 1e-12)))

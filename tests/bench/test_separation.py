@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from samuel.audio import SAMPLE_RATE, Audio
+from samuel.audio import SAMPLE_RATE, Audio, si_sdr_db
 from samuel.bench.separation import (
     CHUNK_S,
     TRUE_STEMS,
     SeparationRow,
     compare,
     separation_rows,
-    si_sdr_db,
     sung_share,
 )
 from samuel.config import SeparatorConfig

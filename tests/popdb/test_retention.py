@@ -92,25 +92,18 @@ def test_latents_that_are_gone_are_made_again_from_the_start(tmp_path: Path, hal
     assert files(tmp_path, ".flac") == files(tmp_path, "audio.wav") == 0
 
 
-def test_other_settings_want_the_audio_back(tmp_path: Path, half: Half) -> None:
+@pytest.mark.parametrize(("stems", "downloads"), [("remove", 3), ("keep", 0)])
+def test_other_settings_want_the_audio_back_unless_there_are_stems(
+    tmp_path: Path, half: Half, stems: str, downloads: int
+) -> None:
     songs = songs_of(tmp_path)
-    gone: dict[str, Any] = {"audio": "remove", "stems": "remove"}
+    gone: dict[str, Any] = {"audio": "remove", "stems": stems}
     run(songs, small_settings(tmp_path, retention=gone))
     settings = small_settings(tmp_path, retention=gone, popdb={"chunk_frames": 72})
-    assert pipeline.reclaim_audio(settings) == 3
+    assert pipeline.reclaim_audio(settings) == downloads
     assert all(outcome.ok and outcome.worked for outcome in run(songs, settings))
-    assert half.songs == 6
+    assert half.songs == 3 + downloads
     assert files(tmp_path, ".safetensors") == 6
-
-
-def test_stems_that_are_kept_spare_the_audio(tmp_path: Path, half: Half) -> None:
-    songs = songs_of(tmp_path)
-    gone: dict[str, Any] = {"audio": "remove", "stems": "keep"}
-    run(songs, small_settings(tmp_path, retention=gone))
-    settings = small_settings(tmp_path, retention=gone, popdb={"chunk_frames": 72})
-    assert pipeline.reclaim_audio(settings) == 0
-    assert all(outcome.ok and outcome.worked for outcome in run(songs, settings))
-    assert half.songs == 3
 
 
 def test_a_song_that_failed_keeps_what_it_was_tried_with(tmp_path: Path, half: Half) -> None:
