@@ -83,10 +83,12 @@ class Batcher:
                 return
             with _Batch(self._take()) as items:
                 results = self._results([item.tensor for item in items])
-                # A GPU goes on computing while the turn passes on; to fetch its results is to wait for it.
-                held.close()
+                finished = self._mark()
+                held.close()  # a GPU goes on computing while the next one queues its batch
+                if finished:
+                    finished.synchronize()
                 for item, result in zip(items, results, strict=True):
-                    item.future.set_result(result.float().cpu())
+                    item.future.set_result(result)
 
     def _take(self) -> "list[_Item]":
         """The first items of the queue that have the shape of its first."""
@@ -109,7 +111,7 @@ class Batcher:
             self._queue = [item for item in self._queue if not item.taken]
 
     def _results(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The results, still on the device; in halves where the memory runs out."""
+        """The results on the CPU, on their way there from a GPU; in halves where the memory runs out."""
         size = self._size or 1
         if len(tensors) > size:
             parts = [tensors[start : start + size] for start in range(0, len(tensors), size)]
@@ -138,7 +140,16 @@ class Batcher:
             stacked = stacked.pin_memory()
         with inference(self._device, self._precision):
             results = self._network(stacked.to(self._device, non_blocking=True))
-        return list(results[: len(tensors)])
+        # Queued here, in its place: fetched later, it would wait for whatever was queued meanwhile.
+        return list(results[: len(tensors)].float().to("cpu", non_blocking=self._device.type == "cuda"))
+
+    def _mark(self) -> torch.cuda.Event | None:
+        """What tells when everything that was queued so far is done; None where nothing is queued."""
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event()
+        event.record()
+        return event
 
     def _size_that_fits(self, item: Tensor) -> int:
         if self._device.type != "cuda":

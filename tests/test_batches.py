@@ -126,6 +126,8 @@ def test_cancel_frees_those_who_wait() -> None:
     with ThreadPoolExecutor(2) as threads:
         waiting = [threads.submit(batcher, items(3)) for _ in range(2)]
         entered.wait(10)
+        while len(batcher._queue) < 5:
+            time.sleep(0.001)
         batcher.cancel()
         go_on.set()
         for future in waiting:
