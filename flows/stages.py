@@ -4,11 +4,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
+from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed
 from tqdm import tqdm
 
 from samuel.config import Settings
+from samuel.errors import StoppedError
 from samuel.popdb.outcome import Outcome
 
 Item = TypeVar("Item")
@@ -60,13 +62,20 @@ def gather(
     """The outcomes of the last stage, group by group; `tell` hears those of the first stage as they come.
 
     A stage raises only what concerns all songs (a full disk, a bot check, a bug). The first to do so ends the
-    flow with its own error; a stage that waited for it would only say that it never ran.
+    flow with its own error; others only say that they never ran, or were stopped.
     """
     first = {future.task_run_id for future in stages[0]}
+    followed: Exception | None = None
     for future in as_completed([future for stage in stages for future in stage]):
-        outcomes = future.result()
+        try:
+            outcomes = future.result()
+        except (StoppedError, UnfinishedRun) as error:
+            followed = followed or error
+            continue
         if future.task_run_id in first:
             tell(outcomes)
+    if followed:
+        raise followed
     return [outcome for future in stages[-1] for outcome in future.result()]
 
 

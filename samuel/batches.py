@@ -7,7 +7,7 @@ always filled up to its size, with zeros: then the result of an item does not de
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from samuel.config import Precision
 from samuel.device import inference, turn
-from samuel.errors import MissingPartError
+from samuel.errors import MissingPartError, StoppedError
 
 SHARE_OF_FREE_MEMORY = 0.8
 """The rest is for what two measured batches do not show: fragments, libraries that load later."""
@@ -44,22 +44,18 @@ class Batcher:
             size: Items of a batch; none: as many as the GPU's memory holds, one elsewhere.
             most: Never more than so many by itself.
         """
-        self._network, self._device, self._most, self._size = network, device, most, size
+        self._network, self._device, self._most, self._given = network, device, most, size
+        self._sizes: dict[torch.Size, int] = {}
         self._precision: Precision = precision
         self._queue: list[_Item] = []
         self._queueing = threading.Lock()
-
-    @property
-    def size(self) -> int | None:
-        """Items of a batch; None until the first batch has told how many fit."""
-        return self._size
 
     def __call__(self, items: Sequence[Tensor]) -> list[Tensor]:
         """The results of `items` in their order, float32 on the CPU.
 
         Raises:
             MissingPartError: The device's memory does not hold one item.
-            CancelledError: `cancel` was called meanwhile.
+            StoppedError: `cancel` was called meanwhile.
         """
         own = [_Item(tensor, Future()) for tensor in items]
         with self._queueing:
@@ -68,12 +64,16 @@ class Batcher:
             while not all(item.taken for item in own):
                 self._compute_next(own)
             return [item.future.result() for item in own]
+        except CancelledError as error:
+            raise StoppedError("not computed: the run ended") from error
         finally:
             self._drop(own)
 
     def cancel(self) -> None:
-        """Drop what is queued; those who wait for it get a CancelledError."""
-        self._drop(self._queue)
+        """Drop what is queued; those who wait for it get a StoppedError."""
+        with self._queueing:
+            queued = list(self._queue)
+        self._drop(queued)
 
     def _compute_next(self, own: Sequence["_Item"]) -> None:
         """Compute a batch, unless all of one's own items were taken while one waited for the turn."""
@@ -96,10 +96,9 @@ class Batcher:
             first = self._queue[0].tensor if self._queue else None
         if first is None:
             return []
-        if self._size is None:
-            self._size = self._size_that_fits(first)
+        size = self._size(first)
         with self._queueing:
-            alike = [item for item in self._queue if item.tensor.shape == first.shape][: self._size]
+            alike = [item for item in self._queue if item.tensor.shape == first.shape][:size]
             taken = [item for item in alike if item.future.set_running_or_notify_cancel()]
             self._queue = [item for item in self._queue if not item.taken]
         return taken
@@ -112,26 +111,28 @@ class Batcher:
 
     def _results(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The results on the CPU, on their way there from a GPU; in halves where the memory runs out."""
-        size = self._size or 1
+        if not tensors:
+            return []
+        size = self._size(tensors[0])
         if len(tensors) > size:
             parts = [tensors[start : start + size] for start in range(0, len(tensors), size)]
             return [result for part in parts for result in self._results(part)]
         try:
-            return self._launch(tensors, size) if tensors else []
-        except torch.OutOfMemoryError as error:
-            self._halve(error)
+            return self._launch(tensors, size)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            self._halve(tensors[0].shape, error)
         # Here and not above: the exception would keep the memory that ran out.
         return self._results(tensors)
 
-    def _halve(self, error: torch.OutOfMemoryError) -> None:
-        if (self._size or 1) == 1:
+    def _halve(self, shape: torch.Size, error: RuntimeError) -> None:
+        if self._sizes[shape] == 1:
             raise MissingPartError(
                 f"{self._device}: out of memory with one item at a time; free memory there, or set "
                 "device = 'cpu'"
             ) from error
-        self._size = (self._size or 1) // 2
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._sizes[shape] //= 2
 
     def _launch(self, tensors: Sequence[Tensor], size: int) -> list[Tensor]:
         empty = [torch.zeros_like(tensors[0])] * (size - len(tensors))
@@ -151,20 +152,34 @@ class Batcher:
         event.record()
         return event
 
+    def _size(self, item: Tensor) -> int:
+        """Items of a batch of this item's shape."""
+        if item.shape not in self._sizes:
+            self._sizes[item.shape] = self._given or self._size_that_fits(item)
+        return self._sizes[item.shape]
+
     def _size_that_fits(self, item: Tensor) -> int:
         if self._device.type != "cuda":
             return 1
         peaks = []
-        for size in (1, 2):
+        for size in (1, 1, 2):  # the first also loads libraries, which stay
             torch.cuda.reset_peak_memory_stats(self._device)
             before = torch.cuda.memory_allocated(self._device)
             try:
                 self._launch([item], size)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 return 1
             peaks.append(torch.cuda.max_memory_allocated(self._device) - before)
         torch.cuda.empty_cache()
-        return batch_size(peaks[0], peaks[1], torch.cuda.mem_get_info(self._device)[0], self._most)
+        return batch_size(peaks[1], peaks[2], torch.cuda.mem_get_info(self._device)[0], self._most)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory ran out; the libraries below torch say so in words of their own."""
+    words = ("out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def batch_size(peak_of_one: int, peak_of_two: int, free: int, most: int) -> int:

@@ -8,6 +8,7 @@ SamuelError
 ├── DatasetError       POPDB is absent, half-written or not what its index says
 ├── CheckpointError    a checkpoint is absent, damaged or belongs to other settings
 ├── OperatorError      the run must stop and a person must act: a bot check, a full disk
+├── StoppedError       work that was ended because other work failed, which has its own error
 └── SongError          one song failed; the others go on, and this becomes its status
 
 Messages name the culprit and the remedy. Only SongError is caught inside the pipeline.
@@ -44,6 +45,10 @@ class CheckpointError(SamuelError):
 
 class OperatorError(SamuelError):
     """The run stops until a person has acted."""
+
+
+class StoppedError(SamuelError):
+    """Ended because other work of the same run failed."""
 
 
 class SongError(SamuelError):

@@ -109,15 +109,18 @@ def find_entry(folder: Path) -> Entry | None:
     """The entry at `folder`, or None where it is absent or a listed file is missing or of another size."""
     try:
         manifest = read_json(folder / MANIFEST)
-    except (FileNotFoundError, ValueError):  # absent, or damaged
+        sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
+        digests = {name: file["sha256"] for name, file in manifest["files"].items()}
+        entry = Entry(folder, manifest["record"], digests, released=manifest.get("released", False))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
-    released = manifest.get("released", False)
-    for name, listed in manifest["files"].items():
+    except (ValueError, KeyError, TypeError, AttributeError):  # damaged
+        return None
+    for name, size in sizes.items():
         path = folder / name
-        if not released and (not path.is_file() or path.stat().st_size != listed["bytes"]):
+        if not entry.released and (not path.is_file() or path.stat().st_size != size):
             return None
-    digests = {name: file["sha256"] for name, file in manifest["files"].items()}
-    return Entry(folder, manifest["record"], digests, released=released)
+    return entry
 
 
 def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
@@ -146,7 +149,8 @@ def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
 def release(folder: Path) -> None:
     """Remove the files of the entry at `folder` and keep what it says of them; no entry, nothing happens."""
     with locked(folder):
-        if find_entry(folder) is None:
+        entry = find_entry(folder)
+        if entry is None or (entry.released and not any(entry.path(name).exists() for name in entry.sha256)):
             return
         manifest = read_json(folder / MANIFEST)
         # First the word, then the deed: killed between the two, it is released and can be so again.

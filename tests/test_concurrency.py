@@ -2,10 +2,12 @@
 
 import contextvars
 import threading
+import time
 
 import pytest
 
 from samuel.concurrency import side_by_side
+from samuel.errors import StoppedError
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -48,4 +50,35 @@ def test_who_stops_listening_ends_it() -> None:
     results = side_by_side(lambda item: item, range(100), 1, lambda: broken_off.append(True))
     next(results)
     results.close()  # type: ignore[attr-defined]
-    assert broken_off == [True]
+    assert broken_off
+
+
+def test_what_was_stopped_by_others_says_so() -> None:
+    def work(item: int) -> int:
+        if item == 1:
+            raise StoppedError("elsewhere")
+        return item
+
+    with pytest.raises(StoppedError, match="elsewhere"):
+        list(side_by_side(work, range(2), 1))
+
+
+def test_who_comes_to_wait_after_the_end_is_freed_too() -> None:
+    begun, waiting, freed = threading.Event(), threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        if item == 0:
+            assert begun.wait(20)
+            raise OSError("disk")
+        begun.set()
+        time.sleep(0.5)  # the end has come and gone
+        waiting.set()
+        assert freed.wait(20)
+        raise StoppedError("freed")
+
+    def free() -> None:
+        if waiting.is_set():  # as a queue can only drop who is in it
+            freed.set()
+
+    with pytest.raises(OSError, match="disk"):
+        list(side_by_side(work, range(2), 2, free))

@@ -12,9 +12,11 @@ from samuel.files import (
     append_jsonl,
     digest,
     find_entry,
+    forget,
     make_entry,
     read_json,
     read_jsonl,
+    release,
     replacing,
     sha256,
     write_json,
@@ -120,3 +122,37 @@ def test_a_digest_depends_on_values_not_on_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest("a", "b") != digest("ab")
     assert digest(1) != digest("1")
+
+
+@pytest.mark.parametrize(
+    "manifest", ["[]", "null", "{}", '{"files": []}', '{"files": {"a": 1}, "record": {}}', "{"]
+)
+def test_a_manifest_of_another_form_is_a_damaged_one(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "entry").mkdir()
+    (tmp_path / "entry" / "entry.json").write_text(manifest)
+    assert find_entry(tmp_path / "entry") is None
+    (tmp_path / "other" / "entry.json").mkdir(parents=True)
+    assert find_entry(tmp_path / "other") is None
+
+
+def test_release_of_what_is_released_writes_nothing(tmp_path: Path) -> None:
+    def make(folder: Path) -> dict[str, int]:
+        (folder / "file").write_bytes(b"bytes")
+        return {"n": 1}
+
+    made = make_entry(tmp_path / "entry", make)
+    release(made.folder)
+    stat = made.path("entry.json").stat()
+    release(made.folder)
+    assert made.path("entry.json").stat().st_mtime_ns == stat.st_mtime_ns
+    released = find_entry(made.folder)
+    assert released
+    assert (released.released, released.record, released.sha256) == (True, made.record, made.sha256)
+    forget(made.folder)
+    assert find_entry(made.folder) is None
+    assert not make_entry(made.folder, make).released
+
+
+def test_release_of_nothing_does_nothing(tmp_path: Path) -> None:
+    release(tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -31,7 +31,7 @@ class Codec(Protocol):
         ...
 
     def cancel(self) -> None:
-        """End what other threads wait for, each with a CancelledError."""
+        """End what other threads wait for, each with a StoppedError."""
         ...
 
 

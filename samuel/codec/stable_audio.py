@@ -29,6 +29,7 @@ WEIGHTS_FILE = "model.safetensors"
 PREFIX = "pretransform.model."
 WINDOW = 272
 """Frames of a window; at full size it takes about 2 GB."""
+STRIDES = [2, 4, 4, 8, 8]
 DECODER_REACH = 10
 """Frames on either side on which the decoder's samples depend: 9.7 measured. The encoder's reach is 7.9."""
 MOST = 16
@@ -76,7 +77,7 @@ class StableAudioCodec:
         return _through(self._decoder, whole, windows, 1, HOP).to(latents.device)
 
     def cancel(self) -> None:
-        """End what other threads wait for, each with a CancelledError."""
+        """End what other threads wait for, each with a StoppedError."""
         self._encoder.cancel()
         self._decoder.cancel()
 
@@ -171,17 +172,20 @@ def _read_config(file: Path) -> dict[str, Any]:
         inner = whole["model"]["pretransform"]["config"]
         found = (
             whole["sample_rate"], inner["io_channels"], inner["latent_dim"], inner["downsampling_ratio"],
-            inner["bottleneck"]["type"],
+            inner["bottleneck"]["type"], inner.get("pretransform"),
+            *((inner[part]["type"], inner[part]["config"]["strides"]) for part in ("encoder", "decoder")),
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MissingPartError(
             f"{file}: not a model configuration of stable-audio-tools with an autoencoder ({error!r})"
         ) from error
-    wanted = (SAMPLE_RATE, CHANNELS, LATENT_CHANNELS, HOP, "vae")
+    # The windows hold for these strides alone, and other types of network may load what they please.
+    network = ("oobleck", STRIDES)
+    wanted = (SAMPLE_RATE, CHANNELS, LATENT_CHANNELS, HOP, "vae", None, network, network)
     if found != wanted:
         raise MissingPartError(
-            f"{file}: another autoencoder: (rate, channels, latent channels, hop, bottleneck) are {found},"
-            f" expected {wanted}"
+            f"{file}: another autoencoder: (rate, channels, latent channels, hop, bottleneck, pretransform,"
+            f" encoder, decoder) are {found!s:.400}, expected {wanted}"
         )
     return {"sample_rate": whole["sample_rate"], "model": inner}
 
@@ -208,7 +212,7 @@ def _build(config: dict[str, Any], file: Path) -> nn.Module:
             )
 
             return create_autoencoder_from_config(config)
-    except (KeyError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
         raise MissingPartError(f"{file}: stable-audio-tools cannot build it ({error!r})") from error
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from samuel.audio import Audio, read_wav
 from samuel.codec import HOP, Codec, load_codec
 from samuel.codec.round_trip import loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
@@ -29,7 +30,7 @@ from samuel.popdb.encode import encode_pair
 from samuel.popdb.outcome import Outcome, attempt
 from samuel.popdb.separate import separate
 from samuel.popdb.separator import Separator, load_separator
-from samuel.popdb.stems import read_stems
+from samuel.popdb.stems import VOCALS, read_stems
 
 # Raise a stage's version when its code gives other bytes for the same input.
 VERSIONS = {"separate": 2, "encode": 2}
@@ -44,7 +45,8 @@ def separate_songs(
     downloaded: Sequence[Outcome], settings: Settings, done: Done = lambda _: None
 ) -> list[Outcome]:
     """`separate_song` for each, in the order given; `done` is told of each when it is over."""
-    return _in_hand(lambda song: separate_song(song, settings), downloaded, settings, done)
+    separator = separator_for(settings)  # before the threads, which would each try to load it
+    return _in_hand(lambda song: separate_song(song, settings), downloaded, settings, done, separator.cancel)
 
 
 def encode_songs(
@@ -57,7 +59,8 @@ def encode_songs(
         _release_spent(encoded, settings)
         return encoded
 
-    return _in_hand(work, separated, settings, done)
+    codec = codec_for(settings)
+    return _in_hand(work, separated, settings, done, codec.cancel)
 
 
 def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
@@ -69,11 +72,17 @@ def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
     stems = find_entry(folder)
     if stems and stems.released and not find_entry(latents_folder(audio, settings)):
         forget(folder)
+
+    def make(target: Path) -> dict[str, Any]:
+        path = _at_hand(audio, AUDIO)
+        _prove(settings, lambda: read_wav(path))
+        return separate(separator, path, target)
+
     separated = attempt(
         downloaded.song,
         "separate",
         folder,
-        lambda target: separate(separator, _at_hand(audio), target),
+        make,
         downloaded.record | {"separator": separator.identity},
     )
     return replace(separated, sources=(audio,))
@@ -87,7 +96,8 @@ def encode_song(separated: Outcome, settings: Settings) -> Outcome:
     [audio] = separated.sources
 
     def make(target: Path) -> dict[str, Any]:
-        _prove(codec, stems, frames, settings)
+        _at_hand(stems, VOCALS)
+        _prove(settings, lambda: np.add(*read_stems(stems.folder, stems.record["stems_scale"])))
         return encode_pair(codec, stems, frames, target)
 
     encoded = attempt(
@@ -107,7 +117,7 @@ def reclaim_audio(settings: Settings) -> int:
         How many songs that concerns.
     """
     entries = [find_entry(folder) for folder in (settings.data / "raw").glob("[!.]*/")]
-    removed = [entry for entry in entries if entry and entry.released]
+    removed = [entry for entry in entries if entry and entry.released and AUDIO in entry.sha256]
     wanted = [entry for entry in removed if not _successor(entry, settings)]
     for entry in wanted:
         forget(entry.folder)
@@ -151,10 +161,14 @@ def songs_in_hand(settings: Settings) -> int:
 
 
 def _in_hand(
-    work: Callable[[Outcome], Outcome], outcomes: Sequence[Outcome], settings: Settings, done: Done
+    work: Callable[[Outcome], Outcome],
+    outcomes: Sequence[Outcome],
+    settings: Settings,
+    done: Done,
+    cancel: Callable[[], object],
 ) -> list[Outcome]:
     results: dict[int, Outcome] = {}
-    for place, result in side_by_side(work, outcomes, songs_in_hand(settings), lambda: _break_off(settings)):
+    for place, result in side_by_side(work, outcomes, songs_in_hand(settings), cancel):
         results[place] = result
         done(result)
     return [results[place] for place in range(len(outcomes))]
@@ -176,31 +190,28 @@ def _successor(audio: Entry, settings: Settings) -> Entry | None:
     return find_entry(latents_folder(audio, settings)) or (None if stems and stems.released else stems)
 
 
-def _prove(codec: Codec, stems: Entry, frames: int, settings: Settings) -> None:
-    """Once for each codec, before anything is encoded: a chunk comes back as it was, or the run ends."""
+def _prove(settings: Settings, song: Callable[[], Audio]) -> None:
+    """Once for each codec, before the long work: a chunk of a song comes back as it was, or the run ends."""
+    codec, samples = codec_for(settings), settings.popdb.chunk_frames * HOP
 
     def make(_: Path) -> dict[str, float]:
-        mix = np.add(*read_stems(stems.folder, stems.record["stems_scale"]))
         try:
-            result = require_faithful(codec, loudest_chunk(mix, frames * HOP))
+            result = require_faithful(codec, loudest_chunk(song(), samples))
         except (MissingPartError, InputError):  # one odd song proves nothing against a codec
-            result = require_faithful(codec, loudest_chunk(compose(0, 0).mix, frames * HOP))
+            result = require_faithful(codec, loudest_chunk(compose(0, 0).mix, samples))
         logger.info("round trip of a chunk through %s: %s", codec.identity, result)
         return asdict(result)
 
     make_entry(round_trip_folder(settings), make)
 
 
-def _at_hand(audio: Entry) -> Path:
-    path = audio.path(AUDIO)
+def _at_hand(entry: Entry, name: str) -> Path:
+    path = entry.path(name)
     if not path.is_file():
-        raise OperatorError(f"{path}: removed by a run with retention.audio = 'remove'; start this run again")
+        raise OperatorError(
+            f"{path}: removed by a run with other settings of retention; start this one again"
+        )
     return path
-
-
-def _break_off(settings: Settings) -> None:
-    separator_for(settings).cancel()
-    codec_for(settings).cancel()
 
 
 def _stems_recipe(audio: Entry, settings: Settings) -> list[object]:

@@ -132,7 +132,7 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
     if not kept:
         raise InputError(f"{why_no_pairs(songs, least)}; nothing was written to {root}")
     parts = {part: kept[0].record[part] for part in ("codec", "separator")}
-    latents = [outcome.entry.sha256 for outcome in kept if outcome.entry]
+    latents = [(outcome.entry.sha256, chunks_kept(outcome, least)) for outcome in kept if outcome.entry]
     inputs = digest(
         FORMAT_VERSION, _essentials(songs), latents, parts, settings.popdb.model_dump(exclude={"path"})
     )

@@ -17,7 +17,7 @@ from samuel.errors import MissingPartError
 from samuel.weights import weights_digest
 from tests.codec.music import music
 from tests.hub import local_hub
-from tests.weights import write_stable_audio
+from tests.weights import STRIDES, write_stable_audio
 
 CPU = torch.device("cpu")
 LENGTHS = [1, 2047, 2048, 2049, 10 * HOP, 10 * HOP + 77]
@@ -194,15 +194,28 @@ def test_truncated_weights_are_refused(weights: tuple[Path, Any], tmp_path: Path
         load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
 
 
+def part(config: dict[str, Any]) -> dict[str, Any]:
+    """The autoencoder's own configuration."""
+    return config["model"]["pretransform"]["config"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda c: c.pop("model"), "not a model configuration"),
         (
-            lambda c: c["model"]["pretransform"]["config"].update(downsampling_ratio=1024),
+            lambda c: part(c).update(downsampling_ratio=1024),
             "another autoencoder",
         ),
-        (lambda c: c["model"]["pretransform"]["config"].update(encoder={"type": "x"}), "cannot build"),
+        (
+            lambda c: part(c).update(encoder={"type": "taae", "config": {"strides": STRIDES}}),
+            "another autoen",
+        ),
+        (lambda c: part(c)["encoder"]["config"].update(strides=[8, 8, 4, 4, 2]), "another autoencoder"),
+        (lambda c: part(c).update(pretransform={"type": "dac_pretrained"}), "another autoencoder"),
+        (lambda c: part(c).update(encoder="oobleck"), "not a model configuration"),
+        (lambda c: part(c)["encoder"]["config"].update(channels=-4), "cannot build"),
+        (lambda c: part(c)["encoder"]["config"].update(c_mults="many"), "cannot build"),
     ],
 )
 def test_wrong_config_is_refused(

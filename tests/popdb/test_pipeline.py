@@ -88,17 +88,23 @@ def loaded_anew() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("loaded_anew")
-def test_weights_that_reconstruct_noise_stop_the_run_before_anything_is_encoded(tmp_path: Path) -> None:
+def test_weights_that_reconstruct_noise_stop_the_run_before_the_long_work(tmp_path: Path) -> None:
     write_stable_audio(tmp_path / "vae")
     codec = {"name": "stable-audio-open", "path": str(tmp_path / "vae")}
     settings = small_settings(tmp_path, codec=codec)
-    separated = pipeline.separate_songs(acquire_songs([low_notes(tmp_path)], settings), settings)
+    downloaded = acquire_songs([low_notes(tmp_path)], settings)
     with pytest.raises(MissingPartError, match=r"does not give back the audio .* codec\.path"):
-        pipeline.encode_songs(separated, settings)
-    assert not list((tmp_path / "data" / "latents").rglob("*.safetensors"))
+        pipeline.separate_songs(downloaded, settings)
+    assert not list((tmp_path / "data" / "stems").rglob("*.flac"))
     write_stable_audio(tmp_path / "vae", faithful=True)
     pipeline._codec.cache_clear()
-    assert pipeline.encode_songs(separated, settings)[0].ok
+    separated = pipeline.separate_songs(downloaded, settings)
+    # Other weights, for which there are stems already.
+    write_stable_audio(tmp_path / "vae")
+    pipeline._codec.cache_clear()
+    with pytest.raises(MissingPartError, match="does not give back"):
+        pipeline.encode_songs(separated, settings)
+    assert not list((tmp_path / "data" / "latents").rglob("*.safetensors"))
 
 
 @pytest.mark.usefixtures("loaded_anew")

@@ -122,9 +122,19 @@ def test_audio_removed_under_a_run_stops_it_with_advice(tmp_path: Path, half: Ha
     [downloaded] = acquire_songs(songs_of(tmp_path, 1), settings)
     assert downloaded.entry
     release(downloaded.entry.folder)
-    with pytest.raises(OperatorError, match="start this run again"):
+    with pytest.raises(OperatorError, match="start this one again"):
         pipeline.separate_song(downloaded, settings)
     assert pipeline.reclaim_audio(settings) == 1
+    assert run(songs_of(tmp_path, 1), settings)[0].ok
+
+
+def test_stems_removed_under_a_run_stop_it_with_advice(tmp_path: Path, half: Half) -> None:
+    settings = small_settings(tmp_path)
+    [separated] = pipeline.separate_songs(acquire_songs(songs_of(tmp_path, 1), settings), settings)
+    assert separated.entry
+    release(separated.entry.folder)
+    with pytest.raises(OperatorError, match="start this one again"):
+        pipeline.encode_song(separated, settings)
     assert run(songs_of(tmp_path, 1), settings)[0].ok
 
 

@@ -39,6 +39,15 @@ def songs_sung(root: Path) -> list[Outcome]:
     return [sung(c, 0.9, 0.1), sung(a, 0.0, 0.5, 0.75), sung(b, 0.4999), *failed]
 
 
+def test_shares_that_are_measured_anew_change_what_is_left_out(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, popdb={"min_vocal_share": 0.5})
+    song = encoded_song(tmp_path, "a", pairs=3)
+    assert [row["chunk"] for row in write_popdb([sung(song, 0.9, 0.1, 0.1)], settings).index] == [0]
+    again = write_popdb([sung(song, 0.2, 0.8, 0.9)], settings)
+    assert [(row["chunk"], row["vocal_share"]) for row in again.index] == [(1, 0.8), (2, 0.9)]
+    assert verify(again.root) == []
+
+
 def digests(root: Path) -> dict[str, str]:
     files = sorted(path for path in root.rglob("*") if path.is_file())
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

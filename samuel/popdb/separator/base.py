@@ -18,5 +18,5 @@ class Separator(Protocol):
         ...
 
     def cancel(self) -> None:
-        """End what other threads wait for, each with a CancelledError."""
+        """End what other threads wait for, each with a StoppedError."""
         ...

@@ -4,26 +4,29 @@ The same result as demucs' own `apply_model(shifts=0, overlap=0.25)`, song by so
 song gives the same stems every time. Legend: S samples at 44.1 kHz, L samples of a segment, C = 2 channels.
 """
 
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio
 from samuel.batches import Batcher
 from samuel.config import Precision, SeparatorConfig
-from samuel.errors import MissingPartError
+from samuel.errors import MissingPartError, SamuelError
 from samuel.files import digest
 from samuel.weights import fetch, quietly, require_finite, verify_blob, weights_digest
 
 OVERLAP = 0.25
 """Of a segment with the next; demucs' default."""
+SHORTEST_SEGMENT_S = 0.1
 MOST = 32
 """Segments of a batch: about four minutes of song."""
 SOURCE = "vocals"
@@ -87,7 +90,7 @@ class DemucsSeparator:
         return np.ascontiguousarray((total * deviation + mean).numpy(), dtype=np.float32)
 
     def cancel(self) -> None:
-        """End what other threads wait for, each with a CancelledError."""
+        """End what other threads wait for, each with a StoppedError."""
         for member in self._members:
             member.batcher.cancel()
 
@@ -98,27 +101,21 @@ def load_demucs(config: SeparatorConfig, device: torch.device) -> DemucsSeparato
     Raises:
         MissingPartError: It is absent, damaged, out of reach, or no 44.1 kHz stereo model with vocals.
     """
-    name = config.model
-    if config.repo is None:
-        # A bare name would fall back to an old address that has no timeout and brings pickles.
-        place = f"hf://{name.removeprefix('hf://')}"
-        _fetch(name)
-    elif config.repo.is_dir():
-        place = name
-    else:
-        raise MissingPartError(f"{config.repo}: no such folder; separator.repo must hold demucs weights")
+    name, repo = config.model, config.repo
+    if repo is not None and not repo.is_dir():
+        raise MissingPartError(f"{repo}: no such folder; separator.repo must hold demucs weights")
     try:
         with quietly():
-            from demucs.pretrained import get_model
-
-            model: Any = get_model(place, config.repo)
+            model = _from_hub(name) if repo is None else _from_folder(name, repo)
+            _require_ours(model, name)
+    except SamuelError:
+        raise
     except (Exception, SystemExit) as error:  # demucs exits where the package diffq is missing
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        where = config.repo or "the hub's cache"
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
+        where = repo or "the hub's cache"
         raise MissingPartError(
             f"{where}: demucs cannot load {name!r} ({reason}); fetch its weights again"
         ) from error
-    _require_ours(model, name)
     return DemucsSeparator(model, name, device, precision=config.precision, batch=config.batch)
 
 
@@ -130,27 +127,38 @@ def hub_repository(model: str) -> tuple[str, str]:
     return f"{namespace or DEFAULT_NAMESPACE}/{hf_repo_name(name)}", f"{name}.yaml"
 
 
-def _fetch(model: str) -> None:
-    """Bring a model of the hub into the cache, and see that it is whole and names no code but demucs'."""
+def _from_folder(name: str, repo: Path) -> Any:
+    from demucs.pretrained import get_model
+
+    if "/" in name:
+        raise MissingPartError(f"separator.model = {name!r} is of the hub; unset separator.repo for it")
+    return get_model(name, repo)
+
+
+def _from_hub(model: str) -> Any:
+    """What demucs would make of the hub's files, once they are seen to be whole and to name no other code."""
+    from demucs.apply import BagOfModels
+    from demucs.hf import load_safetensors_model
+
     repository, listing = hub_repository(model)
-    bag = fetch(repository, listing, REMEDY)
-    try:
-        signatures = [str(name) for name in yaml.safe_load(bag.read_text("utf-8"))["models"]]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise MissingPartError(f"{bag}: no list of models ({error!r}); fetch it again, {REMEDY}") from error
-    for signature in signatures:
-        path = fetch(repository, f"{signature}.safetensors", REMEDY)
+    file = fetch(repository, listing, REMEDY)
+    bag: Any = yaml.safe_load(file.read_text("utf-8"))
+    signatures = bag["models"]
+    if not all(isinstance(name, str) and re.fullmatch(r"\w{1,64}", name) for name in signatures):
+        raise MissingPartError(f"{file}: no list of models; fetch it again, {REMEDY}")
+    paths = [fetch(repository, f"{signature}.safetensors", REMEDY) for signature in signatures]
+    for path in paths:
         verify_blob(path)
         _require_harmless(path)
+    return BagOfModels(
+        [load_safetensors_model(path) for path in paths], bag.get("weights"), bag.get("segment")
+    ).eval()
 
 
 def _require_harmless(path: Path) -> None:
     """Demucs calls whatever class a file of the hub names; a stranger's could name anything."""
-    try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise MissingPartError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata() or {}
     if metadata.get("klass") not in NETWORKS or "structure" in metadata:
         raise MissingPartError(
             f"{path}: not loaded: its network is {metadata.get('klass')!r:.80}, and not one of "
@@ -161,12 +169,19 @@ def _require_harmless(path: Path) -> None:
 def _require_ours(model: Any, name: str) -> None:
     if SOURCE not in model.sources or (model.samplerate, model.audio_channels) != (SAMPLE_RATE, CHANNELS):
         raise MissingPartError(f"demucs {name}: no 44.1 kHz stereo model with a source named {SOURCE!r}")
+    singers = _singers(model)
+    lengths = [float(network.segment) for network, _ in singers]
+    if not singers or not isfinite(sum(weight for _, weight in singers)) or min(lengths) < SHORTEST_SEGMENT_S:
+        raise MissingPartError(f"demucs {name}: a bag that makes no vocals; fetch its list of models again")
     require_finite(model.state_dict(), f"demucs {name}")
 
 
 def _identity(model: Any, name: str, precision: Precision) -> str:
-    bag = [getattr(model, "weights", None), str(getattr(model, "segment", None))]
-    weights = digest(weights_digest(model.state_dict()), bag)
+    members = [
+        (type(network).__name__, getattr(network, "_init_args_kwargs", None), str(network.segment), weight)
+        for network, weight in _singers(model)
+    ]
+    weights = digest(weights_digest(model.state_dict()), members)
     rounded = "" if precision == "fp32" else f" {precision}"
     return f"demucs/{version('demucs')} {name} shifts=0 overlap={OVERLAP}{rounded} weights={weights}"
 
@@ -177,15 +192,19 @@ def _singers(model: Any) -> list[tuple[Any, float]]:
     if not hasattr(model, "models"):
         return [(model, 1.0)]
     weighted = zip(model.models, model.weights, strict=True)
-    return [(network, weights[place]) for network, weights in weighted if weights[place]]
+    return [(network, float(weights[place])) for network, weights in weighted if weights[place] > 0]
 
 
 def _batcher(network: Any, device: torch.device, precision: Precision, batch: int | None) -> Batcher:
     place = network.sources.index(SOURCE)
     network.to(device).eval().requires_grad_(False)
-    # Only the vocals leave the GPU.
+    # Only the vocals leave the GPU; and a copy, or on a CPU they would keep the other sources alive.
     return Batcher(
-        lambda segments: network(segments)[:, place], device, precision=precision, size=batch, most=MOST
+        lambda segments: network(segments)[:, place].clone(),
+        device,
+        precision=precision,
+        size=batch,
+        most=MOST,
     )
 
 

@@ -107,6 +107,25 @@ def test_bf16_errs_by_less_than_a_percent(repository: Path) -> None:
     assert rounded.identity != exact.identity
 
 
+def test_identity_follows_what_the_weights_do_not_tell(repository: Path, tmp_path: Path) -> None:
+    write_demucs(tmp_path)
+    (tmp_path / "short.yaml").write_text("models: [tiny0000]\nsegment: 1")
+    (tmp_path / "same.yaml").write_text("models: [tiny0000]")
+
+    def weights_of(model: str) -> str:
+        return load_tiny(tmp_path, model).identity.split("weights=")[1]
+
+    assert weights_of("same") == weights_of("tiny") == load_tiny(repository).identity.split("weights=")[1]
+    assert weights_of("short") != weights_of("tiny")
+    path = next(tmp_path.glob("*.th"))
+    package = torch.load(path, weights_only=False)
+    package["kwargs"]["t_heads"] = 4  # the tensors are the same, the network is not
+    before = weights_of("tiny")
+    torch.save(package, tmp_path / "tiny0000.th")
+    path.unlink()
+    assert weights_of("tiny") != before
+
+
 def test_the_batch_size_is_no_part_of_the_identity(repository: Path) -> None:
     assert load_tiny(repository, batch=4).identity == load_tiny(repository).identity
 

@@ -108,7 +108,29 @@ def test_a_strangers_code_is_not_run(
     assert not (tmp_path / "was-here").exists()
 
 
-def test_a_listing_that_is_none(hub: LocalHub, tmp_path: Path) -> None:
-    (tmp_path / "single" / "htdemucs.yaml").write_text("!!python/object/apply:os.system ['touch was-here']")
-    with pytest.raises(MissingPartError, match="no list of models"):
+@pytest.mark.parametrize(
+    ("listing", "message"),
+    [
+        ("!!python/object/apply:os.system ['touch was-here']", "cannot load"),
+        ("models: [../tiny0000]", "no list of models"),
+        ("models: 2001-99-99", "cannot load"),
+        ("models: {}", "cannot load"),
+        ("models: [tiny0000]\nweights: [[0, 0, 0, 0]]", "makes no vocals|cannot load"),
+        ("models: [tiny0000]\nweights: [[1, 1, 1, .inf]]", "makes no vocals"),
+        ("models: [tiny0000]\nweights: some", "cannot load"),
+        ("models: [tiny0000]\nsegment: 0", "makes no vocals"),
+        ("models: " + "[" * 2000, "cannot load"),
+    ],
+)
+def test_a_listing_that_is_none(hub: LocalHub, tmp_path: Path, listing: str, message: str) -> None:
+    (tmp_path / "single" / "htdemucs.yaml").write_text(listing)
+    with pytest.raises(MissingPartError, match=rf"{message}"):
         load()
+
+
+def test_a_local_repository_does_not_lead_to_the_hub(hub: LocalHub, tmp_path: Path) -> None:
+    write_demucs(tmp_path / "repo")
+    for model in ("hf://stranger/htdemucs", "stranger/htdemucs"):
+        with pytest.raises(MissingPartError, match=r"unset separator\.repo"):
+            load(model, tmp_path / "repo")
+    assert hub.requests == []
