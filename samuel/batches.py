@@ -1,8 +1,8 @@
 """A network applied to the items of many songs, in batches as large as the device holds.
 
 Whoever has items queues them and waits; of those who wait, one computes the next batch for all. So segments
-of different songs share a batch, and while one song is computed others are read and written. A batch is
-always filled up to its size, with zeros: then the result of an item does not depend on its neighbours.
+of different songs share a batch, and while one song is computed others are read and written. What becomes
+part of the dataset is filled up with zeros to whole batches: then no item's result depends on its neighbours.
 """
 
 import threading
@@ -34,6 +34,7 @@ class Batcher:
         precision: Precision = "fp32",
         size: int | None = None,
         most: int = 1,
+        fill: bool = True,
     ) -> None:
         """Nothing is computed yet.
 
@@ -43,7 +44,9 @@ class Batcher:
             precision: Of the arithmetic; results are float32.
             size: Items of a batch; none: as many as the GPU's memory holds, one elsewhere.
             most: Never more than so many by itself.
+            fill: Whether a batch always has its full size.
         """
+        self._fill = fill
         self._network, self._device, self._most, self._given = network, device, most, size
         self._sizes: dict[torch.Size, int] = {}
         self._precision: Precision = precision
@@ -118,7 +121,7 @@ class Batcher:
             parts = [tensors[start : start + size] for start in range(0, len(tensors), size)]
             return [result for part in parts for result in self._results(part)]
         try:
-            return self._launch(tensors, size)
+            return self._launch(tensors, size if self._fill else len(tensors))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -50,6 +50,12 @@ def test_every_batch_has_the_full_size(count: int, batches: int) -> None:
     assert network.shapes == [(4, 3)] * batches
 
 
+def test_a_batch_that_is_not_filled_up_has_the_size_of_what_is_there() -> None:
+    network = Network()
+    check(items(6), Batcher(network, CPU, size=4, fill=False)(items(6)))
+    assert network.shapes == [(4, 3), (2, 3)]
+
+
 def test_one_at_a_time_where_there_is_no_gpu() -> None:
     network = Network()
     batcher = Batcher(network, CPU, most=8)

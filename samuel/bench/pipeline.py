@@ -106,6 +106,8 @@ def _stages(
     settings: Settings, downloaded: Sequence[Outcome], audio_s: float, device: torch.device
 ) -> Iterator[Row]:
     """Each stage for itself, then both at once in another folder; disk included."""
+    pipeline.separator_for(settings)
+    pipeline.codec_for(settings)
     separated, seconds = _timed(lambda: pipeline.separate_songs(downloaded, settings))
     yield "separation, with disk", f"{audio_s / seconds:.2f} × real time"
     _, seconds = _timed(lambda: pipeline.encode_songs(separated, settings))

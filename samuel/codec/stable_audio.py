@@ -58,7 +58,7 @@ class StableAudioCodec:
             device, precision=config.precision, size=config.batch, most=MOST,
         )  # fmt: skip
         self._decoder = Batcher(
-            autoencoder.decode, device, precision=config.precision, size=config.batch, most=MOST
+            autoencoder.decode, device, precision=config.precision, size=config.batch, most=MOST, fill=False
         )
 
     def encode(self, audio: Tensor) -> Tensor:
