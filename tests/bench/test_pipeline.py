@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from samuel.batches import Batcher
 from samuel.bench import exactness, pipeline, utilisation, weights
 from samuel.codec import load_codec
 from samuel.config import CodecConfig, SeparatorConfig
@@ -131,3 +132,43 @@ def test_at_full_size_the_deviations_are_those_of_rounding(tmp_path: Path) -> No
     rows = dict(exactness.exactness_rows(small_settings(tmp_path)))
     for what, least in {"separation against apply_model": 1e-5, "encoding against one pass": 1e-4}.items():
         assert float(rows[what].split()[2].removesuffix(",")) < least
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("tiny")
+def test_on_a_gpu_the_deviations_are_those_of_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(exactness.FRAMES, "cuda", 1040)
+    settings = small_settings(tmp_path).model_copy(update={"device": "cuda"})
+    rows = dict(exactness.exactness_rows(settings))
+    for what, least in {"separation against apply_model": 1e-5, "encoding against one pass": 1e-4}.items():
+        assert float(rows[what].split()[2].removesuffix(",")) < least
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("tiny")
+def test_on_a_gpu_what_shares_a_batch_changes_no_bit(tmp_path: Path) -> None:
+    given = small_settings(tmp_path).model_copy(update={"device": "cuda"})
+    digests = []
+    for hand in (1, 4):
+        own = pipeline._settings(tmp_path, given.model_copy(update={"songs_in_hand": hand}))
+        own = own.model_copy(update={"data": tmp_path / str(hand)})
+        pipeline._pass_round_trip(own)
+        separated = pipeline.pipeline.separate_songs(pipeline._downloaded(own, 4, 8.0), own)
+        encoded = pipeline.pipeline.encode_songs(separated, own)
+        digests.append([outcome.entry and outcome.entry.sha256 for outcome in encoded])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_batch_that_does_not_fit_is_halved() -> None:
+    device = torch.device("cuda")
+    room = torch.cuda.get_device_properties(device).total_memory // 64
+    torch.cuda.set_per_process_memory_fraction(1 / 64)
+    try:
+        grow = Batcher(lambda batch: batch.repeat(1, 4).sum(1, keepdim=True), device, size=64)
+        items = [torch.ones(room // 4 // 64) for _ in range(64)]
+        assert [float(result) for result in grow(items)] == pytest.approx([4.0 * len(items[0])] * 64)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
