@@ -69,6 +69,15 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_run_that_only_downloads_needs_no_torch() -> None:
+    code = (
+        "import sys, samuel.doctor, samuel.popdb.acquisition, samuel.popdb.songs, samuel.popdb.space; "
+        "print([m for m in ('torch', 'prefect') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
 def test_files_stay_small() -> None:
     long = {str(p): n for p in MODULES.values() if (n := len(p.read_text().splitlines())) > 300}
     assert long == {}
