@@ -73,7 +73,7 @@ def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
     rows = [step.row() for step in funnel(outcomes)]
     get_run_logger().info("What became of the songs\n%s", text_of(rows))
     numbers = [{"count": name, "value": value} for name, value in popdb.info["counts"].items()]
-    create_table_artifact(key="popdb", table=numbers, description=f"POPDB at {popdb.root}")
+    create_table_artifact(key="popdb", table=numbers, description=f"POPDB at {popdb.location}")
     _show_vocal_share(popdb)
 
 

@@ -45,7 +45,7 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
         broken_off.pop_all()
     popdb = assemble.submit(outcomes, settings).result()
     artifacts.show_dataset(popdb, outcomes)
-    return {"path": str(popdb.root), **popdb.info["counts"]}
+    return {"path": popdb.location, **popdb.info["counts"]}
 
 
 @task(task_run_name="check this machine", cache_policy=NO_CACHE)

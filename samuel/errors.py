@@ -6,6 +6,7 @@ SamuelError
 ├── MissingPartError   weights, a program or a machine feature that is not there
 ├── NotBuiltError      a part of the design that this version does not hold yet
 ├── DatasetError       POPDB is absent, half-written or not what its index says
+│   └── NewerFormatError   its format is newer than what this version reads
 ├── CheckpointError    a checkpoint is absent, damaged or belongs to other settings
 ├── OperatorError      the run must stop and a person must act: a bot check, a full disk
 ├── StoppedError       work that was ended because other work failed, which has its own error
@@ -37,6 +38,10 @@ class NotBuiltError(SamuelError):
 
 class DatasetError(SamuelError):
     """POPDB is absent or not what its index says."""
+
+
+class NewerFormatError(DatasetError):
+    """POPDB is of a format that a later version writes."""
 
 
 class CheckpointError(SamuelError):

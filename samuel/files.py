@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 MANIFEST = "entry.json"
 
@@ -56,10 +56,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def as_json(value: Any) -> bytes:
+    """The bytes of a JSON file; the same value gives the same."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically; the same value gives the same bytes."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+        temporary.write_bytes(as_json(value))
 
 
 def read_json(path: Path) -> Any:
@@ -175,12 +180,20 @@ def partial_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path`, waiting for another process that holds it."""
-    lock = path.parent / ".locks" / f"{path.name}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+def locked(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold the lock that belongs to `path`, waiting, after `on_wait`, for another process that holds it."""
+    name = path.parent / ".locks" / f"{path.name}.lock"
+    name.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def remove(paths: Iterable[Path]) -> None:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
         ({"sampling": {"steps": 900}}, "sampling.steps = 900"),
         ({"model": {"latent_channels": 32}}, "model.latent_channels"),
         ({"evaluation": {"scorers": []}}, "evaluation.scorers"),
-        ({"popdb": {"path": "s3://bucket/popdb"}}, "popdb.path"),
+        ({"popdb": {"path": 7}}, "popdb.path"),
         ({"songs": {"min_popularity": 50}}, "songs.min_popularity needs songs.source = 'csv'"),
         (
             {"songs": {"source": "csv", "min_duration_s": 9, "max_duration_s": 8}},

@@ -1,21 +1,61 @@
-from collections import Counter
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 
-from samuel.dataset import Batches, Normaliser, evaluation_pairs, training_pairs
-from samuel.errors import DatasetError
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.dataset import (
+    SHUFFLE_BLOCK,
+    Batches,
+    Latents,
+    Normaliser,
+    each_once,
+    epoch_order,
+    evaluation_pairs,
+    training_pairs,
+)
+from samuel.errors import DatasetError, SettingsError
+from samuel.popdb.outcome import Outcome
+from samuel.popdb.shards import Popdb, compact, open_popdb, write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 
 CPU = torch.device("cpu")
+WORKERS = [
+    {},
+    {"num_workers": 2, "multiprocessing_context": "fork"},
+    {"num_workers": 2, "multiprocessing_context": "fork", "persistent_workers": True},
+    {"num_workers": 1, "multiprocessing_context": "spawn", "persistent_workers": True},
+]
+
+
+def songs(root: Path) -> list[Outcome]:
+    return [encoded_song(root, name, pairs=3) for name in "abcdefg"]
 
 
 @pytest.fixture
 def popdb(tmp_path: Path) -> Popdb:
-    songs = [encoded_song(tmp_path, name) for name in "abcde"]
-    return write_popdb(songs, small_settings(tmp_path))
+    return write_popdb(songs(tmp_path), small_settings(tmp_path, popdb={"pairs_per_shard": 2}))
+
+
+def same(found: Latents, expected: Latents) -> bool:
+    return all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, expected, strict=True))
+
+
+def order_by_the_book(count: int, seed: int, epoch: int) -> list[int]:
+    """What `epoch_order` means, place by place."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    blocks = [list(range(count))[i : i + SHUFFLE_BLOCK] for i in range(0, count, SHUFFLE_BLOCK)]
+    order = []
+    for block in torch.randperm(len(blocks), generator=generator):
+        members = blocks[block]
+        order += [members[i] for i in torch.randperm(len(members), generator=generator)]
+    return order
 
 
 def test_batches_are_normalised(popdb: Popdb) -> None:
@@ -27,50 +67,179 @@ def test_batches_are_normalised(popdb: Popdb) -> None:
         assert torch.allclose(frames.std(dim=1, unbiased=False), torch.ones(64), atol=1e-3)
 
 
-def test_normalisation_is_undone(popdb: Popdb) -> None:
+def test_normalisation_is_undone_and_leaves_its_input_alone(popdb: Popdb) -> None:
     normaliser = Normaliser.of(popdb.stats)
     _, accompaniment = popdb.read(popdb.index[:2])
-    there = normaliser.accompaniment(accompaniment)
-    assert torch.allclose(normaliser.accompaniment_latents(there), accompaniment.float(), atol=1e-4)
+    given = accompaniment.float()
+    there = normaliser.accompaniment(given)
+    assert torch.equal(given, accompaniment.float())
+    mean, std = (torch.tensor(popdb.stats["accompaniment"][name])[:, None] for name in ("mean", "std"))
+    assert torch.equal(there, (given - mean) / std)
+    assert torch.allclose(normaliser.accompaniment_latents(there), given, atol=1e-4)
 
 
-def test_an_epoch_visits_each_training_pair_once_and_no_other(popdb: Popdb) -> None:
-    count = len(popdb.pairs("train"))
-    batches = Batches(popdb, batch_size=1, seed=0)
-    for epoch in range(3):
-        visited = [batches.rows(step)[0]["pair_id"] for step in range(epoch * count, (epoch + 1) * count)]
-        assert sorted(visited) == sorted(row["pair_id"] for row in popdb.pairs("train"))
+def test_a_batch_is_made_of_the_pairs_it_names(popdb: Popdb) -> None:
+    batches = Batches(popdb, batch_size=4, seed=5)
+    rows = {row["pair_id"]: row for row in popdb.index}
+    for step in range(6):
+        vocal, accompaniment = popdb.read([rows[name] for name in batches.pair_ids(step)])
+        normaliser = Normaliser.of(popdb.stats)
+        expected = normaliser.vocal(vocal), normaliser.accompaniment(accompaniment)
+        assert same(batches.at(step, CPU), expected)
 
 
-def test_batches_straddle_epochs_without_losing_a_pair(popdb: Popdb) -> None:
-    count = len(popdb.pairs("train"))
-    batches = Batches(popdb, batch_size=3, seed=0)
-    visits = Counter(row["pair_id"] for step in range(count) for row in batches.rows(step))
-    assert set(visits.values()) == {3}
+@pytest.mark.parametrize("count", [1, 7, SHUFFLE_BLOCK, SHUFFLE_BLOCK + 1, 3 * SHUFFLE_BLOCK - 5])
+def test_the_order_is_that_of_a_plain_loop(count: int) -> None:
+    for seed, epoch in ((0, 0), (0, 1), (2**32 - 1, 3)):
+        assert epoch_order(count, seed, epoch).tolist() == order_by_the_book(count, seed, epoch)
 
 
-def test_the_seed_chooses_the_order(popdb: Popdb) -> None:
-    def order(seed: int) -> list[str]:
-        return [Batches(popdb, 1, seed).rows(step)[0]["pair_id"] for step in range(8)]
+def test_few_shards_are_read_from_at_a_time_and_all_are_shuffled() -> None:
+    count = 15_713
+    order = epoch_order(count, 0, 0)
+    shards = order // 256
+    for start in range(0, count - SHUFFLE_BLOCK, 64):
+        # Of two blocks, or of three where the short last one is in the middle.
+        assert len(set(shards[start : start + SHUFFLE_BLOCK].tolist())) <= 3 * SHUFFLE_BLOCK // 256
+    inside = order[order < SHUFFLE_BLOCK]
+    assert abs(np.corrcoef(inside[:-1], inside[1:])[0, 1]) < 0.1
 
-    assert order(0) == order(0)
-    assert order(0) != order(1)
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 1), (1, 4), (2, 3), (3, 2), (5, 40)])
+def test_ranks_and_steps_share_out_the_order_without_overlap_or_loss(
+    popdb: Popdb, world_size: int, batch_size: int
+) -> None:
+    count, epochs = len(popdb.pairs("train")), 3
+    endless = [place for epoch in range(epochs) for place in order_by_the_book(count, 9, epoch)]
+    ranks = [Batches(popdb, batch_size, 9, rank, world_size) for rank in range(world_size)]
+    taken = []
+    for step in range(len(endless) // (world_size * batch_size)):
+        for batches in ranks:
+            taken += batches.places(step).tolist()
+    assert taken == endless[: len(taken)]
+    assert sorted(taken[:count]) == list(range(min(count, len(taken))))
+
+
+def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+    orders = {epoch_order(20, seed, epoch).tobytes() for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+def test_the_order_outlives_growth_in_parts_and_compaction(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, popdb={"pairs_per_shard": 2})
+    *first, last, middle = songs(tmp_path)
+    for some in ([*first[::2], last], [*first, last], [*first, last, middle]):
+        grown = write_popdb(some, settings)
+    grown = open_popdb(settings.popdb_path)
+    before = [Batches(grown, 4, 0).at(step, CPU) for step in range(8)]
+    compacted = compact(grown.root)
+    assert [row["shard"] for row in compacted.index] != [row["shard"] for row in grown.index]
+    assert all(same(Batches(compacted, 4, 0).at(step, CPU), before[step]) for step in range(8))
+
+
+@pytest.mark.parametrize("options", WORKERS)
+def test_workers_read_the_batches_of_each_step(popdb: Popdb, options: dict[str, Any]) -> None:
+    batches = Batches(popdb, batch_size=4, seed=1, rank=1, world_size=2)
+    batches.pairs[0]  # has a shard open when workers are forked
+    loader = batches.loader(first_step=3, steps=6, **options)
+    assert len(loader) == 6
+    for _ in range(2):  # a second pass begins where the first one did
+        found = [(vocal.clone(), accompaniment.clone()) for vocal, accompaniment in loader]
+        expected = [batches.pairs.batch(batches.places(step)) for step in range(3, 9)]
+        assert len(found) == 6
+        assert all(map(same, found, expected))
+
+
+@pytest.mark.parametrize("options", WORKERS[:2])
+def test_the_sequence_goes_on_from_any_step(popdb: Popdb, options: dict[str, Any]) -> None:
+    batches = Batches(popdb, batch_size=5, seed=1)
+    for first_step in (0, 1_000_000):
+        found = itertools.islice(batches.on(CPU, first_step, **options), 5)
+        assert [same(latents, batches.at(first_step + i, CPU)) for i, latents in enumerate(found)] == [
+            True
+        ] * 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files")
+def test_shards_are_opened_when_they_are_first_read(popdb: Popdb) -> None:
+    def count() -> int:
+        files = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return sum(str(file.resolve()).startswith(str(popdb.root / "shards")) for file in files)
+
+    again = open_popdb(popdb.root)
+    pairs = Batches(again, 1, 0).pairs
+    loader = Batches(again, 1, 0).loader(steps=1, num_workers=1)
+    assert count() == 0
+    assert len(list(loader)) == 1
+    assert count() == 0  # it was the worker who opened it
+    pairs.batch([0])
+    assert count() == 1
+
+
+def test_a_loader_leaves_the_global_generator_alone(popdb: Popdb) -> None:
+    before = torch.get_rng_state()
+    next(Batches(popdb, 2, 0).on(CPU))
+    list(each_once(popdb.dataset("train"), 2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def joined(batches: Sequence[Latents]) -> list[bytes]:
+    return [
+        vocal.numpy().tobytes() + accompaniment.numpy().tobytes()
+        for pair in batches
+        for vocal, accompaniment in zip(*pair, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 4), (2, 3), (3, 1), (40, 2)])
+def test_a_pass_of_validation_has_each_pair_once(
+    popdb: Popdb, split: str, world_size: int, batch_size: int
+) -> None:
+    pairs = popdb.dataset(split)
+    one_by_one = joined([popdb.read([row]) for row in popdb.pairs(split)])
+    ranks = [joined(list(each_once(pairs, batch_size, rank, world_size))) for rank in range(world_size)]
+    dealt = [found for turn in itertools.zip_longest(*ranks) for found in turn if found is not None]
+    assert dealt == one_by_one
+    sizes = [len(vocal) for vocal, _ in each_once(pairs, batch_size)]
+    assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+
+
+def test_a_pass_of_validation_by_workers_is_the_same(popdb: Popdb) -> None:
+    pairs, options = popdb.dataset("train"), WORKERS[1]
+    found = [
+        (vocal.clone(), accompaniment.clone()) for vocal, accompaniment in each_once(pairs, 4, **options)
+    ]
+    assert joined(found) == joined(list(each_once(pairs, 4)))
+
+
+@pytest.mark.parametrize(("batch_size", "rank", "world_size"), [(0, 0, 1), (1, 1, 1), (1, -1, 2), (1, 0, 0)])
+def test_a_rank_outside_the_world_is_refused(
+    popdb: Popdb, batch_size: int, rank: int, world_size: int
+) -> None:
+    with pytest.raises(SettingsError, match=f"rank = {rank}, world_size = {world_size}"):
+        Batches(popdb, batch_size, 0, rank, world_size)
+    with pytest.raises(SettingsError, match=f"batch_size = {batch_size}"):
+        each_once(popdb.dataset("train"), batch_size, rank, world_size)
+
+
+@pytest.mark.slow  # torch waits five seconds for a worker that failed
+def test_a_shard_that_is_gone_is_named_by_a_worker(popdb: Popdb) -> None:
+    for shard in (popdb.root / "shards").iterdir():
+        shard.unlink()
+    with pytest.raises(DatasetError, match=r"shards/0.*missing; open the dataset again"):
+        list(Batches(popdb, 2, 0).loader(steps=1, num_workers=1))
 
 
 def test_a_dataset_of_one_song_is_evaluated_on_what_it_has(tmp_path: Path) -> None:
     popdb = write_popdb([encoded_song(tmp_path, "a")], small_settings(tmp_path))
-    assert evaluation_pairs(popdb) == training_pairs(popdb)
-    assert len(training_pairs(popdb)) == 2
+    assert [row["pair_id"] for row in evaluation_pairs(popdb)] == ["a-000", "a-001"]
+    assert training_pairs(popdb).pair_ids == ["a-000", "a-001"]
 
 
 def test_no_training_pairs_is_an_error(popdb: Popdb) -> None:
-    empty = Popdb(popdb.root, popdb.info, popdb.stats, popdb.pairs("validation"))
+    held_out = dataclasses.replace(popdb, table=popdb.table.filter(pc.field("split") == "validation"))
     with pytest.raises(DatasetError, match="no training pairs"):
-        training_pairs(empty)
-
-
-def test_every_epoch_has_an_order_of_its_own(popdb: Popdb) -> None:
-    count = len(popdb.pairs("train"))
-    batches = Batches(popdb, batch_size=count, seed=0)
-    orders = {tuple(row["pair_id"] for row in batches.rows(epoch)) for epoch in range(4)}
-    assert len(orders) > 1
+        training_pairs(held_out)
+    with pytest.raises(DatasetError, match="no training pairs"):
+        Batches(held_out, 2, 0).at(0, CPU)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -11,7 +12,7 @@ from samuel.checkpoint import load_model
 from samuel.config import Settings, parse
 from samuel.errors import CheckpointError, DatasetError
 from samuel.files import Entry, append_jsonl, read_jsonl, sha256
-from samuel.popdb.shards import Popdb, open_popdb, write_popdb
+from samuel.popdb.shards import Popdb, compact, open_popdb, write_popdb
 from samuel.train import Training, fit, learning_rate_at, run_folder
 from tests.popdb.latents import encoded_song, small_settings
 
@@ -70,6 +71,31 @@ def test_a_killed_training_goes_on_bit_for_bit(
     assert [row[0] for row in losses[0]] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_training_outlives_the_compaction_of_its_dataset(settings: Settings, tmp_path: Path) -> None:
+    songs = [encoded_song(tmp_path, name) for name in "abcde"]
+    write_popdb(songs[::2], settings)
+    grown = write_popdb(songs, settings)
+    run = run_folder(grown, settings)
+    whole = trained(grown, settings, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        fit(grown, settings, run, stop_at(3))
+    compacted = compact(grown.root)
+    assert compacted.info["index_sha256"] != grown.info["index_sha256"]
+    assert run_folder(compacted, settings) == run
+    resumed = trained(compacted, settings, run)
+    assert resumed.sha256["model.safetensors"] == whole.sha256["model.safetensors"]
+    assert resumed.record == whole.record
+    assert resumed.record["dataset"] == compacted.info["content_sha256"]
+
+
+def test_other_pairs_are_another_training(settings: Settings, tmp_path: Path) -> None:
+    folders = set()
+    for names in ("abc", "abcd", "abd"):
+        songs = [encoded_song(tmp_path, name) for name in names]
+        folders.add(run_folder(write_popdb(songs, settings), settings))
+    assert len(folders) == 3
+
+
 def test_a_finished_training_is_not_done_again(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
     assert trained(popdb, settings, tmp_path / "run").made
     assert not fit(popdb, settings, tmp_path / "run", lambda _: pytest.fail("a step was taken")).made
@@ -94,7 +120,7 @@ def test_the_step_depends_on_every_setting_that_shapes_it(popdb: Popdb, settings
 def test_a_loss_that_is_not_finite_stops_before_the_optimiser(
     popdb: Popdb, settings: Settings, tmp_path: Path
 ) -> None:
-    broken = Popdb(popdb.root, popdb.info, json.loads(json.dumps(popdb.stats)), popdb.index)
+    broken = dataclasses.replace(popdb, stats=json.loads(json.dumps(popdb.stats)))
     broken.stats["accompaniment"]["mean"][0] = math.nan
     training = Training(broken, settings, tmp_path / "run")
     before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}

@@ -90,9 +90,10 @@ class Settings(Section):
         return self
 
     @property
-    def popdb_path(self) -> Path:
-        """Where the dataset lies."""
-        return self.popdb.path or self.data / "popdb"
+    def popdb_path(self) -> Path | str:
+        """Where the dataset lies: a path, or a URL."""
+        path = self.popdb.path
+        return path if path and "://" in path else Path(path or self.data / "popdb")
 
 
 def demo() -> Settings:

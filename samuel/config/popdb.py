@@ -224,7 +224,12 @@ class RetentionConfig(Section):
 class PopdbConfig(Section):
     """The dataset."""
 
-    path: Path | None = Field(default=None, description="where POPDB lies; none: popdb/ in the data folder")
+    path: str | None = Field(
+        default=None, description="where POPDB lies, a folder or a URL; none: popdb/ in the data folder"
+    )
+    cache: Path | None = Field(
+        default=None, description="where shards from a URL are kept; none: samuel/shards in the user's cache"
+    )
     chunk_frames: Annotated[int, Field(ge=64, multiple_of=8)] = Field(
         default=1024, description="latent frames of a pair; 1024 are 47.55 s"
     )
@@ -241,7 +246,5 @@ class PopdbConfig(Section):
 
     @field_validator("path", mode="before")
     @classmethod
-    def _local(cls, value: object) -> object:
-        if "://" in str(value):
-            raise ValueError(f"popdb.path = {value!s}: URLs are not written yet, give a local folder")
-        return value
+    def _text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio, dbfs
@@ -40,7 +40,8 @@ def encode_pair(codec: Codec, stems: Entry, chunk_frames: int, folder: Path) -> 
         "vocal": _encode(codec, vocals, chunks, chunk_frames),
         "accompaniment": _encode(codec, accompaniment, chunks, chunk_frames),
     }
-    save_file(latents, folder / "latents.safetensors")
+    # Not `save_file`: a full disk is an OSError here, and nothing that could be told from a fault there.
+    (folder / "latents.safetensors").write_bytes(save(latents))
     return {"chunks": _describe(vocals, vocals + accompaniment, chunks, chunk_frames)}
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from samuel.files import replacing
 from samuel.popdb.fingerprint import from_text, recordings
 from samuel.popdb.outcome import Outcome
+from samuel.popdb.tables import write_rows
 
 CANDIDATE = pa.struct(
     [
@@ -30,7 +29,8 @@ SONGS_SCHEMA = pa.schema(
         ("retryable", pa.bool_()), ("attempts", pa.int32()), ("message", pa.string()),
         ("video_id", pa.string()), ("video_title", pa.string()), ("channel", pa.string()),
         ("match_score", pa.float64()), ("match_reason", pa.string()), ("duration_s", pa.float64()),
-        ("peak", pa.float64()), ("clipped_share", pa.float64()), ("recording", pa.string()),
+        ("peak", pa.float64()), ("clipped_share", pa.float64()), ("audio_sha256", pa.string()),
+        ("recording", pa.string()),
         ("vocal_shares", pa.list_(pa.float64())), ("pairs", pa.int32()),
         ("candidates", pa.list_(CANDIDATE)),
     ]
@@ -38,7 +38,7 @@ SONGS_SCHEMA = pa.schema(
 # Columns that are what the stages recorded under the same name.
 RECORDED = (
     "video_id", "video_title", "channel", "match_score", "match_reason", "duration_s", "peak",
-    "clipped_share",
+    "clipped_share", "audio_sha256",
 )  # fmt: skip
 
 
@@ -94,8 +94,7 @@ def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 def write_songs(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `songs.parquet`, whole or not at all."""
-    with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SONGS_SCHEMA), temporary)
+    write_rows(path, rows, SONGS_SCHEMA)
 
 
 def _row(outcome: Outcome, groups: Mapping[str, str], min_vocal_share: float) -> dict[str, Any]:

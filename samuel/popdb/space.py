@@ -78,7 +78,7 @@ def require_space(songs: Sequence[Song], settings: Settings) -> list[Need]:
         _removed(audio, AUDIO_BYTES_PER_S, durations_s, settings.retention.audio),
         _removed(stems, STEMS_BYTES_PER_S, durations_s, settings.retention.stems),
         _kept("latents", data / "latents", LATENTS_BYTES_PER_S, durations_s),
-        _shards(settings.popdb_path, durations_s),
+        *_shards(settings.popdb_path, durations_s),
     ]
     if settings.retention.check_space:
         _check(needs)
@@ -131,9 +131,11 @@ def _removed(need: Need, bytes_per_s: float, durations_s: Sequence[float], reten
     return replace(need, spared_bytes=need.n_bytes - n_bytes)
 
 
-def _shards(root: Path, durations_s: Sequence[float]) -> Need:
+def _shards(root: Path | str, durations_s: Sequence[float]) -> list[Need]:
+    if isinstance(root, str):  # a URL: what is free there is not known
+        return []
     there = sum(path.stat().st_size for path in (root / "shards").glob("*.safetensors"))
-    return Need("shards", root, max(0, round(LATENTS_BYTES_PER_S * sum(durations_s)) - there))
+    return [Need("shards", root, max(0, round(LATENTS_BYTES_PER_S * sum(durations_s)) - there))]
 
 
 def _check(needs: Sequence[Need]) -> None:

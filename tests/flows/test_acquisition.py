@@ -57,7 +57,8 @@ def test_every_song_of_the_list_is_accounted_for(
 ) -> None:
     caplog.set_level(logging.INFO)
     build_popdb(settings)
-    rows = {row["title"]: row for row in pq.read_table(settings.popdb_path / "songs.parquet").to_pylist()}
+    table = pq.read_table(Path(settings.popdb_path) / "songs.parquet")
+    rows = {row["title"]: row for row in table.to_pylist()}
     assert {title: (row["stage"], row["status"]) for title, row in rows.items()} == {
         "TRUE": ("encode", "ok"),
         "../../x": ("encode", "ok"),

@@ -70,7 +70,7 @@ def undisturbed(server: str, songs_folder: Path, tmp_path_factory: pytest.TempPa
 
 
 def test_every_file_of_the_folder_is_accounted_for(undisturbed: Settings) -> None:
-    rows = pq.read_table(undisturbed.popdb_path / "songs.parquet").to_pylist()
+    rows = pq.read_table(Path(undisturbed.popdb_path) / "songs.parquet").to_pylist()
     assert {row["title"]: row["status"] for row in rows} == STATUSES
     assert {row["title"]: row["pairs"] for row in rows if row["pairs"]} == {"one": 2, "two": 2, "three": 2}
     assert all(row["message"] for row in rows if row["status"] != "ok")
@@ -104,18 +104,18 @@ def test_a_run_leaves_what_it_says(undisturbed: Settings) -> None:
 
 
 def test_a_deleted_file_is_rebuilt(undisturbed: Settings) -> None:
-    before = digests(undisturbed.popdb_path)
+    before = digests(Path(undisturbed.popdb_path))
     latents = next(undisturbed.data.glob("latents/*/latents.safetensors"))
     content = latents.read_bytes()
     shutil.rmtree(latents.parent)
     build_popdb(undisturbed)
     assert latents.read_bytes() == content
-    assert digests(undisturbed.popdb_path) == before
+    assert digests(Path(undisturbed.popdb_path)) == before
     assert sorted(states_of_last_run(BUILD_TASKS).values()).count("Completed") == 3  # check, list, one encode
 
 
 def test_a_changed_setting_rebuilds_what_depends_on_it(undisturbed: Settings, tmp_path: Path) -> None:
-    changed = undisturbed.popdb.model_copy(update={"chunk_frames": 128, "path": tmp_path / "popdb"})
+    changed = undisturbed.popdb.model_copy(update={"chunk_frames": 128, "path": str(tmp_path / "popdb")})
     build_popdb(undisturbed.model_copy(update={"popdb": changed}))
     states = states_of_last_run(BUILD_TASKS)
     assert {state for name, state in states.items() if name.startswith(("download", "separate"))} == {
@@ -127,7 +127,7 @@ def test_a_changed_setting_rebuilds_what_depends_on_it(undisturbed: Settings, tm
 def test_another_least_vocal_share_encodes_nothing_again(undisturbed: Settings, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.data.rglob("latents.safetensors")}
     assert before
-    changed = undisturbed.popdb.model_copy(update={"min_vocal_share": 0.9, "path": tmp_path / "popdb"})
+    changed = undisturbed.popdb.model_copy(update={"min_vocal_share": 0.9, "path": str(tmp_path / "popdb")})
     with pytest.raises(InputError, match=r"popdb\.min_vocal_share = 0\.9 leaves none of 6 chunks"):
         build_popdb(undisturbed.model_copy(update={"popdb": changed}))
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.data.rglob("latents.safetensors")}
@@ -175,7 +175,7 @@ def test_killed_at_three_stages_it_goes_on_to_the_same_bytes(
         process.wait()
         assert unfinished(), "the stage was over before the kill"
     assert start().wait(timeout=180) == 0, output.read_text()[-2000:]
-    assert digests(settings.popdb_path) == digests(undisturbed.popdb_path)
+    assert digests(Path(settings.popdb_path)) == digests(Path(undisturbed.popdb_path))
     assert model_digests(settings) == model_digests(undisturbed)
 
 
@@ -241,7 +241,7 @@ def test_what_an_operator_must_mend_ends_the_flow_with_its_own_words(
 
 
 def test_the_dataset_carries_no_path_of_this_machine(undisturbed: Settings, songs_folder: Path) -> None:
-    for path in undisturbed.popdb_path.rglob("*"):
+    for path in Path(undisturbed.popdb_path).rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             assert str(undisturbed.data).encode() not in content

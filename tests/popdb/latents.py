@@ -1,10 +1,12 @@
 """Encoded songs made of noise, as the stages would leave them."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from samuel.config import Settings, parse
 from samuel.files import make_entry
@@ -56,6 +58,11 @@ def encoded_song(root: Path, name: str, pairs: int = 2, recording: str = "") -> 
     parts = {"codec": "mel/1", "separator": "repet/1"}
     record = {"video_id": None, "audio_sha256": recording or name, **parts, **entry.record}
     return Outcome(Song(name, f"Title of {name}"), "encode", Status.OK, "", 1, entry, record, worked=True)
+
+
+def shard_bytes(pair_ids: Sequence[str], tensors: dict[str, torch.Tensor]) -> bytes:
+    """A shard, by the library that the format is from."""
+    return save(tensors, metadata={"popdb": json.dumps({"pairs": list(pair_ids)})})
 
 
 def failed_song(name: str, status: Status, stage: str = "download") -> Outcome:

@@ -125,7 +125,7 @@ def test_what_is_there_is_not_needed_again(tmp_path: Path, offer: Offer) -> None
     (settings.data / "raw" / ".half.tmp").mkdir()
     (settings.data / "raw" / ".half.tmp" / MANIFEST).write_text("{}")
     (settings.data / "stems" / "forgotten").mkdir()
-    shard = settings.popdb_path / "shards" / "00000.safetensors"
+    shard = Path(settings.popdb_path) / "shards" / "00000.safetensors"
     shard.parent.mkdir(parents=True)
     shard.write_bytes(bytes(1000))
     needs = by_name(require_space(listed([100.0] * 4), settings))

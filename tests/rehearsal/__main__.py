@@ -158,7 +158,7 @@ def _growth(memory: Sequence[tuple[int, float]]) -> str:
 
 
 def _rows(settings: Settings, *, flow: bool) -> list[dict[str, Any]]:
-    folder = settings.popdb_path if flow else settings.data
+    folder = Path(settings.popdb_path) if flow else settings.data
     return pq.read_table(folder / "songs.parquet").to_pylist()
 
 

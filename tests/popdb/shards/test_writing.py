@@ -1,42 +1,19 @@
 import dataclasses
-import hashlib
-import math
-import multiprocessing
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from samuel.errors import DatasetError, InputError
 from samuel.files import sha256, write_json
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import INDEX_SCHEMA, open_popdb, write_popdb
+from samuel.popdb.shards import open_popdb, write_popdb
 from samuel.popdb.statistics import ChannelStatistics
 from samuel.popdb.status import Status
 from samuel.popdb.verify import verify
 from tests.popdb.latents import FRAMES, encoded_song, failed_song, small_settings
-
-
-def songs(root: Path) -> list[Outcome]:
-    encoded = [encoded_song(root, name, pairs) for name, pairs in (("c", 2), ("a", 3), ("b", 1))]
-    return [*encoded, failed_song("d", Status.UNAVAILABLE), failed_song("e", Status.TOO_SHORT, "encode")]
-
-
-def sung(song: Outcome, *shares: float) -> Outcome:
-    """The song with these vocal shares of its chunks."""
-    chunks = [
-        chunk | {"vocal_share": share} for chunk, share in zip(song.record["chunks"], shares, strict=True)
-    ]
-    return dataclasses.replace(song, record=song.record | {"chunks": chunks})
-
-
-def songs_sung(root: Path) -> list[Outcome]:
-    """Of `songs`, a loses its first chunk at a least vocal share of ½, b its only one, c its second."""
-    c, a, b, *failed = songs(root)
-    return [sung(c, 0.9, 0.1), sung(a, 0.0, 0.5, 0.75), sung(b, 0.4999), *failed]
+from tests.popdb.shards.songs import digests, songs, songs_sung, sung
 
 
 def test_shares_that_are_measured_anew_change_what_is_left_out(tmp_path: Path) -> None:
@@ -46,11 +23,6 @@ def test_shares_that_are_measured_anew_change_what_is_left_out(tmp_path: Path) -
     again = write_popdb([sung(song, 0.2, 0.8, 0.9)], settings)
     assert [(row["chunk"], row["vocal_share"]) for row in again.index] == [(1, 0.8), (2, 0.9)]
     assert verify(again.root) == []
-
-
-def digests(root: Path) -> dict[str, str]:
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def test_every_pair_is_where_the_index_says(tmp_path: Path) -> None:
@@ -65,8 +37,9 @@ def test_every_pair_is_where_the_index_says(tmp_path: Path) -> None:
         assert torch.equal(vocal, truth["vocal"])
         assert torch.equal(accompaniment, truth["accompaniment"])
         assert vocal.dtype == torch.float16
-    assert [row["shard"] for row in popdb.index] == ["shards/00000.safetensors"] * 4 + [
-        "shards/00001.safetensors"
+    sha = [sha256(path) for path in sorted((popdb.root / "shards").iterdir())]
+    assert [row["shard"] for row in popdb.index] == [f"shards/00000-{sha[0][:12]}.safetensors"] * 4 + [
+        f"shards/00001-{sha[1][:12]}.safetensors"
     ] * 2
 
 
@@ -114,7 +87,7 @@ def test_statistics_and_split_are_those_of_the_pairs_kept(tmp_path: Path) -> Non
         assert {row["split"] for row in popdb.index} == {"train", "validation"}
         vocal, _ = popdb.read(popdb.pairs("train"))
         frames = vocal.double().transpose(0, 1).reshape(64, -1)
-        assert popdb.stats["vocal"]["mean"] == pytest.approx(frames.mean(dim=1).tolist(), abs=1e-9)
+        assert popdb.stats["vocal"]["mean"] == pytest.approx(frames.mean(dim=1).tolist(), rel=1e-7, abs=1e-9)
 
 
 def test_the_chunks_left_out_are_accounted_for(tmp_path: Path) -> None:
@@ -149,7 +122,7 @@ def test_a_song_without_pairs_rewrites_no_shard_but_is_counted(tmp_path: Path) -
     unsung = sung(encoded_song(tmp_path, "u"), 0.0, 0.2)
     again = write_popdb([*songs_sung(tmp_path), unsung], settings)
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
-    assert changed == {"songs.parquet", "dataset.json"}
+    assert changed == {"songs.parquet", "README.md", "dataset.json"}
     counts = open_popdb(again.root).info["counts"]
     assert (counts["songs_listed"], counts["chunks"], counts["chunks_left_out"]) == (6, 8, 5)
     assert counts["songs_kept"] == 2
@@ -162,7 +135,7 @@ def test_a_least_vocal_share_that_leaves_nothing_is_named(tmp_path: Path) -> Non
         InputError, match=r"popdb\.min_vocal_share = 0\.95 .* none of 6 chunks.* 0\.90; lower"
     ):
         write_popdb(songs_sung(tmp_path), settings)
-    assert not settings.popdb_path.exists()
+    assert not Path(settings.popdb_path).exists()
 
 
 @pytest.mark.parametrize(("version", "remedy"), [(1, "run build-popdb again"), (99, "update samuel")])
@@ -171,7 +144,11 @@ def test_another_format_is_refused_with_a_remedy(tmp_path: Path, version: int, r
     write_json(popdb.root / "dataset.json", popdb.info | {"format_version": version})
     with pytest.raises(DatasetError, match=f"format {version}, .*; {remedy}"):
         open_popdb(popdb.root)
-    assert write_popdb(songs(tmp_path), small_settings(tmp_path)).made
+    if version == 1:
+        assert write_popdb(songs(tmp_path), small_settings(tmp_path)).made
+    else:  # another version's work is not overwritten
+        with pytest.raises(DatasetError, match="update samuel"):
+            write_popdb(songs(tmp_path), small_settings(tmp_path))
 
 
 def test_statistics_are_those_of_the_training_songs(tmp_path: Path) -> None:
@@ -180,7 +157,7 @@ def test_statistics_are_those_of_the_training_songs(tmp_path: Path) -> None:
     assert popdb.pairs("validation")
     for stream, latents in zip(("vocal", "accompaniment"), popdb.read(training), strict=True):
         frames = latents.double().transpose(0, 1).reshape(64, -1)
-        assert popdb.stats[stream]["mean"] == pytest.approx(frames.mean(dim=1).tolist(), abs=1e-9)
+        assert popdb.stats[stream]["mean"] == pytest.approx(frames.mean(dim=1).tolist(), rel=1e-7, abs=1e-9)
         expected = frames.std(dim=1, unbiased=False).tolist()
         assert popdb.stats[stream]["std"] == pytest.approx(expected, rel=1e-6)
 
@@ -194,26 +171,38 @@ def test_the_order_of_completion_changes_no_byte(tmp_path: Path) -> None:
 def test_an_unchanged_dataset_is_not_written_again(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
     assert write_popdb(songs(tmp_path), settings).made
-    before = (settings.popdb_path / "dataset.json").stat().st_mtime_ns
+    before = (Path(settings.popdb_path) / "dataset.json").stat().st_mtime_ns
     assert not write_popdb(songs(tmp_path), settings).made
-    assert (settings.popdb_path / "dataset.json").stat().st_mtime_ns == before
+    assert (Path(settings.popdb_path) / "dataset.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("lost", ["shards/00000.safetensors", "index.parquet", "stats.json", "songs.parquet"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "shards/*",
+        "index.parquet",
+        "stats.json",
+        "songs.parquet",
+        "tombstones.parquet",
+        "README.md",
+        "dataset.json",
+    ],
+)  # fmt: skip
 def test_a_lost_file_is_rebuilt_byte_for_byte(tmp_path: Path, lost: str) -> None:
     settings = small_settings(tmp_path)
     write_popdb(songs(tmp_path), settings)
-    before = digests(settings.popdb_path)
-    (settings.popdb_path / lost).unlink()
+    before = digests(Path(settings.popdb_path))
+    [path] = Path(settings.popdb_path).glob(lost)
+    path.unlink()
     assert write_popdb(songs(tmp_path), settings).made
-    assert digests(settings.popdb_path) == before
+    assert digests(Path(settings.popdb_path)) == before
 
 
 def test_fewer_songs_leave_no_stale_shard(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, popdb={"pairs_per_shard": 2})
     write_popdb(songs(tmp_path), settings)
     popdb = write_popdb(songs(tmp_path)[:1], settings)
-    assert [path.name for path in (popdb.root / "shards").iterdir()] == ["00000.safetensors"]
+    assert [path.name for path in (popdb.root / "shards").iterdir()] == [Path(popdb.index[0]["shard"]).name]
     assert verify(popdb.root) == []
 
 
@@ -221,13 +210,13 @@ def test_no_usable_song_writes_nothing_and_says_why(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
     with pytest.raises(InputError, match=r"'unavailable': 1.*'Title of d': it is unavailable"):
         write_popdb([failed_song("d", Status.UNAVAILABLE)], settings)
-    assert not settings.popdb_path.exists()
+    assert not Path(settings.popdb_path).exists()
 
 
 def test_a_half_written_dataset_is_none(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
     write_popdb(songs(tmp_path), settings)
-    (settings.popdb_path / "dataset.json").unlink()
+    (Path(settings.popdb_path) / "dataset.json").unlink()
     with pytest.raises(DatasetError, match="run the flow build-popdb"):
         open_popdb(settings.popdb_path)
 
@@ -236,33 +225,22 @@ def test_an_index_of_another_dataset_is_refused(tmp_path: Path) -> None:
     first = write_popdb(songs(tmp_path), small_settings(tmp_path, popdb={"path": tmp_path / "one"}))
     other = write_popdb(songs(tmp_path)[:2], small_settings(tmp_path, popdb={"path": tmp_path / "two"}))
     (first.root / "index.parquet").write_bytes((other.root / "index.parquet").read_bytes())
-    with pytest.raises(DatasetError, match="not the one dataset"):
+    with pytest.raises(DatasetError, match=r"index\.parquet: its bytes are not those dataset\.json names"):
         open_popdb(first.root)
-
-
-def test_verify_finds_a_flipped_bit_and_a_missing_shard(tmp_path: Path) -> None:
-    popdb = write_popdb(songs(tmp_path), small_settings(tmp_path, popdb={"pairs_per_shard": 3}))
-    assert verify(popdb.root) == []
-    first, second = (popdb.root / name for name in sorted({row["shard"] for row in popdb.index}))
-    data = bytearray(first.read_bytes())
-    data[-1] ^= 1
-    first.write_bytes(data)
-    second.unlink()
-    assert verify(popdb.root) == [
-        "shards/00000.safetensors: its bytes are not those the index names",
-        "shards/00001.safetensors: missing",
-    ]
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
     write_popdb(songs(tmp_path), settings)
-    before = digests(settings.popdb_path)
-    (settings.popdb_path / "dataset.json").unlink()
-    (settings.popdb_path / ".index.parquet.1234.tmp").write_text("half")
-    (settings.popdb_path / "shards" / ".00000.safetensors.1234.tmp").write_text("half")
+    before = digests(Path(settings.popdb_path))
+    (Path(settings.popdb_path) / "dataset.json").unlink()
+    (Path(settings.popdb_path) / ".pending").mkdir(exist_ok=True)
+    (Path(settings.popdb_path) / ".pending" / "index.parquet").write_text("half")
+    (Path(settings.popdb_path) / ".work").mkdir()
+    (Path(settings.popdb_path) / ".work" / "shard.safetensors").write_text("half")
+    (Path(settings.popdb_path) / "shards" / "00007-half.safetensors").write_text("half")
     write_popdb(songs(tmp_path), settings)
-    assert digests(settings.popdb_path) == before
+    assert digests(Path(settings.popdb_path)) == before
 
 
 def test_two_songs_of_one_recording_stand_on_one_side(tmp_path: Path) -> None:
@@ -298,53 +276,6 @@ def test_damaged_metadata_is_named_by_verify_and_rebuilt(tmp_path: Path, name: s
     assert len(verify(popdb.root)) == 1
     write_popdb(songs(tmp_path), settings)
     assert digests(popdb.root) == before
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("shape", "vocal has shape (6, 64, 32), the index means (6, 64, 64)"),
-        ("nan", "accompaniment holds values that are not finite"),
-        ("split", "song a: in both splits"),
-    ],
-)
-def test_verify_sees_what_no_digest_shows(tmp_path: Path, fault: str, words: str) -> None:
-    """Faults of a dataset that was written wrong: every digest is right."""
-    popdb = write_popdb(songs(tmp_path), small_settings(tmp_path))
-    shard = popdb.root / "shards" / "00000.safetensors"
-    tensors = load_file(shard)
-    if fault == "shape":
-        tensors["vocal"] = tensors["vocal"][:, :, :32].contiguous()
-    if fault == "nan":
-        tensors["accompaniment"][2, 3, 4] = math.nan
-    save_file(tensors, shard)
-    rows = [row | {"shard_sha256": sha256(shard)} for row in popdb.index]
-    if fault == "split":
-        rows[0]["split"] = "validation" if rows[0]["split"] == "train" else "train"
-    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), popdb.root / "index.parquet")
-    write_json(
-        popdb.root / "dataset.json", popdb.info | {"index_sha256": sha256(popdb.root / "index.parquet")}
-    )
-    assert any(words in line for line in verify(popdb.root))
-
-
-def write_twelve_times(root: Path, pairs_per_shard: int) -> None:
-    for count in range(12):
-        write_popdb(
-            songs(root)[: 1 + count % 3], small_settings(root, popdb={"pairs_per_shard": pairs_per_shard})
-        )
-
-
-def test_two_writers_take_turns(tmp_path: Path) -> None:
-    songs(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_twelve_times, args=(tmp_path, size)) for size in (1, 2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
-    assert verify(small_settings(tmp_path).popdb_path) == []
 
 
 def test_a_channel_that_never_changes_can_be_normalised() -> None:

@@ -1,0 +1,150 @@
+"""Where the files of a dataset lie: what it needs of a folder, and a folder of this machine.
+
+A file appears under its name only when it is whole. Names are relative, with `/`.
+"""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from samuel.errors import OperatorError
+from samuel.files import fsync, locked, remove
+
+PENDING = ".pending"
+
+logger = logging.getLogger(__name__)
+
+
+class Folder(Protocol):
+    """What a dataset needs of the place where it lies."""
+
+    @property
+    def location(self) -> str:
+        """The path or URL, for people."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None where there is none."""
+        ...
+
+    def sizes(self, under: str) -> dict[str, int]:
+        """Name → bytes of the files in a folder below."""
+        ...
+
+    def put(self, source: Path, name: str, digest: str) -> None:
+        """Make a finished file of `workspace` appear as `name`; the source is gone afterwards."""
+        ...
+
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name, in the place of the file that had it."""
+        ...
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files that may already be gone."""
+        ...
+
+    def at_hand(self, name: str, digest: str) -> Path:
+        """A path of this machine where a file that never changes can be read."""
+        ...
+
+    @property
+    def workspace(self) -> Path:
+        """A folder of this machine in which files are made that are then put."""
+        ...
+
+    def locked(self) -> Any:
+        """A context that one writer at a time is in."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder of this machine."""
+
+    path: Path
+
+    @property
+    def location(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None where there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def sizes(self, under: str) -> dict[str, int]:
+        """Name → bytes of the files in a folder below."""
+        try:
+            entries = list(os.scandir(self.path / under))
+        except FileNotFoundError:
+            return {}
+        return {f"{under}/{entry.name}": entry.stat().st_size for entry in entries if entry.is_file()}
+
+    def put(self, source: Path, name: str, digest: str) -> None:
+        """Make a finished file of `workspace` appear as `name`."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fsync(source)
+        source.replace(target)
+        fsync(target.parent)
+
+    def move(self, name: str, to: str) -> None:
+        """Rename a file, over the one that had the name."""
+        (self.path / name).replace(self.path / to)
+        fsync(self.path)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files that may already be gone."""
+        remove(self.path / name for name in names)
+
+    def at_hand(self, name: str, digest: str) -> Path:
+        """The file's path."""
+        return self.path / name
+
+    @property
+    def workspace(self) -> Path:
+        """`.work` in the folder itself, from where a file can be renamed into place."""
+        return self.path / ".work"
+
+    def _say_so(self) -> None:
+        logger.warning("%s: another process is writing this dataset; waiting for it", self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One writer at a time; another waits, and says so."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path, self._say_so):
+            shutil.rmtree(self.workspace, ignore_errors=True)  # of a writer that was killed
+            try:
+                yield
+            finally:
+                shutil.rmtree(self.workspace, ignore_errors=True)
+                with suppress(OSError):  # not there, or not empty
+                    (self.path / PENDING).rmdir()
+
+
+@contextmanager
+def disk_full_told(folder: Folder) -> Iterator[None]:
+    """Turn a full disk into what a person can act on.
+
+    Raises:
+        OperatorError: No space is left where the dataset is written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OperatorError(
+            f"{folder.location}: the disk is full; the dataset there is as it was. Free some space, and run "
+            "it again"
+        ) from error

@@ -1,0 +1,169 @@
+"""A dataset behind a URL, on fsspec's own file system in memory."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from samuel.config import Settings, parse
+from samuel.errors import DatasetError, MissingPartError, OperatorError
+from samuel.popdb.shards import compact, open_popdb, write_popdb
+from samuel.popdb.shards.commit import state_of
+from samuel.popdb.shards.remote import LOCK, UrlFolder, folder_of
+from samuel.popdb.verify import verify
+from tests.popdb.latents import encoded_song, small_settings
+from tests.popdb.shards.songs import digests, songs
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    name = f"memory://{uuid.uuid4().hex}/popdb"
+    yield name
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, url: str) -> Settings:
+    return small_settings(tmp_path, popdb={"path": url, "cache": tmp_path / "cache", "pairs_per_shard": 3})
+
+
+def stored(url: str) -> dict[str, bytes]:
+    """Everything below the URL."""
+    filesystem, root = fsspec.core.url_to_fs(url)
+    return {name.removeprefix(root + "/"): filesystem.cat_file(name) for name in filesystem.find(root)}
+
+
+def test_it_has_the_bytes_of_one_on_this_machine(tmp_path: Path, settings: Settings, url: str) -> None:
+    local = write_popdb(songs(tmp_path), small_settings(tmp_path, popdb={"pairs_per_shard": 3}))
+    remote = write_popdb(songs(tmp_path), settings)
+    assert remote.made
+    assert remote.info == local.info
+    assert stored(url).keys() == digests(local.root).keys()
+    assert all((local.root / name).read_bytes() == content for name, content in stored(url).items())
+    assert not write_popdb(songs(tmp_path), settings).made
+
+
+def test_it_grows_and_is_compacted(tmp_path: Path, settings: Settings, url: str) -> None:
+    write_popdb([encoded_song(tmp_path, name) for name in "bd"], settings)
+    grown = write_popdb([encoded_song(tmp_path, name) for name in "acd"], settings)
+    assert grown.tombstones
+    assert verify(url, tmp_path / "other cache") == []
+    compact(url, tmp_path / "cache")
+    at_once = small_settings(tmp_path, popdb={"pairs_per_shard": 3})
+    local = write_popdb([encoded_song(tmp_path, name) for name in "acd"], at_once)
+    assert stored(url).keys() == digests(local.root).keys()
+    assert all((local.root / name).read_bytes() == content for name, content in stored(url).items())
+
+
+def test_a_shard_is_fetched_once_and_checked(tmp_path: Path, settings: Settings, url: str) -> None:
+    written = write_popdb(songs(tmp_path), settings)
+    cache = tmp_path / "elsewhere"
+    popdb = open_popdb(url, cache)
+    assert not cache.exists()  # opened without one
+    vocal, accompaniment = popdb.read(popdb.index)
+    assert torch.equal(vocal, written.read(written.index)[0])
+    assert torch.equal(accompaniment, written.read(written.index)[1])
+    kept = [path for path in cache.iterdir() if path.suffix == ".safetensors"]
+    assert len(kept) == 2
+    filesystem = fsspec.filesystem("memory")
+    name = popdb.index[0]["shard"]
+    content = bytearray(stored(url)[name])
+    content[-1] ^= 1
+    filesystem.pipe_file(f"{url}/{name}", bytes(content))
+    assert torch.equal(open_popdb(url, cache).read(popdb.index)[0], vocal)  # from the cache
+    with pytest.raises(DatasetError, match=f"{name}: its bytes are not those of the index"):
+        open_popdb(url, tmp_path / "third").read(popdb.index)
+    filesystem.rm_file(f"{url}/{name}")
+    with pytest.raises(DatasetError, match="missing; the dataset may have been rewritten"):
+        open_popdb(url, tmp_path / "third").read(popdb.index)
+
+
+def test_a_data_loader_reads_it(tmp_path: Path, settings: Settings, url: str) -> None:
+    write_popdb(songs(tmp_path), settings)
+    popdb = open_popdb(url, tmp_path / "elsewhere")
+    loader = DataLoader(popdb.dataset("train"), batch_size=2)
+    vocal = torch.cat([batch[0] for batch in loader])
+    assert torch.equal(vocal, popdb.read(popdb.pairs("train"))[0])
+
+
+def test_two_writers_cannot_meet(tmp_path: Path, settings: Settings, url: str) -> None:
+    write_popdb(songs(tmp_path)[:1], settings)
+    before = stored(url)
+    folder = folder_of(url, tmp_path / "cache")
+    with folder.locked(), pytest.raises(OperatorError, match=r"being written by .*\.lock\.json"):
+        write_popdb(songs(tmp_path), settings)
+    assert stored(url) == before
+    assert write_popdb(songs(tmp_path), settings).made
+    assert LOCK not in stored(url)
+
+
+@pytest.mark.parametrize("step", range(40))
+def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
+    tmp_path: Path, settings: Settings, url: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost for good before change number `step`; the lock is left there."""
+    old = write_popdb([encoded_song(tmp_path, name) for name in "bd"], settings).info
+    more = [encoded_song(tmp_path, name) for name in "acd"]
+    done = 0
+
+    def breaking(name: str) -> None:
+        method = getattr(UrlFolder, name)
+
+        def call(self: UrlFolder, *arguments: object) -> object:
+            nonlocal done
+            if done == step:
+                raise ConnectionResetError(104, "the connection is lost")
+            done += 1
+            return method(self, *arguments)
+
+        monkeypatch.setattr(UrlFolder, name, call)
+
+    with monkeypatch.context():
+        for name in ("put", "move", "remove"):
+            breaking(name)
+        try:
+            write_popdb(more, settings)
+            broke = False
+        except ConnectionResetError:
+            broke = True
+        monkeypatch.undo()
+    popdb = open_popdb(url, tmp_path / "new cache")
+    for row in popdb.index:
+        popdb.read_checked(row)
+    fsspec.filesystem("memory").store.pop(fsspec.core.url_to_fs(f"{url}/{LOCK}")[1], None)
+    goal = write_popdb(more, settings).info
+    assert popdb.info in (old, goal)
+    assert broke or popdb.info == goal
+    assert verify(url, tmp_path / "new cache") == []
+    assert {name.partition("/")[0] for name in stored(url)} <= {*goal["files"], "dataset.json", "shards"}
+
+
+def test_a_pending_commit_is_read_and_finished(tmp_path: Path, settings: Settings, url: str) -> None:
+    popdb = write_popdb(songs(tmp_path), settings)
+    filesystem, root = fsspec.core.url_to_fs(url)
+    for name in ("dataset.json", "index.parquet"):
+        filesystem.mv(f"{root}/{name}", f"{root}/.pending/{name}")
+    found = open_popdb(url, tmp_path / "cache")
+    assert (found.info, found.state.pending) == (popdb.info, True)
+    write_popdb(songs(tmp_path), settings)
+    assert not state_of(folder_of(url)).pending
+
+
+def test_a_protocol_that_nobody_knows_is_named() -> None:
+    with pytest.raises(MissingPartError, match=r"nosuch://bucket/popdb: .*give a local folder"):
+        open_popdb("nosuch://bucket/popdb")
+
+
+def test_nothing_behind_a_url_is_no_dataset(url: str) -> None:
+    with pytest.raises(DatasetError, match="no dataset here"):
+        open_popdb(url)
+
+
+def test_a_url_is_a_setting(url: str) -> None:
+    assert parse({"popdb": {"path": url}}).popdb_path == url
+    assert parse({"data": "x"}).popdb_path == Path("x/popdb")
+    assert parse({"popdb": {"path": "y"}}).popdb_path == Path("y")

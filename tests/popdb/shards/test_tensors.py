@@ -1,0 +1,224 @@
+"""Shard files: their bytes, their headers, what reads them."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from samuel.errors import DatasetError
+from samuel.popdb.shards.open_shards import MOST_OPEN, OpenShards
+from samuel.popdb.shards.tensors import (
+    STREAMS,
+    as_tensors,
+    empty_batch,
+    finite,
+    layout_of,
+    pair_sha256,
+    shard_header,
+)
+
+FRAMES = 16
+
+
+def latents(pairs: int = 3, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {s: torch.randn(pairs, 64, FRAMES, generator=generator).half() for s in STREAMS}
+
+
+def written(path: Path, pairs: int = 3, seed: int = 0) -> Path:
+    header = shard_header([f"p{i}" for i in range(pairs)], FRAMES)
+    tensors = latents(pairs, seed)
+    path.write_bytes(header + b"".join(tensors[stream].numpy().tobytes() for stream in STREAMS))
+    return path
+
+
+def read(shards: OpenShards, path: Path, row: int) -> tuple[Tensor, Tensor]:
+    batch = empty_batch(1, FRAMES)
+    shards.read([(path, row)], batch)
+    vocal, accompaniment = as_tensors(batch)
+    return vocal[0], accompaniment[0]
+
+
+def test_any_safetensors_reader_reads_a_shard(tmp_path: Path) -> None:
+    path, truth = written(tmp_path / "shard"), latents()
+    with safe_open(path, framework="pt") as shard:
+        assert all(torch.equal(shard.get_tensor(stream), truth[stream]) for stream in STREAMS)
+        assert json.loads(shard.metadata()["popdb"]) == {"pairs": ["p0", "p1", "p2"]}
+
+
+def test_rows_are_those_that_the_library_reads(tmp_path: Path) -> None:
+    path, shards = written(tmp_path / "shard"), OpenShards()
+    for row in (2, 0, 1):
+        with safe_open(path, framework="pt") as shard:
+            expected = [shard.get_slice(stream)[row] for stream in STREAMS]
+        assert all(
+            torch.equal(got, want) for got, want in zip(read(shards, path, row), expected, strict=True)
+        )
+
+
+def test_a_digest_of_a_pair_is_that_of_its_bytes() -> None:
+    truth = latents()
+    content = truth["vocal"][1].numpy().tobytes() + truth["accompaniment"][1].numpy().tobytes()
+    assert pair_sha256(truth["vocal"][1], truth["accompaniment"][1]) == hashlib.sha256(content).hexdigest()
+    assert pair_sha256(truth["accompaniment"][1], truth["vocal"][1]) != hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_seen(value: float) -> None:
+    values = np.array([0.0, -0.0, 65504.0, -65504.0, 6e-8], np.float16)
+    assert finite(values)
+    assert not finite(np.append(values, np.float16(value)))
+
+
+def header(length: int | None = None, **described: Any) -> bytes:
+    """A file with this header and 4 kB behind it."""
+    text = json.dumps(described).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + bytes(4096)
+
+
+def stream(
+    start: int = 0, dtype: str = "F16", shape: Any = (1, 64, 16), end: int | None = None
+) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, start + 2048 if end is None else end]}
+
+
+GOOD: dict[str, Any] = {"vocal": stream(), "accompaniment": stream(2048)}
+
+
+def test_a_header_like_these_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "shard"
+    path.write_bytes(header(**GOOD))
+    with FileIO(path) as file:
+        layout = layout_of(file, "it")
+    assert (layout.shape, layout.pair_ids) == ((1, 64, 16), ())
+    assert layout.offsets[1] - layout.offsets[0] == 2048
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x01",
+        b"not a shard at all, but long enough",
+        header(length=2**62, **GOOD),
+        header(length=0, **GOOD),
+        header(length=10, **GOOD),
+        header(vocal=stream()),
+        header(vocal=stream(), accompaniment=stream(4096)),  # beyond the end
+        header(vocal=stream(-4096), accompaniment=stream(2048)),
+        header(vocal=stream(dtype="F32"), accompaniment=stream(2048)),
+        header(vocal=stream(shape=(1, 64)), accompaniment=stream(2048)),
+        header(vocal=stream(shape=(2, 32, 16)), accompaniment=stream(2048)),
+        header(vocal=stream(shape=(-1, -64, 16)), accompaniment=stream(2048)),
+        header(vocal=stream(end=4096), accompaniment=stream(2048)),
+        header(vocal="F16", accompaniment=stream(2048)),
+        header(**GOOD, __metadata__={"popdb": "{"}),
+        header(**GOOD, __metadata__=[]),
+        b"\x02" + bytes(7) + b"[]" + bytes(4096),
+    ],
+)
+def test_what_is_no_shard_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "shard"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=str(path)):
+        read(OpenShards(), path, 0)
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    path, shards = written(tmp_path / "shard"), OpenShards()
+    with pytest.raises(DatasetError, match="nothing: missing; open the dataset again"):
+        read(shards, tmp_path / "nothing", 0)
+    for row in (3, -1):
+        with pytest.raises(DatasetError, match=f"no row {row}"):
+            read(shards, path, row)
+    with pytest.raises(DatasetError, match=r"no row 0 of \(64, 8\) in its shape \(3, 64, 16\)"):
+        shards.read([(path, 0)], empty_batch(1, FRAMES // 2))
+
+
+def test_a_shard_that_is_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
+    path, shards = written(tmp_path / "shard"), OpenShards()
+    read(shards, path, 2)
+    os.truncate(path, path.stat().st_size - 1)
+    read(shards, path, 1)
+    with pytest.raises(DatasetError, match="ends before row 2; run samuel verify"):
+        read(shards, path, 2)
+
+
+def test_more_shards_than_may_be_open_are_read(tmp_path: Path) -> None:
+    shards = OpenShards()
+    paths = [written(tmp_path / str(i), 1, seed=i) for i in range(MOST_OPEN + 3)]
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else None
+    for _ in range(2):
+        for i, path in enumerate(paths):
+            assert torch.equal(read(shards, path, 0)[0], latents(1, seed=i)["vocal"][0])
+    if before is not None:
+        assert len(list(Path("/proc/self/fd").iterdir())) - before == MOST_OPEN
+    del shards
+    if before is not None:
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("positions", ["as many as there are reads", "one"])
+def test_threads_read_what_one_reads(
+    tmp_path: Path, threads: int, positions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if positions == "one":  # a system without reads at a position
+        monkeypatch.delattr(os, "preadv")
+    paths = [written(tmp_path / str(i), 5, seed=i) for i in range(3)]
+    places = [(paths[i % 3], i % 5) for i in range(31)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        shards, batch = OpenShards(), empty_batch(31, FRAMES)
+        for _ in range(20):
+            batch[:] = np.nan
+            shards.read(places, batch)
+            for (path, row), vocal, accompaniment in zip(places, *as_tensors(batch), strict=True):
+                truth = latents(5, seed=int(path.name))
+                assert torch.equal(vocal, truth["vocal"][row])
+                assert torch.equal(accompaniment, truth["accompaniment"][row])
+        for bad in (0, 30):  # of any thread
+            with pytest.raises(DatasetError, match="missing"):
+                shards.read([*places[:bad], (tmp_path / "nothing", 0), *places[bad + 1 :]], batch)
+    finally:
+        torch.set_num_threads(before)
+
+
+def read_often(shards: OpenShards, path: Path, sums: Any) -> None:
+    for turn in range(200):
+        sums.put((turn % 3, read(shards, path, turn % 3)[0].float().sum().item()))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_do_not_share_a_position(tmp_path: Path, method: Any) -> None:
+    """A forked process inherits open files, and with them one position that all move."""
+    path, shards = written(tmp_path / "shard"), OpenShards()
+    truth = [latents()["vocal"][row].float().sum().item() for row in range(3)]
+    read(shards, path, 0)
+    context = multiprocessing.get_context(method)
+    sums = context.Queue()
+    workers = [context.Process(target=read_often, args=(shards, path, sums)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for turn in range(200):
+        assert read(shards, path, turn % 3)[0].float().sum().item() == truth[turn % 3]
+    for row, found in [sums.get(timeout=60) for _ in range(400)]:
+        assert found == truth[row]
+    for worker in workers:
+        worker.join()
+
+
+def test_a_file_of_another_library_can_be_a_shard(tmp_path: Path) -> None:
+    save_file(latents(), tmp_path / "shard")
+    assert torch.equal(read(OpenShards(), tmp_path / "shard", 1)[1], latents()["accompaniment"][1])
