@@ -12,6 +12,7 @@ from torch import Tensor
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.checkpoint import TrainedModel
 from samuel.codec import HOP, Codec
+from samuel.codec.identity import made_by
 from samuel.config import SamplingConfig
 from samuel.errors import CheckpointError, InputError, NotBuiltError
 from samuel.model.diffusion import CosineSchedule
@@ -80,7 +81,7 @@ def _check(vocal: Audio, model: TrainedModel, codec: Codec) -> None:
         raise NotBuiltError(
             f"the vocal lasts {length_s:.2f} s; this version accompanies up to {limit_s:.2f} s, cut it first"
         )
-    if model.codec != codec.identity:
+    if not made_by(model.codec, codec):
         raise CheckpointError(
             f"the model learned latents of {model.codec!r}, the codec here is {codec.identity!r}"
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from samuel.audio import SAMPLE_RATE, read_wav
 from samuel.codec import HOP
+from samuel.codec.identity import PUBLISHED
 from samuel.evaluate.plots import plot_loss, plot_spectrograms, plot_vocal_shares
 from samuel.evaluate.scores import means
 from samuel.files import Entry, digest, find_entry, make_entry, read_json, read_jsonl
@@ -18,6 +19,9 @@ EMBEDDED = {
     "what it leaves of the band in the vocals counts as singing, so the vocal shares are too high (on the "
     "synthetic songs 0.98, where 0.66 is sung) and no ground for leaving chunks out",
     "mel": "the codec is a log-mel spectrogram with Griffin-Lim, which needs no weights and sounds like it",
+    PUBLISHED: "the latents were published without their songs: each pair counts as a song, what is held out "
+    "lies at the end, behind a gap longer than any song, and a song that was published twice can be on both "
+    "sides; what separated and encoded them is what was stated, and nothing could confirm it",
 }
 KINDS = ("real", "generated", "other vocal")
 
@@ -59,8 +63,13 @@ def training_summary(model: Entry, metrics: Sequence[dict[str, Any]]) -> dict[st
 
 
 def vocal_share_report(popdb: Popdb, folder: Path) -> str:
-    """How much is sung in the chunks, as Markdown beside its picture, `folder/vocal-share.png`."""
+    """How much is sung in the chunks, as Markdown beside its picture, `folder/vocal-share.png`.
+
+    There is no picture where it was not measured.
+    """
     shares, counts = popdb.vocal_shares(), popdb.info["counts"]
+    if not shares:
+        return "Vocal share: not measured."
     least = popdb.info["settings"]["min_vocal_share"]
     plot_vocal_shares(shares, least, folder / "vocal-share.png")
     half, chunk_s = sum(share >= 0.5 for share in shares), popdb.info["chunk_frames"] * HOP / SAMPLE_RATE
@@ -99,9 +108,13 @@ def _dataset(popdb: Popdb, folder: Path) -> str:
     return (
         "## Dataset\n\n"
         f"{counts['pairs']} pairs from {counts['songs_kept']} of {counts['songs_listed']} songs: "
-        f"{counts['train']} to train on, {counts['validation']} held out, split by song."
+        f"{counts['train']} to train on, {counts['validation']} held out, {_split_by(popdb)}."
         f"\n\n{vocal_share_report(popdb, folder)}"
     )
+
+
+def _split_by(popdb: Popdb) -> str:
+    return "all from the end" if popdb.info["source"] == PUBLISHED else "split by song"
 
 
 def _training(model: Entry, metrics: Sequence[dict[str, Any]]) -> str:
@@ -137,10 +150,10 @@ def _scores(rows: list[dict[str, Any]], scorers: Sequence[str]) -> str:
 def _tracks(tracks: Sequence[Entry], plots: Sequence[str]) -> str:
     sections = ["## Tracks"]
     for track, plot in zip(tracks, plots, strict=True):
-        record = track.record
+        record, start_s = track.record, track.record["start_s"]
+        place = "" if start_s is None else f", from {start_s:.1f} s"
         sections.append(
-            f"### {plain(record['title'])}, from {record['start_s']:.1f} s\n\n"
-            f"`{record['pair_id']}`\n\n![Spectrograms]({plot})"
+            f"### {plain(record['title'])}{place}\n\n`{record['pair_id']}`\n\n![Spectrograms]({plot})"
         )
     return "\n\n".join(sections)
 

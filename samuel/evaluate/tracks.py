@@ -12,6 +12,7 @@ import torch
 from samuel.audio import Audio, write_wav
 from samuel.checkpoint import TrainedModel
 from samuel.codec import Codec
+from samuel.codec.identity import made_by
 from samuel.config import CodecConfig, SamplingConfig
 from samuel.dataset import evaluation_pairs
 from samuel.errors import CheckpointError, SettingsError
@@ -26,9 +27,15 @@ def choose_pairs(popdb: Popdb, tracks: int) -> list[dict[str, Any]]:
     """The pairs to accompany: of each held-out song the chunk with most singing, at most `tracks` songs."""
     best: dict[str, dict[str, Any]] = {}
     for pair in evaluation_pairs(popdb):
-        if pair["vocal_share"] > best.get(pair["song_id"], {"vocal_share": -1.0})["vocal_share"]:
+        if _sung(pair) > _sung(best.setdefault(pair["song_id"], pair)):
             best[pair["song_id"]] = pair
     return list(best.values())[:tracks]
+
+
+def _sung(pair: dict[str, Any]) -> float:
+    """Vocal share; less than none where it was not measured."""
+    share = pair["vocal_share"]
+    return -1.0 if share is None else share
 
 
 def require_codec(popdb: Popdb, config: CodecConfig) -> None:
@@ -40,7 +47,7 @@ def require_codec(popdb: Popdb, config: CodecConfig) -> None:
     held = popdb.info["codec"].partition("/")[0]
     if held != config.name:
         raise SettingsError(
-            f"{popdb.root} holds latents of {held!r}; set codec.name to it, not {config.name!r}"
+            f"{popdb.location} holds latents of {held!r}; set codec.name to it, not {config.name!r}"
         )
 
 
@@ -90,7 +97,7 @@ def _render(
     on_step: OnStep | None,
 ) -> dict[str, Any]:
     model, codec = parts
-    if codec.identity != pair["codec"]:
+    if not made_by(pair["codec"], codec):
         raise CheckpointError(
             f"the dataset holds latents of {pair['codec']!r}, the codec is {codec.identity!r}"
         )

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -38,6 +39,14 @@ def track(root: Path, name: str, seed: int, stems: tuple[str, ...] = STEMS) -> E
         return {"pair_id": name, "title": TITLE, "start_s": 47.5}
 
     return make_entry(root / name, make)
+
+
+def described(popdb: Popdb, **info: Any) -> Popdb:
+    return replace(popdb, state=replace(popdb.state, info=popdb.info | info))
+
+
+def with_rows(popdb: Popdb, rows: list[dict[str, Any]]) -> Popdb:
+    return replace(popdb, table=pa.Table.from_pylist(rows, schema=popdb.table.schema))
 
 
 def model_entry(root: Path, *, held_out: bool = True) -> Entry:
@@ -121,9 +130,11 @@ def test_the_histogram_counts_every_chunk_once(
 
 def test_caveats_name_the_embedded_parts_alone(popdb: Popdb) -> None:
     info = {"source": "csv", "separator": "repet-sim/1 n_fft=2048", "codec": "stable-audio-open/1"}
-    assert caveats(replace(popdb, info=info)).count("\n- ") == 1
-    assert "vocal shares are too high" in caveats(replace(popdb, info=info))
-    assert caveats(replace(popdb, info=info | {"separator": "demucs/4.1.0 htdemucs"})) == ""
+    assert caveats(described(popdb, **info)).count("\n- ") == 1
+    assert "vocal shares are too high" in caveats(described(popdb, **info))
+    assert caveats(described(popdb, **info | {"separator": "demucs/4.1.0 htdemucs"})) == ""
+    published = info | {"source": "published", "separator": "demucs/published"}
+    assert "published without their songs" in caveats(described(popdb, **published))
 
 
 def test_a_model_without_held_out_songs_says_so(popdb: Popdb, tmp_path: Path) -> None:
@@ -162,14 +173,15 @@ def test_means_leave_out_what_was_not_measured() -> None:
     assert means(rows) == {"PQ": {"real": 6.0, "generated": 3.0}, "chroma": {"real": None}}
 
 
-def test_the_chunk_with_most_singing_of_each_song_is_chosen() -> None:
-    shares = {("a", 0): 0.1, ("a", 1): 0.6, ("b", 0): 0.0, ("c", 0): 0.9}
+def test_the_chunk_with_most_singing_of_each_song_is_chosen(popdb: Popdb) -> None:
+    measured = {("a", 0): 0.1, ("a", 1): 0.6, ("b", 0): 0.0, ("d", 1): 0.2}
+    shares = measured | {("c", 0): None, ("c", 1): None, ("d", 0): None}
     index = [
         {"song_id": song, "pair_id": f"{song}-{chunk}", "vocal_share": share, "split": "validation"}
-        for (song, chunk), share in shares.items()
+        for (song, chunk), share in sorted(shares.items(), key=lambda item: item[0])
     ]
-    popdb = Popdb(Path(), {}, {}, index)
-    assert [pair["pair_id"] for pair in choose_pairs(popdb, 10)] == ["a-1", "b-0", "c-0"]
+    popdb = with_rows(popdb, index)
+    assert [pair["pair_id"] for pair in choose_pairs(popdb, 10)] == ["a-1", "b-0", "c-0", "d-1"]
     assert len(choose_pairs(popdb, 2)) == 2
 
 
@@ -193,7 +205,7 @@ def test_the_other_vocal_is_of_another_song(popdb: Popdb) -> None:
         other = other_song(popdb, pair)
         assert other is not None
         assert other["song_id"] != pair["song_id"]
-    alone = Popdb(popdb.root, popdb.info, popdb.stats, popdb.index[:2])
+    alone = replace(popdb, table=popdb.table.slice(0, 2))
     assert other_song(alone, popdb.index[0]) is None
 
 

@@ -1,0 +1,256 @@
+"""POPDB as the paper's authors published it → a dataset of this project (paper §III).
+
+Published are two arrays, `latent_vocal.npy` and `latent_accomp.npy`, and nothing that tells where one song
+ends and the next begins. Only that the chunks of a song follow one another is known. So each pair becomes a
+song of its own, nothing is known of how much is sung, and what is held out is one stretch at the end of the
+arrays, with a gap before it that is longer than any song.
+
+Shapes: N pairs, C = 64 latent channels, T = 1024 frames.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from samuel.audio import SAMPLE_RATE
+from samuel.codec import HOP, LATENT_CHANNELS
+from samuel.codec.identity import PUBLISHED
+from samuel.config import PopdbConfig, parse
+from samuel.errors import InputError
+from samuel.files import digest, sha256
+from samuel.popdb.shards import Popdb
+from samuel.popdb.shards.commit import settle
+from samuel.popdb.shards.folder import Folder
+from samuel.popdb.shards.index import Row
+from samuel.popdb.shards.manifest import MANIFEST
+from samuel.popdb.shards.reader import open_folder
+from samuel.popdb.shards.remote import folder_of
+from samuel.popdb.shards.save import Content, Pair, save
+from samuel.popdb.shards.tensors import Halves, finite, pair_sha256
+from samuel.popdb.status import Status
+
+logger = logging.getLogger(__name__)
+
+SOURCE = PUBLISHED
+SEPARATOR, CODEC = f"demucs/{PUBLISHED}", f"stable-audio-open/{PUBLISHED}"
+"""What the paper states (§III-C); nothing in the arrays could confirm it."""
+LONGEST_SONG_S = 900.0
+"""The paper filtered out whatever lasts longer (§III-B)."""
+GAP = "left out: it lies between the sides of the split, where one song may reach across"
+NOT_FINITE = "left out: its latents hold values that float16 cannot"
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The two published arrays, each (N, C, T), in their files."""
+
+    vocal: NDArray[Any]
+    accompaniment: NDArray[Any]
+
+    def pair(self, number: int) -> tuple[Halves, Halves]:
+        """Vocal and accompaniment of a pair, each float16 (C, T); what float16 cannot hold is infinite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            vocal, accompaniment = (
+                np.ascontiguousarray(array[number], np.float16) for array in (self.vocal, self.accompaniment)
+            )
+        return vocal, accompaniment
+
+
+def import_published(
+    vocal: Path,
+    accompaniment: Path,
+    location: Path | str,
+    *,
+    cache: Path | None = None,
+    validation_share: float = 0.1,
+    pairs_per_shard: int = 256,
+    codec: str | None = None,
+    on_pair: Callable[[], object] = lambda: None,
+) -> Popdb:
+    """Make a dataset of the published arrays; nothing is done where it is there already.
+
+    Pairs that hold other than finite float16 values, and those of the gap, are left out; `songs.parquet` says
+    so. Neither array is ever held in memory.
+
+    Args:
+        vocal: `latent_vocal.npy`, any floating type (N, 64, T), T a multiple of 8 and at least 64.
+        accompaniment: `latent_accomp.npy`, of the same shape.
+        location: Where the dataset goes, a folder or a URL.
+        cache: Where shards for a URL are kept on this machine; none: `samuel/shards` in the user's cache.
+        validation_share: Share of the pairs that is held out.
+        pairs_per_shard: Pairs of a shard file.
+        codec: Identity of the codec whose latents these are; none: the paper's, its weights unknown.
+        on_pair: Called for each pair that is written.
+
+    Raises:
+        InputError: A file is not such an array, or another dataset is there.
+        SettingsError: A share or number is out of range.
+        OperatorError: The disk is full, or another machine is writing there.
+    """
+    arrays = _open_both(vocal, accompaniment)
+    frames = arrays.vocal.shape[2]
+    chosen = {
+        "chunk_frames": frames,
+        "validation_share": validation_share,
+        "pairs_per_shard": pairs_per_shard,
+    }
+    config = parse({"popdb": chosen}).popdb
+    made_of = _made_of(config, codec or CODEC, _digests(vocal, accompaniment))
+    folder = folder_of(location, cache)
+    with folder.locked():
+        settle(folder)
+        return _there(folder, made_of) or save(folder, _content(arrays, made_of, config, on_pair), None)
+
+
+def longest_song(frames: int) -> int:
+    """Most chunks of `frames` latent frames that one song can have."""
+    return int(LONGEST_SONG_S * SAMPLE_RATE) // (frames * HOP)
+
+
+def sides(count: int, share: float, gap: int) -> list[str | None]:
+    """`train`, `validation` or, between the two, None for each of `count` pairs in a row.
+
+    Args:
+        count: How many there are.
+        share: Of these, that is held out.
+        gap: Pairs between the sides: as many as the longest song can have, no song is on both.
+    """
+    held = max(1, round(count * share)) if share else 0
+    if held and count - held - gap < 1:
+        logger.warning(
+            "%d pairs are too few to hold any out beside a gap of %d: the validation loss is over training "
+            "pairs", count, gap,
+        )  # fmt: skip
+        held = 0
+    if not held:
+        return ["train"] * count
+    return [*["train"] * (count - held - gap), *[None] * gap, *["validation"] * held]
+
+
+def _open_both(vocal: Path, accompaniment: Path) -> Arrays:
+    arrays = Arrays(_open(vocal), _open(accompaniment))
+    if arrays.vocal.shape != arrays.accompaniment.shape:
+        raise InputError(
+            f"{vocal} is {arrays.vocal.shape}, {accompaniment} is {arrays.accompaniment.shape}; give the two "
+            "files of one dataset"
+        )
+    return arrays
+
+
+def _open(path: Path) -> NDArray[Any]:
+    """Map a file; unlike np.load, only ever a .npy file."""
+    try:
+        # Copied on write, which nobody does: torch warns of arrays that cannot be written.
+        array = np.lib.format.open_memmap(path, mode="c")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the path of a published .npy file") from error
+    except (ValueError, OverflowError, RecursionError, MemoryError, TokenError) as error:  # of its header
+        reason = f"{type(error).__name__}: {error!s:.200}"
+        raise InputError(f"{path}: not a whole .npy file of numbers ({reason}); fetch it again") from error
+    shape, wanted = array.shape, f"floating-point numbers (N, {LATENT_CHANNELS}, T), T = 64, 72, …"
+    fits = len(shape) == 3 and shape[0] > 0 and shape[1] == LATENT_CHANNELS
+    if array.dtype.kind != "f" or not fits or shape[2] < 64 or shape[2] % 8:
+        raise InputError(f"{path}: {array.dtype} of shape {shape}; latents are {wanted}")
+    return array
+
+
+def _digests(vocal: Path, accompaniment: Path) -> dict[str, str]:
+    found = {"vocal_sha256": sha256(vocal), "accompaniment_sha256": sha256(accompaniment)}
+    if len(set(found.values())) == 1:
+        raise InputError(f"{vocal} and {accompaniment} are the same; give the vocals and the accompaniments")
+    return found
+
+
+def _made_of(config: PopdbConfig, codec: str, digests: dict[str, str]) -> dict[str, Any]:
+    settings = config.model_dump(mode="json", exclude={"path", "cache"})
+    published = {**digests, "gap_pairs": longest_song(config.chunk_frames)}
+    return {
+        "source": SOURCE,
+        "separator": SEPARATOR,
+        "codec": codec,
+        "chunk_frames": config.chunk_frames,
+        "settings": settings | {"published": published},
+    }
+
+
+def _there(folder: Folder, made_of: dict[str, Any]) -> Popdb | None:
+    """The dataset of an earlier import of the same."""
+    if folder.read(MANIFEST) is None:
+        return None
+    popdb = open_folder(folder)
+    if any(popdb.info[name] != value for name, value in made_of.items()):
+        raise InputError(f"{folder.location}: another dataset is there; import into a folder of its own")
+    return popdb
+
+
+def _content(
+    arrays: Arrays, made_of: dict[str, Any], config: PopdbConfig, on_pair: Callable[[], object]
+) -> Content:
+    count = len(arrays.vocal)
+    split = sides(count, config.validation_share, made_of["settings"]["published"]["gap_pairs"])
+    found = [_digest_of_finite(arrays.pair(number)) for number in range(count)]
+    numbers = {_song_id(number, count): number for number in range(count)}
+    rows = [
+        _row(song_id, number, made_of["codec"], split[number], found[number])
+        for song_id, number in sorted(numbers.items())
+        if split[number] and found[number]
+    ]
+    songs = [_song(song_id, n, split[n], found[n]) for song_id, n in sorted(numbers.items())]
+    if not any(row["split"] == "train" for row in rows):
+        raise InputError(f"of {count} pairs, none to train on is finite in float16; fetch the files again")
+
+    def read(new: Sequence[Row]) -> Iterator[Pair]:
+        for row in new:
+            on_pair()  # not after it: nobody asks for more after the last
+            latents = arrays.pair(numbers[row["song_id"]])
+            yield torch.from_numpy(latents[0]), torch.from_numpy(latents[1])
+
+    return Content(rows, read, songs, made_of, config.pairs_per_shard)
+
+
+def _digest_of_finite(pair: tuple[Halves, Halves]) -> str | None:
+    return pair_sha256(*pair) if all(finite(latents) for latents in pair) else None
+
+
+def _song_id(number: int, count: int) -> str:
+    """By chance first: in the order of the ids, what stands side by side is of different songs."""
+    return f"published-{digest('published', number)[:4]}-{number:0{len(str(count - 1))}d}"
+
+
+def _title(number: int) -> str:
+    return f"Published pair {number}"
+
+
+def _row(song_id: str, number: int, codec: str, split: str | None, latents_sha256: str | None) -> Row:
+    return {
+        "pair_id": f"{song_id}-000",
+        "song_id": song_id,
+        "title": _title(number),
+        "chunk": 0,
+        "split": split,
+        "codec": codec,
+        "latents_sha256": latents_sha256,
+    }
+
+
+def _song(song_id: str, number: int, split: str | None, latents_sha256: str | None) -> dict[str, Any]:
+    kept = bool(split and latents_sha256)
+    return {
+        "song_id": song_id,
+        "title": _title(number),
+        "stage": "encode",
+        "status": Status.OK if latents_sha256 else Status.NOT_FINITE,
+        "retryable": False,
+        "attempts": 1,
+        "message": "" if kept else GAP if latents_sha256 else NOT_FINITE,
+        "vocal_shares": [None],  # one chunk, not measured
+        "pairs": int(kept),
+        "candidates": [],
+    }

@@ -1,0 +1,117 @@
+"""Training, tracks and report on a dataset that was imported from published arrays."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from samuel.audio import read_wav
+from samuel.checkpoint import load_model
+from samuel.codec import Codec, load_codec
+from samuel.config import EvaluationConfig, Settings
+from samuel.errors import CheckpointError, SettingsError
+from samuel.evaluate.report import vocal_share_report, write_report
+from samuel.evaluate.scores import score_tracks
+from samuel.evaluate.tracks import choose_pairs, make_track, other_song, require_codec
+from samuel.files import Entry
+from samuel.generate import accompany
+from samuel.popdb.exchange.published import import_published
+from samuel.popdb.shards import Popdb
+from samuel.train import fit, run_folder
+from tests.popdb.exchange.arrays import FRAMES, GAP, write_published
+from tests.popdb.latents import small_settings
+from tests.weights import write_stable_audio
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    root = tmp_path_factory.mktemp("run")
+    write_stable_audio(root / "vae")
+    return small_settings(root, codec={"name": "stable-audio-open", "path": str(root / "vae")})
+
+
+@pytest.fixture(scope="module")
+def popdb(settings: Settings) -> Popdb:
+    files = write_published(settings.data / "published", GAP + 40)
+    return import_published(*files, settings.popdb_path)
+
+
+@pytest.fixture(scope="module")
+def codec(settings: Settings) -> Codec:
+    return load_codec(settings.codec, CPU)
+
+
+@pytest.fixture(scope="module")
+def model(popdb: Popdb, settings: Settings) -> Entry:
+    return fit(popdb, settings, run_folder(popdb, settings), lambda _: None)
+
+
+def tracks_of(popdb: Popdb, settings: Settings, codec: Codec, model: Entry) -> list[Entry]:
+    return [
+        make_track(
+            pair, popdb, lambda: (load_model(model.folder, CPU), codec), model.sha256["model.safetensors"],
+            settings.sampling, settings.artifacts / "samples",
+        )
+        for pair in choose_pairs(popdb, 2)
+    ]  # fmt: skip
+
+
+def test_from_the_arrays_to_the_report(
+    popdb: Popdb, settings: Settings, codec: Codec, model: Entry, caplog: pytest.LogCaptureFixture
+) -> None:
+    require_codec(popdb, settings.codec)
+    tracks = tracks_of(popdb, settings, codec, model)
+    assert "by weights unknown" in caplog.text
+    for track, pair in zip(tracks, choose_pairs(popdb, 2), strict=True):
+        assert pair["split"] == "validation"
+        wanted = codec.decode(popdb.read([pair])[0].float())[0].numpy()
+        assert read_wav(track.path("vocal.wav")) == pytest.approx(np.clip(wanted, -1, 1), abs=1e-6)
+    scores = score_tracks(tracks, EvaluationConfig(), settings.artifacts / "scores")
+    report = write_report(popdb, model, tracks, scores, settings.artifacts / "reports")
+    text = report.path("report.md").read_text()
+    assert "Vocal share: not measured." in text
+    assert "published without their songs" in text
+    assert "split by song" not in text
+    assert "### Published pair " in text
+    assert ", from " not in text
+    assert "vocal-share.png" not in report.sha256
+
+
+def test_no_picture_of_what_was_not_measured(popdb: Popdb, tmp_path: Path) -> None:
+    assert vocal_share_report(popdb, tmp_path) == "Vocal share: not measured."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_other_vocal_is_hardly_ever_of_the_same_song(popdb: Popdb) -> None:
+    def number(row: dict[str, Any]) -> int:
+        return int(row["song_id"].split("-")[-1])
+
+    held = popdb.pairs("validation")
+    others = [other_song(popdb, row) for row in held]
+    assert sum(
+        abs(number(row) - number(other)) > 1 for row, other in zip(held, others, strict=True) if other
+    ) > (0.8 * len(held))
+
+
+def test_another_codec_is_refused(popdb: Popdb, settings: Settings, model: Entry, tmp_path: Path) -> None:
+    mel = load_codec(Settings().codec, CPU)
+    with pytest.raises(SettingsError, match="stable-audio-open"):
+        require_codec(popdb, Settings().codec)
+    with pytest.raises(CheckpointError, match="the codec is 'mel/1"):
+        tracks_of(popdb, settings.model_copy(update={"artifacts": tmp_path}), mel, model)
+
+
+def test_a_model_of_published_latents_accompanies_by_that_codec(
+    settings: Settings, codec: Codec, model: Entry
+) -> None:
+    vocal = np.zeros((2, FRAMES * 2048), np.float32)
+    vocal[:, ::100] = 0.5
+    trained = load_model(model.folder, CPU)
+    assert trained.codec == "stable-audio-open/published"
+    assert accompany(vocal, trained, codec, settings.sampling).shape == vocal.shape
+    with pytest.raises(CheckpointError, match="the model learned latents"):
+        accompany(vocal, trained, load_codec(Settings().codec, CPU), settings.sampling)
