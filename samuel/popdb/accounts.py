@@ -4,10 +4,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from samuel.config import DownloadConfig
 from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
+from samuel.popdb.status import Status
 
 # The step that a song has behind it once the stage of this name is done.
 STEPS = {
@@ -17,6 +19,7 @@ STEPS = {
     "separate": "separated",
     "encode": "encoded",
 }
+SEARCHES = ("search", "match")
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,25 @@ def funnel(outcomes: Iterable[Outcome]) -> list[Step]:
     Files at hand are not searched for; where all songs are such, those steps are left out.
     """
     kept = list(outcomes)
+    fates = [(outcome.stage, outcome.status.value) for outcome in kept]
+    return _steps(fates, at_hand=all(outcome.song.url for outcome in kept))
+
+
+def funnel_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Step]:
+    """The same from the rows of `songs.parquet`; songs that no site was asked for were files at hand."""
+    asked = any(row["video_id"] or row["candidates"] or row["stage"] in SEARCHES for row in rows)
+    return _steps([(row["stage"], row["status"]) for row in rows], at_hand=not asked)
+
+
+def _steps(fates: Sequence[tuple[str, str]], *, at_hand: bool) -> list[Step]:
+    """The funnel from the stage that each song came to, and its status there."""
     stages = list(STEPS)
-    deepest = max((stages.index(outcome.stage) for outcome in kept), default=-1)
-    stages = stages[: deepest + 1]
-    if all(outcome.song.url for outcome in kept):
-        stages = [stage for stage in stages if stage not in ("search", "match")]
-    left = len(kept)
+    deepest = max((stages.index(stage) for stage, _ in fates if stage in STEPS), default=-1)
+    stages = [stage for stage in stages[: deepest + 1] if not (at_hand and stage in SEARCHES)]
+    left = len(fates)
     steps = [Step("listed", left, {})]
     for stage in stages:
-        lost = Counter(outcome.status.value for outcome in kept if outcome.stage == stage and not outcome.ok)
+        lost = Counter(status for where, status in fates if where == stage and status != Status.OK)
         left -= lost.total()
         steps.append(Step(STEPS[stage], left, dict(lost.most_common())))
     return steps

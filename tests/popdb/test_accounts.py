@@ -1,12 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from samuel.config import DownloadConfig
 from samuel.files import Entry
-from samuel.popdb.accounts import Progress, Step, duration, funnel, least_s, text_of
+from samuel.popdb.accounts import Progress, Step, duration, funnel, funnel_of_rows, least_s, text_of
 from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
+from samuel.popdb.songs import song_rows
 from samuel.popdb.status import Status
 
 
@@ -56,6 +58,19 @@ def test_files_are_not_searched_for() -> None:
 
 def test_no_song_at_all() -> None:
     assert funnel([]) == [Step("listed", 0, {})]
+    assert funnel_of_rows([]) == [Step("listed", 0, {})]
+
+
+FILES = [
+    *several(2, "encode", Status.OK, "file:///a"),
+    *several(1, "download", Status.DECODE_FAILED, "file:///b"),
+]
+FOUND = [replace(song, record={"video_id": "v"}) for song in several(2, "download", Status.OK)]
+
+
+@pytest.mark.parametrize("outcomes", [DOWNLOADED, FILES, FOUND, several(1, "search", Status.NETWORK)])
+def test_the_funnel_of_a_dataset_is_that_of_the_run(outcomes: list[Outcome]) -> None:
+    assert funnel_of_rows(song_rows(outcomes, {})) == funnel(outcomes)
 
 
 def test_the_table_shows_every_step_and_why() -> None:

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,22 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from samuel import __version__
 from samuel.cli import main
+from samuel.cli.terminal import plain
 from samuel.codec import load_codec
 from samuel.config import CodecConfig
 from samuel.device import resolve_device
 from samuel.popdb.shards import write_popdb
 from samuel.train import fit
 from tests.popdb.latents import encoded_song, small_settings
-
-
-def test_verify_says_sound_or_names_the_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    popdb = write_popdb([encoded_song(tmp_path, name) for name in "ab"], small_settings(tmp_path))
-    assert main(["verify", str(popdb.root)]) == 0
-    assert "sound" in capsys.readouterr().out
-    (popdb.root / "shards" / "00000.safetensors").unlink()
-    assert main(["verify", str(popdb.root)]) == 1
-    assert "shards/00000.safetensors: missing" in capsys.readouterr().out
 
 
 def settings_of_a_folder(root: Path) -> Path:
@@ -97,8 +92,7 @@ def test_generate_writes_an_accompaniment_of_the_length_of_the_vocal(
     ("arguments", "words"),
     [
         (["generate", "absent.wav", "--model", "absent"], "absent: no whole checkpoint here"),
-        (["import-popdb"], "import-popdb is not in version"),
-        (["export-sat"], "export-sat is not in version"),
+        (["evaluate"], "evaluate is not in version"),
         (["doctor", "--settings", "absent.json"], "absent.json: no such file"),
     ],
 )
@@ -124,6 +118,29 @@ def test_wrong_settings_are_named(
     path.write_text(content)
     assert main(["doctor", "--settings", str(path)]) == 1
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["samuel.cli", "samuel.cli.__main__"])
+def test_the_command_runs_as_a_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == __version__
+
+
+def test_what_others_wrote_does_not_steer_the_terminal() -> None:
+    assert plain("a\x1b[31m\x07\u202eb é 日本\nc\r\x9b") == "a?[31m??b é 日本\nc??"
+
+
+def test_an_error_is_printed_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--settings", "\x1b[2Jabsent.json"]) == 1
+    assert capsys.readouterr().err == "error: ?[2Jabsent.json: no such file\n"
+
+
+def test_bench_prints_the_figures_of_the_loader(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samuel.bench.loader.loader_rows", lambda: iter([("batches", "9 pairs/s")]))
+    assert main(["bench", "loader"]) == 0
+    assert capsys.readouterr().out.split() == ["batches", "9", "pairs/s"]
 
 
 def test_doctor_prints_its_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,48 @@
+"""The command `samuel`."""
+
+import argparse
+import logging
+import sys
+
+from samuel import __version__
+from samuel.cli import accompaniment, dataset, exchange, inspection, machine, songs
+from samuel.cli.settings import read_settings
+from samuel.cli.terminal import plain
+from samuel.errors import NotBuiltError, SamuelError
+
+__all__ = ["main", "read_settings"]
+
+PARTS = (machine, songs, accompaniment, dataset, inspection, exchange)
+NOT_BUILT = {"evaluate": "the report of train-and-eval holds the scores of its own tracks"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when all is well, 1 with a clear message when the user must act."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    try:
+        return options.command(options)
+    except (SamuelError, OSError) as error:
+        print(f"error: {plain(str(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; what is done stays, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def not_built(options: argparse.Namespace) -> int:
+    """Say that a command of the design is not there yet."""
+    raise NotBuiltError(f"samuel {options.name} is not in version {__version__}; {NOT_BUILT[options.name]}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="samuel", description="An accompaniment for a vocal.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what happens")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for part in PARTS:
+        part.add_commands(commands)
+    for name in NOT_BUILT:
+        command = commands.add_parser(name, help="not in this version")
+        command.set_defaults(command=not_built, name=name)
+    return parser

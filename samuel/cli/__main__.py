@@ -1,0 +1,7 @@
+"""`python -m samuel.cli`."""
+
+import sys
+
+from samuel.cli import main
+
+sys.exit(main())

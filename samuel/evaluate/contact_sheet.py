@@ -1,0 +1,199 @@
+"""A look into a dataset, and a listen: pairs as spectrograms on one sheet, with clips beside it.
+
+Shapes: C = 64 latent channels, T frames; (2, S) audio at 44.1 kHz; spectrograms (64, F) in dB.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samuel.audio import SAMPLE_RATE, Audio, write_wav
+from samuel.codec import HOP, Codec
+from samuel.codec.identity import made_by
+from samuel.errors import MissingPartError
+from samuel.evaluate.plots import drawable
+from samuel.evaluate.signal import log_mel_db
+from samuel.files import replacing
+from samuel.generate import mix
+from samuel.popdb.activity import HOP_S, vocal_activity
+from samuel.popdb.shards import STREAMS, Popdb
+
+SHEET = "contact-sheet.png"
+CLIP_S = 15.0
+ROW_INCHES = 1.7
+LONGEST_NAME = 40
+DECIBELS = (-80.0, 0.0)
+DEVIATIONS = (-3.0, 3.0)
+TICKS_HZ = (500, 2000, 8000)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What the sheet shows of a pair.
+
+    Attributes:
+        row: Its row of the index.
+        pictures: For each stream (64, F): mel spectrogram in dB, or the latents in standard deviations.
+        clip_s: Where the clip begins and ends in the chunk; none without audio.
+    """
+
+    row: Row
+    pictures: tuple[NDArray[np.float32], NDArray[np.float32]]
+    clip_s: tuple[float, float] | None
+
+
+def choose_strips(popdb: Popdb, count: int) -> list[Row]:
+    """At most `count` pairs from the least to the most sung, of different songs as far as there are any."""
+    rows = sorted(popdb.index, key=lambda row: (_share(row), row["pair_id"]))
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int).tolist()
+    chosen: dict[int, str] = {}
+    for place in places:
+        songs = set(chosen.values())
+        free = (i for i in range(len(rows)) if i not in chosen)
+        best = min(free, key=lambda i: (rows[i]["song_id"] in songs, abs(i - place), i))
+        chosen[best] = rows[best]["song_id"]
+    return [rows[i] for i in sorted(chosen)]
+
+
+def write_contact_sheet(
+    popdb: Popdb,
+    rows: Sequence[Row],
+    codec: Codec | None,
+    folder: Path,
+    on_pair: Callable[[], object] = lambda: None,
+) -> Path:
+    """Write `contact-sheet.png`, and of each pair the 15 s with most singing as WAV files beside it.
+
+    The clips are `<pair_id>-vocal.wav`, `-accompaniment.wav` and `-mix.wav`, 16 bits. The sheet shows what
+    was decoded, all of it on one scale; without a codec it shows the latents, and there are no clips.
+
+    Args:
+        popdb: The dataset.
+        rows: Index rows of the pairs to show.
+        codec: The one whose latents the dataset holds; none: it is not at hand.
+        folder: Where to write; files of these names are replaced, each in one step, the sheet last.
+        on_pair: Called after each pair.
+
+    Returns:
+        The sheet's path.
+
+    Raises:
+        DatasetError: The latents of a pair are not those that were written.
+        MissingPartError: The codec is another.
+    """
+    if codec and not made_by(popdb.info["codec"], codec):
+        raise MissingPartError(
+            f"the dataset holds latents of {popdb.info['codec']!r}, the codec at hand is {codec.identity!r}; "
+            "give the weights of the former"
+        )
+    strips: list[Strip] = []
+    for row in rows:
+        latents = popdb.read_checked(row)
+        strips.append(_heard(row, latents, codec, folder) if codec else _seen(row, latents, popdb.stats))
+        on_pair()
+    with replacing(folder / SHEET) as temporary:
+        sheet = _sheet(strips, decoded=codec is not None)
+        sheet.savefig(temporary, format="png", dpi=100, metadata={"Software": ""})
+    return folder / SHEET
+
+
+def most_sung_s(vocal: Audio, accompaniment: Audio, length_s: float = CLIP_S) -> tuple[float, float]:
+    """First and last second of the stretch of `length_s` in which most is sung, the first of several."""
+    duration_s = vocal.shape[1] / SAMPLE_RATE
+    if duration_s <= length_s:
+        return 0.0, duration_s
+    sung = np.concatenate([[0], np.cumsum(vocal_activity(vocal, vocal + accompaniment))])
+    frames = round(length_s / HOP_S)
+    start_s = min(int(np.argmax(sung[frames:] - sung[:-frames])) * HOP_S, duration_s - length_s)
+    return start_s, start_s + length_s
+
+
+def _heard(row: Row, latents: tuple[Tensor, Tensor], codec: Codec, folder: Path) -> Strip:
+    vocal, accompaniment = (codec.decode(stream[None].float())[0].float().cpu().numpy() for stream in latents)
+    clip_s = most_sung_s(vocal, accompaniment)
+    first, end = (round(second * SAMPLE_RATE) for second in clip_s)
+    clips = {"vocal": vocal[:, first:end], "accompaniment": accompaniment[:, first:end]}
+    clips["mix"] = mix(clips["vocal"], clips["accompaniment"])
+    # The dataset may be anybody's, and its pair ids any text.
+    name = re.sub(r"[^\w-]", "_", row["pair_id"], flags=re.ASCII)[:100]
+    for stem, clip in clips.items():
+        with replacing(folder / f"{name}-{stem}.wav") as temporary:
+            write_wav(temporary, clip, "PCM_16")
+    return Strip(row, (log_mel_db(vocal), log_mel_db(accompaniment)), clip_s)
+
+
+def _seen(row: Row, latents: tuple[Tensor, Tensor], stats: dict[str, dict[str, list[float]]]) -> Strip:
+    vocal, accompaniment = (
+        (stream.float().numpy() - _column(stats[name]["mean"])) / _column(stats[name]["std"])
+        for name, stream in zip(STREAMS, latents, strict=True)
+    )
+    return Strip(row, (vocal, accompaniment), None)
+
+
+def _column(values: Sequence[float]) -> NDArray[np.float32]:
+    return np.array(values, np.float32)[:, None]
+
+
+def _sheet(strips: Sequence[Strip], *, decoded: bool) -> Figure:
+    figure = Figure(figsize=(12, 0.8 + ROW_INCHES * len(strips)), layout="constrained")
+    axes = figure.subplots(len(strips), 2, sharex=True, sharey=True, squeeze=False)
+    low, high = DECIBELS if decoded else DEVIATIONS
+    image = None
+    for plots, strip in zip(axes, strips, strict=True):
+        for plot, name, picture in zip(plots, STREAMS, strip.pictures, strict=True):
+            seconds = picture.shape[1] * HOP / SAMPLE_RATE
+            image = plot.imshow(
+                picture, origin="lower", aspect="auto", extent=(0, seconds, 0, len(picture)),
+                vmin=low, vmax=high, cmap="magma" if decoded else "RdBu_r", interpolation="nearest",
+            )  # fmt: skip
+            _label(plot, name, strip.clip_s)
+        plots[0].set_title(_title(strip.row), loc="left", fontsize=9)
+        plots[0].set_ylabel("kHz" if decoded else "channel")
+    if decoded:
+        axes[0, 0].set_yticks(_mel_bands(TICKS_HZ), [f"{hertz / 1000:g}" for hertz in TICKS_HZ])
+    for plot in axes[-1]:
+        plot.set_xlabel("seconds of the chunk; between the lines: the clip" if decoded else "seconds")
+    if image is not None:
+        label = "mel power, dB" if decoded else "standard deviations from the channel's mean"
+        figure.colorbar(image, ax=axes, label=label, aspect=40)
+    return figure
+
+
+def _label(plot: Axes, name: str, clip_s: tuple[float, float] | None) -> None:
+    box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 2}
+    plot.text(0.99, 0.94, name, transform=plot.transAxes, ha="right", va="top", color="white", bbox=box)
+    for second in clip_s or ():
+        plot.axvline(second, color="white", linewidth=1, linestyle="--")
+
+
+def _title(row: Row) -> str:
+    sung = "vocal share not measured" if _unknown(row) else f"sung {row['vocal_share']:.0%}"
+    start = "" if row["start_s"] is None else f"from {row['start_s']:.1f} s · "
+    title, pair_id = (drawable(str(row[name] or ""))[:LONGEST_NAME] for name in ("title", "pair_id"))
+    return f"{title} · {pair_id} · {start}{row['split']} · {sung}"
+
+
+def _share(row: Row) -> float:
+    return -1.0 if _unknown(row) else row["vocal_share"]
+
+
+def _unknown(row: Row) -> bool:
+    return row["vocal_share"] is None or np.isnan(row["vocal_share"])
+
+
+def _mel_bands(frequencies_hz: Sequence[float]) -> list[float]:
+    """Where frequencies lie on the axis of `log_mel_db`; band b is drawn from b to b + 1."""
+    import librosa
+
+    centres = librosa.mel_frequencies(n_mels=64 + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
+    return [float(np.interp(hertz, centres, np.arange(64))) + 0.5 for hertz in frequencies_hz]

@@ -1,0 +1,197 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from samuel.audio import SAMPLE_RATE, Audio
+from samuel.errors import DatasetError, MissingPartError
+from samuel.evaluate.contact_sheet import choose_strips, most_sung_s, write_contact_sheet
+from samuel.evaluate.signal import log_mel_db
+from samuel.popdb.shards import STREAMS, Popdb, write_popdb
+from tests.popdb.latents import encoded_song, small_settings
+from tests.popdb.shards.songs import sung
+
+HOSTILE = "a $\\frac$ b$ \\$c$ \x1b[31m\u202e 日本語 " + "W" * 200
+SIXTEEN_BITS = 1 / 2**15
+
+
+class Holding:
+    """A codec of nothing: channel 0 of a frame is the level of its 2048 samples."""
+
+    def __init__(self, identity: str = "mel/1") -> None:
+        self.identity = identity
+
+    def encode(self, audio: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return 0.5 * latents[:, :1].repeat_interleave(2048, dim=-1).expand(-1, 2, -1)
+
+    def cancel(self) -> None:
+        raise NotImplementedError
+
+
+def made(root: Path, shares: dict[str, Sequence[float]]) -> Popdb:
+    songs = [sung(encoded_song(root, name, len(given)), *given) for name, given in shares.items()]
+    return write_popdb(songs, small_settings(root))
+
+
+@pytest.fixture
+def popdb(tmp_path: Path) -> Popdb:
+    return made(tmp_path, {"a": [0.1, 0.9], "b": [0.2, 0.5], "c": [0.3, 0.4]})
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were saved."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
+        saved.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
+
+
+def decoded(popdb: Popdb, row: dict[str, Any]) -> list[Audio]:
+    return [Holding().decode(stream.float())[0].numpy() for stream in popdb.read([row])]
+
+
+def test_pairs_are_chosen_from_the_least_to_the_most_sung(popdb: Popdb) -> None:
+    chosen = choose_strips(popdb, 3)
+    assert [row["pair_id"] for row in chosen] == ["a-000", "c-000", "b-001"]  # of three songs
+    assert choose_strips(popdb, 3) == chosen
+    assert [row["vocal_share"] for row in choose_strips(popdb, 99)] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.9]
+    assert [row["pair_id"] for row in choose_strips(popdb, 1)] == ["a-000"]
+
+
+def test_many_pairs_of_one_song_do_not_hide_the_others(tmp_path: Path) -> None:
+    popdb = made(tmp_path, {"a": [0.5] * 20, "b": [0.9], "c": [0.1]})
+    assert {row["song_id"] for row in choose_strips(popdb, 3)} == {"a", "b", "c"}
+
+
+def test_the_clips_are_what_was_decoded(popdb: Popdb, tmp_path: Path) -> None:
+    (row,) = choose_strips(popdb, 1)
+    done: list[str] = []
+    folder = tmp_path / "sheet"
+    sheet = write_contact_sheet(popdb, [row], Holding(), folder, lambda: done.append("pair"))
+    assert sheet == folder / "contact-sheet.png"
+    assert done == ["pair"]
+    names = {"contact-sheet.png", *(f"a-000-{stem}.wav" for stem in (*STREAMS, "mix"))}
+    assert {path.name for path in folder.iterdir()} == names
+    vocal, accompaniment = decoded(popdb, row)
+    total = vocal + accompaniment
+    assert np.abs(total).max() > 1.0  # would clip
+    wanted = {"vocal": vocal, "accompaniment": accompaniment, "mix": total / np.abs(total).max()}
+    for stem, audio in wanted.items():
+        clip, rate = soundfile.read(folder / f"a-000-{stem}.wav")
+        assert rate == SAMPLE_RATE
+        np.testing.assert_allclose(clip.T, audio.clip(-1, 1), atol=SIXTEEN_BITS)
+
+
+def test_the_sheet_shows_what_was_decoded_on_one_scale(
+    popdb: Popdb, tmp_path: Path, figures: list[Figure]
+) -> None:
+    rows = choose_strips(popdb, 2)
+    write_contact_sheet(popdb, rows, Holding(), tmp_path)
+    images = [plot.images[0] for plot in figures[0].axes if plot.images][:4]
+    assert {image.get_clim() for image in images} == {(-80.0, 0.0)}
+    expected = [log_mel_db(audio) for row in rows for audio in decoded(popdb, row)]
+    for image, levels in zip(images, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(image.get_array()), levels)
+    titles = [plot.get_title(loc="left") for plot in figures[0].axes if plot.get_title(loc="left")]
+    for title, row in zip(titles, rows, strict=True):
+        assert title.startswith(f"Title of {row['song_id']} · {row['pair_id']} · from ")
+        assert title.endswith(f"{row['split']} · sung {row['vocal_share']:.0%}")
+
+
+def test_without_a_codec_the_sheet_shows_the_latents(
+    popdb: Popdb, tmp_path: Path, figures: list[Figure]
+) -> None:
+    (row,) = choose_strips(popdb, 1)
+    folder = tmp_path / "sheet"
+    write_contact_sheet(popdb, [row], None, folder)
+    assert [path.name for path in folder.iterdir()] == ["contact-sheet.png"]
+    images = [plot.images[0] for plot in figures[0].axes if plot.images][:2]
+    for image, stream, latents in zip(images, STREAMS, popdb.read([row]), strict=True):
+        mean, std = (torch.tensor(popdb.stats[stream][name])[:, None] for name in ("mean", "std"))
+        np.testing.assert_allclose(
+            np.asarray(image.get_array()), (latents[0].float() - mean) / std, atol=1e-5
+        )
+
+
+def test_the_same_pairs_give_the_same_bytes(popdb: Popdb, tmp_path: Path) -> None:
+    rows = choose_strips(popdb, 2)
+    first, again = (write_contact_sheet(popdb, rows, Holding(), tmp_path / name) for name in "xy")
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_titles_and_ids_are_drawn_as_they_are_and_lead_nowhere(
+    popdb: Popdb, tmp_path: Path, figures: list[Figure]
+) -> None:
+    row = choose_strips(popdb, 1)[0] | {"title": HOSTILE, "pair_id": "../../$up\x00"}
+    row |= {"vocal_share": None, "start_s": None}
+    folder = tmp_path / "deep" / "sheet"
+    write_contact_sheet(popdb, [row], Holding(), folder)
+    clips = {path.name for path in tmp_path.rglob("*.wav")}
+    assert clips == {f"_______up_-{stem}.wav" for stem in (*STREAMS, "mix")}
+    assert {path.parent for path in tmp_path.rglob("*.wav")} == {folder}
+    (title,) = (plot.get_title(loc="left") for plot in figures[0].axes if plot.get_title(loc="left"))
+    assert title.isprintable()
+    assert len(title) < 150
+    assert title.endswith("vocal share not measured")
+
+
+def test_another_codec_is_refused(popdb: Popdb, tmp_path: Path) -> None:
+    with pytest.raises(MissingPartError, match=r"holds latents of 'mel/1', the codec at hand is 'mel/2'"):
+        write_contact_sheet(popdb, choose_strips(popdb, 1), Holding("mel/2"), tmp_path / "sheet")
+    assert not (tmp_path / "sheet").exists()
+
+
+def test_damaged_latents_are_not_drawn(popdb: Popdb, tmp_path: Path) -> None:
+    (row,) = choose_strips(popdb, 1)
+    shard = popdb.root / row["shard"]
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    last = max((r for r in popdb.index if r["shard"] == row["shard"]), key=lambda r: r["row"])
+    with pytest.raises(DatasetError, match=last["pair_id"]):
+        write_contact_sheet(popdb, [last], None, tmp_path / "sheet")
+    assert not (tmp_path / "sheet" / "contact-sheet.png").exists()
+
+
+def singing(duration_s: float, *stretches_s: tuple[float, float]) -> tuple[Audio, Audio]:
+    """A vocal that sings in these stretches, and an even band."""
+    generator = np.random.default_rng(0)
+    vocal, band = 0.1 * generator.normal(size=(2, 2, round(duration_s * SAMPLE_RATE))).astype(np.float32)
+    seconds = np.arange(vocal.shape[1]) / SAMPLE_RATE
+    vocal[:, ~np.any([(first <= seconds) & (seconds < end) for first, end in stretches_s], axis=0)] = 0
+    return vocal, band
+
+
+@pytest.mark.parametrize(
+    ("stretches_s", "start_s"),
+    [
+        ([(20.0, 26.0), (31.0, 40.0)], 30.0),  # all of the longer, a second of silence before it
+        ([(3.0, 4.0), (22.0, 32.0)], 22.0),
+        ([(37.5, 40.0)], 30.0),
+    ],
+)
+def test_the_clip_is_where_most_is_sung(stretches_s: list[tuple[float, float]], start_s: float) -> None:
+    first_s, end_s = most_sung_s(*singing(40.0, *stretches_s), length_s=10.0)
+    assert end_s - first_s == pytest.approx(10.0)
+    assert end_s <= 40.0
+    assert first_s == pytest.approx(start_s, abs=0.2)
+
+
+def test_a_short_chunk_is_the_clip_and_a_silent_one_begins_at_the_start() -> None:
+    assert most_sung_s(*singing(3.0, (1.0, 2.0)), length_s=10.0) == (0.0, 3.0)
+    assert most_sung_s(*singing(12.0, (13.0, 14.0)), length_s=10.0) == (0.0, 10.0)
