@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -168,31 +169,22 @@ def test_more_shards_than_may_be_open_are_read(tmp_path: Path) -> None:
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-@pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("positions", ["as many as there are reads", "one"])
-def test_threads_read_what_one_reads(
-    tmp_path: Path, threads: int, positions: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_read_what_one_reads(tmp_path: Path, positions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if positions == "one":  # a system without reads at a position
         monkeypatch.delattr(os, "preadv")
     paths = [written(tmp_path / str(i), 5, seed=i) for i in range(3)]
     places = [(paths[i % 3], i % 5) for i in range(31)]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        shards, batch = OpenShards(), empty_batch(31, FRAMES)
-        for _ in range(20):
-            batch[:] = np.nan
-            shards.read(places, batch)
-            for (path, row), vocal, accompaniment in zip(places, *as_tensors(batch), strict=True):
-                truth = latents(5, seed=int(path.name))
-                assert torch.equal(vocal, truth["vocal"][row])
-                assert torch.equal(accompaniment, truth["accompaniment"][row])
-        for bad in (0, 30):  # of any thread
-            with pytest.raises(DatasetError, match="missing"):
-                shards.read([*places[:bad], (tmp_path / "nothing", 0), *places[bad + 1 :]], batch)
-    finally:
-        torch.set_num_threads(before)
+    truth = [latents(5, seed=int(path.name))["vocal"][row] for path, row in places]
+    shards = OpenShards()
+
+    def work(_: int) -> bool:
+        batch = empty_batch(31, FRAMES)
+        shards.read(places, batch)
+        return all(map(torch.equal, as_tensors(batch)[0], truth))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(100)))
 
 
 def read_often(shards: OpenShards, path: Path, sums: Any) -> None:
