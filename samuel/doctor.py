@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from samuel.config import Settings
-from samuel.errors import InputError, MissingPartError
+from samuel.errors import InputError, MissingPartError, SamuelError
 
 State = Literal["present", "reachable", "gated", "missing"]
 
@@ -47,6 +47,7 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Everything the product can use, whether the settings name it or not."""
     machine = [_python(), _torch(), _gpu(settings), _ffmpeg(), _javascript(), _disk(settings)]
+    machine += [_dataset(settings.popdb_path)] if isinstance(settings.popdb_path, str) else []
     return machine + [look(settings) for look in WEIGHTS.values()]
 
 
@@ -69,6 +70,8 @@ def require(settings: Settings, parts: set[str]) -> list[Finding]:
     needed = [_ffmpeg(), _disk(settings)]
     if parts - SOURCES:  # to look for a GPU takes seconds, and songs are downloaded without
         needed.append(_gpu(settings))
+    if parts - SOURCES and isinstance(settings.popdb_path, str):
+        needed.append(_dataset(settings.popdb_path))
     if "csv" in parts:
         needed += [_javascript(), _cookies(settings)]
     needed += [look(settings) for name, look in WEIGHTS.items() if name in parts]
@@ -158,6 +161,17 @@ def _disk(settings: Settings) -> Finding:
             "disk", "missing", f"{free:.1f} GiB free", f"free {FREE_GIB_WANTED} GiB, or move `data`"
         )
     return Finding("disk", "present", f"{free:.0f} GiB free")
+
+
+def _dataset(url: str) -> Finding:
+    from samuel.popdb.shards.manifest import MANIFEST
+    from samuel.popdb.shards.remote import folder_of
+
+    try:
+        there = folder_of(url).read(MANIFEST) is not None
+    except (SamuelError, OSError) as error:
+        return Finding("dataset", "missing", f"{url}: {error}", "correct popdb.path, or what it needs")
+    return Finding("dataset", "present" if there else "reachable", url)
 
 
 def _demucs(settings: Settings) -> Finding:

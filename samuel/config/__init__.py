@@ -143,6 +143,6 @@ def parse(values: dict[str, Any]) -> Settings:
 def _complaint(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     # These may be refused because there is a secret in them.
-    if name.startswith(("download.proxy", "download.ytdlp")) or problem["loc"] == ("download",):
+    if name.startswith(("download.proxy", "download.ytdlp", "popdb.path")) or problem["loc"] == ("download",):
         return f"setting {name}: {problem['msg']}"
     return f"setting {name or '(all)'}: {problem['msg']} (given: {problem['input']!r})"

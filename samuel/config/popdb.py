@@ -248,3 +248,22 @@ class PopdbConfig(Section):
     @classmethod
     def _text(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
+
+    @field_validator("path")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        if value and (wrong := wrong_url(value)):
+            raise ValueError(wrong)
+        return value
+
+
+def wrong_url(location: str) -> str:
+    """Why a URL is no place for a dataset, without repeating it; empty where it may be one."""
+    if "://" not in location:
+        return ""
+    # Settings are shown in the UI, kept in its database and written to logs.
+    if "@" in urlsplit(location).netloc:
+        return "a URL with user or password; fsspec takes them from its configuration or the environment"
+    if "::" in location:
+        return "a chain of URLs; give one, as in s3://bucket/popdb"
+    return ""

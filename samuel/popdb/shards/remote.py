@@ -5,18 +5,22 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from fsspec.core import url_to_fs
 
-from samuel.errors import DatasetError, MissingPartError, OperatorError
+from samuel.config.popdb import wrong_url
+from samuel.errors import DatasetError, MissingPartError, OperatorError, SamuelError, SettingsError
 from samuel.files import locked, replacing, sha256
 from samuel.popdb.shards.folder import Folder, LocalFolder
 
 LOCK = ".lock.json"
+OWN = (OSError, ImportError, ValueError, SamuelError)  # what is said of these is said elsewhere
 
 
 def folder_of(location: Path | str, cache: Path | None = None) -> Folder:
@@ -27,15 +31,19 @@ def folder_of(location: Path | str, cache: Path | None = None) -> Folder:
         cache: Where shards from a URL are kept on this machine; none: `samuel/shards` in the user's cache.
 
     Raises:
+        SettingsError: The URL holds a password, or is a chain of several.
         MissingPartError: The package that the URL's protocol needs is not installed.
     """
     text = str(location)
     if text.startswith("file://"):
-        text = text.removeprefix("file://")
+        text = url2pathname(urlsplit(text).path)
     if "://" not in text:
         return LocalFolder(Path(text))
+    if wrong := wrong_url(text):
+        raise SettingsError(f"the place of a dataset is {wrong}")
     try:
-        filesystem, root = url_to_fs(text)
+        with _told(text):
+            filesystem, root = url_to_fs(text)
     except (ImportError, ValueError) as error:  # no package; no such protocol
         raise MissingPartError(f"{text}: {error}; give a local folder, or install what it needs") from error
     return UrlFolder(text, filesystem, root.rstrip("/"), cache or _user_cache())
@@ -58,7 +66,8 @@ class UrlFolder:
     def read(self, name: str) -> bytes | None:
         """The content of a file; None where there is none."""
         try:
-            return self.filesystem.cat_file(f"{self.root}/{name}")
+            with _told(self.url):
+                return self.filesystem.cat_file(f"{self.root}/{name}")
         except FileNotFoundError:
             return None
 
@@ -66,14 +75,16 @@ class UrlFolder:
         """Name → bytes of the files in a folder below."""
         self.filesystem.invalidate_cache()
         try:
-            found = self.filesystem.ls(f"{self.root}/{under}", detail=True)
+            with _told(self.url):
+                found = self.filesystem.ls(f"{self.root}/{under}", detail=True)
         except FileNotFoundError:
             return {}
         return {f"{under}/{Path(entry['name']).name}": entry["size"] for entry in found}
 
     def put(self, source: Path, name: str, digest: str) -> None:
         """Upload a finished file; a shard stays at hand."""
-        self.filesystem.put_file(str(source), f"{self.root}/{name}")
+        with _told(self.url):
+            self.filesystem.put_file(str(source), f"{self.root}/{name}")
         if not name.startswith("shards/"):
             source.unlink()
             return
@@ -83,15 +94,14 @@ class UrlFolder:
 
     def move(self, name: str, to: str) -> None:
         """Copy an object and delete the first."""
-        self.filesystem.mv(f"{self.root}/{name}", f"{self.root}/{to}")
+        with _told(self.url):
+            self.filesystem.mv(f"{self.root}/{name}", f"{self.root}/{to}")
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete objects that may already be gone."""
         for name in names:
-            try:
+            with suppress(FileNotFoundError), _told(self.url):
                 self.filesystem.rm_file(f"{self.root}/{name}")
-            except FileNotFoundError:
-                continue
 
     def at_hand(self, name: str, digest: str) -> Path:
         """Fetch the file once, and check it.
@@ -120,7 +130,8 @@ class UrlFolder:
         lock = f"{self.root}/{LOCK}"
         mine = json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode()
         try:
-            self.filesystem.pipe_file(lock, mine, mode="create")
+            with _told(self.url):
+                self.filesystem.pipe_file(lock, mine, mode="create")
         except FileExistsError:
             holder = (self.read(LOCK) or b"?").decode(errors="replace")
             raise OperatorError(
@@ -138,13 +149,30 @@ class UrlFolder:
     def _fetch(self, name: str, digest: str, target: Path) -> None:
         with replacing(target) as temporary:
             try:
-                self.filesystem.get_file(f"{self.root}/{name}", str(temporary))
+                with _told(self.url):
+                    self.filesystem.get_file(f"{self.root}/{name}", str(temporary))
             except FileNotFoundError:
                 raise DatasetError(
                     f"{self.url}/{name}: missing; the dataset may have been rewritten"
                 ) from None
             if sha256(temporary) != digest:
                 raise DatasetError(f"{self.url}/{name}: its bytes are not those of the index")
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Turn what a file system's own library raises, which has no name here, into one error.
+
+    Raises:
+        OperatorError: The file system cannot be used.
+    """
+    try:
+        yield
+    except OWN:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise OperatorError(f"{url}: {reason}; check the address and the credentials") from error
 
 
 def _user_cache() -> Path:

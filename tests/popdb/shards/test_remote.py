@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from samuel.config import Settings, parse
-from samuel.errors import DatasetError, MissingPartError, OperatorError
+from samuel.doctor import require
+from samuel.errors import DatasetError, MissingPartError, OperatorError, SettingsError
 from samuel.popdb.shards import compact, open_popdb, write_popdb
 from samuel.popdb.shards.commit import state_of
 from samuel.popdb.shards.remote import LOCK, UrlFolder, folder_of
@@ -156,6 +157,43 @@ def test_a_pending_commit_is_read_and_finished(tmp_path: Path, settings: Setting
 def test_a_protocol_that_nobody_knows_is_named() -> None:
     with pytest.raises(MissingPartError, match=r"nosuch://bucket/popdb: .*give a local folder"):
         open_popdb("nosuch://bucket/popdb")
+
+
+@pytest.mark.parametrize(
+    "url", ["sftp://user:hunter2@host/popdb", "https://hunter2@host/x", "a::memory://hunter2"]
+)
+def test_a_url_with_a_secret_or_a_chain_is_refused_unsaid(url: str) -> None:
+    for refused in (lambda: open_popdb(url), lambda: parse({"popdb": {"path": url}})):
+        with pytest.raises(SettingsError) as error:
+            refused()
+        assert "hunter2" not in str(error.value)
+
+
+def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path / "a b%", popdb={"pairs_per_shard": 3})
+    popdb = write_popdb(songs(tmp_path), settings)
+    assert open_popdb(popdb.root.as_uri()).root == popdb.root
+
+
+def test_what_a_file_system_raises_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(*_: object, **__: object) -> bytes:
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", refuse)
+    words = f"{url}: NoCredentialsError: Unable to locate credentials; check the address and the credentials"
+    with pytest.raises(OperatorError, match=words):
+        open_popdb(url)
+    with pytest.raises(MissingPartError, match=r"dataset: missing, .*NoCredentialsError"):
+        require(parse({"popdb": {"path": url}}), {"mel"})
+
+
+def test_a_place_that_cannot_be_reached_is_told_before_the_long_work(url: str) -> None:
+    with pytest.raises(MissingPartError, match=r"dataset: missing, nosuch://b: .*not known"):
+        require(parse({"popdb": {"path": "nosuch://b"}}), {"mel"})
+    assert {finding.name for finding in require(parse({"popdb": {"path": url}}), {"mel"})} >= {"dataset"}
 
 
 def test_nothing_behind_a_url_is_no_dataset(url: str) -> None:
