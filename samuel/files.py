@@ -180,11 +180,18 @@ def partial_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold the lock that belongs to `path`, waiting, after `on_wait`, for another process that holds it."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that belongs to `path`, waiting for another process that holds it."""
     name = path.parent / ".locks" / f"{path.name}.lock"
     name.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(name)
+    with holding(name):
+        yield
+
+
+@contextmanager
+def holding(lock_file: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold a lock file, waiting, after `on_wait`, for another process that holds it."""
+    lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
     except Timeout:

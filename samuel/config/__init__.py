@@ -93,7 +93,7 @@ class Settings(Section):
     def popdb_path(self) -> Path | str:
         """Where the dataset lies: a path, or a URL."""
         path = self.popdb.path
-        return path if path and "://" in path else Path(path or self.data / "popdb")
+        return path if path and "://" in path else Path(path or self.data / "popdb").expanduser()
 
 
 def demo() -> Settings:

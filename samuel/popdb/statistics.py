@@ -6,6 +6,9 @@ Shapes: N pairs, C channels, T frames.
 import torch
 from torch import Tensor
 
+STILL = 1e-4
+"""A channel with less of a deviation never changes."""
+
 
 class ChannelStatistics:
     """Running sums in float64 over (N, C, T) tensors."""
@@ -29,7 +32,7 @@ class ChannelStatistics:
         """
         mean = self._sum / self._count
         std = (self._squares / self._count - mean.square()).clamp(min=0.0).sqrt()
-        std = torch.where(std < 1e-4, torch.ones_like(std), std)
+        std = torch.where(std < STILL, torch.ones_like(std), std)
         return {"mean": _rounded(mean), "std": _rounded(std)}
 
 

@@ -23,8 +23,9 @@ def read_table(content: bytes, schema: pa.Schema | None = None) -> pa.Table:
         ValueError: It is not one, or has not the columns of `schema`.
     """
     try:
-        # Not `pq.read_table`, whose first call takes a second to import pandas.
-        table = pq.ParquetFile(pa.BufferReader(content)).read()
+        # Not `pq.read_table`, whose first call takes a second to import pandas. And without threads: one that
+        # lets go of `content` while the interpreter ends, ends it with SIGABRT.
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"not Parquet ({error})") from error
     if schema is not None and not table.schema.equals(schema):

@@ -109,10 +109,11 @@ SHARDS = {
 
 FILES = {
     "an interrupted write": Case(
-        stop_midway, ["an interrupted write: its files are whole, but not yet in their places"]
+        stop_midway, ["a write that was interrupted, or is going on: its files are whole, not yet in place"]
     ),
     "a write that never was": Case(
-        leave(".pending/songs.parquet"), [".pending: 1 files left over by a write that was stopped"]
+        leave(".pending/songs.parquet"),
+        [".pending: 1 files left over by a write that was stopped, or is going on"],
     ),
     "the card lost": Case(lose("README.md"), ["README.md: missing"]),
     "another card": Case(spoil("README.md", b"#"), ["README.md: its bytes are not those dataset.json names"]),
@@ -319,17 +320,20 @@ MANIFEST = {
     ),
     "no JSON": Case(
         spoil("dataset.json", b"{"),
-        ["ROOT: the dataset is damaged (JSONDecodeError: LIBRARY); run build-popdb again"],
+        [
+            "ROOT: the dataset is damaged (JSONDecodeError: LIBRARY); run build-popdb again, or import it "
+            "again"
+        ],
         mendable=False,
     ),
     "JSON too deep": Case(
         spoil("dataset.json", b"[" * 100_000),
-        ["ROOT: the dataset is damaged (RecursionError: LIBRARY); run build-popdb again"],
+        ["ROOT: the dataset is damaged (RecursionError: LIBRARY); run build-popdb again, or import it again"],
         mendable=False,
     ),
     "no frames": Case(
         restate(chunk_frames=0),
-        [f"dataset.json: chunk_frames: Input should be greater than or equal to 1; {AGAIN}"],
+        [f"dataset.json: chunk_frames: Input should be greater than or equal to 8; {AGAIN}"],
         mendable=False,
     ),
     "a file outside": Case(
@@ -348,7 +352,7 @@ MANIFEST = {
         restate(counts={"validation": 3}), ["dataset.json: counts.validation is 3, the tables have 1"]
     ),
     "another content": Case(
-        restate(content_sha256="0" * 20),
+        restate(content_sha256="0" * 64),
         ["dataset.json: content_sha256 is not that of the pairs of index.parquet"],
     ),
     "a file unnamed": Case(

@@ -8,13 +8,13 @@ readers look for each file in `.pending` and under its name, and take the one wh
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from samuel.errors import DatasetError, NewerFormatError
 from samuel.files import as_json, sha256
 from samuel.popdb.shards.folder import PENDING, Folder
-from samuel.popdb.shards.manifest import FORMAT_VERSION, MANIFEST
+from samuel.popdb.shards.manifest import AGAIN, BESIDE, FORMAT_VERSION, MANIFEST
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class State:
     """
 
     folder: Folder
-    info: dict[str, Any]
+    info: dict[str, Any] = field(repr=False)
     pending: bool
 
     def read(self, name: str) -> bytes:
@@ -46,7 +46,7 @@ class State:
                 return content
         fault = "its bytes are not those dataset.json names" if found else "missing"
         replaced = state_of(self.folder).info != self.info
-        remedy = "the dataset was replaced meanwhile, open it again" if replaced else "run build-popdb again"
+        remedy = "the dataset was replaced meanwhile, open it again" if replaced else AGAIN
         raise DatasetError(f"{self.folder.location}: {name}: {fault}; {remedy}")
 
 
@@ -60,16 +60,15 @@ def state_of(folder: Folder) -> State:
         content = folder.read(place)
         if content is not None:
             return State(folder, _parse(folder, content), pending=place != MANIFEST)
-    raise DatasetError(
-        f"{folder.location}: no dataset here (dataset.json is missing); run the flow build-popdb"
-    )
+    remedy = "run the flow build-popdb, or samuel import-popdb"
+    raise DatasetError(f"{folder.location}: no dataset here (dataset.json is missing); {remedy}")
 
 
 def commit(folder: Folder, info: dict[str, Any]) -> None:
     """Make the files in `folder.workspace`, with `info` as `dataset.json`, those of the dataset."""
-    staged = {path.name: path for path in sorted(folder.workspace.iterdir()) if path.is_file()}
-    for name, path in staged.items():
-        folder.put(path, f"{PENDING}/{name}", info["files"][name]["sha256"])
+    for name in BESIDE:
+        if (path := folder.workspace / name).is_file():
+            folder.put(path, f"{PENDING}/{name}", info["files"][name]["sha256"])
     manifest = folder.workspace / MANIFEST
     manifest.write_bytes(as_json(info))
     folder.put(manifest, f"{PENDING}/{MANIFEST}", sha256(manifest))
@@ -78,17 +77,21 @@ def commit(folder: Folder, info: dict[str, Any]) -> None:
 
 def unchanged(folder: Folder, info: dict[str, Any]) -> bool:
     """Forget the files in `folder.workspace` that are in place; True where all are, and `info` with them."""
-    for path in [path for path in folder.workspace.iterdir() if path.is_file()]:
-        content = folder.read(path.name)
-        if content is not None and hashlib.sha256(content).hexdigest() == info["files"][path.name]["sha256"]:
-            path.unlink()
-    return folder.read(MANIFEST) == as_json(info) and not any(folder.workspace.iterdir())
+    changed = False
+    for name in BESIDE:
+        content = folder.read(name)
+        if content is not None and hashlib.sha256(content).hexdigest() == info["files"][name]["sha256"]:
+            (folder.workspace / name).unlink()
+        else:
+            changed = True
+    return folder.read(MANIFEST) == as_json(info) and not changed
 
 
 def settle(folder: Folder) -> None:
     """Finish a commit that was interrupted, or remove what one left that never was."""
-    left = sorted(folder.sizes(PENDING))
     manifest = f"{PENDING}/{MANIFEST}"
+    own = [*(f"{PENDING}/{name}" for name in BESIDE), manifest]
+    left = sorted(folder.sizes(PENDING).keys() & own)
     if manifest not in left:
         folder.remove(left)
         return
@@ -104,9 +107,7 @@ def _parse(folder: Folder, content: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(folder, error) from error
     if found != FORMAT_VERSION:
-        kind, remedy = (
-            (DatasetError, "run build-popdb again") if older else (NewerFormatError, "update samuel")
-        )
+        kind, remedy = (DatasetError, AGAIN) if older else (NewerFormatError, "update samuel")
         raise kind(f"{folder.location}: format {found}, this version reads {FORMAT_VERSION}; {remedy}")
     return info
 
@@ -114,4 +115,4 @@ def _parse(folder: Folder, content: bytes) -> dict[str, Any]:
 def damaged(folder: Folder, error: Exception) -> DatasetError:
     """What is said of a dataset that cannot be read."""
     reason = f"{type(error).__name__}: {error}"
-    return DatasetError(f"{folder.location}: the dataset is damaged ({reason}); run build-popdb again")
+    return DatasetError(f"{folder.location}: the dataset is damaged ({reason}); {AGAIN}")

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from samuel.errors import OperatorError
-from samuel.files import fsync, locked, remove
+from samuel.errors import DatasetError, OperatorError
+from samuel.files import fsync, holding, remove
 
 PENDING = ".pending"
+LOCK = ".lock"
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +86,14 @@ class LocalFolder:
         """Name → bytes of the files in a folder below."""
         try:
             entries = list(os.scandir(self.path / under))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
-        return {f"{under}/{entry.name}": entry.stat().st_size for entry in entries if entry.is_file()}
+        sizes: dict[str, int] = {}
+        for entry in entries:
+            with suppress(FileNotFoundError):  # moved by a writer since it was listed
+                if entry.is_file():
+                    sizes[f"{under}/{entry.name}"] = entry.stat().st_size
+        return sizes
 
     def put(self, source: Path, name: str, digest: str) -> None:
         """Make a finished file of `workspace` appear as `name`."""
@@ -120,9 +126,17 @@ class LocalFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One writer at a time; another waits, and says so."""
+        """One writer at a time; another waits, and says so.
+
+        Raises:
+            DatasetError: A link is where the writer's own folders are: what it leads to is not the dataset's.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.path, self._say_so):
+        # In the folder itself, whatever path leads to it, and whoever owns the one above it.
+        with holding(self.path / LOCK, self._say_so):
+            for own in (self.workspace, self.path / PENDING):
+                if own.is_symlink():
+                    raise DatasetError(f"{own}: a link; remove it, a dataset has none there")
             shutil.rmtree(self.workspace, ignore_errors=True)  # of a writer that was killed
             try:
                 yield

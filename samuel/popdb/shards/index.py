@@ -6,12 +6,12 @@ written again. What is in the index follows from the songs alone and is in the o
 lies follows from how the dataset has grown, until it is compacted.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from samuel.files import digest
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.songs import chunks_kept
 from samuel.popdb.split import held_out
@@ -91,8 +91,12 @@ def buried(rows: Sequence[Row], known: Iterable[Row]) -> list[Row]:
 
 
 def content_digest(rows: Iterable[Row]) -> str:
-    """What stands for the pairs of a dataset and their split, wherever they lie."""
-    return digest([[row["pair_id"], row["pair_sha256"], row["split"]] for row in rows])
+    """What stands for the pairs of a dataset and their split, wherever they lie.
+
+    The sha256 of a line `pair_id pair_sha256 split` for each, in the order of the index.
+    """
+    lines = (f"{row['pair_id']} {row['pair_sha256']} {row['split']}\n" for row in rows)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _origin(row: Row) -> tuple[str, str]:

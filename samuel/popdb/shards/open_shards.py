@@ -27,9 +27,7 @@ class OpenShards:
     """The shards that a process has open. A copy in another process, forked or pickled, opens its own."""
 
     def __init__(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._shards: OrderedDict[Path, _Shard] = OrderedDict()
+        self._begin()
 
     def read(self, places: Sequence[tuple[Path, int]], batch: Halves) -> None:
         """Read pairs by shard and row into a batch (2, B, C, T).
@@ -46,7 +44,7 @@ class OpenShards:
 
     def _open(self, path: Path) -> "_Shard":
         if self._process != os.getpid():  # forked: the lock may be held by a thread that is not here
-            self.__init__()
+            self._begin()
         with self._lock:
             if path not in self._shards:
                 self._shards[path] = _Shard(path)
@@ -59,7 +57,12 @@ class OpenShards:
         return {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._shards: OrderedDict[Path, _Shard] = OrderedDict()
 
 
 class _Shard:

@@ -16,19 +16,21 @@ import pyarrow.compute as pc
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from samuel.errors import DatasetError, NewerFormatError
+from samuel.errors import DatasetError, InputError, NewerFormatError
 from samuel.popdb.shards.commit import State, damaged, state_of
 from samuel.popdb.shards.folder import Folder, LocalFolder
 from samuel.popdb.shards.index import INDEX, INDEX_SCHEMA, TOMBSTONE_SCHEMA, TOMBSTONES, Row
-from samuel.popdb.shards.manifest import SHARD, SONGS, STATS, Manifest
+from samuel.popdb.shards.manifest import SHARD, SONGS, STATS, Manifest, Stats
 from samuel.popdb.shards.open_shards import OpenShards
 from samuel.popdb.shards.remote import folder_of
 from samuel.popdb.shards.tensors import as_tensors, empty_batch, pair_sha256
 from samuel.popdb.songs import SONGS_SCHEMA
 from samuel.popdb.tables import read_table
 
+SPLITS = ("train", "validation")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Popdb:
     """A dataset that was opened: its index in memory, its shards where they are.
 
@@ -40,10 +42,10 @@ class Popdb:
     """
 
     state: State
-    stats: dict[str, dict[str, list[float]]]
-    table: pa.Table
+    stats: dict[str, dict[str, list[float]]] = field(repr=False)
+    table: pa.Table = field(repr=False)
     made: bool = False
-    shards: OpenShards = field(default_factory=OpenShards, repr=False, compare=False)
+    shards: OpenShards = field(default_factory=OpenShards, repr=False)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ class Popdb:
 
     def pairs(self, split: str) -> list[Row]:
         """The index rows of `train` or `validation`."""
+        _require_split(split)
         return [row for row in self.index if row["split"] == split]
 
     def songs(self) -> pa.Table:
@@ -108,7 +111,13 @@ class Popdb:
 
     def dataset(self, split: str) -> "PairDataset":
         """The pairs of `train` or `validation` as a dataset for `torch.utils.data`."""
+        _require_split(split)
         return PairDataset(self, self.table.filter(pc.field("split") == split))
+
+
+def _require_split(split: str) -> None:
+    if split not in SPLITS:
+        raise InputError(f"no split {split!r}; there are {' and '.join(SPLITS)}")
 
 
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -193,7 +202,9 @@ def _open(state: State) -> Popdb:
         Manifest.model_validate(state.info)
         table = read_table(state.read(INDEX), INDEX_SCHEMA)
         _check_names(table)
-        return Popdb(state, json.loads(state.read(STATS)), table)
+        stats = json.loads(state.read(STATS))
+        Stats.model_validate(stats)
+        return Popdb(state, stats, table)
     except (ValueError, RecursionError) as error:
         raise damaged(state.folder, error) from error
 

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,7 +40,7 @@ def folder_of(location: Path | str, cache: Path | None = None) -> Folder:
     if text.startswith("file://"):
         text = url2pathname(urlsplit(text).path)
     if "://" not in text:
-        return LocalFolder(Path(text))
+        return LocalFolder(Path(text).expanduser())
     if wrong := wrong_url(text):
         raise SettingsError(f"the place of a dataset is {wrong}")
     try:
@@ -104,21 +106,21 @@ class UrlFolder:
                 self.filesystem.rm_file(f"{self.root}/{name}")
 
     def at_hand(self, name: str, digest: str) -> Path:
-        """Fetch the file once, and check it.
+        """Fetch the file once, and check it; what is kept of it, once in a process.
 
         Raises:
             DatasetError: It is gone, or its bytes are not those of `digest`.
         """
         kept = self._kept(name, digest)
         with locked(kept):
-            if not kept.is_file():
+            if not kept.is_file() or not _intact(kept, digest):
                 self._fetch(name, digest, kept)
         return kept
 
     @property
     def workspace(self) -> Path:
-        """A folder in the cache, of this process alone."""
-        return self.cache / f".work-{os.getpid()}"
+        """A folder in the cache, of this writer alone."""
+        return self.cache / f".work-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -155,6 +157,7 @@ class UrlFolder:
                 raise DatasetError(
                     f"{self.url}/{name}: missing; the dataset may have been rewritten"
                 ) from None
+            _intact.cache_clear()
             if sha256(temporary) != digest:
                 raise DatasetError(f"{self.url}/{name}: its bytes are not those of the index")
 
@@ -173,6 +176,11 @@ def _told(url: str) -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise OperatorError(f"{url}: {reason}; check the address and the credentials") from error
+
+
+@cache
+def _intact(path: Path, digest: str) -> bool:
+    return sha256(path) == digest
 
 
 def _user_cache() -> Path:

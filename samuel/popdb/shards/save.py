@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from samuel.errors import DatasetError
 from samuel.files import sha256, write_json
 from samuel.popdb.card import dataset_card
 from samuel.popdb.shards.commit import commit, unchanged
@@ -31,7 +32,7 @@ from samuel.popdb.shards.index import (
     content_digest,
     placed,
 )
-from samuel.popdb.shards.manifest import BESIDE, CARD, FORMAT_VERSION, SONGS, STATS
+from samuel.popdb.shards.manifest import BESIDE, CARD, FORMAT_VERSION, SHARD, SONGS, STATS
 from samuel.popdb.shards.open_shards import OpenShards
 from samuel.popdb.shards.reader import Popdb, open_folder, read_rows, readable
 from samuel.popdb.shards.tensors import (
@@ -41,16 +42,13 @@ from samuel.popdb.shards.tensors import (
     pair_sha256,
     shard_header,
 )
-from samuel.popdb.songs import (
-    song_counts,
-    write_songs,
-)
+from samuel.popdb.songs import song_counts, write_songs
 from samuel.popdb.statistics import ChannelStatistics
 from samuel.popdb.tables import write_rows
 
 AT_A_TIME = 4  # pairs: their float64 copies stay in the processor's cache, which is five times faster
 
-Pair = tuple[Tensor, Tensor]
+Pair = Latents = tuple[Tensor, Tensor]
 Read = Callable[[Sequence[Row]], Iterable[Pair]]
 
 
@@ -93,7 +91,8 @@ def sweep(folder: Folder, before: Collection[str] = ()) -> None:
     """Remove the shards that the dataset does not list; without one, all that were not there `before`."""
     popdb = readable(folder)
     listed = set(popdb.table["shard"].to_pylist()) if popdb else before
-    folder.remove(name for name in folder.sizes("shards") if name not in listed)
+    # What is not named like a shard is somebody else's.
+    folder.remove(name for name in folder.sizes("shards") if name not in listed and SHARD.fullmatch(name))
 
 
 def _append(folder: Folder, content: Content) -> list[Row]:
@@ -186,6 +185,14 @@ def _counts(rows: Sequence[Row], graves: Sequence[Row], songs: Sequence[dict[str
     }
 
 
+def _require_unchanged(rows: Sequence[Row | None], latents: Latents, location: str) -> None:
+    """Compare pairs that were written by an earlier run with their digests."""
+    for row, vocal, accompaniment in zip(rows, *latents, strict=True):
+        if row and pair_sha256(vocal, accompaniment) != row["pair_sha256"]:
+            remedy = "run samuel verify --repair, and this again"
+            raise DatasetError(f"{location}: {row['pair_id']}: not the latents that were written; {remedy}")
+
+
 def _statistics(folder: Folder, rows: Sequence[Row], frames: int, old: Popdb | None) -> dict[str, Any]:
     """Mean and deviation over the training pairs, in the order of the index, wherever they lie."""
     training = [row for row in rows if row["split"] == "train"]
@@ -193,9 +200,11 @@ def _statistics(folder: Folder, rows: Sequence[Row], frames: int, old: Popdb | N
     if old and old.stats and [row["pair_sha256"] for row in old.pairs("train")] == digests:
         return old.stats
     statistics = {stream: ChannelStatistics() for stream in STREAMS}
-    shards = OpenShards()
+    shards, known = OpenShards(), {row["shard"] for row in old.index} if old else set[str]()
     for start in range(0, len(training), AT_A_TIME):
-        latents = read_rows(folder, shards, training[start : start + AT_A_TIME], frames)
+        some = training[start : start + AT_A_TIME]
+        latents = read_rows(folder, shards, some, frames)
+        _require_unchanged([row if row["shard"] in known else None for row in some], latents, folder.location)
         for stream, tensor in zip(STREAMS, latents, strict=True):
             statistics[stream].add(tensor)
     return {stream: counted.summary() for stream, counted in statistics.items()}

@@ -18,22 +18,11 @@ from samuel.errors import DatasetError, InputError
 from samuel.files import Entry
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards.commit import settle
-from samuel.popdb.shards.index import (
-    LATENTS,
-    PLACE,
-    Row,
-    pair_rows,
-    place,
-)
+from samuel.popdb.shards.index import LATENTS, PLACE, Row, pair_rows, place
 from samuel.popdb.shards.reader import Popdb, open_folder, readable
 from samuel.popdb.shards.remote import folder_of
 from samuel.popdb.shards.save import Content, Pair, save, shard_number, sweep
-from samuel.popdb.songs import (
-    chunks_kept,
-    same_recordings,
-    song_rows,
-    why_no_pairs,
-)
+from samuel.popdb.songs import chunks_kept, same_recordings, song_rows, why_no_pairs
 
 MADE_OF = ("source", "separator", "codec", "chunk_frames", "settings")
 
@@ -48,7 +37,7 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
         settings: Where and how.
 
     Raises:
-        InputError: No song was encoded, or no chunk is sung enough; the message says why.
+        InputError: No song was encoded, or no chunk is sung enough; or a dataset of another source is there.
         OperatorError: The disk is full, or another machine is writing the dataset.
     """
     config, least = settings.popdb, settings.popdb.min_vocal_share
@@ -71,29 +60,40 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
     with folder.locked():
         settle(folder)
         old = readable(folder)
+        _require_same_source(old, made_of["source"])
         return save(folder, replace(content, rows=_placed_in(rows, old, made_of)), old)
+
+
+def _require_same_source(old: Popdb | None, source: str) -> None:
+    """Songs of another kind are another dataset: to remove it is for a person to do."""
+    if old and old.info["source"] != source:
+        raise InputError(
+            f"{old.location}: a dataset from the source {old.info['source']!r} is there, and this one is "
+            f"from {source!r}; set popdb.path, or delete it"
+        )
 
 
 def compact(location: Path | str, cache: Path | None = None) -> Popdb:
     """Rewrite a dataset that has grown: full shards in the order of the index, nothing that was buried.
 
-    What comes out has the same bytes as the same songs written at once.
+    What comes out has the same bytes as the same songs written at once. Nothing is read or written where it
+    is like that already.
 
     Raises:
-        DatasetError: There is none, or a pair is not what was written: `samuel verify --repair` first.
+        DatasetError: There is none, or a pair to copy is not what was written: repair it first.
         OperatorError: The disk is full, or another machine is writing the dataset.
     """
     folder = folder_of(location, cache)
     with folder.locked():
         settle(folder)
         old = open_folder(folder)
-        if _compact(old):
+        if _is_compact(old):
             sweep(folder)
             return old
         return save(folder, content_of(old, [without_place(row) for row in old.index]), old)
 
 
-def _compact(popdb: Popdb) -> bool:
+def _is_compact(popdb: Popdb) -> bool:
     size = popdb.info["settings"]["pairs_per_shard"]
     places = [(shard_number(row["shard"]), row["row"]) for row in popdb.index]
     return not popdb.tombstones and places == [divmod(i, size) for i in range(len(places))]

@@ -6,7 +6,7 @@ from samuel.errors import DatasetError
 from samuel.popdb.shards.commit import State, state_of
 from samuel.popdb.shards.folder import Folder
 from samuel.popdb.shards.index import Row
-from samuel.popdb.shards.manifest import STATS
+from samuel.popdb.shards.manifest import SHARD, STATS
 from samuel.popdb.verify.fault import Fault
 from samuel.popdb.verify.leakage import leakage_faults
 from samuel.popdb.verify.manifest import manifest_faults, pending_faults, read_beside, unreadable
@@ -105,6 +105,8 @@ def _faults(
 
 def _left_over(state: State, index: list[Row]) -> list[Fault]:
     known = {row["shard"] for row in index} | set(state.info["files"])
-    left = sorted(set(state.folder.sizes("shards")) - known)
+    left = sorted(
+        name for name in state.folder.sizes("shards") if name not in known and SHARD.fullmatch(name)
+    )
     text = "left over by a write that was stopped, or of one that is going on"
     return [Fault(f"{name}: {text}; --repair removes it") for name in left]

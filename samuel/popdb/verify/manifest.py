@@ -8,11 +8,10 @@ from samuel.errors import DatasetError
 from samuel.popdb.shards.commit import State
 from samuel.popdb.shards.folder import PENDING
 from samuel.popdb.shards.index import INDEX
-from samuel.popdb.shards.manifest import BESIDE, MANIFEST, SONGS, Manifest
+from samuel.popdb.shards.manifest import AGAIN, BESIDE, MANIFEST, SONGS, Manifest
 from samuel.popdb.verify.fault import Fault
 
 NEEDED = (INDEX, SONGS)  # what is in them is nowhere else in the dataset
-AGAIN = "run build-popdb again, or import it again"
 
 
 def manifest_faults(info: Any) -> list[Fault]:
@@ -30,9 +29,9 @@ def manifest_faults(info: Any) -> list[Fault]:
 def pending_faults(state: State) -> list[Fault]:
     """What a writer left that was stopped while it made its files those of the dataset."""
     if state.pending:
-        return [Fault("an interrupted write: its files are whole, but not yet in their places")]
+        return [Fault("a write that was interrupted, or is going on: its files are whole, not yet in place")]
     if left := sorted(state.folder.sizes(PENDING)):
-        return [Fault(f"{PENDING}: {len(left)} files left over by a write that was stopped")]
+        return [Fault(f"{PENDING}: {len(left)} files left over by a write that was stopped, or is going on")]
     return []
 
 

@@ -9,31 +9,19 @@ Shapes: C = 64 latent channels, T frames.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
-from samuel.popdb.shards.manifest import STATS
+from samuel.popdb.shards.manifest import STATS, Stats
 from samuel.popdb.shards.tensors import CHANNELS, STREAMS, Halves
+from samuel.popdb.statistics import STILL
 from samuel.popdb.verify.fault import Fault
 
 TOLERANCE = 1e-5
-STILL = 1e-4  # a channel with less of a deviation does not change, and has a deviation of 1
 
 Float64 = NDArray[np.float64]
-_Figures = Field(min_length=CHANNELS, max_length=CHANNELS)
-
-
-class _Moments(BaseModel):
-    mean: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], _Figures]
-    std: Annotated[list[Annotated[float, Field(allow_inf_nan=False, gt=0)]], _Figures]
-
-
-class _Stats(BaseModel):
-    vocal: _Moments
-    accompaniment: _Moments
 
 
 @dataclass
@@ -80,7 +68,7 @@ def statistics_faults(content: bytes, sums: Sums, training: int) -> list[Fault]:
             a repair computes the figures anew in any case.
     """
     try:
-        stats = _Stats.model_validate_json(content).model_dump()
+        stats = Stats.model_validate_json(content).model_dump()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part)[:80] for part in first["loc"])

@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 from samuel.popdb.outcome import Outcome
+from samuel.popdb.shards.folder import LOCK
 from samuel.popdb.status import Status
 from tests.popdb.latents import encoded_song, failed_song
 
@@ -29,5 +30,5 @@ def songs_sung(root: Path) -> list[Outcome]:
 
 
 def digests(root: Path) -> dict[str, str]:
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != LOCK)
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from samuel.errors import DatasetError
-from samuel.files import locked
 from samuel.popdb.shards import compact, open_popdb, write_popdb
 from samuel.popdb.shards.folder import LocalFolder
 from samuel.popdb.verify import verify
@@ -133,14 +132,54 @@ def test_a_writer_that_waits_says_so(tmp_path: Path, caplog: pytest.LogCaptureFi
     path = Path(settings.popdb_path)
     outcomes = songs(tmp_path)
     waiting = threading.Thread(target=write_popdb, args=(outcomes, settings))
-    with caplog.at_level(logging.WARNING), locked(path):
+    with caplog.at_level(logging.WARNING), LocalFolder(path).locked():
         waiting.start()
-        while not caplog.messages:
+        while not caplog.messages and waiting.is_alive():
             waiting.join(0.01)
         assert not path.joinpath("dataset.json").exists()
     waiting.join()
     assert caplog.messages == [f"{path}: another process is writing this dataset; waiting for it"]
     assert verify(path) == []
+
+
+def test_one_dataset_has_one_lock_whatever_leads_to_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_settings(tmp_path)
+    path = Path(settings.popdb_path)
+    write_popdb(songs(tmp_path)[:1], settings)
+    (tmp_path / "link").symlink_to(path)
+    monkeypatch.chdir(path)
+    for name in (tmp_path / "link", Path(), path / "shards" / ".."):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING), LocalFolder(path).locked():
+            waiting = threading.Thread(target=compact, args=(name,))
+            waiting.start()
+            while not caplog.messages and waiting.is_alive():
+                waiting.join(0.01)
+            assert caplog.messages == [f"{name}: another process is writing this dataset; waiting for it"]
+        waiting.join()
+
+
+def test_files_of_somebody_else_stay(tmp_path: Path) -> None:
+    """A dataset may come from anywhere, and may have links in it."""
+    settings = small_settings(tmp_path)
+    popdb = write_popdb(songs(tmp_path), settings)
+    (popdb.root / "shards" / "notes.txt").write_text("mine")
+    (popdb.root / "notes.txt").write_text("mine")
+    write_popdb(songs(tmp_path)[:2], settings)
+    compact(popdb.root)
+    assert verify(popdb.root) == []
+    assert (popdb.root / "shards" / "notes.txt").read_text() == "mine"
+    (tmp_path / "other").mkdir()
+    for name in ("index.parquet", "thesis.doc"):
+        (tmp_path / "other" / name).write_text("mine")
+    for name in (".pending", ".work"):
+        (popdb.root / name).symlink_to(tmp_path / "other")
+        with pytest.raises(DatasetError, match=rf"{name}: a link; remove it"):
+            compact(popdb.root)
+        assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["index.parquet", "thesis.doc"]
+        (popdb.root / name).unlink()
 
 
 def test_what_fails_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from samuel.config import Settings
-from samuel.errors import DatasetError
+from samuel.errors import DatasetError, InputError
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import Popdb, compact, open_popdb, write_popdb
 from samuel.popdb.verify import verify
@@ -198,6 +198,39 @@ def test_what_training_knows_a_dataset_by_does_not_depend_on_its_growth(
     content = grown.info["content_sha256"]
     assert compact(grown.root).info["content_sha256"] == content
     assert write_popdb(some(tmp_path, "abc"), settings).info["content_sha256"] != content
+
+
+def test_a_broken_shard_gives_no_statistics(tmp_path: Path, settings: Settings) -> None:
+    popdb = write_popdb(some(tmp_path, "abc"), settings)
+    row = popdb.pairs("train")[0]
+    shard = popdb.root / row["shard"]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    before = digests(popdb.root)
+    with pytest.raises(DatasetError, match=r"not the latents that were written; run samuel verify --repair"):
+        write_popdb(some(tmp_path, "abcd"), settings)
+    assert digests(popdb.root) == before
+
+
+def test_a_dataset_of_another_source_is_not_replaced(tmp_path: Path, settings: Settings) -> None:
+    popdb = write_popdb(some(tmp_path, "abc"), settings)
+    before = digests(popdb.root)
+    folder = settings.model_copy(
+        update={"songs": settings.songs.model_copy(update={"source": "folder", "path": tmp_path})}
+    )
+    with pytest.raises(
+        InputError, match=r"from the source 'synthetic' is there, .* from 'folder'; set popdb.path"
+    ):
+        write_popdb(some(tmp_path, "d"), folder)
+    assert digests(popdb.root) == before
+
+
+def test_a_split_that_there_is_not_is_named(tmp_path: Path, settings: Settings) -> None:
+    popdb = write_popdb(some(tmp_path, "abc"), settings)
+    for ask in (popdb.pairs, popdb.dataset):
+        with pytest.raises(InputError, match="no split 'test'; there are train and validation"):
+            ask("test")
 
 
 def test_latents_that_were_damaged_come_into_no_shard(tmp_path: Path, settings: Settings) -> None:

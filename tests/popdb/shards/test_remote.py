@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from samuel.config import Settings, parse
 from samuel.doctor import require
 from samuel.errors import DatasetError, MissingPartError, OperatorError, SettingsError
-from samuel.popdb.shards import compact, open_popdb, write_popdb
+from samuel.popdb.shards import compact, open_popdb, remote, write_popdb
 from samuel.popdb.shards.commit import state_of
 from samuel.popdb.shards.remote import LOCK, UrlFolder, folder_of
 from samuel.popdb.verify import verify
@@ -81,6 +81,22 @@ def test_a_shard_is_fetched_once_and_checked(tmp_path: Path, settings: Settings,
     filesystem.rm_file(f"{url}/{name}")
     with pytest.raises(DatasetError, match="missing; the dataset may have been rewritten"):
         open_popdb(url, tmp_path / "third").read(popdb.index)
+
+
+@pytest.mark.parametrize("damage", ["a bit", "cut"])
+def test_a_shard_that_was_damaged_here_is_fetched_again(
+    tmp_path: Path, settings: Settings, url: str, damage: str
+) -> None:
+    written = write_popdb(songs(tmp_path), settings)
+    truth = written.read(written.index)[0]
+    for kept in (tmp_path / "cache").glob("*.safetensors"):
+        content = bytearray(kept.read_bytes())
+        content[-1] ^= 1
+        kept.write_bytes(content[:-1] if damage == "cut" else content)
+    remote._intact.cache_clear()  # as in another process
+    popdb = open_popdb(url, tmp_path / "cache")
+    assert torch.equal(popdb.read(popdb.index)[0], truth)
+    assert torch.equal(popdb.dataset("train").batch([0])[0], popdb.read(popdb.pairs("train")[:1])[0])
 
 
 def test_a_data_loader_reads_it(tmp_path: Path, settings: Settings, url: str) -> None:

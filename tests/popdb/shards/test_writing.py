@@ -238,7 +238,7 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
     (Path(settings.popdb_path) / ".pending" / "index.parquet").write_text("half")
     (Path(settings.popdb_path) / ".work").mkdir()
     (Path(settings.popdb_path) / ".work" / "shard.safetensors").write_text("half")
-    (Path(settings.popdb_path) / "shards" / "00007-half.safetensors").write_text("half")
+    (Path(settings.popdb_path) / "shards" / "00007-0123456789ab.safetensors").write_text("half")
     write_popdb(songs(tmp_path), settings)
     assert digests(Path(settings.popdb_path)) == before
 
