@@ -9,9 +9,10 @@ Shapes: B batch, C = 64 latent channels, T frames.
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from multiprocessing.context import BaseContext
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -23,10 +24,24 @@ from samuel.errors import DatasetError, SettingsError
 from samuel.popdb.shards import STREAMS, PairDataset, Popdb
 
 SHUFFLE_BLOCK = 2048
-"""Pairs that are shuffled among themselves: eight full shards, so that few are read from at a time."""
+"""Pairs that are shuffled among themselves, so that few shards are read from at a time.
+
+In a compact dataset of 256 pairs a shard, they are those of eight shards.
+"""
 
 Latents = tuple[Tensor, Tensor]
 Places = NDArray[np.int64]
+
+
+class Reading(TypedDict, total=False):
+    """How a `torch.utils.data.DataLoader` reads: those of its options that leave open what it reads."""
+
+    num_workers: int
+    prefetch_factor: int | None
+    persistent_workers: bool
+    multiprocessing_context: str | BaseContext | None
+    timeout: float
+    pin_memory: bool
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,7 @@ class Batches:
         world_size: How many they are; together they visit each pair of an epoch once.
     """
 
-    popdb: Popdb
+    popdb: Popdb = field(repr=False)
     batch_size: int
     seed: int
     rank: int = 0
@@ -100,7 +115,12 @@ class Batches:
         return training_pairs(self.popdb)
 
     def places(self, step: int) -> Places:
-        """Places among `pairs` of step `step` (from 0): (B,)."""
+        """Places among `pairs` of step `step` (from 0): (B,).
+
+        Raises:
+            SettingsError: The step is below 0.
+        """
+        _check_step(step)
         count = len(self.pairs)
         first = (step * self.world_size + self.rank) * self.batch_size
         epochs, places = np.divmod(np.arange(first, first + self.batch_size), count)
@@ -118,25 +138,33 @@ class Batches:
         """Vocal and accompaniment of step `step`, normalised float32 (B, C, T) on `device`."""
         return self._normaliser.to(device).batch(self.pairs.batch(self.places(step)))
 
-    def loader(self, first_step: int = 0, steps: int | None = None, **options: Any) -> DataLoader[Latents]:
+    def loader(
+        self, first_step: int = 0, steps: int | None = None, **options: Unpack[Reading]
+    ) -> DataLoader[Latents]:
         """The latents of `steps` steps from `first_step` on, without end if None.
 
-        Each batch is vocal and accompaniment, float16 (B, C, T) on the CPU, pinned where there is CUDA.
+        Each batch is vocal and accompaniment, float16 (B, C, T) on the CPU.
         Workers pay where shards are slow to reach; from the page cache, what they hand over costs more than
         to read it here (`samuel bench loader`).
 
         Args:
             first_step: Where to begin, or to go on.
             steps: How many.
-            options: Of `torch.utils.data.DataLoader`: num_workers, prefetch_factor, …
+            options: See `Reading`; `pin_memory` is true where there is CUDA, unless it is given.
+
+        Raises:
+            SettingsError: The first step is below 0.
         """
+        _check_step(first_step)
         last = sys.maxsize if steps is None else first_step + steps
         return _loader(self.pairs, _Steps(self, range(first_step, last)), options)
 
-    def on(self, device: torch.device, first_step: int = 0, **options: Any) -> Iterator[Latents]:
-        """What `at` gives for `first_step` and every step after it, read by a `loader` with these options."""
+    def on(
+        self, device: torch.device, first_step: int = 0, steps: int | None = None, **options: Unpack[Reading]
+    ) -> Iterator[Latents]:
+        """What `at` gives for each step of the `loader` of these arguments, which reads it."""
         normaliser = self._normaliser.to(device)
-        return (normaliser.batch(latents) for latents in self.loader(first_step, **options))
+        return (normaliser.batch(latents) for latents in self.loader(first_step, steps, **options))
 
     @cached_property
     def _normaliser(self) -> Normaliser:
@@ -144,7 +172,7 @@ class Batches:
 
 
 def each_once(
-    pairs: PairDataset, batch_size: int, rank: int = 0, world_size: int = 1, **options: Any
+    pairs: PairDataset, batch_size: int, rank: int = 0, world_size: int = 1, **options: Unpack[Reading]
 ) -> DataLoader[Latents]:
     """The latents of all pairs once, in the order of the index: a pass of validation.
 
@@ -153,7 +181,7 @@ def each_once(
         batch_size: Pairs of a batch; the last one may have fewer.
         rank: Which of several processes this is; it has every `world_size`-th pair.
         world_size: How many they are; together they have each pair once.
-        options: Of `torch.utils.data.DataLoader`: num_workers, prefetch_factor, …
+        options: See `Reading`; `pin_memory` is true where there is CUDA, unless it is given.
     """
     _check(batch_size, rank, world_size)
     places = np.arange(rank, len(pairs), world_size)
@@ -180,7 +208,7 @@ def evaluation_pairs(popdb: Popdb) -> list[dict[str, Any]]:
 @lru_cache(maxsize=4)
 def epoch_order(count: int, seed: int, epoch: int) -> Places:
     """The order of `count` pairs in an epoch: blocks of neighbours are shuffled, and the pairs in each."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
     starts = torch.randperm(-(-count // SHUFFLE_BLOCK), generator=generator) * SHUFFLE_BLOCK
     blocks = [
         start + torch.randperm(min(SHUFFLE_BLOCK, count - start), generator=generator)
@@ -215,16 +243,14 @@ class _WholeBatches(Dataset[Latents]):
         return self.pairs.batch(places)
 
 
-def _loader(
-    pairs: PairDataset, batches: Sequence[Places] | _Steps, options: dict[str, Any]
-) -> DataLoader[Latents]:
+def _loader(pairs: PairDataset, batches: Sequence[Places] | _Steps, options: Reading) -> DataLoader[Latents]:
+    chosen: Reading = {"pin_memory": torch.cuda.is_available(), **options}
     return DataLoader(
         _WholeBatches(pairs),
         sampler=batches,
         batch_size=None,
-        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # or every pass would draw from the global one
-        **options,
+        **chosen,
     )
 
 
@@ -239,3 +265,8 @@ def _check(batch_size: int, rank: int, world_size: int) -> None:
             f"batch_size = {batch_size}, rank = {rank}, world_size = {world_size}: there must be a pair in a "
             "batch, and the rank below the world's size"
         )
+
+
+def _check_step(step: int) -> None:
+    if step < 0:
+        raise SettingsError(f"step = {step}: the first step is 0")

@@ -94,6 +94,18 @@ def test_the_order_is_that_of_a_plain_loop(count: int) -> None:
         assert epoch_order(count, seed, epoch).tolist() == order_by_the_book(count, seed, epoch)
 
 
+def test_the_blocks_are_shuffled_too() -> None:
+    blocks = 4
+    orders = [epoch_order(blocks * SHUFFLE_BLOCK, 0, epoch)[::SHUFFLE_BLOCK] for epoch in range(40)]
+    assert {int(order[0]) // SHUFFLE_BLOCK for order in orders} == set(range(blocks))
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**70), 2**63 // 1_000_003 + 1])
+def test_any_whole_number_is_a_seed(seed: int) -> None:
+    assert sorted(epoch_order(50, seed, 1).tolist()) == list(range(50))
+    assert epoch_order(50, seed, 1).tolist() != epoch_order(50, seed + 1, 1).tolist()
+
+
 def test_few_shards_are_read_from_at_a_time_and_all_are_shuffled() -> None:
     count = 15_713
     order = epoch_order(count, 0, 0)
@@ -176,11 +188,44 @@ def test_shards_are_opened_when_they_are_first_read(popdb: Popdb) -> None:
     assert count() == 1
 
 
-def test_a_loader_leaves_the_global_generator_alone(popdb: Popdb) -> None:
+@pytest.mark.parametrize("options", WORKERS[:2])
+def test_a_loader_leaves_the_global_generator_alone(popdb: Popdb, options: dict[str, Any]) -> None:
     before = torch.get_rng_state()
-    next(Batches(popdb, 2, 0).on(CPU))
-    list(each_once(popdb.dataset("train"), 2))
+    assert len(list(Batches(popdb, 2, 0).on(CPU, steps=3, **options))) == 3
     assert torch.equal(torch.get_rng_state(), before)
+    assert len(list(each_once(popdb.dataset("train"), 2, **options))) > 1
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_memory_is_pinned_where_there_is_cuda_unless_told_otherwise(
+    popdb: Popdb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cuda in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        batches, pairs = Batches(popdb, 2, 0), popdb.dataset("train")
+        assert batches.loader().pin_memory is each_once(pairs, 2).pin_memory is cuda
+        assert not batches.loader(pin_memory=False).pin_memory
+        assert not each_once(pairs, 2, pin_memory=False).pin_memory
+
+
+def test_a_step_before_the_first_is_refused(popdb: Popdb) -> None:
+    batches = Batches(popdb, 2, 0)
+    refused = [
+        lambda: batches.places(-1),
+        lambda: batches.pair_ids(-1),
+        lambda: batches.at(-1, CPU),
+        lambda: batches.loader(-1),  # already before anything is read
+        lambda: batches.on(CPU, first_step=-1),
+    ]
+    for call in refused:
+        with pytest.raises(SettingsError, match="step = -1"):
+            call()
+
+
+def test_batches_can_be_keys_and_are_shown_in_short(popdb: Popdb) -> None:
+    batches = Batches(popdb, 2, 7)
+    assert {batches: "found"}[batches] == "found"
+    assert repr(batches) == "Batches(batch_size=2, seed=7, rank=0, world_size=1)"
 
 
 def joined(batches: Sequence[Latents]) -> list[bytes]:

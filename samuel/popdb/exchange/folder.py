@@ -21,10 +21,11 @@ def export_folder(folder: Path, name: str, stated: dict[str, Any], make: Callabl
         make: Writes everything else into the folder that it is given.
 
     Raises:
-        InputError: Something else is there.
+        InputError: Something else is there, or a file where the folder would lie.
         OperatorError: The disk is full.
     """
     place = folder.expanduser().resolve()
+    _require_folder(place.parent)
     with locked(place):
         if _states(place / name, stated):
             return folder
@@ -43,6 +44,13 @@ def export_folder(folder: Path, name: str, stated: dict[str, Any], make: Callabl
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _require_folder(path: Path) -> None:
+    """Where there is no folder yet, one can be made."""
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; give a folder")
 
 
 def _states(path: Path, stated: dict[str, Any]) -> bool:

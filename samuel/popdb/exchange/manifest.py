@@ -23,7 +23,10 @@ README = """\
 This folder identifies a dataset of paired vocal and accompaniment latents. It holds ids, digests and settings
 only: no latents, no audio and no titles.
 
-- `manifest.json`: what the dataset was made of, its settings and its counts.
+- `manifest.json`: what the dataset was made of, its settings, its counts and two digests:
+  - `content_sha256`: of a line `pair_id pair_sha256 split` per pair, each ended by a line feed, in the order
+    of the ids;
+  - `pairs_sha256`: of the file `pairs.jsonl`.
 - `pairs.jsonl`: a line per pair, in the order of the ids:
   - `pair_id`, `song_id`, `chunk`, `start_s`: the chunk of the song, and where it begins;
   - `video_id`: where the song was found; null for songs that came as files;
@@ -33,6 +36,9 @@ only: no latents, no audio and no titles.
   - `latents_sha256`: of the file that held the song's latents;
   - `pair_sha256`: of the pair's latents, little-endian float16 (64, {frames}), row by row: first those of the
     vocal, then those of the accompaniment.
+
+All of it is copied from the index of the dataset, and no latents were read: run `samuel verify` on the
+dataset first, which compares them with their digests.
 
 ## To rebuild it
 

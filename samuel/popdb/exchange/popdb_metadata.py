@@ -23,4 +23,4 @@ def get_custom_metadata(info: dict[str, Any], audio: None) -> dict[str, torch.Te
     vocal = np.load(split.parent / "vocal" / split.name / accompaniment.name, allow_pickle=False)
     start = info.get("latent_crop_start", 0)
     length = info.get("latent_crop_length", vocal.shape[1])
-    return {"vocal": torch.from_numpy(vocal[:, start : start + length].copy())}
+    return {"vocal": torch.from_numpy(vocal[:, start : start + length])}

@@ -45,6 +45,7 @@ LONGEST_SONG_S = 900.0
 """The paper filtered out whatever lasts longer (§III-B)."""
 GAP = "left out: it lies between the sides of the split, where one song may reach across"
 NOT_FINITE = "left out: its latents hold values that float16 cannot"
+TRAINED_ON = "left out: its latents are those of a training pair"
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def import_published(
 ) -> Popdb:
     """Make a dataset of the published arrays; nothing is done where it is there already.
 
-    Pairs that hold other than finite float16 values, and those of the gap, are left out; `songs.parquet` says
-    so. Neither array is ever held in memory.
+    Left out are pairs that hold other than finite float16 values, those of the gap, and held-out pairs whose
+    latents a training pair has; `songs.parquet` says so. Neither array is ever held in memory.
 
     Args:
         vocal: `latent_vocal.npy`, any floating type (N, 64, T), T a multiple of 8 and at least 64.
@@ -104,9 +105,12 @@ def import_published(
     config = parse({"popdb": chosen}).popdb
     made_of = _made_of(config, codec or CODEC, _digests(vocal, accompaniment))
     folder = folder_of(location, cache)
+    if popdb := _there(folder, made_of):
+        return popdb
+    content = _content(arrays, made_of, config, on_pair)  # before the lock makes a folder: it may be refused
     with folder.locked():
         settle(folder)
-        return _there(folder, made_of) or save(folder, _content(arrays, made_of, config, on_pair), None)
+        return _there(folder, made_of) or save(folder, content, None)
 
 
 def longest_song(frames: int) -> int:
@@ -196,13 +200,14 @@ def _content(
     count = len(arrays.vocal)
     split = sides(count, config.validation_share, made_of["settings"]["published"]["gap_pairs"])
     found = [_digest_of_finite(arrays.pair(number)) for number in range(count)]
+    left_out = _left_out(split, found)
     numbers = {_song_id(number, count): number for number in range(count)}
     rows = [
         _row(song_id, number, made_of["codec"], split[number], found[number])
         for song_id, number in sorted(numbers.items())
-        if split[number] and found[number]
+        if not left_out[number]
     ]
-    songs = [_song(song_id, n, split[n], found[n]) for song_id, n in sorted(numbers.items())]
+    songs = [_song(song_id, number, left_out[number]) for song_id, number in sorted(numbers.items())]
     if not any(row["split"] == "train" for row in rows):
         raise InputError(f"of {count} pairs, none to train on is finite in float16; fetch the files again")
 
@@ -217,6 +222,20 @@ def _content(
 
 def _digest_of_finite(pair: tuple[Halves, Halves]) -> str | None:
     return pair_sha256(*pair) if all(finite(latents) for latents in pair) else None
+
+
+def _left_out(split: Sequence[str | None], digests: Sequence[str | None]) -> list[str]:
+    """Why each pair is left out; empty for one that is kept."""
+    trained = {digest for side, digest in zip(split, digests, strict=True) if side == "train"}
+
+    def reason(side: str | None, latents_sha256: str | None) -> str:
+        if latents_sha256 is None:
+            return NOT_FINITE
+        if side is None:
+            return GAP
+        return TRAINED_ON if side == "validation" and latents_sha256 in trained else ""
+
+    return list(map(reason, split, digests))
 
 
 def _song_id(number: int, count: int) -> str:
@@ -240,17 +259,16 @@ def _row(song_id: str, number: int, codec: str, split: str | None, latents_sha25
     }
 
 
-def _song(song_id: str, number: int, split: str | None, latents_sha256: str | None) -> dict[str, Any]:
-    kept = bool(split and latents_sha256)
+def _song(song_id: str, number: int, left_out: str) -> dict[str, Any]:
     return {
         "song_id": song_id,
         "title": _title(number),
         "stage": "encode",
-        "status": Status.OK if latents_sha256 else Status.NOT_FINITE,
+        "status": Status.NOT_FINITE if left_out == NOT_FINITE else Status.OK,
         "retryable": False,
         "attempts": 1,
-        "message": "" if kept else GAP if latents_sha256 else NOT_FINITE,
+        "message": left_out,
         "vocal_shares": [None],  # one chunk, not measured
-        "pairs": int(kept),
+        "pairs": int(not left_out),
         "candidates": [],
     }

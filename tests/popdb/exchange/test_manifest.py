@@ -60,6 +60,8 @@ def test_settings_and_counts_are_stated(popdb: Popdb, tmp_path: Path) -> None:
     assert stated["counts"]["songs_listed"] == 3
     assert stated["counts"]["pairs"] == 4
     assert stated["content_sha256"] == popdb.info["content_sha256"]
+    joined = "".join("{pair_id} {pair_sha256} {split}\n".format(**row) for row in lines(folder))
+    assert stated["content_sha256"] == hashlib.sha256(joined.encode()).hexdigest()
     assert stated["pairs_sha256"] == hashlib.sha256((folder / "pairs.jsonl").read_bytes()).hexdigest()
 
 

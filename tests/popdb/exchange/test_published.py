@@ -10,6 +10,8 @@ import pytest
 from samuel.errors import DatasetError, InputError, SettingsError
 from samuel.popdb.exchange.published import import_published, longest_song, sides
 from samuel.popdb.shards import Popdb, open_popdb, write_popdb
+from samuel.popdb.shards.manifest import BESIDE
+from samuel.popdb.verify import verify
 from tests.popdb.exchange.arrays import FRAMES, GAP, noise, write_published
 from tests.popdb.latents import encoded_song, small_settings
 
@@ -100,6 +102,24 @@ def test_the_same_again_is_found(files: tuple[Path, Path], popdb: Popdb) -> None
     assert before == {path: path.stat().st_mtime_ns for path in popdb.root.rglob("*") if path.is_file()}
 
 
+def test_the_same_again_reads_no_latents(
+    files: tuple[Path, Path], popdb: Popdb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samuel.popdb.exchange.published.pair_sha256", None)
+    assert not import_published(*files, popdb.root, pairs_per_shard=16).made
+
+
+def test_a_dataset_that_a_killed_import_had_finished_is_found(tmp_path: Path) -> None:
+    files = write_published(tmp_path, 3)
+    root = import_published(*files, tmp_path / "popdb").root
+    (root / ".pending").mkdir()
+    for name in (*BESIDE, "dataset.json"):
+        (root / name).rename(root / ".pending" / name)
+    assert not import_published(*files, root).made
+    assert not (root / ".pending").exists()
+    assert verify(root) == []
+
+
 def test_progress_counts_what_is_written(tmp_path: Path) -> None:
     calls: list[None] = []
     files = write_published(tmp_path, 5)
@@ -149,6 +169,36 @@ def test_a_pair_that_half_precision_cannot_hold_is_left_out(value: float, tmp_pa
     (song,) = [song for song in popdb.songs().to_pylist() if number_of(song) == 2]
     assert (song["status"], song["pairs"]) == ("not_finite", 0)
     assert "float16 cannot" in song["message"]
+
+
+def test_what_was_trained_on_is_not_held_out(tmp_path: Path) -> None:
+    paths = write_published(tmp_path, COUNT)
+    trained, gap, same, half = 2, COUNT - 34 - 1, COUNT - 5, COUNT - 7
+    silent = (3, COUNT - 1)
+    for path in paths:
+        values = np.load(path)
+        values[[gap, same]] = values[trained]
+        values[list(silent)] = 0.0
+        values[half] = values[0] if path == paths[0] else values[half]  # only of the vocal: another pair
+        np.save(path, values)
+    popdb = import_published(*paths, tmp_path / "popdb")
+    held = {number_of(row) for row in popdb.pairs("validation")}
+    assert held == set(range(COUNT - 34, COUNT)) - {same, silent[1]}
+    assert {number_of(row) for row in popdb.pairs("train")} == set(range(4))
+    songs = {number_of(song): song for song in popdb.songs().to_pylist()}
+    for number in (same, silent[1]):
+        assert songs[number]["message"] == "left out: its latents are those of a training pair"
+        assert (songs[number]["status"], songs[number]["pairs"]) == ("ok", 0)
+    assert "sides of the split" in songs[gap]["message"]
+    assert verify(popdb.root) == []
+
+
+def test_a_refused_import_makes_no_folder(tmp_path: Path) -> None:
+    vocal, accompaniment = write_published(tmp_path, 3)
+    np.save(vocal, np.full((3, 64, FRAMES), np.nan, np.float16))
+    with pytest.raises(InputError, match="none to train on is finite"):
+        import_published(vocal, accompaniment, tmp_path / "data" / "popdb")
+    assert not (tmp_path / "data").exists()
 
 
 def cut(path: Path) -> None:
