@@ -7,12 +7,13 @@ import sys
 from samuel import __version__
 from samuel.cli import accompaniment, dataset, exchange, inspection, machine, songs
 from samuel.cli.settings import read_settings
-from samuel.cli.terminal import plain
+from samuel.cli.terminal import plain, print_what_it_can, unread
 from samuel.errors import NotBuiltError, SamuelError
 
 __all__ = ["main", "read_settings"]
 
 PARTS = (machine, songs, accompaniment, dataset, inspection, exchange)
+STOPPED = "nothing half-written was left, run it again"
 NOT_BUILT = {"evaluate": "the report of train-and-eval holds the scores of its own tracks"}
 
 
@@ -20,14 +21,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when all is well, 1 with a clear message when the user must act."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
+    print_what_it_can()
     try:
-        return options.command(options)
+        code = options.command(options)
+        sys.stdout.flush()  # at exit, it could not be told any more
     except (SamuelError, OSError) as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
+        broken = isinstance(error, BrokenPipeError)  # which may be another pipe
+        if not (unread("\n" if broken else "") and broken):
+            print(f"error: {plain(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what is done stays, and the same command goes on from there", file=sys.stderr)
+        print(f"interrupted; {options.interrupted}", file=sys.stderr)
         return 130
+    return code
 
 
 def not_built(options: argparse.Namespace) -> int:
@@ -39,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="samuel", description="An accompaniment for a vocal.")
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-v", "--verbose", action="store_true", help="show what happens")
+    parser.set_defaults(interrupted=STOPPED)
     commands = parser.add_subparsers(required=True, metavar="command")
     for part in PARTS:
         part.add_commands(commands)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from samuel.cli.settings import Commands, add_codec, codec_config
+from samuel.cli.settings import Commands, add_codec, codec_of
 from samuel.config import SamplingConfig, parse
 
 
@@ -28,14 +28,13 @@ def generate(options: argparse.Namespace) -> int:
     """Write an accompaniment for a vocal."""
     from samuel.audio import load_audio, write_wav
     from samuel.checkpoint import load_model
-    from samuel.codec import load_codec
     from samuel.device import resolve_device
     from samuel.files import replacing
     from samuel.generate import accompany
 
     device = resolve_device(options.device)
     model = load_model(options.model, device)
-    codec = load_codec(codec_config(model.codec, options.codec_path), device)
+    codec = codec_of(model.codec, options)
     with tempfile.TemporaryDirectory() as workspace:
         vocal = load_audio(options.vocal, Path(workspace))
     chosen = {"steps": options.steps, "guidance_scale": options.guidance, "seed": options.seed}

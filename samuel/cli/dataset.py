@@ -32,6 +32,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def _repair(location: str, cache: Path | None) -> bool:
     """Repair a dataset and say what became of it; False where nothing could be done."""
+    from samuel.popdb.accounts import counted
     from samuel.popdb.repair import repair
 
     repaired = repair(location, cache)
@@ -41,7 +42,7 @@ def _repair(location: str, cache: Path | None) -> bool:
         print("\nnothing was repaired, and nothing was changed")
         return False
     if repaired.dropped:
-        print(f"\ndropped {len(repaired.dropped):,} pairs: {plain(', '.join(repaired.dropped))}")
+        print(f"\ndropped {counted(len(repaired.dropped), 'pair')}: {plain(', '.join(repaired.dropped))}")
     if repaired.songs:
         print("\nrun build-popdb again for these songs:")
     for song_id, title in repaired.songs:
@@ -57,13 +58,18 @@ def _line(title: str) -> str:
 
 def compact(options: argparse.Namespace) -> int:
     """Rewrite a dataset with full shards, and say what that changed."""
+    from samuel.popdb.accounts import counted
     from samuel.popdb.shards import compact as rewrite
     from samuel.popdb.shards import open_popdb
 
     before = open_popdb(options.path, options.cache).info["counts"]
-    after = rewrite(options.path, options.cache).info["counts"]
+    popdb = rewrite(options.path, options.cache)
+    if not popdb.made:
+        print(f"{plain(options.path)}: already compact, nothing was rewritten")
+        return 0
+    after = popdb.info["counts"]
     print(
-        f"{plain(options.path)}: {after['pairs']:,} pairs in {after['shards']:,} shards; before, there were "
-        f"{before['shards']:,}, and in them {before['buried']:,} rows of no pair"
+        f"{plain(options.path)}: {counted(after['pairs'], 'pair')} in {counted(after['shards'], 'shard')}; "
+        f"before: {counted(before['shards'], 'shard')}, {counted(before['buried'], 'row')} of no pair"
     )
     return 0

@@ -39,6 +39,7 @@ def add_commands(commands: Commands) -> None:
 
 def import_popdb(options: argparse.Namespace) -> int:
     """Make a dataset of two files of latents."""
+    from samuel.popdb.accounts import counted
     from samuel.popdb.exchange.published import import_published
 
     vocal, accompaniment = _published(options.files)
@@ -47,7 +48,7 @@ def import_popdb(options: argparse.Namespace) -> int:
             vocal, accompaniment, options.output,
             cache=options.cache, codec=options.codec, on_pair=bar.update,
         )  # fmt: skip
-    print(f"{plain(popdb.location)}: {popdb.info['counts']['pairs']:,} pairs")
+    print(f"{plain(popdb.location)}: {counted(popdb.info['counts']['pairs'], 'pair')}")
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from samuel.cli.settings import Commands, add_settings, read_settings
+from samuel.cli.terminal import GOES_ON
 from samuel.config import SeparatorConfig, Settings
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def add_commands(commands: Commands) -> None:
 
     command = commands.add_parser("demo", help="run both flows on this machine")
     add_settings(command)
-    command.set_defaults(command=demo)
+    command.set_defaults(command=demo, interrupted=GOES_ON)
 
     command = commands.add_parser("bench", help="what this machine does in a second, and how exactly")
     command.add_argument(

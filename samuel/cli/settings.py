@@ -3,10 +3,13 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from samuel.config import CodecConfig, Settings, parse
-from samuel.errors import InputError, SettingsError
+from samuel.errors import InputError, MissingPartError, SettingsError
+
+if TYPE_CHECKING:
+    from samuel.codec import Codec
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -48,6 +51,27 @@ def read_settings(path: Path | None) -> Settings:
         raise InputError(f"{path}: no such file") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SettingsError(f"{path}: not JSON ({error})") from error
+
+
+def codec_of(identity: str, options: argparse.Namespace) -> "Codec":
+    """The codec that has this identity, as the options of `add_codec` say.
+
+    Raises:
+        MissingPartError: This version has none of that name, or its weights are not at hand.
+    """
+    from samuel.codec import load_codec
+    from samuel.codec.stable_audio import REMEDY
+    from samuel.device import resolve_device
+
+    device = resolve_device(options.device)
+    try:
+        return load_codec(codec_config(identity, options.codec_path), device)
+    except SettingsError as error:
+        raise MissingPartError(f"the latents are of {identity!r:.120}, a codec this version lacks") from error
+    except MissingPartError as error:  # it speaks of settings
+        own = "or give their folder with --codec-path"
+        told = str(error).replace(REMEDY, own).replace("codec.path", "--codec-path")
+        raise MissingPartError(told) from error
 
 
 def codec_config(identity: str, path: str | None) -> CodecConfig:

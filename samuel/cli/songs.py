@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 from tqdm import tqdm
 
 from samuel.cli.settings import Commands, add_settings, read_settings
+from samuel.cli.terminal import GOES_ON
 
 if TYPE_CHECKING:
     from samuel.popdb.accounts import Progress
@@ -19,7 +20,7 @@ def add_commands(commands: Commands) -> None:
     """Add it to the command line."""
     command = commands.add_parser("download", help="acquire the songs of a list, and account for each")
     add_settings(command)
-    command.set_defaults(command=download)
+    command.set_defaults(command=download, interrupted=GOES_ON)
 
 
 def download(options: argparse.Namespace) -> int:

@@ -28,7 +28,8 @@ from samuel.popdb.shards import STREAMS, Popdb
 
 SHEET = "contact-sheet.png"
 CLIP_S = 15.0
-ROW_INCHES = 1.7
+WIDTH_INCHES, ROW_INCHES = 12.0, 1.7
+TOP_INCHES, BOTTOM_INCHES = 0.3, 0.5
 LONGEST_NAME = 40
 DECIBELS = (-80.0, 0.0)
 DEVIATIONS = (-3.0, 3.0)
@@ -53,9 +54,13 @@ class Strip:
 
 
 def choose_strips(popdb: Popdb, count: int) -> list[Row]:
-    """At most `count` pairs from the least to the most sung, of different songs as far as there are any."""
+    """At most `count` pairs from the least to the most sung, of different songs as far as there are any.
+
+    One pair is a middle one.
+    """
     rows = sorted(popdb.index, key=lambda row: (_share(row), row["pair_id"]))
-    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int).tolist()
+    last, count = len(rows) - 1, min(count, len(rows))
+    places = [last // 2] if count == 1 else np.linspace(0, last, count).round().astype(int).tolist()
     chosen: dict[int, str] = {}
     for place in places:
         songs = set(chosen.values())
@@ -145,8 +150,12 @@ def _column(values: Sequence[float]) -> NDArray[np.float32]:
 
 
 def _sheet(strips: Sequence[Strip], *, decoded: bool) -> Figure:
-    figure = Figure(figsize=(12, 0.8 + ROW_INCHES * len(strips)), layout="constrained")
-    axes = figure.subplots(len(strips), 2, sharex=True, sharey=True, squeeze=False)
+    height = TOP_INCHES + ROW_INCHES * len(strips) + BOTTOM_INCHES
+    figure = Figure(figsize=(WIDTH_INCHES, height))
+    # Fixed margins, and axes that share nothing: matplotlib takes time by the square of the rows otherwise.
+    bottom, top = BOTTOM_INCHES / height, 1 - TOP_INCHES / height
+    figure.subplots_adjust(left=0.05, right=0.91, bottom=bottom, top=top, wspace=0.05, hspace=0.25)
+    axes = figure.subplots(len(strips), 2, squeeze=False)
     low, high = DECIBELS if decoded else DEVIATIONS
     image = None
     for plots, strip in zip(axes, strips, strict=True):
@@ -156,16 +165,17 @@ def _sheet(strips: Sequence[Strip], *, decoded: bool) -> Figure:
                 picture, origin="lower", aspect="auto", extent=(0, seconds, 0, len(picture)),
                 vmin=low, vmax=high, cmap="magma" if decoded else "RdBu_r", interpolation="nearest",
             )  # fmt: skip
+            if decoded:
+                plot.set_yticks(_mel_bands(TICKS_HZ), [f"{hertz / 1000:g}" for hertz in TICKS_HZ])
+            plot.label_outer()
             _label(plot, name, strip.clip_s)
         plots[0].set_title(_title(strip.row), loc="left", fontsize=9)
         plots[0].set_ylabel("kHz" if decoded else "channel")
-    if decoded:
-        axes[0, 0].set_yticks(_mel_bands(TICKS_HZ), [f"{hertz / 1000:g}" for hertz in TICKS_HZ])
     for plot in axes[-1]:
         plot.set_xlabel("seconds of the chunk; between the lines: the clip" if decoded else "seconds")
     if image is not None:
         label = "mel power, dB" if decoded else "standard deviations from the channel's mean"
-        figure.colorbar(image, ax=axes, label=label, aspect=40)
+        figure.colorbar(image, cax=figure.add_axes((0.925, bottom, 0.012, top - bottom)), label=label)
     return figure
 
 

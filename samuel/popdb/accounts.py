@@ -20,6 +20,7 @@ STEPS = {
     "encode": "encoded",
 }
 SEARCHES = ("search", "match")
+MOST_REASONS, LONGEST_REASON = 3, 100
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,30 @@ def _steps(fates: Sequence[tuple[str, str]], *, at_hand: bool) -> list[Step]:
         left -= lost.total()
         steps.append(Step(STEPS[stage], left, dict(lost.most_common())))
     return steps
+
+
+def step_into_dataset(rows: Sequence[Mapping[str, Any]], least: float) -> Step:
+    """The last step of songs that were encoded: to at least one pair of the dataset.
+
+    Args:
+        rows: Of `songs.parquet`.
+        least: Least vocal share of a chunk that becomes a pair.
+    """
+    reasons = Counter(
+        _why_no_pair(row, least) for row in rows if row["status"] == Status.OK and not row["pairs"]
+    )
+    lost = dict(reasons.most_common(MOST_REASONS))
+    if others := reasons.total() - sum(lost.values()):
+        lost["other reasons"] = others
+    return Step("in the dataset", sum(bool(row["pairs"]) for row in rows), lost)
+
+
+def _why_no_pair(row: Mapping[str, Any], least: float) -> str:
+    """The row's own message, which may be anybody's text, as one line; or what its vocal shares say."""
+    if row["message"]:
+        return " ".join(row["message"].split())[:LONGEST_REASON]
+    shares = [share for share in row["vocal_shares"] if share is not None]
+    return "no chunk sung enough" if shares and max(shares) < least else "taken out by a repair"
 
 
 def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:
@@ -136,6 +161,11 @@ def least_s(songs: Iterable[Song], config: DownloadConfig) -> float:
     if all(song.url for song in songs):
         return 0.0
     return max(config.download_interval_s, config.search_interval_s) * (1 + config.jitter / 2)
+
+
+def counted(count: int, noun: str) -> str:
+    """A count for people: 1 pair, 2,000 pairs."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def duration(seconds: float) -> str:

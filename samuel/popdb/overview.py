@@ -8,7 +8,7 @@ import numpy as np
 
 from samuel.audio import SAMPLE_RATE
 from samuel.codec import HOP
-from samuel.popdb.accounts import funnel_of_rows, text_of
+from samuel.popdb.accounts import counted, funnel_of_rows, step_into_dataset, text_of
 from samuel.popdb.card import bar, share_counts
 from samuel.popdb.shards import Popdb
 
@@ -24,7 +24,7 @@ def overview(popdb: Popdb) -> Iterator[str]:
     yield _table(_counts(popdb))
     yield f"vocal share of a chunk\n{_histogram(popdb.vocal_shares())}"
     yield f"latents of the training pairs, mean and range over the channels\n{_statistics(popdb.stats)}"
-    yield text_of([step.row() for step in funnel_of_rows(popdb.songs().to_pylist())])
+    yield _funnel(popdb)
 
 
 def _counts(popdb: Popdb) -> dict[str, str]:
@@ -37,12 +37,19 @@ def _counts(popdb: Popdb) -> dict[str, str]:
         "split": f"{counts['train']:,} train, {counts['validation']:,} validation",
         "songs": f"{counts['songs_kept']:,} of {counts['songs_listed']:,} listed",
         "left out": f"{counts['chunks_left_out']:,} of {counts['chunks']:,} chunks",
-        "shards": f"{counts['shards']:,}, and in them {counts['buried']:,} rows of no pair",
+        "shards": f"{counts['shards']:,}, and in them {counted(counts['buried'], 'row')} of no pair",
         "size": f"{total_bytes / 1e6:,.1f} MB",
         "source": str(info["source"]),
         "separator": str(info["separator"]),
         "codec": str(info["codec"]),
     }
+
+
+def _funnel(popdb: Popdb) -> str:
+    songs = popdb.songs().to_pylist()
+    least = popdb.info["settings"].get("min_vocal_share")  # of an import: none
+    last = step_into_dataset(songs, least if isinstance(least, float) else 0.0)
+    return text_of([step.row() for step in [*funnel_of_rows(songs), last]])
 
 
 def _histogram(vocal_shares: Sequence[float]) -> str:

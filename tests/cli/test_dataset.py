@@ -48,7 +48,7 @@ def test_repair_says_what_was_lost_and_what_to_run_again(
     assert main(["verify", str(popdb.root), "--repair"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert last["shard"] in lines[0]
-    assert f"dropped 1 pairs: {last['pair_id']}" in lines
+    assert f"dropped 1 pair: {last['pair_id']}" in lines
     assert f"  {last['song_id']}  {last['title']}" in lines
     assert lines[-1] == f"{popdb.root}: sound"
     kept = {row["pair_id"] for row in open_popdb(popdb.root).index}
@@ -87,9 +87,13 @@ def test_compact_rewrites_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
         grown = write_popdb([encoded_song(tmp_path, name) for name in names], settings)
     pairs = {row["pair_id"]: row["pair_sha256"] for row in grown.index}
     assert main(["compact", str(grown.root)]) == 0
-    told = "6 pairs in 2 shards; before, there were 3, and in them 2 rows of no pair"
+    told = "6 pairs in 2 shards; before: 3 shards, 2 rows of no pair"
     assert capsys.readouterr().out == f"{grown.root}: {told}\n"
     assert {row["pair_id"]: row["pair_sha256"] for row in open_popdb(grown.root).index} == pairs
+    before = digests(grown.root)
+    assert main(["compact", str(grown.root)]) == 0
+    assert capsys.readouterr().out == f"{grown.root}: already compact, nothing was rewritten\n"
+    assert digests(grown.root) == before
 
 
 def test_a_dataset_behind_a_url_needs_its_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,20 @@ def test_a_published_dataset_is_inspected(tmp_path: Path, capsys: pytest.Capture
     assert "The vocal share of the chunks was not measured." in (tmp_path / "popdb/README.md").read_text()
 
 
+def test_shards_for_a_url_are_kept_where_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    write_published(tmp_path / "published", 1)
+    place = ["-o", "memory://imported-by-command", "--cache", str(tmp_path / "cache")]
+    assert main(["import-popdb", str(tmp_path / "published"), *place]) == 0
+    assert capsys.readouterr().out == "memory://imported-by-command: 1 pair\n"
+    popdb = open_popdb("memory://imported-by-command", tmp_path / "cache")
+    kept = {f"{row['shard_sha256']}.safetensors" for row in popdb.index}
+    assert kept <= {path.name for path in (tmp_path / "cache").iterdir()}
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [(["absent"], "absent/latent_vocal.npy"), (["a", "b", "c"], "3 files given; give the folder of")],

@@ -10,6 +10,7 @@ from samuel.cli import main
 from samuel.codec import load_codec
 from samuel.config import CodecConfig
 from samuel.device import resolve_device
+from samuel.files import digest
 from samuel.popdb.shards import Popdb, write_popdb
 from samuel.popdb.status import Status
 from tests.popdb.latents import encoded_song, failed_song, small_settings
@@ -46,8 +47,9 @@ def test_inspect_says_what_the_dataset_holds(popdb: Popdb, capsys: pytest.Captur
         f"size       {size / 1e6:.1f} MB",
         "separator  repet/1",
         "mean 0.51",
-        "matched         3     1  no_match 1",
-        "encoded         3     0",
+        "matched             3     1  no_match 1",
+        "encoded             3     0",
+        "in the dataset      3     0",
     ):
         assert line in shown.splitlines()
     chunks = [int(count) for count in re.findall(r"^\d\.\d to \d\.\d +(\d+)", shown, re.MULTILINE)]
@@ -65,7 +67,7 @@ def test_inspect_writes_a_sheet_and_clips_outside_the_dataset(
     before = digests(popdb.root)
     assert main(["inspect", str(popdb.root), "--pairs", "2", "--device", "cpu"]) == 0
     sheet = Path(capsys.readouterr().out.splitlines()[-1])
-    assert sheet.parent == Path("artifacts/inspect") / popdb.info["content_sha256"][:12]
+    assert sheet.parent == Path("artifacts/inspect") / digest(popdb.info["content_sha256"])
     assert sheet.read_bytes().startswith(b"\x89PNG")
     clips = sorted(sheet.parent.glob("*.wav"))
     assert len(clips) == 6
@@ -86,9 +88,9 @@ def test_a_dataset_behind_a_url_is_shown_too(
 @pytest.mark.parametrize(
     ("codec", "words"),
     [
-        ("stable-audio-open/2 mean weights=1", "absent"),
+        ("stable-audio-open/2 mean weights=1", "error: --codec-path {absent}: no such folder"),
         ("mel/0", "the codec at hand is 'mel/1"),
-        ("flac\x1b/1", "codec.name"),
+        ("flac\x1b/1", "'flac\\x1b/1', a codec this version lacks"),
     ],
 )
 def test_without_the_codec_all_but_the_sheet_is_shown(
@@ -97,9 +99,10 @@ def test_without_the_codec_all_but_the_sheet_is_shown(
     popdb = made(tmp_path, codec)
     output = tmp_path / "sheet"
     absent = ["--codec-path", str(tmp_path / "absent")]
+    words = words.format(absent=absent[1])
     assert main(["inspect", str(popdb.root), *absent, "-o", str(output)]) == 1
     shown = capsys.readouterr()
-    assert "encoded         3     0" in shown.out.splitlines()
+    assert "in the dataset      3     0" in shown.out.splitlines()
     assert words in shown.err
     assert "--no-audio" in shown.err
     assert "\x1b" not in shown.out + shown.err
@@ -108,6 +111,48 @@ def test_without_the_codec_all_but_the_sheet_is_shown(
     assert (output / "contact-sheet.png").is_file()
 
 
-def test_a_wrong_number_of_pairs_is_refused(popdb: Popdb, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(popdb.root), "--pairs", "-1"]) == 1
-    assert "--pairs -1" in capsys.readouterr().err
+def test_without_the_weights_the_options_of_the_command_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    def fail(*_: object) -> None:
+        raise OfflineModeIsEnabled
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    popdb = made(tmp_path, "stable-audio-open/2 mean weights=1")
+    assert main(["inspect", str(popdb.root), "-o", str(tmp_path / "sheet")]) == 1
+    told = capsys.readouterr().err
+    assert "(offline mode); unset HF_HUB_OFFLINE, or give their folder with --codec-path\n" in told
+    assert "codec.path" not in told
+    assert "'mel'" not in told
+
+
+@pytest.mark.parametrize("pairs", ["-1", "51"])
+def test_a_wrong_number_of_pairs_is_refused(
+    pairs: str, popdb: Popdb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(popdb.root), "--pairs", pairs]) == 1
+    assert f"--pairs {pairs}: give how many to draw, from 0 to 50" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "sheet"])
+def test_a_file_is_no_folder_for_the_sheet(
+    below: str, popdb: Popdb, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    output = str(tmp_path / "notes.txt" / below)
+    assert main(["inspect", str(popdb.root), "--no-audio", "-o", output]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'notes.txt'} is a file; give a folder\n"
+
+
+@pytest.mark.parametrize("said", ["../../up", "/{root}/up", "\x00" * 64])
+def test_a_dataset_does_not_choose_where_its_sheet_goes(
+    said: str, popdb: Popdb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popdb.info["content_sha256"] = said.format(root=tmp_path)
+    monkeypatch.setattr("samuel.popdb.shards.open_popdb", lambda *_: popdb)
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", str(popdb.root), "--no-audio", "--pairs", "1"]) == 0
+    (sheet,) = tmp_path.rglob("contact-sheet.png")
+    assert sheet.parent.parent == tmp_path / "artifacts" / "inspect"

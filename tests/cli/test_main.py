@@ -69,7 +69,20 @@ def test_an_interrupt_is_said_in_one_line(
 
     monkeypatch.setattr("samuel.popdb.acquisition.fetch_file", interrupt)
     assert main(["download", "--settings", str(settings_of_a_folder(tmp_path))]) == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; what is done stays")
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "interrupted; what is done stays, and the same command goes on from there"
+    )
+
+
+def test_an_interrupted_command_that_starts_anew_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("samuel.popdb.shards.open_popdb", interrupt)
+    assert main(["compact", "anywhere"]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing half-written was left, run it again\n"
 
 
 def test_generate_writes_an_accompaniment_of_the_length_of_the_vocal(

@@ -1,3 +1,4 @@
+import cProfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_pairs_are_chosen_from_the_least_to_the_most_sung(popdb: Popdb) -> None:
     assert [row["pair_id"] for row in chosen] == ["a-000", "c-000", "b-001"]  # of three songs
     assert choose_strips(popdb, 3) == chosen
     assert [row["vocal_share"] for row in choose_strips(popdb, 99)] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.9]
-    assert [row["pair_id"] for row in choose_strips(popdb, 1)] == ["a-000"]
+    assert [row["pair_id"] for row in choose_strips(popdb, 1)] == ["c-000"]  # a middle one
 
 
 def test_many_pairs_of_one_song_do_not_hide_the_others(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_many_pairs_of_one_song_do_not_hide_the_others(tmp_path: Path) -> None:
 
 
 def test_the_clips_are_what_was_decoded(popdb: Popdb, tmp_path: Path) -> None:
-    (row,) = choose_strips(popdb, 1)
+    row = choose_strips(popdb, 6)[0]
     done: list[str] = []
     folder = tmp_path / "sheet"
     sheet = write_contact_sheet(popdb, [row], Holding(), folder, lambda: done.append("pair"))
@@ -126,6 +127,16 @@ def test_without_a_codec_the_sheet_shows_the_latents(
         np.testing.assert_allclose(
             np.asarray(image.get_array()), (latents[0].float() - mean) / std, atol=1e-5
         )
+
+
+def test_the_time_of_a_sheet_is_in_proportion_to_its_rows(popdb: Popdb, tmp_path: Path) -> None:
+    row = choose_strips(popdb, 1)[0]
+    calls: list[int] = []
+    for rows in (10, 20):
+        profile = cProfile.Profile()
+        profile.runcall(write_contact_sheet, popdb, [row] * rows, None, tmp_path)
+        calls.append(sum(entry.callcount for entry in profile.getstats()))
+    assert calls[1] < 2.1 * calls[0]
 
 
 def test_the_same_pairs_give_the_same_bytes(popdb: Popdb, tmp_path: Path) -> None:

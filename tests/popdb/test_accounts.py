@@ -1,11 +1,22 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from samuel.config import DownloadConfig
 from samuel.files import Entry
-from samuel.popdb.accounts import Progress, Step, duration, funnel, funnel_of_rows, least_s, text_of
+from samuel.popdb.accounts import (
+    Progress,
+    Step,
+    counted,
+    duration,
+    funnel,
+    funnel_of_rows,
+    least_s,
+    step_into_dataset,
+    text_of,
+)
 from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.songs import song_rows
@@ -81,6 +92,36 @@ def test_the_table_shows_every_step_and_why() -> None:
         "matched        16     3  no_match 2, live 1",
         "downloaded     13     3  unavailable 3",
     ]
+
+
+def row(pairs: int, message: str = "", *shares: float | None, status: Status = Status.OK) -> dict[str, Any]:
+    return {"status": status.value, "pairs": pairs, "message": message, "vocal_shares": list(shares)}
+
+
+def test_songs_without_pairs_are_accounted_for() -> None:
+    rows = [
+        row(2, "", 0.5, 0.1),
+        row(1, "", 0.3),
+        row(0, "", 0.1, 0.29),
+        row(0, "", 0.9),
+        row(0, "", None),
+        *[row(0, "left out: a gap", None)] * 3,
+        row(0, "it is gone", status=Status.UNAVAILABLE),
+    ]
+    lost = {"left out: a gap": 3, "taken out by a repair": 2, "no chunk sung enough": 1}
+    assert step_into_dataset(rows, 0.3) == Step("in the dataset", 2, lost)
+
+
+def test_reasons_of_anybody_are_few_short_lines() -> None:
+    rows = [row(0, f"{number}\n{'x ' * 999}") for number in range(9)]
+    step = step_into_dataset(rows, 0.0)
+    assert (step.songs, sum(step.lost.values()), step.lost["other reasons"]) == (0, 9, 6)
+    assert len(text_of([step.row()]).splitlines()) == 2
+    assert max(map(len, step.lost)) == 100
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(count, "pair") for count in (0, 1, 2000)] == ["0 pairs", "1 pair", "2,000 pairs"]
 
 
 class Clock:
