@@ -38,6 +38,7 @@ bench: install  ## speeds and deviations, as ratios within one run; a quarter of
 	$(BIN)/samuel bench
 	$(BIN)/samuel bench exactness
 	$(BIN)/samuel bench pipeline
+	$(BIN)/samuel bench loader
 	$(BIN)/samuel bench separation
 	$(BIN)/python -m tests.rehearsal --songs 100 --faults 0
 

@@ -16,7 +16,7 @@ from samuel.popdb import catalog, pipeline
 from samuel.popdb.acquisition import acquire_songs, pace_of
 from samuel.popdb.catalog import Song, SongList
 from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.shards import Popdb, require_place, write_popdb
 from samuel.popdb.space import require_space
 
 WORKERS = 3  # a group downloads while the one before it is separated and the one before that encoded
@@ -52,6 +52,7 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
 def examine(settings: Settings) -> None:
     """Stop before the long work where a part that the settings name is missing."""
     require(settings, dataset_parts(settings))
+    require_place(settings)
     pipeline.reclaim_audio(settings)
     pace_of(settings).open()  # whoever starts a run has read why the last one stopped
 

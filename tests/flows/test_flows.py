@@ -21,7 +21,7 @@ from flows.build_popdb import WORKERS, build_popdb
 from flows.stages import SONGS_PER_TASK
 from flows.train_and_eval import train_and_eval
 from samuel.audio import read_wav
-from samuel.config import Settings
+from samuel.config import Settings, SongsConfig
 from samuel.errors import DatasetError, InputError, MissingPartError, OperatorError
 from samuel.popdb.space import SONGS_IN_HAND
 from tests.popdb.latents import FRAMES, small_settings
@@ -112,6 +112,23 @@ def test_a_deleted_file_is_rebuilt(undisturbed: Settings) -> None:
     assert latents.read_bytes() == content
     assert digests(Path(undisturbed.popdb_path)) == before
     assert sorted(states_of_last_run(BUILD_TASKS).values()).count("Completed") == 3  # check, list, one encode
+
+
+def test_a_dataset_of_other_songs_is_told_before_the_long_work(undisturbed: Settings, tmp_path: Path) -> None:
+    other = undisturbed.model_copy(
+        update={
+            "data": tmp_path,
+            "songs": SongsConfig(),
+            "popdb": undisturbed.popdb.model_copy(update={"path": str(undisturbed.popdb_path)}),
+        }
+    )
+    before = digests(Path(undisturbed.popdb_path))
+    with pytest.raises(
+        InputError, match="a dataset from the source 'folder' is there, and this one is from 'synth"
+    ):
+        build_popdb(other)
+    assert digests(Path(undisturbed.popdb_path)) == before
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_changed_setting_rebuilds_what_depends_on_it(undisturbed: Settings, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from samuel.popdb.shards.index import INDEX_SCHEMA
 from samuel.popdb.shards.manifest import FORMAT_VERSION
 from samuel.popdb.shards.reader import PairDataset, Popdb, open_popdb
 from samuel.popdb.shards.tensors import STREAMS
-from samuel.popdb.shards.writer import compact, write_popdb
+from samuel.popdb.shards.writer import compact, require_place, write_popdb
 
 __all__ = [
     "FORMAT_VERSION",
@@ -23,5 +23,6 @@ __all__ = [
     "Popdb",
     "compact",
     "open_popdb",
+    "require_place",
     "write_popdb",
 ]

@@ -64,6 +64,18 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
         return save(folder, replace(content, rows=_placed_in(rows, old, made_of)), old)
 
 
+def require_place(settings: Settings) -> None:
+    """Before the long work: may the dataset be written where the settings say?
+
+    Raises:
+        InputError: A dataset of another source is there.
+        DatasetError: One of a newer format is.
+        OperatorError: The place cannot be reached.
+    """
+    folder = folder_of(settings.popdb_path, settings.popdb.cache)
+    _require_same_source(readable(folder), settings.songs.source)
+
+
 def _require_same_source(old: Popdb | None, source: str) -> None:
     """Songs of another kind are another dataset: to remove it is for a person to do."""
     if old and old.info["source"] != source:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
 from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import Popdb, compact, open_popdb, write_popdb
+from samuel.popdb.shards import Popdb, compact, open_popdb, require_place, write_popdb
 from samuel.popdb.verify import verify
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.shards.songs import digests, sung
@@ -223,6 +223,9 @@ def test_a_dataset_of_another_source_is_not_replaced(tmp_path: Path, settings: S
         InputError, match=r"from the source 'synthetic' is there, .* from 'folder'; set popdb.path"
     ):
         write_popdb(some(tmp_path, "d"), folder)
+    with pytest.raises(InputError, match="from the source 'synthetic' is there"):
+        require_place(folder)
+    require_place(settings)
     assert digests(popdb.root) == before
 
 
