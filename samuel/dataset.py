@@ -7,6 +7,7 @@ step is all that has to be saved.
 Shapes: B batch, C = 64 latent channels, T frames.
 """
 
+import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +151,9 @@ class Batches:
         Args:
             first_step: Where to begin, or to go on.
             steps: How many.
-            options: See `Reading`; `pin_memory` is true where there is CUDA, unless it is given.
+            options: See `Reading`. Unless they are given, `pin_memory` is true where there is CUDA, and
+                workers are started from a process without threads ("forkserver"). Forked from one that has
+                some they may hang; forked within a Prefect flow they end in an error.
 
         Raises:
             SettingsError: The first step is below 0.
@@ -181,7 +184,7 @@ def each_once(
         batch_size: Pairs of a batch; the last one may have fewer.
         rank: Which of several processes this is; it has every `world_size`-th pair.
         world_size: How many they are; together they have each pair once.
-        options: See `Reading`; `pin_memory` is true where there is CUDA, unless it is given.
+        options: As for `Batches.loader`.
     """
     _check(batch_size, rank, world_size)
     places = np.arange(rank, len(pairs), world_size)
@@ -244,7 +247,7 @@ class _WholeBatches(Dataset[Latents]):
 
 
 def _loader(pairs: PairDataset, batches: Sequence[Places] | _Steps, options: Reading) -> DataLoader[Latents]:
-    chosen: Reading = {"pin_memory": torch.cuda.is_available(), **options}
+    chosen: Reading = {"pin_memory": torch.cuda.is_available(), **_start_method(options), **options}
     return DataLoader(
         _WholeBatches(pairs),
         sampler=batches,
@@ -252,6 +255,11 @@ def _loader(pairs: PairDataset, batches: Sequence[Places] | _Steps, options: Rea
         generator=torch.Generator(),  # or every pass would draw from the global one
         **chosen,
     )
+
+
+def _start_method(options: Reading) -> Reading:
+    known = "forkserver" in multiprocessing.get_all_start_methods()
+    return {"multiprocessing_context": "forkserver"} if known and options.get("num_workers") else {}
 
 
 def _normalised(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
