@@ -1,5 +1,11 @@
 import os
+from typing import Any
 
 # Tests are many small operations: threads would only wait for one another, and sums would depend on them.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Tests that run Prefect in this process go last: what is forked after it ends in an error of its own."""
+    items.sort(key=lambda item: "server" in getattr(item, "fixturenames", ()))
