@@ -10,14 +10,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from samuel.config.model import (
+    AblationConfig,
+    AugmentationConfig,
     DiffusionConfig,
     EvaluationConfig,
+    Factor,
+    Film,
     LossWeight,
     Mixing,
     ModelConfig,
     Sampler,
     SamplingConfig,
     TrainingConfig,
+    TrainingPrecision,
 )
 from samuel.config.popdb import (
     CodecConfig,
@@ -33,10 +38,14 @@ from samuel.errors import SettingsError
 
 __all__ = [
     "PAPER",
+    "AblationConfig",
+    "AugmentationConfig",
     "CodecConfig",
     "DiffusionConfig",
     "DownloadConfig",
     "EvaluationConfig",
+    "Factor",
+    "Film",
     "LossWeight",
     "Mixing",
     "ModelConfig",
@@ -50,6 +59,7 @@ __all__ = [
     "Settings",
     "SongsConfig",
     "TrainingConfig",
+    "TrainingPrecision",
     "demo",
     "paper",
     "parse",
@@ -79,6 +89,7 @@ class Settings(Section):
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    ablation: AblationConfig = AblationConfig()
 
     @model_validator(mode="after")
     def _fits_schedule(self) -> "Settings":

@@ -9,6 +9,9 @@ from samuel.config.section import Count, Section, Seed, Share
 
 Mixing = Literal["eq3", "prose", "even", "global", "local"]
 LossWeight = Literal["snr", "min_snr", "uniform"]
+Film = Literal["temporal", "pooled"]
+Factor = Literal["mixing", "window", "condition_dropout", "loss_weight"]
+TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Sampler = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 
 
@@ -27,6 +30,10 @@ class ModelConfig(Section):
     mixing: Mixing = Field(
         default="eq3", description="how local and global attention are mixed over the timesteps"
     )
+    film: Film = Field(
+        default="temporal", description="temporal: scale and shift vary along the frames; pooled: they do not"
+    )
+    up_attention: bool = Field(default=False, description="attention on the way up as well")
 
 
 class DiffusionConfig(Section):
@@ -43,6 +50,20 @@ class DiffusionConfig(Section):
     condition_dropout: Share = Field(default=0.1, description="items trained without their vocal")
 
 
+class AugmentationConfig(Section):
+    """What training does to vocals, in normalised latents; 0 leaves them as they are."""
+
+    noise: Annotated[float, Field(ge=0, le=2)] = Field(
+        default=0.0, description="largest deviation of the white noise that is added"
+    )
+    equaliser: Annotated[float, Field(ge=0, le=2)] = Field(
+        default=0.0, description="deviation of what is added to a channel for its whole length"
+    )
+    gain: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="largest share by which the latents grow or shrink"
+    )
+
+
 class TrainingConfig(Section):
     """The fit (paper §V). The defaults suit minutes on two CPU cores; `paper()` has the paper's."""
 
@@ -53,6 +74,14 @@ class TrainingConfig(Section):
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(default=20, description="steps of linear warm-up")
+    accumulate: Count = Field(
+        default=1, description="parts that a batch is computed in, one after the other, for memory's sake"
+    )
+    precision: TrainingPrecision = Field(
+        default="auto", description="auto: bf16 autocast on a GPU that has it, fp32 elsewhere"
+    )
+    compile: bool = Field(default=False, description="torch.compile; on a CPU it needs a C++ compiler")
+    augmentation: AugmentationConfig = AugmentationConfig()
     gradient_clip: Annotated[float, Field(gt=0)] = Field(
         default=1.0, description="bound on the gradient's norm"
     )
@@ -65,6 +94,12 @@ class TrainingConfig(Section):
         default=None, description="validations without gain before stopping; none: never"
     )
     checkpoint_every: Count = Field(default=40, description="steps between checkpoints")
+    keep_checkpoints: Count = Field(
+        default=2, description="newest checkpoints that are kept, beside the best"
+    )
+    tensorboard: bool = Field(
+        default=False, description="also write TensorBoard's event files; needs the extra `tensorboard`"
+    )
     seed: Seed = Field(default=0, description="of weights, batches, noise and dropout")
 
 
@@ -89,3 +124,14 @@ class EvaluationConfig(Section):
     audiobox_path: Path | None = Field(
         default=None, description="audiobox: a local checkpoint; none: the hub"
     )
+
+
+class AblationConfig(Section):
+    """Which choices the flow `ablate` compares, each against the settings as they are."""
+
+    factors: tuple[Factor, ...] = Field(
+        default=("mixing", "window", "condition_dropout", "loss_weight"),
+        min_length=1,
+        description="what is varied, one at a time",
+    )
+    seeds: Count = Field(default=3, description="fits of each variant, with seeds of their own")

@@ -35,6 +35,13 @@ def encode_pair(codec: Codec, stems: Entry, chunk_frames: int, folder: Path) -> 
         SongError: too_short where no whole chunk fits, not_finite where a latent is not a float16 number.
     """
     vocals, accompaniment = read_stems(stems.folder, stems.record["stems_scale"])
+    return encode_audio(codec, vocals, accompaniment, chunk_frames, folder)
+
+
+def encode_audio(
+    codec: Codec, vocals: Audio, accompaniment: Audio, chunk_frames: int, folder: Path
+) -> dict[str, Any]:
+    """`encode_pair` of stems that are at hand, each (2, S)."""
     chunks = _whole_chunks(vocals.shape[1], chunk_frames)
     latents = {
         "vocal": _encode(codec, vocals, chunks, chunk_frames),
