@@ -1,0 +1,85 @@
+"""What ends a training early, and what to do about it."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from samuel.errors import DatasetError, OperatorError
+
+DIVERGED = 3.0
+"""Mean squared error of v over some steps that no training comes back from: a network that answers zero has
+about 1, as the latents are normalised."""
+
+WINDOW = 20
+"""Steps whose mean is looked at: one batch says little."""
+
+
+class Divergence:
+    """Watches the error of v."""
+
+    def __init__(self) -> None:
+        self.recent: deque[float] = deque(maxlen=WINDOW)
+
+    def watch(self, step: int, v_mse: float) -> None:
+        """Take in the error of a step.
+
+        Raises:
+            DatasetError: The mean over the last steps is above `DIVERGED`.
+        """
+        self.recent.append(v_mse)
+        mean = sum(self.recent) / len(self.recent)
+        if len(self.recent) == WINDOW and mean > DIVERGED:
+            raise DatasetError(
+                f"step {step}: the error of v is {mean:.3g} over the last {WINDOW} steps, about 1 before "
+                "anything is learned: the training diverged. Its last checkpoint is kept; lower "
+                "training.learning_rate, or lengthen training.warmup_steps"
+            )
+
+
+def not_finite(
+    step: int, loss: float, norm: float, latents: Sequence[Tensor], names: list[str]
+) -> DatasetError:
+    """The error of a step whose loss or gradient is not a finite number.
+
+    Args:
+        step: Which.
+        loss: Its loss.
+        norm: The norm of its gradient.
+        latents: Vocal and accompaniment of its pairs, each (b, C, T).
+        names: Its pairs.
+    """
+    finite = torch.stack([half.isfinite().flatten(1).all(dim=1) for half in latents]).all(dim=0).tolist()
+    if broken := [name for name, whole in zip(names, finite, strict=True) if not whole]:
+        return DatasetError(
+            f"step {step}: NaN or infinity in the latents of {', '.join(broken)}; run samuel verify --repair"
+        )
+    return DatasetError(
+        f"step {step}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}, for pairs whose latents "
+        f"are finite: {', '.join(names)}; lower training.learning_rate, or set training.precision to fp32"
+    )
+
+
+def out_of_memory(
+    error: BaseException, batch: int, parts: int, fits: Callable[[int], bool]
+) -> OperatorError | None:
+    """What to say where `error` is a want of memory; None where it is something else.
+
+    Args:
+        error: What a step raised.
+        batch: Pairs of a batch on this process.
+        parts: Parts it was computed in.
+        fits: Tries some pairs at a time.
+    """
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        return None
+    size = batch // parts
+    while size > 1:
+        size //= 2
+        if fits(size):
+            return OperatorError(
+                f"{batch // parts} pairs at a time do not fit in memory, {size} do: training.accumulate = "
+                f"{-(-batch // size)} gives the same training, in parts of {size}"
+            )
+    return OperatorError("not even one pair fits in memory; free the device, or take narrower model.channels")

@@ -1,0 +1,99 @@
+"""What a training step minimises: the weighted error of v (paper §V, eq. 4 to 6).
+
+Shapes: B pairs of the whole batch, b of them on this process, C = 64 latent channels, T frames.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from samuel.config import AugmentationConfig, DiffusionConfig, Settings
+from samuel.model.diffusion import CosineSchedule, drop_condition, loss_weight, q_sample, v_target
+from samuel.model.unet import SamuelUNet
+from samuel.train.augment import augmented
+
+STEP_STRIDE = 1_000_003  # seeds of two steps of two runs meet only where the runs' seeds are that far apart
+ITEM_STRIDE = 9_176_267
+
+
+class Conditioned(nn.Module):
+    """The network with its condition dropout, as one module: what is compiled, and spread over processes."""
+
+    def __init__(self, network: SamuelUNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_t: Tensor, t: Tensor, vocal: Tensor, dropped: Tensor) -> Tensor:
+        """Predict v (b, C, T) from x_t and vocal, each (b, C, T), t and dropped, each (b,)."""
+        return self.network(x_t, t, self.network.condition(vocal, dropped))
+
+
+@dataclass(frozen=True)
+class Noising:
+    """All that is random in the part of a batch that one process has.
+
+    Attributes:
+        t: Timesteps, int64 (b,).
+        eps: Noise, (b, C, T).
+        dropped: Items without their vocal, bool (b,).
+    """
+
+    t: Tensor
+    eps: Tensor
+    dropped: Tensor
+
+    def part(self, places: slice) -> "Noising":
+        """Some of its items."""
+        return Noising(self.t[places], self.eps[places], self.dropped[places])
+
+
+class Objective:
+    """Draws what is random in a step, and measures the error of v.
+
+    What is drawn follows from (seed, step) and the place in the whole batch alone, so it does not depend on
+    how many processes share the batch.
+    """
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        config: DiffusionConfig = settings.diffusion
+        self.device, self.seed = device, settings.training.seed
+        self.augmentation: AugmentationConfig = settings.training.augmentation
+        self.condition_dropout = config.condition_dropout
+        self.schedule = CosineSchedule(config.timesteps, config.cosine_offset).to(device)
+        self.weight = loss_weight(config.loss_weight, self.schedule.alpha_bar, config.snr_clip)
+
+    def draw(self, step: int, shape: tuple[int, ...], places: slice) -> Noising:
+        """What is random in step `step` for the items `places` of a batch of `shape` (B, C, T).
+
+        Timesteps are stratified over the batch: they cover [0, T) evenly, which calms the gradient.
+        """
+        count, generator = shape[0], self._generator(step)
+        strata = torch.arange(count, device=self.device)
+        t = (strata + torch.rand(count, generator=generator, device=self.device)) / count
+        eps = torch.randn(shape, generator=generator, device=self.device)
+        dropped = drop_condition(count, self.condition_dropout, generator)
+        return Noising((t * self.schedule.timesteps).long(), eps, dropped).part(places)
+
+    def augmented(self, step: int, vocal: Tensor, first: int) -> Tensor:
+        """The vocals (b, C, T) of step `step`, as `training.augmentation` changes them.
+
+        The first of them is at the place `first` of the whole batch.
+        """
+        if not any(self.augmentation.model_dump().values()):
+            return vocal
+        items = [
+            augmented(item[None], self.augmentation, self._generator(step, ITEM_STRIDE * (first + place + 1)))
+            for place, item in enumerate(vocal)
+        ]
+        return torch.cat(items)
+
+    def errors(self, network: nn.Module, x0: Tensor, vocal: Tensor, drawn: Noising) -> tuple[Tensor, Tensor]:
+        """Squared error of v (eq. 4, 5) and weight w(t) (eq. 6), each (b,), for x0 and vocal (b, C, T)."""
+        x_t = q_sample(self.schedule, x0, drawn.eps, drawn.t)
+        predicted = network(x_t, drawn.t, vocal, drawn.dropped)
+        error = predicted.float() - v_target(self.schedule, x0, drawn.eps, drawn.t)
+        return error.square().mean(dim=(1, 2)), self.weight[drawn.t]
+
+    def _generator(self, step: int, salt: int = 0) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed((self.seed * STEP_STRIDE + step + salt) % 2**63)

@@ -1,0 +1,42 @@
+"""The processes that train together: one, or those that torchrun started (Lightning Fabric, DDP)."""
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from samuel.config import TrainingPrecision
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def make_fabric(device: torch.device, precision: TrainingPrecision) -> "Fabric":
+    """Fabric on `device`, for this process alone or, under torchrun, for all that it started.
+
+    Gradients are then averaged over the processes. What else Fabric could find in the environment, such as
+    a cluster's scheduler, is left aside: a flow's process trains alone.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    together = TorchElasticEnvironment.detect()
+    world_size = int(os.environ["WORLD_SIZE"]) if together else 1
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if together else 1
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=here,
+        num_nodes=world_size // here,
+        strategy="ddp" if together else "auto",
+        precision="bf16-mixed" if uses_bf16(device, precision) else "32-true",
+        plugins=[TorchElasticEnvironment() if together else LightningEnvironment()],
+    )
+    fabric.launch()
+    return fabric
+
+
+def uses_bf16(device: torch.device, precision: TrainingPrecision) -> bool:
+    """Whether autocast to bf16 is on: as the setting says, or by itself on a GPU that computes in it."""
+    by_itself = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16" or (precision == "auto" and by_itself)

@@ -1,0 +1,288 @@
+"""A network on its way (paper §IV-C, §V).
+
+Whatever is random in a step follows from (seed, step) alone: its batch, timesteps, noise and dropout. A run
+that is killed and started again therefore goes on bit for bit from its last checkpoint, and the number of the
+step is all the state that its data and its randomness have.
+
+Shapes: b pairs of a batch on this process, C = 64 latent channels, T frames.
+"""
+
+import math
+import os
+import shutil
+import time
+from functools import cached_property
+from pathlib import Path
+from traceback import clear_frames
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from samuel.checkpoint import save_model
+from samuel.config import Settings, TrainingConfig
+from samuel.dataset import Batches, Latents, Normaliser
+from samuel.device import resolve_device
+from samuel.errors import MissingPartError, OperatorError, SettingsError
+from samuel.files import Entry
+from samuel.model.unet import SamuelUNet
+from samuel.popdb.shards import Popdb
+from samuel.train.faults import Divergence, not_finite, out_of_memory
+from samuel.train.learning_rate import learning_rate_at
+from samuel.train.metrics import MetricsLog
+from samuel.train.objective import Conditioned, Objective
+from samuel.train.processes import make_fabric
+from samuel.train.states import Progress, States, made_of
+from samuel.train.validation import LEVELS, Validation
+
+
+class Training:
+    """The network, its average, its optimiser, and the step they are at."""
+
+    def __init__(self, popdb: Popdb, settings: Settings, folder: Path) -> None:
+        self.settings, self.popdb, self.folder = settings, popdb, folder
+        self.config: TrainingConfig = settings.training
+        self.fabric = make_fabric(resolve_device(settings.device), self.config.precision)
+        self.device, self.rank = self.fabric.device, self.fabric.global_rank
+        self.world_size = self.fabric.world_size
+        self.share = _share(self.config.batch_size, self.world_size, self.config.accumulate)
+        self.network = _fresh_network(settings).to(self.device)
+        self.average = AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema_decay), use_buffers=False
+        )
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,  # six times faster on a CPU, same sums
+        )
+        conditioned = Conditioned(self.network)
+        self.module = self.fabric.setup_module(
+            _compiled(conditioned, self.device) if self.config.compile else conditioned
+        )
+        self.objective = Objective(settings, self.device)
+        self.batches = Batches(popdb, self.share, self.config.seed, self.rank, self.world_size)
+        self.normaliser = Normaliser.of(popdb.stats).to(self.device)
+        self.divergence = Divergence()
+        self.progress = Progress()
+        self.states = States(folder, made_of(popdb, settings), self.config.keep_checkpoints)
+        self._ahead: tuple[int, Latents] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """True after the last step, or when validation has stopped gaining."""
+        patience = self.config.patience
+        out_of_patience = patience is not None and self.progress.without_gain >= patience
+        return self.progress.step >= self.config.steps or out_of_patience
+
+    def advance(self) -> dict[str, Any]:
+        """Take one step; validate and save where the settings say so; return and record the metrics."""
+        started = time.perf_counter()
+        metrics = self.step()
+        self.progress.step += 1
+        step, last = self.progress.step, self.progress.step == self.config.steps
+        row = {"step": step, **metrics, **self._pace(time.perf_counter() - started)}
+        if step % self.config.validate_every == 0 or last:
+            row |= self.validate()
+        if self.log:
+            self.log.append(row)
+        self.divergence.watch(step, row["v_mse"])
+        if step % self.config.checkpoint_every == 0 or last:
+            self.save()
+        return row
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step on the batch, noise and dropout that belong to this step.
+
+        Raises:
+            DatasetError: The loss or the gradient is not finite; the weights are left as they were.
+            OperatorError: The memory does not suffice; says what does.
+        """
+        step = self.progress.step
+        latents = self._batch(step)
+        learning_rate = self._set_learning_rate(step)
+        try:
+            measured = self._gradient(step, latents)
+        except RuntimeError as error:  # torch's want of memory is one
+            if told := self._out_of_memory(error):
+                raise told from error
+            raise
+        self._move(measured)
+        self._prefetch(step + 1)  # while a GPU computes
+        loss, v_mse, norm = measured.tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise not_finite(step, loss, norm, latents, self.batches.pair_ids(step))
+        return {"loss": loss, "v_mse": v_mse, "learning_rate": learning_rate, "gradient_norm": norm}
+
+    def _gradient(self, step: int, latents: Latents) -> Tensor:
+        """Gradients of the whole batch, clipped; gives (loss, error of v, norm before clipping): (3,)."""
+        vocal, x0 = latents
+        first, parts = self.rank * self.share, self.config.accumulate
+        whole = (self.config.batch_size, *x0.shape[1:])
+        drawn = self.objective.draw(step, whole, slice(first, first + self.share))
+        vocal = self.objective.augmented(step, vocal, first)
+        self.optimiser.zero_grad(set_to_none=True)
+        sums = torch.zeros(2, device=self.device)
+        for part in range(parts):
+            some = slice(part * self.share // parts, (part + 1) * self.share // parts)
+            with self.fabric.no_backward_sync(self.module, enabled=part < parts - 1):
+                v_mse, weight = self.objective.errors(self.module, x0[some], vocal[some], drawn.part(some))
+                loss = (weight * v_mse).sum() / self.share
+                self.fabric.backward(loss)
+            sums += torch.stack((loss.detach(), v_mse.detach().sum() / self.share))
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        return torch.cat((self._mean(sums), norm[None]))
+
+    def _move(self, measured: Tensor) -> None:
+        """Let the optimiser act, unless what was measured is not finite: then it leaves all as it is.
+
+        The device decides that by itself, so that nothing waits for it before the next batch is read.
+        """
+        self.optimiser.found_inf = (~measured.isfinite().all()).float()  # type: ignore[attr-defined]
+        self.optimiser.step()
+        self.average.update_parameters(self.network)
+
+    def validate(self) -> dict[str, float]:
+        """Losses of the averaged weights on held-out pairs, see `Validation`; the best weights are kept."""
+        with self.fabric.autocast():
+            losses = self.validation.losses(self.average, self._sum)
+        if not losses["validation_loss"] < self.progress.best_loss:
+            self.progress.without_gain += 1
+            return losses
+        self.progress.best_step, self.progress.best_loss = self.progress.step, losses["validation_loss"]
+        self.progress.without_gain = 0
+        if self.rank == 0:
+            self.states.save_best(self.average.module, self.progress)
+        return losses
+
+    @cached_property
+    def validation(self) -> Validation:
+        """The held-out pairs."""
+        at_a_time = max(1, self.share // self.config.accumulate // LEVELS)
+        most, schedule = self.config.validation_pairs, self.objective.schedule
+        return Validation(self.popdb, most, schedule, at_a_time, self.rank, self.world_size)
+
+    @cached_property
+    def log(self) -> MetricsLog | None:
+        """The metrics of every step, written by the first process."""
+        events = self.folder / "tensorboard" if self.config.tensorboard else None
+        return MetricsLog(self.folder / "metrics.jsonl", events) if self.rank == 0 else None
+
+    def save(self) -> None:
+        """Write a checkpoint; the ones before the last few go when it is safe."""
+        if self.log:
+            self.log.flush()  # or a power cut could leave it behind the checkpoint
+            self.states.save(self.network, self.average, self.optimiser, self.progress)
+        self.fabric.barrier()
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, where there is one; metrics written after it are dropped.
+
+        Raises:
+            CheckpointError: It is damaged, or of another training.
+        """
+        self.progress = self.states.load(self.network, self.average, self.optimiser)
+        if self.log:
+            self.log.rewind(self.progress.step)
+        self.fabric.barrier()
+
+    def close(self) -> None:
+        """Close the log of metrics, where it was opened."""
+        if log := vars(self).get("log"):
+            log.close()
+
+    def export(self, folder: Path) -> Entry:
+        """Write the model people share: the averaged weights of the best validation."""
+        metrics = {"metrics.jsonl": (self.folder / "metrics.jsonl").read_bytes()}
+        return save_model(folder, self.states.best_weights(self.progress), self._model_record(), metrics)
+
+    def anyone(self, wants: object) -> bool:
+        """Whether `wants` is true on any of the processes: all must end at the same step."""
+        return bool(wants) if self.world_size == 1 else self._sum(torch.tensor(float(bool(wants)))).item() > 0
+
+    def _model_record(self) -> dict[str, Any]:
+        held_out = bool(self.popdb.pairs("validation"))
+        return {**self.states.made_of, "held_out": held_out, "progress": vars(self.progress)}
+
+    def _batch(self, step: int) -> Latents:
+        """Vocal and accompaniment of step `step`, normalised, each (b, C, T)."""
+        at, latents = self._ahead or (None, None)
+        self._ahead = None
+        return latents if at == step and latents else self._read(step)
+
+    def _prefetch(self, step: int) -> None:
+        self._ahead = (step, self._read(step)) if step < self.config.steps else None
+
+    def _read(self, step: int) -> Latents:
+        halves = self.batches.pairs.batch(self.batches.places(step))
+        if self.device.type == "cuda":
+            halves = (halves[0].pin_memory(), halves[1].pin_memory())
+        return self.normaliser.batch(halves)
+
+    def _set_learning_rate(self, step: int) -> float:
+        learning_rate = learning_rate_at(step, self.config)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        return learning_rate
+
+    def _pace(self, seconds: float) -> dict[str, float]:
+        pace = {"seconds": round(seconds, 4), "pairs_per_s": round(self.config.batch_size / seconds, 2)}
+        if self.device.type == "cuda":
+            pace["memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
+        return pace
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return self._sum(values) / self.world_size
+
+    def _sum(self, values: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return values
+        total = self.fabric.all_reduce(values.to(self.device), reduce_op="sum")
+        assert isinstance(total, Tensor)  # noqa: S101  (as a tensor was given)
+        return total.to(values.device)
+
+    def _out_of_memory(self, error: RuntimeError) -> OperatorError | None:
+        self.optimiser.zero_grad(set_to_none=True)
+        clear_frames(error.__traceback__)  # they hold what did not fit
+        return out_of_memory(error, self.share, self.config.accumulate, self._fits)
+
+    def _fits(self, count: int) -> bool:
+        """Whether gradients of `count` pairs at a time can be had."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        shape = (count, self.settings.model.latent_channels, self.popdb.info["chunk_frames"])
+        x0 = torch.zeros(shape, device=self.device)
+        drawn = self.objective.draw(0, shape, slice(None))
+        try:
+            with self.fabric.no_backward_sync(self.module):
+                self.fabric.backward(self.objective.errors(self.module, x0, x0, drawn)[0].mean())
+        except RuntimeError:
+            return False
+        finally:
+            self.optimiser.zero_grad(set_to_none=True)
+        return True
+
+
+def _fresh_network(settings: Settings) -> SamuelUNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.training.seed)
+        return SamuelUNet(settings.model, settings.diffusion)
+
+
+def _share(batch_size: int, world_size: int, accumulate: int) -> int:
+    """Pairs of a batch on each process."""
+    if batch_size % (world_size * accumulate):
+        raise SettingsError(
+            f"training.batch_size = {batch_size} cannot be dealt to {world_size} processes in "
+            f"training.accumulate = {accumulate} equal parts each"
+        )
+    return batch_size // world_size
+
+
+def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
+        raise MissingPartError(
+            f"training.compile on {device.type} needs a C++ compiler; install g++, or set it to false"
+        )
+    return torch.compile(module)  # type: ignore[return-value]

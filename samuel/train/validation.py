@@ -1,0 +1,127 @@
+"""The error of v on held-out pairs, so that the losses of any two runs on a dataset compare.
+
+Shapes: P pairs, N = 4 noise levels, C = 64 latent channels, T frames.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from samuel.dataset import Normaliser, Places
+from samuel.errors import DatasetError
+from samuel.model.diffusion import CosineSchedule, q_sample, v_target
+from samuel.popdb.shards import PairDataset, Popdb
+
+LEVELS = 4  # noise levels at which each pair is scored
+NOISES = 8  # tensors of noise for each level; the pairs take turns
+SEED = 20_250_727
+
+Sum = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Validation:
+    """Held-out pairs at fixed timesteps with fixed noise.
+
+    What is measured does not depend on the device, the loss weight or how many processes share the work.
+
+    Attributes:
+        popdb: The dataset.
+        most: Pairs at most, spread evenly over those held out.
+        schedule: Of the network.
+        at_a_time: Pairs in one pass of the network, each at every level.
+        rank: Which of several processes this is.
+        world_size: How many they are.
+    """
+
+    popdb: Popdb = field(repr=False)
+    most: int
+    schedule: CosineSchedule
+    at_a_time: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        self.pairs = evaluation_dataset(self.popdb)
+        device = self.schedule.alpha_bar.device
+        self.normaliser = Normaliser.of(self.popdb.stats).to(device)
+        self.t = ((torch.arange(LEVELS) + 0.5) / LEVELS * self.schedule.timesteps).long().to(device)
+        shape = (NOISES, LEVELS, *self.pairs[0][0].shape)
+        self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+        count = min(self.most, len(self.pairs))
+        self.places: Places = np.linspace(0, len(self.pairs) - 1, count).round().astype(np.int64)
+        self.others = other_songs([self.pairs.pair_ids[place] for place in self.places], self.popdb)
+
+    @torch.no_grad()
+    def losses(self, network: nn.Module, total: Sum = lambda part: part) -> dict[str, float]:
+        """`validation_loss`, the mean squared error of v, and `validation_shuffled`.
+
+        The latter is the same with every vocal replaced by one of another song, where there is another: a
+        network that listens does worse there.
+
+        Args:
+            network: Predicts v from (x_t, t, vocal).
+            total: Sums a tensor over the processes.
+
+        Raises:
+            DatasetError: The loss is not finite.
+        """
+        network.eval()
+        mine = np.arange(self.rank, len(self.places), self.world_size)
+        sums = torch.zeros(2, dtype=torch.float64)
+        for start in range(0, len(mine), self.at_a_time):
+            sums += self._errors(network, mine[start : start + self.at_a_time])
+        loss, shuffled = (total(sums) / len(self.places)).tolist()
+        if not math.isfinite(loss):
+            raise DatasetError(
+                f"the validation loss is {loss}; lower training.learning_rate or verify the dataset"
+            )
+        return {"validation_loss": loss} | ({} if self.others is None else {"validation_shuffled": shuffled})
+
+    def _errors(self, network: nn.Module, which: Places) -> Tensor:
+        """Sums over some of `places`, of both losses: float64 (2,)."""
+        vocal, x0 = (half.to(self.t.device) for half in self.pairs.batch(self.places[which]))
+        eps = self.noise[torch.from_numpy(which % NOISES)]
+        own = self._error(network, x0, vocal, eps)
+        if self.others is None:
+            return torch.stack((own, own))
+        vocal = self.pairs.batch(self.places[self.others[which]])[0].to(self.t.device)
+        return torch.stack((own, self._error(network, x0, vocal, eps)))
+
+    def _error(self, network: nn.Module, x0: Tensor, vocal: Tensor, eps: Tensor) -> Tensor:
+        """Sum over P pairs of the mean over levels, channels and frames: float64 (); eps is (P, N, C, T)."""
+        t, eps = self.t.repeat(len(x0)), eps.flatten(0, 1)
+        x0 = self.normaliser.accompaniment(x0).repeat_interleave(LEVELS, 0)
+        vocal = self.normaliser.vocal(vocal).repeat_interleave(LEVELS, 0)
+        predicted = network(q_sample(self.schedule, x0, eps, t), t, vocal)
+        error = (predicted.float() - v_target(self.schedule, x0, eps, t)).square()
+        return error.mean(dim=(1, 2)).cpu().double().sum() / LEVELS
+
+
+def evaluation_dataset(popdb: Popdb) -> PairDataset:
+    """The held-out pairs, or the training pairs of a dataset that is too small to hold any out."""
+    held_out = popdb.dataset("validation")
+    return held_out if len(held_out) else popdb.dataset("train")
+
+
+def other_songs(pair_ids: list[str], popdb: Popdb) -> Places | None:
+    """For each pair the place of one of another song; None where all are of one.
+
+    It is half-way round the list, or as soon after that as there is one.
+    """
+    songs: dict[str, Any] = dict(
+        zip(popdb.table["pair_id"].to_pylist(), popdb.table["song_id"].to_pylist(), strict=True)
+    )
+    own, count = [songs[pair_id] for pair_id in pair_ids], len(pair_ids)
+    if len(set(own)) < 2:
+        return None
+    found = [
+        next(p for p in ((place + count // 2 + i) % count for i in range(count)) if own[p] != own[place])
+        for place in range(count)
+    ]
+    return np.array(found, dtype=np.int64)

@@ -1,0 +1,99 @@
+"""Trainings as processes of their own: several at once, killed, interrupted."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from samuel.files import read_jsonl
+from samuel.popdb.shards import Popdb
+
+ALONE = [sys.executable]
+TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def started(popdb: Popdb, root: Path, run: str, launcher: list[str], **sections: Any) -> Any:
+    run_folder = root / run
+    run_folder.mkdir(exist_ok=True)
+    arguments = ["-m", "tests.train.together", str(root), json.dumps(sections), str(run_folder)]
+    return subprocess.Popen([*launcher, *arguments], stderr=subprocess.PIPE, text=True)
+
+
+def trained(popdb: Popdb, root: Path, run: str, launcher: list[str], **sections: Any) -> list[dict[str, Any]]:
+    process = started(popdb, root, run, launcher, **sections)
+    errors = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, errors
+    return read_jsonl(root / run / "steps.jsonl")
+
+
+def largest_difference(root: Path, one: str, other: str) -> float:
+    a, b = (load_file(root / run / "model" / "model.safetensors") for run in (one, other))
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def test_two_processes_have_the_losses_of_one(popdb: Popdb, tmp_path: Path) -> None:
+    training = {"batch_size": 4, "validation_pairs": 3}
+    alone = trained(popdb, tmp_path, "alone", ALONE, training=training)
+    together = trained(popdb, tmp_path, "together", TOGETHER, training=training)
+    for key in ("loss", "v_mse", "gradient_norm"):
+        assert [row[key] for row in together] == pytest.approx([row[key] for row in alone], rel=1e-5)
+    for key in ("validation_loss", "validation_shuffled"):
+        found, expected = ([row[key] for row in rows if key in row] for rows in (together, alone))
+        assert len(expected) == 2
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert largest_difference(tmp_path, "alone", "together") < 1e-5
+
+
+LONG = {"steps": 40, "validate_every": 10, "checkpoint_every": 7}
+
+
+@pytest.fixture
+def undisturbed(popdb: Popdb, tmp_path: Path) -> list[dict[str, Any]]:
+    return trained(popdb, tmp_path, "whole", ALONE, training=LONG)
+
+
+def step_reached(process: Any, root: Path, run: str, step: int) -> None:
+    path, ends_s = root / run / "steps.jsonl", time.monotonic() + 100
+    while not path.exists() or len(path.read_bytes().splitlines()) < step:
+        assert process.poll() is None and time.monotonic() < ends_s
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_asked_to_end_leaves_a_checkpoint(
+    popdb: Popdb, undisturbed: list[dict[str, Any]], tmp_path: Path, number: signal.Signals
+) -> None:
+    process = started(popdb, tmp_path, "asked", ALONE, training=LONG)
+    step_reached(process, tmp_path, "asked", 5)
+    process.send_signal(number)
+    process.communicate(timeout=100)
+    assert process.returncode != 0
+    done = len(read_jsonl(tmp_path / "asked" / "steps.jsonl"))
+    assert [p.name for p in (tmp_path / "asked/training").glob("step-*")][-1:] == [f"step-{done:08d}"]
+    rows = trained(popdb, tmp_path, "asked", ALONE, training=LONG)
+    assert [row["step"] for row in rows] == list(range(1, 41))  # none was lost, none taken twice
+    assert [row["loss"] for row in rows] == [row["loss"] for row in undisturbed]
+    assert largest_difference(tmp_path, "whole", "asked") == 0
+
+
+def test_who_is_killed_again_and_again_ends_with_the_same_weights(
+    popdb: Popdb, undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for steps in (3, 12, 20):
+        process = started(popdb, tmp_path, "killed", ALONE, training=LONG)
+        step_reached(process, tmp_path, "killed", steps)
+        process.kill()
+        process.communicate()
+    trained(popdb, tmp_path, "killed", ALONE, training=LONG)
+    rows = read_jsonl(tmp_path / "killed" / "model" / "metrics.jsonl")
+    kept = ("step", "loss", "gradient_norm", "validation_loss", "validation_shuffled")
+    losses = [[[row.get(key) for key in kept] for row in found] for found in (rows, undisturbed)]
+    assert losses[0] == losses[1]
+    assert largest_difference(tmp_path, "whole", "killed") == 0
