@@ -1,34 +1,98 @@
 """Pictures of a run, as PNG files."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.evaluate.signal import HOP, log_mel_db
 
+SMOOTHED_STEPS = 15
+DRAWN_STEPS = 4000  # several for each pixel
+MARKED_POINTS = 40
+COURSES = {"gradient_norm": "gradient norm,\nbefore clipping", "learning_rate": "learning rate"}
 LATIN_END = 0x250  # of the blocks that matplotlib's own font covers whole
 SHARE_BINS = 20
 
 
 def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
-    """Training error of v, raw and smoothed, and validation loss, over the steps."""
-    steps = np.array([row["step"] for row in metrics])
-    errors = np.array([row["v_mse"] for row in metrics])
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, errors, color="0.8", linewidth=0.8, label="training, each step")
-    axes.plot(steps, smooth(errors), color="tab:blue", label="training, smoothed")
-    held = [(row["step"], row["validation_loss"]) for row in metrics if "validation_loss" in row]
-    axes.plot(*zip(*held, strict=True), "o-", color="tab:orange", label="validation, averaged weights")
-    axes.set(xlabel="step", ylabel="mean squared error of v", ylim=(0, None))
-    axes.legend()
+    """A training over its steps: the error of v, raw, smoothed and at the validations.
+
+    A validation has it with each song's own vocal and, where that was measured, with another song's. Below
+    are the gradient's norm and the learning rate, where they were measured.
+    """
+    below = [name for name in COURSES if any(name in row for row in metrics)]
+    figure = Figure(figsize=(8, 4 + 1.5 * len(below)), layout="constrained")
+    axes = figure.subplots(1 + len(below), sharex=True, squeeze=False, height_ratios=[3, *[1] * len(below)])
+    errors, *panels = axes[:, 0]
+    highest = max(_plot_training(errors, metrics), _plot_validations(errors, metrics))
+    errors.set(ylabel="mean squared error of v", ylim=(0, 1.05 * highest))
+    title = f"Training, {len(metrics):,} steps"
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, title=title, title_fontsize="large")
+    for plot, name in zip(panels, below, strict=True):
+        _plot_course(plot, name, metrics)
+    for plot in axes[:, 0]:
+        plot.grid(color="0.93")
+    axes[-1, 0].set_xlabel("step")
+    axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1, 0].xaxis.set_major_formatter("{x:,.0f}")
     figure.savefig(path, dpi=110, metadata={"Software": ""})
+
+
+def _plot_training(axes: Axes, metrics: Sequence[dict[str, Any]]) -> float:
+    """Draws the error of the training; gives the highest value to show, which a stray step does not set."""
+    steps, errors = series(metrics, "v_mse")
+    window = max(SMOOTHED_STEPS, len(steps) // 50)
+    smoothed = smooth(errors, window)
+    drawn = slice(None, None, math.ceil(len(steps) / DRAWN_STEPS))
+    label = "training, each step" if drawn.step == 1 else f"training, one step in {drawn.step}"
+    axes.plot(steps[drawn], errors[drawn], color="0.85", linewidth=0.8, zorder=1, label=label)
+    axes.plot(steps[drawn], smoothed[drawn], color="tab:blue", label=f"training, mean over {window:,} steps")
+    return max(smoothed.max(), np.quantile(errors, 0.995, method="lower"))
+
+
+def _plot_validations(axes: Axes, metrics: Sequence[dict[str, Any]]) -> float:
+    """Draws the errors of the validations; gives the highest of them."""
+    steps, own = series(metrics, "validation_loss")
+    other_steps, other = series(metrics, "validation_shuffled")
+    if not len(own):
+        return 0.0
+    style = "o-" if len(own) <= MARKED_POINTS else "-"
+    if len(other):
+        axes.plot(other_steps, other, style, color="tab:red", label="validation, another song's vocal")
+    axes.plot(steps, own, style, color="tab:orange", label="validation, its own vocal")
+    if np.array_equal(steps, other_steps):
+        label = "what the vocal is worth"
+        axes.fill_between(steps, own, other, color="tab:red", alpha=0.2, linewidth=0, zorder=1.5, label=label)
+    axes.axvline(steps[np.argmin(own)], color="0.4", linestyle=":", label="the exported model")
+    return max(*own, *other)
+
+
+def _plot_course(axes: Axes, name: str, metrics: Sequence[dict[str, Any]]) -> None:
+    steps, values = series(metrics, name)
+    drawn = slice(None, None, math.ceil(len(steps) / DRAWN_STEPS))
+    axes.plot(steps[drawn], values[drawn], color="tab:blue", linewidth=0.8)
+    axes.set_ylabel(COURSES[name])
+    if name == "gradient_norm":
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, None)
+        axes.ticklabel_format(axis="y", scilimits=(0, 0))
+
+
+def series(metrics: Sequence[dict[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps at which a quantity was measured, and its values there."""
+    found = [(row["step"], row[name]) for row in metrics if name in row]
+    steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
 
 
 def plot_vocal_shares(shares: Sequence[float], min_vocal_share: float, path: Path) -> None:
@@ -52,11 +116,11 @@ def plot_vocal_shares(shares: Sequence[float], min_vocal_share: float, path: Pat
     figure.savefig(path, dpi=110, metadata={"Software": ""})
 
 
-def smooth(values: NDArray[np.float64], window: int = 15) -> NDArray[np.float64]:
+def smooth(values: NDArray[np.float64], window: int = SMOOTHED_STEPS) -> NDArray[np.float64]:
     """Centred moving average; near the ends, over the values there are."""
-    kernel = np.ones(min(window, len(values)))
-    counts = np.convolve(np.ones(len(values)), kernel, mode="same")
-    return np.convolve(values, kernel, mode="same") / counts
+    size = min(window, len(values))
+    sums, counts = (uniform_filter1d(part, size, mode="constant") for part in (values, np.ones(len(values))))
+    return sums / counts
 
 
 def drawable(title: str) -> str:

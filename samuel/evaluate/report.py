@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from samuel.audio import SAMPLE_RATE, read_wav
@@ -12,7 +13,7 @@ from samuel.evaluate.scores import means
 from samuel.files import Entry, digest, find_entry, make_entry, read_json, read_jsonl
 from samuel.popdb.shards import Popdb
 
-VERSION = 2
+VERSION = 3
 EMBEDDED = {
     "synthetic": "the songs are synthetic: made by this project, no recording is involved",
     "repet-sim": "the separator is REPET-SIM, which needs no weights and separates far worse than Demucs; "
@@ -50,16 +51,31 @@ def write_report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: En
 
 
 def training_summary(model: Entry, metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The numbers of a fit: error of v over its first and last ten steps, validation, seconds a step."""
+    """The numbers of a fit.
+
+    Always: `steps`; `first` and `last`, the error of v over the first and last ten of them; `validation`,
+    that of the exported model, and its `best_step`; `seconds_per_step`, the median. Where it was measured:
+    `shuffled`, the exported model's validation with another song's vocal; `pairs_per_s`, the median;
+    `memory_mb`, the most of a GPU's memory that was allocated.
+    """
     errors = [row["v_mse"] for row in metrics]
-    return {
+    progress = model.record["progress"]
+    summary = {
         "steps": len(errors),
         "first": sum(errors[:10]) / len(errors[:10]),
         "last": sum(errors[-10:]) / len(errors[-10:]),
-        "validation": model.record["progress"]["best_loss"],
-        "best_step": model.record["progress"]["best_step"],
-        "seconds_per_step": sorted(row["seconds"] for row in metrics)[len(metrics) // 2],
+        "validation": progress["best_loss"],
+        "best_step": progress["best_step"],
+        "seconds_per_step": median(row["seconds"] for row in metrics),
     }
+    best = next((row for row in metrics if row.get("step") == progress["best_step"]), {})
+    if "validation_shuffled" in best:
+        summary["shuffled"] = best["validation_shuffled"]
+    if paces := [row["pairs_per_s"] for row in metrics if "pairs_per_s" in row]:
+        summary["pairs_per_s"] = median(paces)
+    if peaks := [row["memory_mb"] for row in metrics if "memory_mb" in row]:
+        summary["memory_mb"] = max(peaks)
+    return summary
 
 
 def vocal_share_report(popdb: Popdb, folder: Path) -> str:
@@ -122,12 +138,31 @@ def _training(model: Entry, metrics: Sequence[dict[str, Any]]) -> str:
     held = "held-out songs" if model.record["held_out"] else "training songs, as none could be held out"
     sentences = [
         f"{fit['steps']} steps of {model.record['training']['batch_size']} pairs,",
-        f"{fit['seconds_per_step']:.2f} s a step (median).",
+        f"{_pace(fit)}.",
         f"Mean squared error of v: {fit['first']:.3f} over the first ten steps,",
         f"{fit['last']:.3f} over the last ten;",
         f"{fit['validation']:.3f} on {held} (averaged weights, step {fit['best_step']}).",
     ]
-    return "## Training\n\n" + " ".join(sentences) + "\n\n![Loss](loss.png)"
+    return "\n\n".join(["## Training", " ".join(sentences), _worth_of_vocal(fit), "![Loss](loss.png)"])
+
+
+def _pace(fit: dict[str, float]) -> str:
+    step_s = fit["seconds_per_step"]
+    step = f"{step_s:.2f} s" if step_s >= 0.1 else f"{1000 * step_s:.1f} ms"
+    pairs = f", {fit['pairs_per_s']:,.1f} pairs a second" if "pairs_per_s" in fit else ""
+    memory = f"; at most {fit['memory_mb']:,.0f} MB of GPU memory" if "memory_mb" in fit else ""
+    return f"{step} a step{pairs} (median){memory}"
+
+
+def _worth_of_vocal(fit: dict[str, float]) -> str:
+    if "shuffled" not in fit:
+        return "What the vocal is worth: not measured, as no vocals were exchanged between songs."
+    worth = fit["shuffled"] - fit["validation"]
+    return (
+        f"What the vocal is worth: {worth:z.4f}. By this the error grows when every vocal is exchanged for "
+        f"one of another song: {fit['validation']:.4f} with its own, {fit['shuffled']:.4f} shuffled. A model "
+        "that does not listen has 0."
+    )
 
 
 def _scores(rows: list[dict[str, Any]], scorers: Sequence[str]) -> str:

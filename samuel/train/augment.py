@@ -28,7 +28,7 @@ def augmented(vocal: Tensor, config: AugmentationConfig, generator: torch.Genera
     Args:
         vocal: (B, C, T) normalised float32, on any device; it is left as it was.
         config: How much of each.
-        generator: Of the CPU, so that the draws are the same on every device.
+        generator: On the vocal's device, where drawing costs nothing, or on any other.
 
     Returns:
         (B, C, T) of the same kind.
@@ -37,13 +37,15 @@ def augmented(vocal: Tensor, config: AugmentationConfig, generator: torch.Genera
     if config.gain:
         vocal = vocal * (1 + config.gain * (2 * _uniform(items, vocal, generator) - 1))
     if config.equaliser:
-        offsets = torch.randn(items, channels, 1, generator=generator)
+        offsets = torch.randn(items, channels, 1, generator=generator, device=generator.device)
         vocal = vocal + config.equaliser * offsets.to(vocal)
     if config.noise:
         deviation = config.noise * _uniform(items, vocal, generator)
-        vocal = vocal + deviation * torch.randn(vocal.shape, generator=generator).to(vocal)
+        vocal = vocal + deviation * torch.randn(vocal.shape, generator=generator, device=generator.device).to(
+            vocal
+        )
     return vocal
 
 
 def _uniform(items: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(items, 1, 1, generator=generator).to(like)
+    return torch.rand(items, 1, 1, generator=generator, device=generator.device).to(like)

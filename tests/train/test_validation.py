@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samuel.dataset import Normaliser
+from samuel.errors import DatasetError
+from samuel.model.diffusion import CosineSchedule
+from samuel.popdb.shards import Popdb, write_popdb
+from samuel.train.validation import LEVELS, NOISES, Validation, other_songs
+from tests.popdb.latents import encoded_song, small_settings
+
+
+class Listener(nn.Module):
+    """Predicts a multiple of the vocal it hears."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x_t: Tensor, t: Tensor, vocal: Tensor) -> Tensor:
+        return self.factor * vocal + 0 * x_t
+
+
+def validation(popdb: Popdb, **options: int) -> Validation:
+    return Validation(popdb, options.pop("most", 100), CosineSchedule(), **options)
+
+
+def by_the_book(popdb: Popdb, checked: Validation, factor: float) -> list[float]:
+    """Both losses, pair by pair and level by level, from the definitions of x0, v and ᾱ."""
+    pairs, normaliser = popdb.dataset("validation"), Normaliser.of(popdb.stats)
+    alpha_bar = CosineSchedule().alpha_bar.double()
+    found: list[list[float]] = [[], []]
+    for number in range(len(pairs)):
+        x0 = normaliser.accompaniment(pairs[number][1][None])[0].double()
+        assert checked.others is not None
+        for kind, heard in enumerate((number, checked.others[number])):
+            vocal = normaliser.vocal(pairs[heard][0][None])[0].double()
+            for level in range(LEVELS):
+                t = int((level + 0.5) / LEVELS * 800)
+                v = alpha_bar[t].sqrt() * checked.noise[number % NOISES, level].double()
+                v = v - (1 - alpha_bar[t]).sqrt() * x0
+                found[kind].append((factor * vocal - v).square().mean().item())
+    return [float(np.mean(kind)) for kind in found]
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_the_losses_are_those_of_their_definition(popdb: Popdb, factor: float) -> None:
+    checked = validation(popdb)
+    losses = checked.losses(Listener(factor))
+    assert list(losses.values()) == pytest.approx(by_the_book(popdb, checked, factor), rel=1e-5)
+    assert list(losses) == ["validation_loss", "validation_shuffled"]
+    assert (losses["validation_loss"] == losses["validation_shuffled"]) is (factor == 0)
+
+
+def test_they_do_not_depend_on_how_the_work_is_divided(popdb: Popdb) -> None:
+    network = Listener(0.3)
+    whole = validation(popdb).losses(network)
+    assert validation(popdb, at_a_time=4).losses(network) == pytest.approx(whole, rel=1e-6)
+    ranks = [validation(popdb, rank=rank, world_size=3) for rank in range(3)]
+    sums: list[Tensor] = []
+    for rank in ranks[1:]:
+        rank.losses(network, lambda part: sums.append(part) or part)
+    together = ranks[0].losses(network, lambda part: part + sum(sums))
+    assert together == pytest.approx(whole, rel=1e-6)
+
+
+def test_few_pairs_are_spread_over_those_held_out(popdb: Popdb) -> None:
+    assert len(popdb.dataset("validation")) == 6
+    assert validation(popdb, most=3).places.tolist() in ([0, 2, 5], [0, 3, 5])
+    assert validation(popdb, most=1).places.tolist() == [0]
+
+
+def test_the_other_vocal_is_of_another_song(popdb: Popdb) -> None:
+    ids = popdb.dataset("validation").pair_ids
+    others = other_songs(ids, popdb)
+    assert others is not None
+    for own, other in zip(ids, others, strict=True):
+        assert own.rpartition("-")[0] != ids[other].rpartition("-")[0]
+    assert len(set(others.tolist())) > 1
+    assert other_songs(ids[:2], popdb) is None  # both of one song
+
+
+def test_one_song_alone_has_no_other_vocal(tmp_path: Path) -> None:
+    popdb = write_popdb([encoded_song(tmp_path, "a")], small_settings(tmp_path))
+    assert list(validation(popdb).losses(Listener(0.1))) == ["validation_loss"]
+
+
+def test_a_loss_that_is_not_a_number_is_an_error(popdb: Popdb) -> None:
+    with pytest.raises(DatasetError, match=r"the validation loss is nan; lower training\.learning_rate"):
+        validation(popdb).losses(Listener(float("nan")))
+
+
+def test_it_leaves_the_global_generator_alone(popdb: Popdb) -> None:
+    before = torch.get_rng_state()
+    validation(popdb).losses(Listener(0.1))
+    assert torch.equal(torch.get_rng_state(), before)
