@@ -72,13 +72,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
-def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Add one line to a JSON-lines file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file; a last line cut short by a kill is left out."""
     if not path.exists():

@@ -36,6 +36,8 @@ def below(module: str, *rooms: str) -> bool:
     [
         ("samuel", ("prefect", "flows")),
         ("samuel.popdb", ("samuel.model", "samuel.dataset", "samuel.train", "samuel.evaluate")),
+        ("samuel.train", ("samuel.ablation",)),
+        ("samuel.evaluate", ("samuel.ablation",)),
         ("samuel.model", ("samuel.popdb", "samuel.codec", "samuel.audio", "samuel.files", "samuel.dataset")),
         ("samuel.codec", ("samuel.popdb", "samuel.model", "samuel.dataset")),
         ("samuel.audio", ("samuel.popdb", "samuel.model", "samuel.codec")),

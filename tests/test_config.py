@@ -137,4 +137,6 @@ def test_deployments_carry_the_presets() -> None:
         ("build_popdb", "paper"): paper(),
         ("train_and_eval", "train-and-eval"): demo(),
         ("train_and_eval", "paper"): paper(),
+        ("ablate", "ablate"): demo(),
+        ("ablate", "paper"): paper(),
     }

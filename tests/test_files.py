@@ -9,7 +9,6 @@ import pytest
 
 from samuel.files import (
     MANIFEST,
-    append_jsonl,
     digest,
     find_entry,
     forget,
@@ -21,6 +20,7 @@ from samuel.files import (
     sha256,
     write_json,
 )
+from tests.lines import append_line
 
 
 def make_greeting(folder: Path) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def test_a_killed_maker_leaves_no_entry_and_no_lock(tmp_path: Path) -> None:
 
 def count_and_make(folder: Path) -> None:
     def make(target: Path) -> dict[str, Any]:
-        append_jsonl(folder.parent / "makers.jsonl", {"pid": os.getpid()})
+        append_line(folder.parent / "makers.jsonl", {"pid": os.getpid()})
         time.sleep(0.5)
         return make_greeting(target)
 
@@ -111,7 +111,7 @@ def test_replacing_keeps_the_old_file_when_the_block_fails(tmp_path: Path) -> No
 
 def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
-    append_jsonl(path, {"step": 1})
+    append_line(path, {"step": 1})
     with path.open("a") as file:
         file.write('{"step": 2, "lo')
     assert read_jsonl(path) == [{"step": 1}]

@@ -16,8 +16,9 @@ from samuel.evaluate.plots import drawable, plot_spectrograms, plot_vocal_shares
 from samuel.evaluate.report import caveats, plain, vocal_share_report, write_report
 from samuel.evaluate.scores import means, score_tracks
 from samuel.evaluate.tracks import choose_pairs, other_song, require_codec
-from samuel.files import Entry, append_jsonl, make_entry, read_json
+from samuel.files import Entry, make_entry, read_json
 from samuel.popdb.shards import Popdb, write_popdb
+from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
 
 STEMS = ("vocal", "accompaniment", "reference", "mix", "other_vocal")
@@ -64,7 +65,7 @@ def write_metrics(path: Path, steps: int = 20) -> None:
         row: dict[str, Any] = {"step": step, "v_mse": 1.0 - 0.04 * step, "seconds": 0.5}
         if step % 10 == 0:
             row["validation_loss"] = 0.6
-        append_jsonl(path, row)
+        append_line(path, row)
 
 
 def test_the_report_says_what_was_measured_and_what_was_not(popdb: Popdb, tmp_path: Path) -> None:

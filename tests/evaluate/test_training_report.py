@@ -12,9 +12,10 @@ from samuel.config import EvaluationConfig
 from samuel.evaluate.plots import plot_loss, smooth
 from samuel.evaluate.report import training_summary, write_report
 from samuel.evaluate.scores import score_tracks
-from samuel.files import Entry, append_jsonl, make_entry
+from samuel.files import Entry, make_entry
 from samuel.popdb.shards import write_popdb
 from tests.evaluate.test_report import track
+from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
 
 Rows = list[dict[str, Any]]
@@ -45,7 +46,7 @@ def before(rows: Rows) -> Rows:
 def model_entry(root: Path, rows: Rows) -> Entry:
     def make(folder: Path) -> dict[str, Any]:
         for row in rows:
-            append_jsonl(folder / "metrics.jsonl", row)
+            append_line(folder / "metrics.jsonl", row)
         progress = {"step": 30, "best_loss": 0.6, "best_step": 20}
         return {"training": {"batch_size": 16}, "progress": progress, "held_out": True}
 

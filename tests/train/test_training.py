@@ -10,9 +10,10 @@ import torch
 from samuel.checkpoint import load_model
 from samuel.config import Settings, parse
 from samuel.errors import CheckpointError
-from samuel.files import Entry, append_jsonl, read_jsonl, sha256
+from samuel.files import Entry, read_jsonl, sha256
 from samuel.popdb.shards import Popdb, compact, open_popdb, write_popdb
 from samuel.train import Training, fit, learning_rate_at, run_folder
+from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
 
 CPU = torch.device("cpu")
@@ -204,7 +205,7 @@ def test_digests_are_of_the_bytes(popdb: Popdb, settings: Settings, tmp_path: Pa
 def fit_here(root: Path) -> None:
     settings = small_settings(root)
     popdb = open_popdb(settings.popdb_path)
-    fit(popdb, settings, root / "run", lambda metrics: append_jsonl(root / "steps.jsonl", metrics))
+    fit(popdb, settings, root / "run", lambda metrics: append_line(root / "steps.jsonl", metrics))
 
 
 def test_two_processes_train_a_model_once(popdb: Popdb, tmp_path: Path) -> None:

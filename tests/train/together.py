@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from samuel.errors import SamuelError
-from samuel.files import append_jsonl
 from samuel.popdb.shards import open_popdb
 from samuel.train import fit
+from tests.lines import append_line
 from tests.popdb.latents import small_settings
 
 
@@ -18,7 +18,7 @@ def main(root: Path, sections: dict[str, Any], run: Path) -> int:
     settings = small_settings(root, **sections)
 
     def on_step(row: dict[str, Any]) -> None:
-        append_jsonl(run / "steps.jsonl", row)
+        append_line(run / "steps.jsonl", row)
         time.sleep(0.02)  # for signals to come in the middle
 
     try:
