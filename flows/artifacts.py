@@ -83,6 +83,12 @@ def show_report(report: Entry) -> None:
     create_markdown_artifact(key="report", markdown=_with_pictures(text, report.folder))
 
 
+def show_ablation(table: Entry) -> None:
+    """The table of an ablation with its picture inside."""
+    text = table.path("ablation.md").read_text("utf-8")
+    create_markdown_artifact(key="ablation", markdown=_with_pictures(text, table.folder))
+
+
 def _show_vocal_share(popdb: Popdb) -> None:
     with TemporaryDirectory() as folder:
         text = _with_pictures(vocal_share_report(popdb, Path(folder)), Path(folder))

@@ -14,6 +14,7 @@ In another terminal, in this folder:
 
     .venv/bin/prefect deployment run build-popdb
     .venv/bin/prefect deployment run train-and-eval
+    .venv/bin/prefect deployment run ablate
 
 Ctrl-C stops the server and the worker.
 """

@@ -60,7 +60,7 @@ class AugmentationConfig(Section):
         default=0.0, description="deviation of what is added to a channel for its whole length"
     )
     gain: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="largest share by which the latents grow or shrink"
+        default=0.0, description="largest share by which the latents grow or shrink: contrast, with mel"
     )
 
 

@@ -5,8 +5,10 @@ it would seem to follow a vocal that it does not follow.
 """
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,12 +20,14 @@ from samuel.codec import load_codec
 from samuel.config import Settings
 from samuel.demo import VERSION as SONGS
 from samuel.demo import compose
-from samuel.errors import SettingsError
+from samuel.errors import InputError, SettingsError
 from samuel.files import digest
 from samuel.popdb.catalog import Song
 from samuel.popdb.encode import encode_audio
 from samuel.popdb.outcome import Outcome, attempt
 from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.shards.reader import readable
+from samuel.popdb.shards.remote import folder_of
 
 VERSION = 1
 SEPARATOR = "true-stems/1"
@@ -39,14 +43,21 @@ def write_true_pairs(settings: Settings, songs: int, done: Callable[[Outcome], o
 
     Raises:
         SettingsError: The songs are not synthetic, or the codec has weights, which each process would load.
+        InputError: Another dataset is there.
     """
     if settings.songs.source != "synthetic" or settings.codec.name != "mel":
         raise SettingsError(
             "true stems are those of songs.source = 'synthetic', encoded by codec.name = 'mel'"
         )
+    _require_place(settings)
     outcomes: list[Outcome] = []
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for future in [pool.submit(encode_true_stems, settings, index) for index in range(songs)]:
+    processes = min(songs, os.cpu_count() or 1)
+    with ExitStack() as over:
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,))
+        over.callback(pool.shutdown, cancel_futures=True)  # what has not begun when this fails never begins
+        with _deaf_to_interrupts():
+            encoded = [pool.submit(encode_true_stems, settings, index) for index in range(songs)]
+        for future in encoded:
             outcomes.append(future.result())
             done(outcomes[-1])
     return write_popdb(outcomes, settings)
@@ -69,3 +80,26 @@ def encode_true_stems(settings: Settings, index: int) -> Outcome:
     song = Song(key, f"song {index} of seed {seed}")
     encoded = attempt(song, "encode", settings.data / "latents" / key, make, recorded)
     return replace(encoded, song=replace(song, title=encoded.record.get("title", song.title)))
+
+
+def _require_place(settings: Settings) -> None:
+    """A dataset of separated songs is not replaced: its source is the same, and nobody would be warned."""
+    old = readable(folder_of(settings.popdb_path, settings.popdb.cache))
+    if old and (old.info["source"], old.info["separator"]) != ("synthetic", SEPARATOR):
+        raise InputError(
+            f"{old.location}: a dataset from the source {old.info['source']!r}, separated by "
+            f"{old.info['separator']!r}, is there; set popdb.path, or delete it"
+        )
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that start within never hear Ctrl-C, which is for the one that gives them work."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

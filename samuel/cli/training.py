@@ -1,0 +1,55 @@
+"""`samuel train`: the model, without Prefect; started by torchrun, on several GPUs."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tqdm import tqdm
+
+from samuel.cli.settings import Commands, add_settings, read_settings
+from samuel.cli.terminal import plain
+
+if TYPE_CHECKING:
+    from samuel.files import Entry
+
+
+def add_commands(commands: Commands) -> None:
+    """Add it to the command line."""
+    command = commands.add_parser("train", help="train on POPDB, or go on with it; torchrun for several GPUs")
+    add_settings(command)
+    command.set_defaults(
+        command=train, interrupted="a checkpoint was written; the same command goes on from it"
+    )
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train where the flow train-and-eval would, which then finds the model there."""
+    from samuel.doctor import require
+    from samuel.popdb.shards import open_popdb
+    from samuel.train import fit, run_folder
+
+    settings = read_settings(options.settings)
+    require(settings, set())
+    popdb = open_popdb(settings.popdb_path)
+    first = os.environ.get("RANK", "0") == "0"
+    with tqdm(total=settings.training.steps, desc="train", disable=None if first else True) as bar:
+        model = fit(popdb, settings, run_folder(popdb, settings), lambda row: _tell(row, bar))
+    if first:
+        print(_summary(model))
+    return 0
+
+
+def _tell(row: dict[str, Any], bar: "tqdm[NoReturn]") -> None:
+    bar.update(row["step"] - bar.n)
+    bar.set_postfix(v_mse=f"{row['v_mse']:.3f}", refresh=False)
+    if "validation_loss" in row:
+        shuffled = row.get("validation_shuffled")
+        other = "" if shuffled is None else f", {shuffled:.4f} with another song's vocal"
+        bar.write(f"step {row['step']}: error of v on held-out songs {row['validation_loss']:.4f}{other}")
+
+
+def _summary(model: "Entry") -> str:
+    progress = model.record["progress"]
+    state = "trained" if model.made else "already there"
+    best = f"error of v {progress['best_loss']:.4f} at step {progress['best_step']}"
+    return f"{plain(str(model.folder))}: {state}, {best}"

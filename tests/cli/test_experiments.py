@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samuel.cli import main
+from samuel.config import Settings
+from samuel.popdb.shards import open_popdb, write_popdb
+from tests.popdb.latents import encoded_song, small_settings
+
+
+def written(root: Path, **sections: Any) -> tuple[Settings, str]:
+    """Settings, and the file they are in."""
+    settings = small_settings(root, **sections)
+    path = root / "settings.json"
+    path.write_text(settings.model_dump_json())
+    return settings, str(path)
+
+
+def test_synthesise_writes_the_dataset_it_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, path = written(tmp_path, popdb={"chunk_frames": 512})
+    assert main(["synthesise", "--settings", path, "--songs", "1"]) == 0
+    pairs = open_popdb(settings.popdb_path).info["counts"]["pairs"]
+    assert pairs > 1
+    assert capsys.readouterr().out == f"{settings.popdb_path}: {pairs} pairs\n"
+
+
+@pytest.mark.parametrize("songs", ["0", "-3", "1000000000"])
+def test_synthesise_wants_a_number_of_songs(
+    songs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = written(tmp_path)
+    assert main(["synthesise", "--settings", path, "--songs", songs]) == 1
+    assert f"--songs {songs}: give how many" in capsys.readouterr().err
+
+
+def test_synthesise_refuses_songs_without_known_stems(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = written(tmp_path, songs={"source": "csv"})
+    assert main(["synthesise", "--settings", path, "--songs", "1"]) == 1
+    assert "true stems are those of songs.source = 'synthetic'" in capsys.readouterr().err
+
+
+def test_ablate_prints_the_table_and_each_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, path = written(
+        tmp_path, training={"steps": 2}, ablation={"factors": ["loss_weight"], "seeds": 1}
+    )
+    write_popdb([encoded_song(tmp_path, name) for name in "abcd"], settings)
+    assert main(["ablate", "--settings", path]) == 0
+    shown = capsys.readouterr()
+    folder = Path(shown.out.splitlines()[-1])
+    assert shown.out.startswith((folder / "ablation.md").read_text("utf-8"))
+    losses = [fit["best_loss"] for fit in json.loads((folder / "ablation.json").read_text())["fits"]]
+    names = ["as set", "loss_weight = snr", "loss_weight = uniform"]
+    told = [f"{name}, seed 0: validation loss {loss:.4f}" for name, loss in zip(names, losses, strict=True)]
+    assert [line for line in shown.err.splitlines() if "seed 0" in line] == told
+    assert (folder.parent, folder.is_dir()) == (settings.artifacts / "ablations", True)
+
+
+def test_ablate_without_a_dataset_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, path = written(tmp_path)
+    assert main(["ablate", "--settings", path]) == 1
+    assert "no dataset here" in capsys.readouterr().err
+
+
+def test_an_interrupted_study_says_that_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    settings, path = written(tmp_path)
+    write_popdb([encoded_song(tmp_path, name) for name in "ab"], settings)
+    monkeypatch.setattr("samuel.ablation.study.fit", interrupt)
+    assert main(["ablate", "--settings", path]) == 130
+    assert "what is done stays, and the same command goes on from there" in capsys.readouterr().err
