@@ -3,16 +3,17 @@
 Shapes: B batch, C channels, T frames, H heads, D channels of a head, W frames of the local window.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
 from math import gcd
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from samuel.config import Mixing
+from samuel.config import Mixing, ModelConfig
 
 ROPE_BASE = 10_000.0
+ROPE_POSITIONS = 4096  # of a fresh network: four chunks of the paper, 1 MB at 64 channels a head
 BLOCK = 32  # queries handled together in local attention, at least; measured best of 16 to 128 on a CPU
 
 
@@ -21,40 +22,80 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(gcd(16, channels), channels)
 
 
-@lru_cache(maxsize=64)
-def rope_tables(
-    length: int, head_dim: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the rotary angles, (T, D/2) each, made once per argument list.
+def rope_tables(length: int, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotary angles i · base^(-2d/D), float64 (T, D/2) each."""
+    rates = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    return angles.cos(), angles.sin()
 
-    Made outside inference mode, so that tables first needed by a sampler can serve a training step later.
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding: the pair (d, d + D/2) of frame i turns by i · base^(-2d/D).
+
+    Scores of rotated queries and keys depend on the difference of their positions alone. Computed in the
+    wider dtype of x and tables, so that bfloat16 queries meet float32 tables.
+
+    Args:
+        x: (B, H, T, D).
+        cos: From `rope_tables`, (T, D/2).
+        sin: From `rope_tables`, (T, D/2).
+
+    Returns:
+        (B, H, T, D), in the dtype of x.
     """
-    with torch.inference_mode(False):
-        rates = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-        angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
-        return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
-
-
-def rope(x: Tensor) -> Tensor:
-    """Rotary position embedding of (B, H, T, D): the pair (d, d + D/2) of frame i turns by i · base^(-2d/D).
-
-    Scores of rotated queries and keys depend on the difference of their positions alone.
-    """
-    cos, sin = rope_tables(x.shape[-2], x.shape[-1], x.device, x.dtype)
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-@lru_cache(maxsize=64)
-def band_mask(block: int, window: int, device: torch.device) -> Tensor:
+class RotaryEmbedding(nn.Module):
+    """`rope` with tables that are made at construction and shared by all attentions of a network.
+
+    The tables are float32 buffers outside the state dict.
+
+    Attributes:
+        cos: (positions, D/2).
+        sin: (positions, D/2).
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head_dim: int, positions: int = ROPE_POSITIONS) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        for name, table in zip(("cos", "sin"), rope_tables(positions, head_dim), strict=True):
+            self.register_buffer(name, table.float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate (B, H, T, D), T no more than the positions of the tables."""
+        return rope(x, self.cos[: x.shape[-2]], self.sin[: x.shape[-2]])
+
+    def reserve(self, length: int) -> None:
+        """Have tables for so many positions: made anew where an input is longer than all before it.
+
+        `AveragedModel` copies buffers one to one: a network that will train on more than `ROPE_POSITIONS`
+        frames must reserve them before it is copied.
+        """
+        if length > self.cos.shape[0]:
+            # A power of two: lengths that creep up make tables now and then. (torch types `disable` wrongly.)
+            self._grow(1 << (length - 1).bit_length())  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    @torch.compiler.disable  # or a compiled network would make the tables in every call
+    def _grow(self, positions: int) -> None:
+        with torch.inference_mode(False):  # tables first needed by a sampler may serve a training step later
+            cos, sin = rope_tables(positions, self.head_dim)
+            self.cos, self.sin = cos.to(self.cos), sin.to(self.sin)
+
+
+def band_mask(window: int) -> Tensor:
     """Which keys of its neighbourhood a query of a block sees: bool (block, block + W - 1), True = seen."""
-    with torch.inference_mode(False):
-        query = torch.arange(block, device=device)[:, None]
-        key = torch.arange(block + window - 1, device=device)[None, :]
-        return (key >= query) & (key < query + window)
+    block = max(BLOCK, window)
+    query = torch.arange(block)[:, None]
+    key = torch.arange(block + window - 1)[None, :]
+    return (key >= query) & (key < query + window)
 
 
-def local_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+def local_attention(q: Tensor, k: Tensor, v: Tensor, band: Tensor) -> Tensor:
     """Attention of every frame to the window around it (paper §IV-B, eq. 1).
 
         LocalAttn(i) = Σ_{j ∈ W(i)} softmax(Q_i · K_j / √D) V_j,   W(i) = {i - W/2, …, i + W/2 - 1}
@@ -69,19 +110,20 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         q: Queries, (B, H, T, D); any T.
         k: Keys, like q.
         v: Values, like q.
-        window: W, even.
+        band: `band_mask(W)`, W even.
 
     Returns:
         (B, H, T, D).
     """
     batch, heads, length, dim = q.shape
-    block = min(max(BLOCK, window), length)
+    window = band.shape[1] - band.shape[0] + 1
+    block = min(band.shape[0], length)
     count = -(-length // block)
     spare = count * block - length
     padding = (0, 0, window // 2, spare + window // 2 - 1)
     queries = pad(q, (0, 0, 0, spare)).reshape(batch * heads, count, block, dim)
     keys, values = (_neighbourhoods(pad(x, padding), block, window) for x in (k, v))
-    mask = band_mask(block, window, q.device)
+    mask = band[:block, : block + window - 1]
     out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return out.reshape(batch, heads, count * block, dim)[:, :, :length]
 
@@ -91,12 +133,18 @@ def _neighbourhoods(x: Tensor, block: int, window: int) -> Tensor:
     return x.flatten(0, 1).unfold(1, block + window - 1, block).transpose(-1, -2)
 
 
-def global_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def global_attention(q: Tensor, k: Tensor, v: Tensor, rotary: Callable[[Tensor], Tensor]) -> Tensor:
     """Attention over the whole sequence with rotary positions (paper §IV-B, eq. 2), all (B, H, T, D).
 
-    GlobalAttn = softmax(RoPE(Q) · RoPE(K)ᵀ / √D) V
+        GlobalAttn = softmax(RoPE(Q) · RoPE(K)ᵀ / √D) V
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        rotary: RoPE, a `RotaryEmbedding`.
     """
-    return scaled_dot_product_attention(rope(q), rope(k), v)
+    return scaled_dot_product_attention(rotary(q), rotary(k), v)
 
 
 def mixing_weights(mixing: Mixing, sqrt_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,13 +178,17 @@ class SoftAlignmentAttention(nn.Module):
     The output projection starts at zero: a fresh layer passes its input through unchanged.
     """
 
+    band: Tensor
+
     def __init__(
-        self, channels: int, vocal_channels: int, heads: int, head_dim: int, window: int, mixing: Mixing
+        self, channels: int, vocal_channels: int, config: ModelConfig, rotary: RotaryEmbedding
     ) -> None:
         super().__init__()
-        inner = heads * head_dim
-        self.heads, self.window = heads, window
-        self.mixing: Mixing = mixing
+        inner = config.heads * config.head_dim
+        self.heads = config.heads
+        self.mixing: Mixing = config.mixing
+        self.rotary = rotary
+        self.register_buffer("band", band_mask(config.window), persistent=False)
         self.norm = group_norm(channels)
         self.vocal_norm = group_norm(vocal_channels)
         self.query = nn.Conv1d(channels, inner, 3, padding=1)
@@ -168,8 +220,9 @@ class SoftAlignmentAttention(nn.Module):
     def _context(self, q: Tensor, k: Tensor, v: Tensor, sqrt_alpha_bar: Tensor) -> Tensor:
         """Equation 3; a branch that the rule never uses is not computed."""
         if self.mixing == "global":
-            return global_attention(q, k, v)
+            return global_attention(q, k, v, self.rotary)
         if self.mixing == "local":
-            return local_attention(q, k, v, self.window)
+            return local_attention(q, k, v, self.band)
         w_global, w_local = mixing_weights(self.mixing, sqrt_alpha_bar.to(q.dtype)[:, None, None, None])
-        return w_global * global_attention(q, k, v) + w_local * local_attention(q, k, v, self.window)
+        whole, near = global_attention(q, k, v, self.rotary), local_attention(q, k, v, self.band)
+        return w_global * whole + w_local * near

@@ -5,7 +5,8 @@ Shapes: B batch, C channels, T frames, E channels of the timestep embedding.
     accompaniment  (64, T) → (128, T/2) → (256, T/4) → (512, T/8) → bottleneck → back, with skips
     vocal          (32, T) → (64, T/2)  → (128, T/4) → (256, T/8), read by FiLM and by attention
 
-Attention stands at T/2, T/4, T/8 and in the bottleneck, not at T: there it would cost as much as the rest.
+Attention stands at T/2, T/4, T/8 and in the bottleneck. With `up_attention` it stands on the way up as well,
+at T/4, T/2 and T; not by default, as at T alone it costs half as much as the whole default network.
 """
 
 from math import log
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from samuel.config import DiffusionConfig, ModelConfig
+from samuel.config import DiffusionConfig, Film, ModelConfig
 from samuel.errors import InputError
-from samuel.model.attention import SoftAlignmentAttention, group_norm
+from samuel.model.attention import RotaryEmbedding, SoftAlignmentAttention, group_norm
 from samuel.model.diffusion import CosineSchedule
 
 STRIDE = 8  # three halvings
@@ -26,6 +27,11 @@ TIME_BASE = 10_000.0
 def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv1d:
     """Convolution over three frames that keeps T, or halves it."""
     return nn.Conv1d(inputs, outputs, 3, stride=stride, padding=1)
+
+
+def time_width(config: ModelConfig) -> int:
+    """Channels E of the timestep embedding."""
+    return 4 * max(4, config.channels[0])
 
 
 class TimeEmbedding(nn.Module):
@@ -53,7 +59,7 @@ class TemporalFiLM(nn.Module):
 
         FiLM(h) = (1 + γ) · h + β,   (γ, β) = Conv(vocal) + Linear(time embedding)
 
-    Differs from the released code, which averages the vocal over time first: the paper's FiLM is temporal.
+    Differs from the released code, which is `PooledFiLM`: the paper's FiLM is temporal.
     """
 
     def __init__(self, channels: int, vocal_channels: int, time_width: int) -> None:
@@ -72,14 +78,25 @@ class TemporalFiLM(nn.Module):
         return torch.addcmul(h + shift, h, scale)
 
 
+class PooledFiLM(TemporalFiLM):
+    """FiLM with the vocal averaged over the frames, as in the released code: γ and β are (B, C, 1)."""
+
+    def scale_shift(self, time: Tensor, vocal: Tensor) -> tuple[Tensor, Tensor]:
+        """γ and β, each (B, C, 1); the mean comes first, which equals the mean of the convolution."""
+        return super().scale_shift(time, vocal.mean(dim=-1, keepdim=True))
+
+
+FILMS: dict[Film, type[TemporalFiLM]] = {"temporal": TemporalFiLM, "pooled": PooledFiLM}
+
+
 class ResidualBlock(nn.Module):
     """Two Conv1d, GroupNorm, SiLU, one FiLM, a residual connection (paper §IV-A); (B, C, T) → (B, C, T)."""
 
-    def __init__(self, channels: int, vocal_channels: int, time_width: int) -> None:
+    def __init__(self, channels: int, vocal_channels: int, time_width: int, film: Film) -> None:
         super().__init__()
         self.norm1, self.norm2 = group_norm(channels), group_norm(channels)
         self.conv1, self.conv2 = conv3(channels, channels), conv3(channels, channels)
-        self.film = TemporalFiLM(channels, vocal_channels, time_width)
+        self.film = FILMS[film](channels, vocal_channels, time_width)
 
     def forward(self, x: Tensor, time: Tensor, vocal: Tensor) -> Tensor:
         """Transform x, knowing the timestep and the vocal of every frame."""
@@ -92,12 +109,12 @@ class DownBlock(nn.Module):
     """Halve the frames, transform, look at the vocal: (B, C, T) → (B, C', T/2)."""
 
     def __init__(
-        self, inputs: int, outputs: int, vocal_channels: int, time_width: int, config: ModelConfig
+        self, inputs: int, outputs: int, vocal_channels: int, config: ModelConfig, rotary: RotaryEmbedding
     ) -> None:
         super().__init__()
         self.down = conv3(inputs, outputs, stride=2)
-        self.block = ResidualBlock(outputs, vocal_channels, time_width)
-        self.attention = _attention(outputs, vocal_channels, config)
+        self.block = ResidualBlock(outputs, vocal_channels, time_width(config), config.film)
+        self.attention = SoftAlignmentAttention(outputs, vocal_channels, config, rotary)
 
     def forward(self, x: Tensor, time: Tensor, vocal: Tensor, sqrt_alpha_bar: Tensor) -> Tensor:
         """`vocal` is the vocal stream at T/2."""
@@ -107,11 +124,13 @@ class DownBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Block, attention, block at the coarsest resolution: (B, C, T/8) → (B, C, T/8)."""
 
-    def __init__(self, channels: int, vocal_channels: int, time_width: int, config: ModelConfig) -> None:
+    def __init__(
+        self, channels: int, vocal_channels: int, config: ModelConfig, rotary: RotaryEmbedding
+    ) -> None:
         super().__init__()
-        self.block1 = ResidualBlock(channels, vocal_channels, time_width)
-        self.attention = _attention(channels, vocal_channels, config)
-        self.block2 = ResidualBlock(channels, vocal_channels, time_width)
+        self.block1 = ResidualBlock(channels, vocal_channels, time_width(config), config.film)
+        self.attention = SoftAlignmentAttention(channels, vocal_channels, config, rotary)
+        self.block2 = ResidualBlock(channels, vocal_channels, time_width(config), config.film)
 
     def forward(self, x: Tensor, time: Tensor, vocal: Tensor, sqrt_alpha_bar: Tensor) -> Tensor:
         """`vocal` is the vocal stream at T/8."""
@@ -126,16 +145,21 @@ class UpBlock(nn.Module):
     projections, which equals concatenation and a convolution. Both keep the work on the coarse side.
     """
 
-    def __init__(self, inputs: int, outputs: int, vocal_channels: int, time_width: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, vocal_channels: int, config: ModelConfig, rotary: RotaryEmbedding
+    ) -> None:
         super().__init__()
         self.up = conv3(inputs, 2 * outputs)
         self.skip = nn.Conv1d(outputs, outputs, 1)
-        self.block = ResidualBlock(outputs, vocal_channels, time_width)
+        self.block = ResidualBlock(outputs, vocal_channels, time_width(config), config.film)
+        wanted = config.up_attention
+        self.attention = SoftAlignmentAttention(outputs, vocal_channels, config, rotary) if wanted else None
 
-    def forward(self, x: Tensor, skip: Tensor, time: Tensor, vocal: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor, time: Tensor, vocal: Tensor, sqrt_alpha_bar: Tensor) -> Tensor:
         """`vocal` is the vocal stream at 2T."""
         doubled = self.up(x).unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)
-        return self.block(doubled + self.skip(skip), time, vocal)
+        h = self.block(doubled + self.skip(skip), time, vocal)
+        return h if self.attention is None else self.attention(h, vocal, sqrt_alpha_bar)
 
 
 class VocalLevel(nn.Module):
@@ -173,7 +197,7 @@ class VocalEncoder(nn.Module):
 
 
 class SamuelUNet(nn.Module):
-    """The denoiser v̂ = v_θ(x_t, t, c) (paper §IV, eq. 5): 14 to 16 M parameters at the default settings.
+    """The denoiser v̂ = v_θ(x_t, t, c) (paper §IV, eq. 5): 15.1 M parameters, 16.7 M with `up_attention`.
 
     Its output is zero at the start: the loss begins at the mean square of v.
     """
@@ -182,18 +206,18 @@ class SamuelUNet(nn.Module):
         super().__init__()
         diffusion = diffusion or DiffusionConfig()
         widths, vocal = list(config.channels), [max(1, width // 2) for width in config.channels]
-        time_width = 4 * max(4, widths[0])
+        self.rotary = RotaryEmbedding(config.head_dim)
         self.schedule = CosineSchedule(diffusion.timesteps, diffusion.cosine_offset)
         self.null_condition = nn.Parameter(torch.zeros(config.latent_channels, 1))
-        self.time = TimeEmbedding(time_width)
+        self.time = TimeEmbedding(time_width(config))
         self.vocal_encoder = VocalEncoder(config.latent_channels, vocal)
         self.enter = conv3(config.latent_channels, widths[0])
         self.down = nn.ModuleList(
-            DownBlock(widths[i], widths[i + 1], vocal[i + 1], time_width, config) for i in range(3)
+            DownBlock(widths[i], widths[i + 1], vocal[i + 1], config, self.rotary) for i in range(3)
         )
-        self.bottleneck = Bottleneck(widths[3], vocal[3], time_width, config)
+        self.bottleneck = Bottleneck(widths[3], vocal[3], config, self.rotary)
         self.up = nn.ModuleList(
-            UpBlock(widths[i + 1], widths[i], vocal[i], time_width) for i in reversed(range(3))
+            UpBlock(widths[i + 1], widths[i], vocal[i], config, self.rotary) for i in reversed(range(3))
         )
         self.norm = group_norm(widths[0])
         self.leave = conv3(widths[0], config.latent_channels)
@@ -227,11 +251,8 @@ class SamuelUNet(nn.Module):
         Raises:
             InputError: T is not a multiple of 8.
         """
-        frames = x_t.shape[-1]
-        if frames % STRIDE:
-            raise InputError(
-                f"{frames} latent frames: the U-Net halves them three times; pad or cut to a multiple of 8"
-            )
+        check_frames(x_t.shape[-1])
+        self.rotary.reserve(x_t.shape[-1])
         if vocal is None:
             vocal = self.null_condition.to(x_t.dtype).expand_as(x_t)
         time, stream = self.time(t), self.vocal_encoder(vocal)
@@ -246,23 +267,22 @@ class SamuelUNet(nn.Module):
             h = down(h, time, vocal, sqrt_alpha_bar)
         h = self.bottleneck(h, time, stream[-1], sqrt_alpha_bar)
         for up, vocal in zip(self.up, reversed(stream[:-1]), strict=True):
-            h = up(h, skips.pop(), time, vocal)
+            h = up(h, skips.pop(), time, vocal, sqrt_alpha_bar)
         return h
 
 
-def _attention(channels: int, vocal_channels: int, config: ModelConfig) -> SoftAlignmentAttention:
-    return SoftAlignmentAttention(
-        channels, vocal_channels, config.heads, config.head_dim, config.window, config.mixing
-    )
+def check_frames(frames: int) -> None:
+    """Accept the lengths that the U-Net can take.
+
+    Raises:
+        InputError: The number of frames is not a positive multiple of 8.
+    """
+    if frames < STRIDE or frames % STRIDE:
+        raise InputError(
+            f"{frames} latent frames: the U-Net halves them three times; pad or cut to a multiple of 8"
+        )
 
 
 def parameter_count(model: nn.Module) -> int:
     """How many numbers the model learns."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def summary(model: nn.Module) -> list[tuple[str, int]]:
-    """Rows (part, parameters) of the direct parts of a model that learn, in order, and the total."""
-    rows = [(name, parameter.numel()) for name, parameter in model.named_parameters(recurse=False)]
-    rows += [(name, parameter_count(part)) for name, part in model.named_children()]
-    return [row for row in rows if row[1]] + [("total", parameter_count(model))]

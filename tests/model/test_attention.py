@@ -8,6 +8,7 @@ from torch import Tensor
 from samuel.config import Mixing
 from samuel.model import attention
 from samuel.model.attention import (
+    RotaryEmbedding,
     SoftAlignmentAttention,
     band_mask,
     global_attention,
@@ -17,6 +18,16 @@ from samuel.model.attention import (
     rope_tables,
 )
 from samuel.model.diffusion import CosineSchedule
+from tests.model.conftest import SMALL
+
+
+def layer_of(mixing: Mixing) -> SoftAlignmentAttention:
+    config = SMALL.model_copy(update={"mixing": mixing})
+    return SoftAlignmentAttention(16, 8, config, RotaryEmbedding(config.head_dim, 64))
+
+
+def exact_rope(x: Tensor) -> Tensor:
+    return rope(x, *rope_tables(*x.shape[-2:]))
 
 
 def heads(length: int, dim: int = 8, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,23 +62,21 @@ def rotate_as_complex(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("length", [1, 8, 37, 64, 101])
 def test_local_attention_is_the_loop_over_frames(length: int, window: int) -> None:
     q, k, v = heads(length, dim=4, batch=1)
-    torch.testing.assert_close(local_attention(q, k, v, window), local_by_loop(q, k, v, window))
+    torch.testing.assert_close(local_attention(q, k, v, band_mask(window)), local_by_loop(q, k, v, window))
 
 
 def test_local_attention_keeps_batch_and_heads_apart() -> None:
     q, k, v = heads(70)
-    whole = local_attention(q, k, v, 16)
+    whole = local_attention(q, k, v, band_mask(16))
     for b in range(2):
         for h in range(3):
-            alone = local_attention(
-                *(q[b : b + 1, h : h + 1], k[b : b + 1, h : h + 1], v[b : b + 1, h : h + 1]), 16
-            )
+            alone = local_attention(*(x[b : b + 1, h : h + 1] for x in (q, k, v)), band=band_mask(16))
             torch.testing.assert_close(whole[b, h], alone[0, 0])
 
 
 def test_local_attention_sees_its_window_and_nothing_else() -> None:
     q, k, v = (x.requires_grad_() for x in heads(96))
-    local_attention(q, k, v, 16)[:, :, 40].sum().backward()
+    local_attention(q, k, v, band_mask(16))[:, :, 40].sum().backward()
     for x in (k, v):
         assert x.grad is not None
         seen = x.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten().tolist()
@@ -76,19 +85,19 @@ def test_local_attention_sees_its_window_and_nothing_else() -> None:
 
 def test_zero_padding_takes_part_in_the_softmax() -> None:
     ones = torch.ones(1, 1, 32, 4)
-    edge = local_attention(torch.zeros_like(ones), ones, ones, 16)[0, 0, :, 0]
+    edge = local_attention(torch.zeros_like(ones), ones, ones, band_mask(16))[0, 0, :, 0]
     torch.testing.assert_close(edge[0], torch.tensor(0.5))  # 8 of 16 places are real, all scores 0
     torch.testing.assert_close(edge[16], torch.tensor(1.0))
 
 
 def test_rope_is_a_rotation_of_complex_pairs() -> None:
     q, _, _ = heads(50)
-    torch.testing.assert_close(rope(q), rotate_as_complex(q))
+    torch.testing.assert_close(exact_rope(q), rotate_as_complex(q))
 
 
 def test_rope_scores_depend_on_relative_position_alone() -> None:
     q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64).expand(-1, -1, -1, 40, -1)
-    scores = (rope(q) @ rope(k).mT)[0, 0]
+    scores = (exact_rope(q) @ exact_rope(k).mT)[0, 0]
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1])
     assert scores[0].std() > 0.01
 
@@ -96,19 +105,47 @@ def test_rope_scores_depend_on_relative_position_alone() -> None:
 def test_global_attention_is_explicit_matrices() -> None:
     q, k, v = heads(45)
     scores = rotate_as_complex(q) @ rotate_as_complex(k).mT / q.shape[-1] ** 0.5
-    torch.testing.assert_close(global_attention(q, k, v), scores.softmax(-1) @ v)
+    torch.testing.assert_close(global_attention(q, k, v, exact_rope), scores.softmax(-1) @ v)
 
 
-def test_tables_are_made_once_and_survive_inference_mode() -> None:
-    rope_tables.cache_clear()
-    band_mask.cache_clear()
-    layer = SoftAlignmentAttention(16, 8, heads=2, head_dim=8, window=8, mixing="eq3")
-    x, vocal, level = torch.randn(2, 16, 48), torch.randn(2, 8, 48), torch.tensor([0.3, 0.9])
-    with torch.inference_mode():
-        layer(x, vocal, level)
-    made = rope_tables.cache_info().misses, band_mask.cache_info().misses
-    layer(x, vocal, level).sum().backward()  # inference tensors would refuse to be saved for this
-    assert made == (1, 1) == (rope_tables.cache_info().misses, band_mask.cache_info().misses)
+def test_rotary_embedding_is_rope_within_float32() -> None:
+    q, _, _ = heads(50)
+    torch.testing.assert_close(RotaryEmbedding(8, 64)(q.float()), rotate_as_complex(q).float())
+
+
+def test_late_positions_are_exact_in_bfloat16() -> None:
+    # Angles or positions in bfloat16 would turn frame 4001 as frame 4000: the rounding is that of x alone.
+    q = torch.randn(1, 1, 4096, 8).bfloat16()
+    turned = RotaryEmbedding(8)(q)
+    assert turned.dtype == torch.bfloat16
+    exact = rotate_as_complex(q.double())
+    torch.testing.assert_close(turned.double(), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_tables_grow_once_and_keep_what_they_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(length: int, head_dim: int) -> tuple[Tensor, Tensor]:
+        made.append(length)
+        return rope_tables(length, head_dim)
+
+    rotary = RotaryEmbedding(8, 64)
+    before = rotary.cos
+    monkeypatch.setattr(attention, "rope_tables", counted)
+    for length in (8, 64, 65, 100, 128, 64):
+        rotary.reserve(length)
+    assert made == [128]
+    assert torch.equal(rotary.cos[:64], before)
+    x = torch.randn(1, 1, 100, 8)
+    torch.testing.assert_close(rotary(x), rotate_as_complex(x.double()).float())
+
+
+def test_tables_follow_the_device_and_the_dtype_when_they_grow() -> None:
+    rotary = RotaryEmbedding(8, 64).to("meta", torch.float64)
+    rotary.reserve(65)
+    assert rotary.cos.device.type == "meta"
+    assert rotary.cos.dtype == torch.float64
+    assert [name for name, _ in rotary.named_buffers()] == ["cos", "sin"]
 
 
 @pytest.mark.parametrize(
@@ -145,14 +182,14 @@ def test_a_branch_without_weight_is_not_computed(
             return original(*args)
 
         monkeypatch.setattr(attention, name, counted)
-    layer = SoftAlignmentAttention(16, 8, heads=2, head_dim=8, window=8, mixing=mixing)
+    layer = layer_of(mixing)
     layer(torch.randn(1, 16, 24), torch.randn(1, 8, 24), torch.tensor([0.5]))
     assert len(calls) == 1
     assert idle not in calls
 
 
 def test_layer_starts_as_identity_and_mixes_each_item_by_its_own_level() -> None:
-    layer = SoftAlignmentAttention(16, 8, heads=2, head_dim=8, window=8, mixing="eq3")
+    layer = layer_of("eq3")
     x, vocal = torch.randn(2, 16, 40), torch.randn(2, 8, 40)
     torch.testing.assert_close(layer(x, vocal, torch.tensor([0.2, 0.7])), x)
     torch.nn.init.normal_(layer.out.weight)
