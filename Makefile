@@ -36,6 +36,7 @@ types: install  ## types
 
 bench: install  ## speeds and deviations, as ratios within one run; a quarter of an hour without a GPU
 	$(BIN)/samuel bench
+	$(BIN)/samuel bench training
 	$(BIN)/samuel bench exactness
 	$(BIN)/samuel bench pipeline
 	$(BIN)/samuel bench loader

@@ -37,10 +37,10 @@ def add_commands(commands: Commands) -> None:
         "what",
         nargs="?",
         default="machine",
-        choices=["machine", "pipeline", "exactness", "separation", "loader"],
+        choices=["machine", "pipeline", "exactness", "separation", "loader", "training"],
         help="machine: network and embedded parts; pipeline: separation and encoding at full size; "
         "exactness: these against the libraries' own loops; separation: separators against true stems; "
-        "loader: how fast training gets its batches",
+        "loader: how fast training gets its batches; training: its loop against the bare step",
     )
     add_settings(command)
     command.add_argument("--songs", type=int, help="pipeline, separation: how many songs")
@@ -108,6 +108,10 @@ def _bench_rows(what: str, settings: Settings, options: argparse.Namespace) -> "
         from samuel.bench.loader import loader_rows
 
         return loader_rows()
+    if what == "training":
+        from samuel.bench.training import training_rows
+
+        return training_rows(settings)
     from samuel.bench.pipeline import pipeline_rows
 
     return pipeline_rows(settings, options.songs, options.seconds)

@@ -47,7 +47,7 @@ class Training:
         self.device, self.rank = self.fabric.device, self.fabric.global_rank
         self.world_size = self.fabric.world_size
         self.share = _share(self.config.batch_size, self.world_size, self.config.accumulate)
-        self.network = _fresh_network(settings).to(self.device)
+        self.network = _fresh_network(settings, popdb.info["chunk_frames"]).to(self.device)
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema_decay), use_buffers=False
         )
@@ -264,10 +264,12 @@ class Training:
         return True
 
 
-def _fresh_network(settings: Settings) -> SamuelUNet:
+def _fresh_network(settings: Settings, frames: int) -> SamuelUNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
-        return SamuelUNet(settings.model, settings.diffusion)
+        network = SamuelUNet(settings.model, settings.diffusion)
+    network.rotary.reserve(frames)  # before it is copied
+    return network
 
 
 def _share(batch_size: int, world_size: int, accumulate: int) -> int:

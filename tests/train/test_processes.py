@@ -42,8 +42,8 @@ def test_two_processes_have_the_losses_of_one(popdb: Popdb, tmp_path: Path) -> N
     training = {"batch_size": 4, "validation_pairs": 3}
     alone = trained(popdb, tmp_path, "alone", ALONE, training=training)
     together = trained(popdb, tmp_path, "together", TOGETHER, training=training)
-    for key in ("loss", "v_mse", "gradient_norm"):
-        assert [row[key] for row in together] == pytest.approx([row[key] for row in alone], rel=1e-5)
+    for key, tolerance in (("loss", 1e-5), ("v_mse", 1e-5), ("gradient_norm", 1e-4)):
+        assert [row[key] for row in together] == pytest.approx([row[key] for row in alone], rel=tolerance)
     for key in ("validation_loss", "validation_shuffled"):
         found, expected = ([row[key] for row in rows if key in row] for rows in (together, alone))
         assert len(expected) == 2
