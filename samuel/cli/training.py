@@ -45,11 +45,11 @@ def _tell(row: dict[str, Any], bar: "tqdm[NoReturn]") -> None:
     if "validation_loss" in row:
         shuffled = row.get("validation_shuffled")
         other = "" if shuffled is None else f", {shuffled:.4f} with another song's vocal"
-        bar.write(f"step {row['step']}: error of v on held-out songs {row['validation_loss']:.4f}{other}")
+        bar.write(f"step {row['step']}: validation loss {row['validation_loss']:.4f}{other}")
 
 
 def _summary(model: "Entry") -> str:
     progress = model.record["progress"]
     state = "trained" if model.made else "already there"
-    best = f"error of v {progress['best_loss']:.4f} at step {progress['best_step']}"
+    best = f"validation loss {progress['best_loss']:.4f} at step {progress['best_step']}"
     return f"{plain(str(model.folder))}: {state}, {best}"

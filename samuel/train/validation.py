@@ -59,10 +59,11 @@ class Validation:
 
     @torch.no_grad()
     def losses(self, network: nn.Module, total: Sum = lambda part: part) -> dict[str, float]:
-        """`validation_loss`, the mean squared error of v, and `validation_shuffled`.
+        """`validation_loss`, the mean squared error of v, `validation_shuffled` and `vocal_worth_error`.
 
-        The latter is the same with every vocal replaced by one of another song, where there is another: a
-        network that listens does worse there.
+        The second is the same with every vocal replaced by one of another song, where there is another: a
+        network that listens does worse there. What the vocal is worth is the difference, and the third its
+        standard error over the pairs.
 
         Args:
             network: Predicts v from (x_t, t, vocal).
@@ -73,34 +74,38 @@ class Validation:
         """
         network.eval()
         mine = np.arange(self.rank, len(self.places), self.world_size)
-        sums = torch.zeros(2, dtype=torch.float64)
+        sums = torch.zeros(3, dtype=torch.float64)
         for start in range(0, len(mine), self.at_a_time):
-            sums += self._errors(network, mine[start : start + self.at_a_time])
-        loss, shuffled = (total(sums) / len(self.places)).tolist()
+            own, other = self._errors(network, mine[start : start + self.at_a_time])
+            sums += torch.stack((own.sum(), other.sum(), (other - own).square().sum()))
+        loss, shuffled, square = (total(sums) / len(self.places)).tolist()
         if not math.isfinite(loss):
             raise DatasetError(
                 f"the validation loss is {loss}; lower training.learning_rate or verify the dataset"
             )
-        return {"validation_loss": loss} | ({} if self.others is None else {"validation_shuffled": shuffled})
+        if self.others is None:
+            return {"validation_loss": loss}
+        error = math.sqrt(max(0.0, square - (shuffled - loss) ** 2) / max(1, len(self.places) - 1))
+        return {"validation_loss": loss, "validation_shuffled": shuffled, "vocal_worth_error": error}
 
-    def _errors(self, network: nn.Module, which: Places) -> Tensor:
-        """Sums over some of `places`, of both losses: float64 (2,)."""
+    def _errors(self, network: nn.Module, which: Places) -> tuple[Tensor, Tensor]:
+        """Both losses of some of `places`, each float64 (P,)."""
         vocal, x0 = (half.to(self.t.device) for half in self.pairs.batch(self.places[which]))
         eps = self.noise[torch.from_numpy(which % NOISES)]
         own = self._error(network, x0, vocal, eps)
         if self.others is None:
-            return torch.stack((own, own))
+            return own, own
         vocal = self.pairs.batch(self.places[self.others[which]])[0].to(self.t.device)
-        return torch.stack((own, self._error(network, x0, vocal, eps)))
+        return own, self._error(network, x0, vocal, eps)
 
     def _error(self, network: nn.Module, x0: Tensor, vocal: Tensor, eps: Tensor) -> Tensor:
-        """Sum over P pairs of the mean over levels, channels and frames: float64 (); eps is (P, N, C, T)."""
+        """Mean over levels, channels and frames: float64 (P,); eps is (P, N, C, T)."""
         t, eps = self.t.repeat(len(x0)), eps.flatten(0, 1)
         x0 = self.normaliser.accompaniment(x0).repeat_interleave(LEVELS, 0)
         vocal = self.normaliser.vocal(vocal).repeat_interleave(LEVELS, 0)
         predicted = network(q_sample(self.schedule, x0, eps, t), t, vocal)
         error = (predicted.float() - v_target(self.schedule, x0, eps, t)).square()
-        return error.mean(dim=(1, 2)).cpu().double().sum() / LEVELS
+        return error.mean(dim=(1, 2)).cpu().double().unflatten(0, (-1, LEVELS)).mean(dim=1)
 
 
 def evaluation_dataset(popdb: Popdb) -> PairDataset:

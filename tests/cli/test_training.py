@@ -27,7 +27,7 @@ def test_train_makes_the_model_where_the_flow_would_look(
     run = run_folder(open_popdb(settings.popdb_path), settings)
     assert main(["train", "--settings", str(file)]) == 0
     output = capsys.readouterr().out
-    assert f"{run / 'model'}: trained, error of v 1." in output or "error of v 0." in output
+    assert f"{run / 'model'}: trained, validation loss " in output
     assert "with another song's vocal" in output
     assert main(["train", "--settings", str(file)]) == 0
     assert f"{run / 'model'}: already there" in capsys.readouterr().out
@@ -45,4 +45,4 @@ def test_processes_of_torchrun_print_once(file: Path) -> None:
     command += ["-m", "samuel.cli", "train", "--settings", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trained, error of v") == 1
+    assert done.stdout.count("trained, validation loss") == 1

@@ -33,13 +33,14 @@ def measured(steps: int = 30, *, gpu: bool = False) -> Rows:
         if step % 10 == 0:
             loss = 0.6 if step == 20 else 0.65
             row |= {"validation_loss": loss, "validation_shuffled": loss + 0.001 * step}
+            row["vocal_worth_error"] = 0.0001 * step
         rows.append(row)
     return rows
 
 
 def before(rows: Rows) -> Rows:
     """The same as an earlier version wrote them."""
-    new = {"pairs_per_s", "memory_mb", "validation_shuffled"}
+    new = {"pairs_per_s", "memory_mb", "validation_shuffled", "vocal_worth_error"}
     return [{name: value for name, value in row.items() if name not in new} for row in rows]
 
 
@@ -157,6 +158,7 @@ def test_the_summary_of_a_fit(tmp_path: Path) -> None:
     assert summary == {
         "steps": 30, "first": pytest.approx(0.89), "last": pytest.approx(0.49), "validation": 0.6,
         "best_step": 20, "seconds_per_step": pytest.approx(0.062), "shuffled": pytest.approx(0.62),
+        "worth_error": 0.002,
         "pairs_per_s": 4015.5, "memory_mb": 9006.0,
     }  # fmt: skip
 
@@ -173,7 +175,7 @@ def test_the_report_tells_pace_memory_and_what_the_vocal_is_worth(tmp_path: Path
     assert (
         "30 steps of 16 pairs, 62.0 ms a step, 4,015.5 pairs a second (median); at most 9,006 MB of" in text
     )
-    assert "What the vocal is worth: 0.0200." in text
+    assert "What the vocal is worth: 0.0200 ± 0.0020 (standard error over the pairs)." in text
     assert "of another song: 0.6000 with its own, 0.6200 shuffled." in text
 
 

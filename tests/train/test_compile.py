@@ -38,6 +38,7 @@ def test_compiling_without_a_compiler_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler meets its own
 def test_the_default_compiler_takes_the_same_steps(popdb: Popdb, tmp_path: Path) -> None:
     plain = two_steps(popdb, tmp_path)
     compiled = two_steps(popdb, tmp_path, training={"compile": True})

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,8 @@ def validation(popdb: Popdb, **options: int) -> Validation:
     return Validation(popdb, options.pop("most", 100), CosineSchedule(), **options)
 
 
-def by_the_book(popdb: Popdb, checked: Validation, factor: float) -> list[float]:
-    """Both losses, pair by pair and level by level, from the definitions of x0, v and ᾱ."""
+def by_the_book(popdb: Popdb, checked: Validation, factor: float) -> list[list[float]]:
+    """Both losses of every pair at every level, from the definitions of x0, v and ᾱ."""
     pairs, normaliser = popdb.dataset("validation"), Normaliser.of(popdb.stats)
     alpha_bar = CosineSchedule().alpha_bar.double()
     found: list[list[float]] = [[], []]
@@ -43,15 +44,18 @@ def by_the_book(popdb: Popdb, checked: Validation, factor: float) -> list[float]
                 v = alpha_bar[t].sqrt() * checked.noise[number % NOISES, level].double()
                 v = v - (1 - alpha_bar[t]).sqrt() * x0
                 found[kind].append((factor * vocal - v).square().mean().item())
-    return [float(np.mean(kind)) for kind in found]
+    return found
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5])
 def test_the_losses_are_those_of_their_definition(popdb: Popdb, factor: float) -> None:
     checked = validation(popdb)
     losses = checked.losses(Listener(factor))
-    assert list(losses.values()) == pytest.approx(by_the_book(popdb, checked, factor), rel=1e-5)
-    assert list(losses) == ["validation_loss", "validation_shuffled"]
+    own, other = (np.reshape(kind, (-1, LEVELS)).mean(axis=1) for kind in by_the_book(popdb, checked, factor))
+    assert losses["validation_loss"] == pytest.approx(own.mean(), rel=1e-5)
+    assert losses["validation_shuffled"] == pytest.approx(other.mean(), rel=1e-5)
+    error = (other - own).std(ddof=1) / math.sqrt(len(own))
+    assert losses["vocal_worth_error"] == pytest.approx(error, rel=1e-4, abs=1e-9)
     assert (losses["validation_loss"] == losses["validation_shuffled"]) is (factor == 0)
 
 
