@@ -163,9 +163,9 @@ def _worth_of_vocal(fit: dict[str, float]) -> str:
     worth = fit["shuffled"] - fit["validation"]
     error = f" ± {fit['worth_error']:.4f} (standard error over the pairs)" if "worth_error" in fit else ""
     return (
-        f"What the vocal is worth: {worth:z.4f}{error}. By this the error grows when every vocal is exchanged for "
-        f"one of another song: {fit['validation']:.4f} with its own, {fit['shuffled']:.4f} shuffled. A model "
-        "that does not listen has 0."
+        f"What the vocal is worth: {worth:z.4f}{error}. By this the error grows when every vocal is "
+        f"exchanged for one of another song: {fit['validation']:.4f} with its own, {fit['shuffled']:.4f} "
+        "shuffled. A model that does not listen has 0."
     )
 
 
