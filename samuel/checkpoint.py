@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -70,13 +71,21 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
     """Load what `save_model` wrote.
 
     Raises:
-        CheckpointError: Nothing is there, a byte has changed, or the weights do not fit their own settings.
+        CheckpointError: Nothing is there, a byte has changed, its record is not a model's, or the weights do
+            not fit their own settings.
     """
     entry = _whole_entry(folder)
     if entry.record.get("format") != MODEL_FORMAT:
         raise CheckpointError(f"{folder}: not a model of format {MODEL_FORMAT}")
-    diffusion = DiffusionConfig.model_validate(entry.record["diffusion"])
-    network = SamuelUNet(ModelConfig.model_validate(entry.record["model"]), diffusion)
+    if lacking := sorted({"model", "diffusion", "stats", "codec"} - entry.record.keys()):
+        raise CheckpointError(f"{folder}: its record lacks {', '.join(lacking)}; it is no whole model")
+    try:
+        diffusion = DiffusionConfig.model_validate(entry.record["diffusion"])
+        network = SamuelUNet(ModelConfig.model_validate(entry.record["model"]), diffusion)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{folder}: made with settings that this version does not know: {error}"
+        ) from error
     _load_strictly(network, entry.path("model.safetensors"))
     return TrainedModel(
         network=network.to(device).eval().requires_grad_(requires_grad=False),

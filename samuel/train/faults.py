@@ -1,10 +1,9 @@
 """What ends a training early, and what to do about it."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
 
 from samuel.errors import DatasetError, OperatorError
 
@@ -14,6 +13,9 @@ about 1, as the latents are normalised."""
 
 WINDOW = 20
 """Steps whose mean is looked at: one batch says little."""
+
+WANTS = ("can't allocate memory", "out of memory")
+"""How the errors of a CPU and of an Apple GPU read, which have no class of their own."""
 
 
 class Divergence:
@@ -38,26 +40,22 @@ class Divergence:
             )
 
 
-def not_finite(
-    step: int, loss: float, norm: float, latents: Sequence[Tensor], names: list[str]
-) -> DatasetError:
+def not_finite(step: int, loss: float, norm: float, finite: Mapping[str, bool]) -> DatasetError:
     """The error of a step whose loss or gradient is not a finite number.
 
     Args:
         step: Which.
         loss: Its loss.
         norm: The norm of its gradient.
-        latents: Vocal and accompaniment of its pairs, each (b, C, T).
-        names: Its pairs.
+        finite: Its pairs by name, and whether their latents are finite.
     """
-    finite = torch.stack([half.isfinite().flatten(1).all(dim=1) for half in latents]).all(dim=0).tolist()
-    if broken := [name for name, whole in zip(names, finite, strict=True) if not whole]:
+    if broken := [name for name, whole in finite.items() if not whole]:
         return DatasetError(
             f"step {step}: NaN or infinity in the latents of {', '.join(broken)}; run samuel verify --repair"
         )
     return DatasetError(
         f"step {step}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}, for pairs whose latents "
-        f"are finite: {', '.join(names)}; lower training.learning_rate, or set training.precision to fp32"
+        f"are finite: {', '.join(finite)}; lower training.learning_rate, or set training.precision to fp32"
     )
 
 
@@ -72,14 +70,14 @@ def out_of_memory(
         parts: Parts it was computed in.
         fits: Tries some pairs at a time.
     """
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in WANTS):
         return None
     size = batch // parts
     while size > 1:
-        size //= 2
+        size = max(part for part in range(1, size // 2 + 1) if batch % part == 0)  # equal parts
         if fits(size):
             return OperatorError(
                 f"{batch // parts} pairs at a time do not fit in memory, {size} do: training.accumulate = "
-                f"{-(-batch // size)} gives the same training, in parts of {size}"
+                f"{batch // size} gives the same training, in parts of {size}"
             )
     return OperatorError("not even one pair fits in memory; free the device, or take narrower model.channels")

@@ -10,7 +10,7 @@ from samuel.errors import CheckpointError
 from samuel.files import Entry, digest, find_entry, locked
 from samuel.popdb.shards import Popdb
 from samuel.train.interrupts import heard
-from samuel.train.states import shaping
+from samuel.train.states import clear, shaping
 from samuel.train.training import Training
 
 VERSION = 3  # raise it when the same settings and dataset give another model
@@ -43,6 +43,7 @@ def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Entry:
         KeyboardInterrupt: It was asked to end.
     """
     if found := find_entry(run / "model"):
+        clear(run / "training")  # where a kill came between the model and this
         return found
     training = Training(popdb, settings, run / "training")
     with closing(training), ExitStack() as held:
@@ -53,7 +54,7 @@ def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Entry:
             _train(training, on_step)
             if training.rank == 0:
                 found = training.export(run / "model")
-                training.states.clear()
+                clear(run / "training")
     training.fabric.barrier()
     if model := found or find_entry(run / "model"):
         return model

@@ -13,7 +13,7 @@ from samuel.model.diffusion import CosineSchedule, drop_condition, loss_weight, 
 from samuel.model.unet import SamuelUNet
 from samuel.train.augment import augmented
 
-STEP_STRIDE = 1_000_003  # seeds of two steps of two runs meet only where the runs' seeds are that far apart
+STEP_STRIDE = 1_000_003  # runs of neighbouring seeds share their randomness only at steps that far apart
 ITEM_STRIDE = 9_176_267
 
 
@@ -73,7 +73,8 @@ class Objective:
         t = (strata + torch.rand(count, generator=generator, device=self.device)) / count
         eps = torch.randn(shape, generator=generator, device=self.device)
         dropped = drop_condition(count, self.condition_dropout, generator)
-        return Noising((t * self.schedule.timesteps).long(), eps, dropped).part(places)
+        last = self.schedule.timesteps - 1  # float32 rounds the uppermost draws of the last stratum up to 1
+        return Noising((t * self.schedule.timesteps).long().clamp(max=last), eps, dropped).part(places)
 
     def augmented(self, step: int, vocal: Tensor, first: int) -> Tensor:
         """The vocals (b, C, T) of step `step`, as `training.augmentation` changes them.

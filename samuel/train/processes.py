@@ -20,6 +20,7 @@ def make_fabric(device: torch.device, precision: TrainingPrecision) -> "Fabric":
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     together = TorchElasticEnvironment.detect()
     world_size = int(os.environ["WORLD_SIZE"]) if together else 1
@@ -28,7 +29,7 @@ def make_fabric(device: torch.device, precision: TrainingPrecision) -> "Fabric":
         accelerator=device.type,
         devices=here,
         num_nodes=world_size // here,
-        strategy="ddp" if together else "auto",
+        strategy=DDPStrategy(broadcast_buffers=False) if together else "auto",  # they never change
         precision="bf16-mixed" if uses_bf16(device, precision) else "32-true",
         plugins=[TorchElasticEnvironment() if together else LightningEnvironment()],
     )

@@ -64,10 +64,9 @@ class States:
         """Write a checkpoint, then remove those that are no longer kept and the weights only they need."""
         record = {"progress": dict(vars(progress)), "made_of": self.made_of}
         save_state(self.folder / f"step-{progress.step:08d}", network, average, optimiser, record)
-        kept = self._newest_first()[: self.keep]
-        _remove(set(self._newest_first()) - set(kept))
-        records = [entry.record for folder in kept if (entry := find_entry(folder))]
-        bests = {self._best(record["progress"]["best_step"]) for record in records}
+        kept = [entry for folder in self._newest_first() if (entry := find_entry(folder))][: self.keep]
+        _remove(set(self._newest_first()) - {entry.folder for entry in kept})
+        bests = {self._best(entry.record["progress"]["best_step"]) for entry in kept}
         _remove(set(self.folder.glob("best-*")) - bests)
 
     def load(self, network: nn.Module, average: nn.Module, optimiser: Optimizer) -> Progress:
@@ -85,22 +84,25 @@ class States:
 
     def save_best(self, average: nn.Module, progress: Progress) -> None:
         """Keep the averaged weights of the best validation so far."""
-        record = {"validation_loss": progress.best_loss}
-        save_model(self._best(progress.best_step), average.state_dict(), record)
+        folder, record = self._best(progress.best_step), {"validation_loss": progress.best_loss}
+        if folder.exists():  # from before a kill; off a CPU, the way here again is not the same bit for bit
+            _remove({folder})
+        save_model(folder, average.state_dict(), record)
 
     def best_weights(self, progress: Progress) -> dict[str, Tensor]:
         """The averaged weights of the best validation."""
         return load_weights(self._best(progress.best_step))
-
-    def clear(self) -> None:
-        """Remove what only an unfinished training needs."""
-        _remove({*self._newest_first(), *self.folder.glob("best-*")})
 
     def _best(self, step: int) -> Path:
         return self.folder / f"best-{step:08d}"
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+def clear(folder: Path) -> None:
+    """Remove what only an unfinished training needs."""
+    _remove({*folder.glob("step-*"), *folder.glob("best-*")})
 
 
 def require_same(there: dict[str, Any], here: dict[str, Any], folder: Path) -> None:

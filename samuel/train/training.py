@@ -112,7 +112,7 @@ class Training:
         self._prefetch(step + 1)  # while a GPU computes
         loss, v_mse, norm = measured.tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise not_finite(step, loss, norm, latents, self.batches.pair_ids(step))
+            raise not_finite(step, loss, norm, self._finite(step, latents))
         return {"loss": loss, "v_mse": v_mse, "learning_rate": learning_rate, "gradient_norm": norm}
 
     def _gradient(self, step: int, latents: Latents) -> Tensor:
@@ -220,6 +220,14 @@ class Training:
             halves = (halves[0].pin_memory(), halves[1].pin_memory())
         return self.normaliser.batch(halves)
 
+    def _finite(self, step: int, latents: Latents) -> dict[str, bool]:
+        """The pairs of the whole batch, on all processes, and whether their latents are finite."""
+        here = torch.stack([half.isfinite().flatten(1).all(dim=1) for half in latents]).all(dim=0)
+        flags, first = torch.zeros(self.config.batch_size, device=self.device), self.rank * self.share
+        flags[first : first + self.share] = here.float()
+        names = Batches(self.popdb, self.config.batch_size, self.config.seed).pair_ids(step)
+        return dict(zip(names, self._sum(flags).bool().tolist(), strict=True))
+
     def _set_learning_rate(self, step: int) -> float:
         learning_rate = learning_rate_at(step, self.config)
         for group in self.optimiser.param_groups:
@@ -248,19 +256,20 @@ class Training:
         return out_of_memory(error, self.share, self.config.accumulate, self._fits)
 
     def _fits(self, count: int) -> bool:
-        """Whether gradients of `count` pairs at a time can be had."""
+        """Whether gradients of `count` pairs at a time can be had.
+
+        Neither by `self.module` nor by `backward`: both would wait for processes that have memory enough.
+        """
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         shape = (count, self.settings.model.latent_channels, self.popdb.info["chunk_frames"])
-        x0 = torch.zeros(shape, device=self.device)
-        drawn = self.objective.draw(0, shape, slice(None))
         try:
-            with self.fabric.no_backward_sync(self.module):
-                self.fabric.backward(self.objective.errors(self.module, x0, x0, drawn)[0].mean())
+            x0, drawn = torch.zeros(shape, device=self.device), self.objective.draw(0, shape, slice(None))
+            with self.fabric.autocast():
+                error = self.objective.errors(Conditioned(self.network), x0, x0, drawn)[0].mean()
+            torch.autograd.grad(error, list(self.network.parameters()), allow_unused=True)
         except RuntimeError:
             return False
-        finally:
-            self.optimiser.zero_grad(set_to_none=True)
         return True
 
 

@@ -28,7 +28,8 @@ Sum = Callable[[Tensor], Tensor]
 class Validation:
     """Held-out pairs at fixed timesteps with fixed noise.
 
-    What is measured does not depend on the device, the loss weight or how many processes share the work.
+    What is measured does not depend on the loss weight or on how many processes share the work, and on the
+    device only as far as it rounds otherwise.
 
     Attributes:
         popdb: The dataset.

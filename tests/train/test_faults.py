@@ -15,7 +15,7 @@ from samuel.errors import CheckpointError, DatasetError, OperatorError, Settings
 from samuel.files import read_jsonl
 from samuel.popdb.shards import Popdb, open_popdb, write_popdb
 from samuel.train import Training, fit
-from samuel.train.faults import WINDOW, Divergence
+from samuel.train.faults import WINDOW, Divergence, out_of_memory
 from tests.popdb.latents import encoded_song, small_settings
 from tests.train.test_training import KilledError, ignore, stop_at, weights
 
@@ -70,7 +70,7 @@ def test_a_training_that_diverges_is_stopped_and_its_last_checkpoint_kept(
     settings = small_settings(
         tmp_path, training={"steps": 2000, "learning_rate": 0.9, "warmup_steps": 0, "gradient_clip": 1e9}
     )
-    with pytest.raises(DatasetError, match=r"lower training\.learning_rate"):
+    with pytest.raises(DatasetError, match=r"the training diverged.*; lower training\.learning_rate"):
         fit(popdb, settings, tmp_path / "run", ignore)
     rows = read_jsonl(tmp_path / "run/training/metrics.jsonl")
     assert len(rows) < 200
@@ -122,8 +122,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(
         fit(popdb, settings, run, ignore)
     path.unlink()  # no longer a whole entry: the one before is the newest
     resumed = fit(popdb, settings, run, ignore)
-    assert resumed.sha256 == whole.sha256 or resumed.record == whole.record
+    assert resumed.record == whole.record
     assert resumed.sha256["model.safetensors"] == whole.sha256["model.safetensors"]
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(popdb: Popdb, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(KilledError):
+        fit(popdb, small_settings(tmp_path), run, stop_at(5))
+    (run / "training" / "step-00000004" / "average.safetensors").unlink()
+    with pytest.raises(KilledError):  # step 3 is the best one's, too
+        fit(
+            popdb,
+            small_settings(tmp_path, training={"checkpoint_every": 3, "keep_checkpoints": 1}),
+            run,
+            stop_at(4),
+        )
+    found = sorted(path.name for path in (run / "training").glob("*-*"))
+    assert found == ["best-00000003", "step-00000003"]
 
 
 def test_who_has_too_little_memory_hears_which_batch_fits(
@@ -145,6 +161,14 @@ def test_who_has_too_little_memory_hears_which_batch_fits(
         training.step()
     fitting = small_settings(tmp_path, training={"batch_size": 8, "accumulate": 4})
     assert Training(popdb, fitting, tmp_path / "run").step()["loss"] > 0
+
+
+def test_what_is_said_to_fit_deals_the_batch_evenly() -> None:
+    told = out_of_memory(torch.OutOfMemoryError(), 14, 1, lambda pairs: pairs <= 3)
+    assert "14 pairs at a time do not fit in memory, 2 do: training.accumulate = 7" in str(told)
+    told = out_of_memory(RuntimeError("MPS backend out of memory"), 12, 2, lambda pairs: pairs <= 3)
+    assert "6 pairs at a time do not fit in memory, 3 do: training.accumulate = 4" in str(told)
+    assert "not even one pair" in str(out_of_memory(torch.OutOfMemoryError(), 3, 3, lambda _: True))
 
 
 def test_a_real_want_of_memory_is_recognised(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:

@@ -41,6 +41,18 @@ def test_timesteps_are_stratified_and_uniform(settings: Settings) -> None:
     assert within.mean().item() == pytest.approx(49.5, abs=4 * 28.9 / math.sqrt(within.numel()))
 
 
+@pytest.mark.parametrize("count", [2, 16, 256])
+def test_the_uppermost_draw_is_still_a_timestep(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    uppermost = torch.tensor(1.0).nextafter(torch.tensor(0.0))
+    monkeypatch.setattr(torch, "rand", lambda count, **_: uppermost.expand(count))
+    drawn = objective(settings)
+    t = drawn.draw(0, (count, 1, 8), slice(None)).t
+    assert t.max().item() == 799
+    assert drawn.weight[t].shape == (count,)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.2, 1.0])
 def test_the_rate_of_dropped_conditions_is_that_of_the_settings(tmp_path: Path, rate: float) -> None:
     drawn = objective(small_settings(tmp_path, diffusion={"condition_dropout": rate}))

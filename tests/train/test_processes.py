@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from samuel.files import read_jsonl
 from samuel.popdb.shards import Popdb
+from tests.train.test_faults import put_nan
 
 ALONE = [sys.executable]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -49,6 +50,17 @@ def test_two_processes_have_the_losses_of_one(popdb: Popdb, tmp_path: Path) -> N
         assert len(expected) == 2
         assert found == pytest.approx(expected, rel=1e-5)
     assert largest_difference(tmp_path, "alone", "together") < 1e-5
+
+
+def test_each_of_two_processes_names_the_pair_that_one_of_them_read(popdb: Popdb, tmp_path: Path) -> None:
+    broken = popdb.pairs("train")[3]["pair_id"]
+    put_nan(popdb, broken, "vocal")
+    process = started(popdb, tmp_path, "broken", TOGETHER, training={"batch_size": 4})
+    errors = process.communicate(timeout=200)[1]
+    assert process.returncode != 0
+    assert f"NaN or infinity in the latents of {broken}; run samuel verify" in errors
+    assert "latents are finite" not in errors
+    assert not list((tmp_path / "broken").glob("model"))
 
 
 LONG = {"steps": 40, "validate_every": 10, "checkpoint_every": 7}

@@ -90,6 +90,10 @@ def test_a_finished_training_is_not_done_again(popdb: Popdb, settings: Settings,
     assert trained(popdb, settings, tmp_path / "run").made
     assert not fit(popdb, settings, tmp_path / "run", lambda _: pytest.fail("a step was taken")).made
     assert not list((tmp_path / "run" / "training").glob("*-*"))
+    left = tmp_path / "run" / "training" / "step-00000004"
+    left.mkdir()  # as by a kill right after the model
+    fit(popdb, settings, tmp_path / "run", ignore)
+    assert not left.exists()
 
 
 def test_the_step_depends_on_every_setting_that_shapes_it(popdb: Popdb, settings: Settings) -> None:
@@ -180,6 +184,26 @@ def test_weights_of_other_settings_are_refused(popdb: Popdb, settings: Settings,
     manifest["record"]["model"]["channels"] = [16, 32, 32, 64]
     (model.folder / "entry.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="does not fit"):
+        load_model(model.folder, CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codec": None}, "its record lacks codec"),
+        ({"model": {"channels": 3}}, "settings that this version does not know"),
+    ],
+)
+def test_the_record_of_something_else_is_refused(
+    popdb: Popdb, settings: Settings, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    model = trained(popdb, settings, tmp_path / "run")
+    path = model.folder / "entry.json"
+    manifest = json.loads(path.read_text())
+    merged = manifest["record"] | change
+    manifest["record"] = {name: value for name, value in merged.items() if value is not None}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=message):
         load_model(model.folder, CPU)
 
 
