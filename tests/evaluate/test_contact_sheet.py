@@ -48,20 +48,6 @@ def popdb(tmp_path: Path) -> Popdb:
     return made(tmp_path, {"a": [0.1, 0.9], "b": [0.2, 0.5], "c": [0.3, 0.4]})
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
-        saved.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
-
-
 def decoded(popdb: Popdb, row: dict[str, Any]) -> list[Audio]:
     return [Holding().decode(stream.float())[0].numpy() for stream in popdb.read([row])]
 

@@ -54,20 +54,6 @@ def model_entry(root: Path, rows: Rows) -> Entry:
     return make_entry(root / "model", make)
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
-        saved.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
-
-
 def curves(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
     return {
         str(line.get_label()): (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
@@ -103,10 +89,10 @@ def test_a_long_training_is_smoothed_as_exactly() -> None:
         assert found[place] == pytest.approx(values[max(0, place - 2000) : place + 2001].mean(), rel=1e-9)
 
 
-def test_the_plot_shows_what_was_measured(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_the_plot_shows_what_was_measured(tmp_path: Path, figures: list[Figure]) -> None:
     rows = measured()
     plot_loss(rows, tmp_path / "loss.png")
-    errors, norm, rate = drawn[0].axes
+    errors, norm, rate = figures[0].axes
     found = curves(errors)
     assert found["training, each step"] == of(rows, "v_mse")
     assert found["training, mean over 15 steps"][1] == pytest.approx(smooth(np.array(of(rows, "v_mse")[1])))
@@ -122,31 +108,31 @@ def test_the_plot_shows_what_was_measured(tmp_path: Path, drawn: list[Figure]) -
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_plot_of_an_earlier_version_s_training(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_the_plot_of_an_earlier_version_s_training(tmp_path: Path, figures: list[Figure]) -> None:
     plot_loss(before(measured()), tmp_path / "loss.png")
-    assert set(curves(drawn[0].axes[0])) == {
+    assert set(curves(figures[0].axes[0])) == {
         "training, each step", "training, mean over 15 steps", "validation, its own vocal",
         "the exported model",
     }  # fmt: skip
     least = [{"step": row["step"], "v_mse": row["v_mse"]} for row in measured()]
     plot_loss(least, tmp_path / "least.png")
-    (errors,) = drawn[1].axes
+    (errors,) = figures[1].axes
     assert set(curves(errors)) == {"training, each step", "training, mean over 15 steps"}
 
 
 @pytest.mark.parametrize("steps", [20, 300])
-def test_a_stray_step_does_not_flatten_the_plot(steps: int, tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_stray_step_does_not_flatten_the_plot(steps: int, tmp_path: Path, figures: list[Figure]) -> None:
     rows = measured(steps)
     for row in rows:
         row["v_mse"] = 0.5
     rows[10]["v_mse"] = 8.0
     plot_loss(rows, tmp_path / "loss.png")
-    assert drawn[0].axes[0].get_ylim()[1] < 2
+    assert figures[0].axes[0].get_ylim()[1] < 2
 
 
-def test_a_long_training_is_drawn_in_few_points(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_long_training_is_drawn_in_few_points(tmp_path: Path, figures: list[Figure]) -> None:
     plot_loss(measured(50_000), tmp_path / "loss.png")
-    errors = curves(drawn[0].axes[0])
+    errors = curves(figures[0].axes[0])
     steps, values = errors["training, one step in 13"]
     assert steps == list(range(1, 50_001, 13))
     assert values == [1.0 - 0.02 * step for step in steps]
