@@ -1,7 +1,8 @@
-"""`samuel train`: the model, without Prefect; started by torchrun, on several GPUs."""
+"""`samuel train`: the model, without Prefect; `samuel validate`: what it makes of its vocals."""
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
@@ -21,6 +22,11 @@ def add_commands(commands: Commands) -> None:
         command=train, interrupted="a checkpoint was written; the same command goes on from it"
     )
 
+    command = commands.add_parser("validate", help="a model's error on held-out songs, by noise level")
+    command.add_argument("model", type=Path, help="the folder of a model")
+    add_settings(command)
+    command.set_defaults(command=validate)
+
 
 def train(options: argparse.Namespace) -> int:
     """Train where the flow train-and-eval would, which then finds the model there."""
@@ -36,6 +42,21 @@ def train(options: argparse.Namespace) -> int:
         model = fit(popdb, settings, run_folder(popdb, settings), lambda row: _tell(row, bar))
     if first:
         print(_summary(model))
+    return 0
+
+
+def validate(options: argparse.Namespace) -> int:
+    """Print the error of v on all held-out pairs, with their own vocals and with those of other songs."""
+    from samuel.checkpoint import load_model
+    from samuel.device import resolve_device
+    from samuel.popdb.accounts import text_of
+    from samuel.popdb.shards import open_popdb
+    from samuel.train.worth import worth_of_vocal
+
+    settings = read_settings(options.settings)
+    model = load_model(options.model, resolve_device(settings.device))
+    worth = worth_of_vocal(model.network, open_popdb(settings.popdb_path))
+    print(text_of(worth.table()), worth.sentence(), sep="\n\n")
     return 0
 
 

@@ -6,7 +6,6 @@ Shapes: P pairs, N = 4 noise levels, C = 64 latent channels, T frames.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +57,6 @@ class Validation:
         self.places: Places = np.linspace(0, len(self.pairs) - 1, count).round().astype(np.int64)
         self.others = other_songs([self.pairs.pair_ids[place] for place in self.places], self.popdb)
 
-    @torch.no_grad()
     def losses(self, network: nn.Module, total: Sum = lambda part: part) -> dict[str, float]:
         """`validation_loss`, the mean squared error of v, `validation_shuffled` and `vocal_worth_error`.
 
@@ -73,12 +71,8 @@ class Validation:
         Raises:
             DatasetError: The loss is not finite.
         """
-        network.eval()
-        mine = np.arange(self.rank, len(self.places), self.world_size)
-        sums = torch.zeros(3, dtype=torch.float64)
-        for start in range(0, len(mine), self.at_a_time):
-            own, other = self._errors(network, mine[start : start + self.at_a_time])
-            sums += torch.stack((own.sum(), other.sum(), (other - own).square().sum()))
+        own, other = (errors.mean(dim=1) for errors in self.errors(network))
+        sums = torch.stack((own.sum(), other.sum(), (other - own).square().sum()))
         loss, shuffled, square = (total(sums) / len(self.places)).tolist()
         if not math.isfinite(loss):
             raise DatasetError(
@@ -89,8 +83,25 @@ class Validation:
         error = math.sqrt(max(0.0, square - (shuffled - loss) ** 2) / max(1, len(self.places) - 1))
         return {"validation_loss": loss, "validation_shuffled": shuffled, "vocal_worth_error": error}
 
+    @torch.no_grad()
+    def errors(self, network: nn.Module) -> tuple[Tensor, Tensor]:
+        """Error of v of each pair of this process at each level, with its own vocal and with another song's.
+
+        Each is float64 (P, N); they are the same where there is no other song.
+        """
+        network.eval()
+        mine = np.arange(self.rank, len(self.places), self.world_size)
+        halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for start in range(0, len(mine), self.at_a_time):
+            for half, errors in zip(
+                halves, self._errors(network, mine[start : start + self.at_a_time]), strict=True
+            ):
+                half.append(errors)
+        none = torch.zeros(0, LEVELS, dtype=torch.float64)
+        return torch.cat([none, *halves[0]]), torch.cat([none, *halves[1]])
+
     def _errors(self, network: nn.Module, which: Places) -> tuple[Tensor, Tensor]:
-        """Both losses of some of `places`, each float64 (P,)."""
+        """`errors` of some of `places`."""
         vocal, x0 = (half.to(self.t.device) for half in self.pairs.batch(self.places[which]))
         eps = self.noise[torch.from_numpy(which % NOISES)]
         own = self._error(network, x0, vocal, eps)
@@ -100,13 +111,13 @@ class Validation:
         return own, self._error(network, x0, vocal, eps)
 
     def _error(self, network: nn.Module, x0: Tensor, vocal: Tensor, eps: Tensor) -> Tensor:
-        """Mean over levels, channels and frames: float64 (P,); eps is (P, N, C, T)."""
+        """Mean over channels and frames: float64 (P, N); eps is (P, N, C, T)."""
         t, eps = self.t.repeat(len(x0)), eps.flatten(0, 1)
         x0 = self.normaliser.accompaniment(x0).repeat_interleave(LEVELS, 0)
         vocal = self.normaliser.vocal(vocal).repeat_interleave(LEVELS, 0)
         predicted = network(q_sample(self.schedule, x0, eps, t), t, vocal)
         error = (predicted.float() - v_target(self.schedule, x0, eps, t)).square()
-        return error.mean(dim=(1, 2)).cpu().double().unflatten(0, (-1, LEVELS)).mean(dim=1)
+        return error.mean(dim=(1, 2)).cpu().double().unflatten(0, (-1, LEVELS))
 
 
 def evaluation_dataset(popdb: Popdb) -> PairDataset:
@@ -115,15 +126,20 @@ def evaluation_dataset(popdb: Popdb) -> PairDataset:
     return held_out if len(held_out) else popdb.dataset("train")
 
 
+def songs_of(pair_ids: list[str], popdb: Popdb) -> list[str]:
+    """The song of each pair."""
+    songs: dict[str, str] = dict(
+        zip(popdb.table["pair_id"].to_pylist(), popdb.table["song_id"].to_pylist(), strict=True)
+    )
+    return [songs[pair_id] for pair_id in pair_ids]
+
+
 def other_songs(pair_ids: list[str], popdb: Popdb) -> Places | None:
     """For each pair the place of one of another song; None where all are of one.
 
     It is half-way round the list, or as soon after that as there is one.
     """
-    songs: dict[str, Any] = dict(
-        zip(popdb.table["pair_id"].to_pylist(), popdb.table["song_id"].to_pylist(), strict=True)
-    )
-    own, count = [songs[pair_id] for pair_id in pair_ids], len(pair_ids)
+    own, count = songs_of(pair_ids, popdb), len(pair_ids)
     if len(set(own)) < 2:
         return None
     found = [
