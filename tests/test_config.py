@@ -5,6 +5,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from samuel.cli import read_settings
 from samuel.config import Settings, demo, paper, parse
 from samuel.errors import SettingsError
 
@@ -140,3 +141,9 @@ def test_deployments_carry_the_presets() -> None:
         ("ablate", "ablate"): demo(),
         ("ablate", "paper"): paper(),
     }
+
+
+@pytest.mark.parametrize("name", ["learning", "ablation"])
+def test_the_settings_of_the_experiments_are_read(name: str) -> None:
+    settings = read_settings(ROOT / "experiments" / f"{name}.json")
+    assert settings.songs.seed != Settings().songs.seed  # other songs than the demo's
