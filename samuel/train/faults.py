@@ -1,6 +1,5 @@
 """What ends a training early, and what to do about it."""
 
-from collections import deque
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,26 +17,20 @@ WANTS = ("can't allocate memory", "out of memory")
 """How the errors of a CPU and of an Apple GPU read, which have no class of their own."""
 
 
-class Divergence:
-    """Watches the error of v."""
+def watch(recent: list[float], step: int, v_mse: float) -> None:
+    """Take the error of v of a step into `recent`, which holds that of the last `WINDOW` steps.
 
-    def __init__(self) -> None:
-        self.recent: deque[float] = deque(maxlen=WINDOW)
-
-    def watch(self, step: int, v_mse: float) -> None:
-        """Take in the error of a step.
-
-        Raises:
-            DatasetError: The mean over the last steps is above `DIVERGED`.
-        """
-        self.recent.append(v_mse)
-        mean = sum(self.recent) / len(self.recent)
-        if len(self.recent) == WINDOW and mean > DIVERGED:
-            raise DatasetError(
-                f"step {step}: the error of v is {mean:.3g} over the last {WINDOW} steps, about 1 before "
-                "anything is learned: the training diverged. Its last checkpoint is kept; lower "
-                "training.learning_rate, or lengthen training.warmup_steps"
-            )
+    Raises:
+        DatasetError: Their mean is above `DIVERGED`.
+    """
+    recent[:] = [*recent, v_mse][-WINDOW:]
+    mean = sum(recent) / len(recent)
+    if len(recent) == WINDOW and mean > DIVERGED:
+        raise DatasetError(
+            f"step {step}: the error of v is {mean:.3g} over the last {WINDOW} steps, about 1 before anything "
+            "is learned: the training diverged. Its last checkpoint is kept; lower training.learning_rate, or "
+            "lengthen training.warmup_steps"
+        )
 
 
 def not_finite(step: int, loss: float, norm: float, finite: Mapping[str, bool]) -> DatasetError:

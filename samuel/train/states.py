@@ -1,7 +1,7 @@
 """The checkpoints of a training: the last few, and the best weights."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,21 @@ OPERATIONAL = {"checkpoint_every", "keep_checkpoints", "tensorboard"}
 
 @dataclass
 class Progress:
-    """Where a training stands; all of it is in every checkpoint."""
+    """Where a training stands; all of it is in every checkpoint.
+
+    Attributes:
+        step: Steps taken.
+        best_step: That of the best validation.
+        best_loss: Its loss.
+        without_gain: Validations since then.
+        recent: The error of v over the last steps, by which a training that diverges is known.
+    """
 
     step: int = 0
     best_step: int = 0
     best_loss: float = inf
     without_gain: int = 0
+    recent: list[float] = field(default_factory=list)
 
 
 def shaping(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ from samuel.errors import MissingPartError, OperatorError, SettingsError
 from samuel.files import Entry
 from samuel.model.unet import SamuelUNet
 from samuel.popdb.shards import Popdb
-from samuel.train.faults import Divergence, not_finite, out_of_memory
+from samuel.train.faults import not_finite, out_of_memory, watch
 from samuel.train.learning_rate import learning_rate_at
 from samuel.train.metrics import MetricsLog
 from samuel.train.objective import Conditioned, Objective
@@ -64,7 +64,6 @@ class Training:
         self.objective = Objective(settings, self.device)
         self.batches = Batches(popdb, self.share, self.config.seed, self.rank, self.world_size)
         self.normaliser = Normaliser.of(popdb.stats).to(self.device)
-        self.divergence = Divergence()
         self.progress = Progress()
         self.states = States(folder, made_of(popdb, settings), self.config.keep_checkpoints)
         self._ahead: tuple[int, Latents] | None = None
@@ -87,7 +86,7 @@ class Training:
             row |= self.validate()
         if self.log:
             self.log.append(row)
-        self.divergence.watch(step, row["v_mse"])
+        watch(self.progress.recent, step, row["v_mse"])
         if step % self.config.checkpoint_every == 0 or last:
             self.save()
         return row
@@ -202,8 +201,9 @@ class Training:
         return bool(wants) if self.world_size == 1 else self._sum(torch.tensor(float(bool(wants)))).item() > 0
 
     def _model_record(self) -> dict[str, Any]:
+        progress = {name: value for name, value in vars(self.progress).items() if name != "recent"}
         held_out = bool(self.popdb.pairs("validation"))
-        return {**self.states.made_of, "held_out": held_out, "progress": vars(self.progress)}
+        return {**self.states.made_of, "held_out": held_out, "progress": progress}
 
     def _batch(self, step: int) -> Latents:
         """Vocal and accompaniment of step `step`, normalised, each (b, C, T)."""

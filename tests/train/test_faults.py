@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from samuel.errors import CheckpointError, DatasetError, OperatorError, Settings
 from samuel.files import read_jsonl
 from samuel.popdb.shards import Popdb, open_popdb, write_popdb
 from samuel.train import Training, fit
-from samuel.train.faults import WINDOW, Divergence, out_of_memory
+from samuel.train.faults import WINDOW, out_of_memory, watch
 from tests.popdb.latents import encoded_song, small_settings
 from tests.train.test_training import KilledError, ignore, stop_at, weights
 
@@ -78,12 +79,26 @@ def test_a_training_that_diverges_is_stopped_and_its_last_checkpoint_kept(
 
 
 def test_divergence_is_a_mean_over_steps_not_a_single_bad_batch() -> None:
-    calm, wild = Divergence(), Divergence()
+    calm: list[float] = []
+    wild: list[float] = []
     for step in range(200):
-        calm.watch(step, 40.0 if step % WINDOW == 0 else 0.9)
+        watch(calm, step, 40.0 if step % WINDOW == 0 else 0.9)
+    assert len(calm) == WINDOW
     with pytest.raises(DatasetError, match=f"step {WINDOW - 1}: the error of v is 3.1"):
         for step in range(200):
-            wild.watch(step, 3.1)
+            watch(wild, step, 3.1)
+
+
+def test_a_training_that_goes_on_remembers_the_steps_before(
+    popdb: Popdb, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(KilledError):
+        fit(popdb, settings, tmp_path / "run", stop_at(5))
+    errors = [row["v_mse"] for row in read_jsonl(tmp_path / "run/training/metrics.jsonl")]
+    training = Training(popdb, settings, tmp_path / "run/training")
+    with closing(training):
+        training.resume()
+    assert training.progress.recent == errors[:4]
 
 
 def test_a_checkpoint_of_other_settings_or_data_is_refused_by_name(
