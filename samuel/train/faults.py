@@ -27,9 +27,9 @@ def watch(recent: list[float], step: int, v_mse: float) -> None:
     mean = sum(recent) / len(recent)
     if len(recent) == WINDOW and mean > DIVERGED:
         raise DatasetError(
-            f"step {step}: the error of v is {mean:.3g} over the last {WINDOW} steps, about 1 before anything "
-            "is learned: the training diverged. Its last checkpoint is kept; lower training.learning_rate, or "
-            "lengthen training.warmup_steps"
+            f"step {step}: the error of v is {mean:.3g} over the last {WINDOW} steps, about 1 before "
+            "anything is learned: the training diverged. Its last checkpoint is kept; lower "
+            "training.learning_rate, or lengthen training.warmup_steps"
         )
 
 
