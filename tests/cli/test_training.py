@@ -44,6 +44,7 @@ def test_train_without_a_dataset_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert "absent" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_processes_of_torchrun_print_once(file: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "samuel.cli", "train", "--settings", str(file)]

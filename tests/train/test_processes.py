@@ -66,11 +66,6 @@ def test_each_of_two_processes_names_the_pair_that_one_of_them_read(popdb: Popdb
 LONG = {"steps": 40, "validate_every": 10, "checkpoint_every": 7}
 
 
-@pytest.fixture
-def undisturbed(popdb: Popdb, tmp_path: Path) -> list[dict[str, Any]]:
-    return trained(popdb, tmp_path, "whole", ALONE, training=LONG)
-
-
 def step_reached(process: Any, root: Path, run: str, step: int) -> None:
     path, ends_s = root / run / "steps.jsonl", time.monotonic() + 100
     while not path.exists() or len(path.read_bytes().splitlines()) < step:
@@ -78,34 +73,24 @@ def step_reached(process: Any, root: Path, run: str, step: int) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_is_asked_to_end_leaves_a_checkpoint(
-    popdb: Popdb, undisturbed: list[dict[str, Any]], tmp_path: Path, number: signal.Signals
+def test_who_is_killed_and_asked_to_end_again_and_again_ends_with_the_same_weights(
+    popdb: Popdb, tmp_path: Path
 ) -> None:
-    process = started(popdb, tmp_path, "asked", ALONE, training=LONG)
-    step_reached(process, tmp_path, "asked", 5)
-    process.send_signal(number)
-    process.communicate(timeout=100)
-    assert process.returncode != 0
-    done = len(read_jsonl(tmp_path / "asked" / "steps.jsonl"))
-    assert [p.name for p in (tmp_path / "asked/training").glob("step-*")][-1:] == [f"step-{done:08d}"]
-    rows = trained(popdb, tmp_path, "asked", ALONE, training=LONG)
-    assert [row["step"] for row in rows] == list(range(1, 41))  # none was lost, none taken twice
-    assert [row["loss"] for row in rows] == [row["loss"] for row in undisturbed]
-    assert largest_difference(tmp_path, "whole", "asked") == 0
-
-
-def test_who_is_killed_again_and_again_ends_with_the_same_weights(
-    popdb: Popdb, undisturbed: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    for steps in (3, 12, 20):
-        process = started(popdb, tmp_path, "killed", ALONE, training=LONG)
-        step_reached(process, tmp_path, "killed", steps)
-        process.kill()
-        process.communicate()
-    trained(popdb, tmp_path, "killed", ALONE, training=LONG)
-    rows = read_jsonl(tmp_path / "killed" / "model" / "metrics.jsonl")
+    undisturbed = trained(popdb, tmp_path, "whole", ALONE, training=LONG)
+    ends = ((3, signal.SIGKILL), (12, signal.SIGINT), (20, signal.SIGTERM), (30, signal.SIGKILL))
+    for steps, number in ends:
+        process = started(popdb, tmp_path, "ended", ALONE, training=LONG)
+        step_reached(process, tmp_path, "ended", steps)
+        process.send_signal(number)
+        process.communicate(timeout=100)
+        assert process.returncode != 0
+        if number != signal.SIGKILL:  # nothing that was done is lost
+            done = read_jsonl(tmp_path / "ended" / "steps.jsonl")[-1]["step"]
+            checkpoints = sorted(path.name for path in (tmp_path / "ended/training").glob("step-*"))
+            assert checkpoints[-1] == f"step-{done:08d}"
+    trained(popdb, tmp_path, "ended", ALONE, training=LONG)
+    rows = read_jsonl(tmp_path / "ended" / "model" / "metrics.jsonl")
     kept = ("step", "loss", "gradient_norm", "validation_loss", "validation_shuffled")
     losses = [[[row.get(key) for key in kept] for row in found] for found in (rows, undisturbed)]
     assert losses[0] == losses[1]
-    assert largest_difference(tmp_path, "whole", "killed") == 0
+    assert largest_difference(tmp_path, "whole", "ended") == 0
