@@ -136,8 +136,14 @@ class Batches:
         return [self.pairs.pair_ids[place] for place in self.places(step)]
 
     def at(self, step: int, device: torch.device) -> Latents:
-        """Vocal and accompaniment of step `step`, normalised float32 (B, C, T) on `device`."""
-        return self._normaliser.to(device).batch(self.pairs.batch(self.places(step)))
+        """Vocal and accompaniment of step `step`, normalised float32 (B, C, T) on `device`.
+
+        A GPU is not waited for: what it still computes goes on while the batch is read.
+        """
+        halves = self.pairs.batch(self.places(step))
+        if device.type == "cuda":
+            halves = (halves[0].pin_memory(), halves[1].pin_memory())
+        return self._normaliser_on(device).batch(halves)
 
     def loader(
         self, first_step: int = 0, steps: int | None = None, **options: Unpack[Reading]
@@ -166,12 +172,17 @@ class Batches:
         self, device: torch.device, first_step: int = 0, steps: int | None = None, **options: Unpack[Reading]
     ) -> Iterator[Latents]:
         """What `at` gives for each step of the `loader` of these arguments, which reads it."""
-        normaliser = self._normaliser.to(device)
+        normaliser = self._normaliser_on(device)
         return (normaliser.batch(latents) for latents in self.loader(first_step, steps, **options))
 
+    def _normaliser_on(self, device: torch.device) -> Normaliser:
+        if device not in self._normalisers:
+            self._normalisers[device] = Normaliser.of(self.popdb.stats).to(device)
+        return self._normalisers[device]
+
     @cached_property
-    def _normaliser(self) -> Normaliser:
-        return Normaliser.of(self.popdb.stats)
+    def _normalisers(self) -> dict[torch.device, Normaliser]:
+        return {}
 
 
 def each_once(
@@ -206,6 +217,12 @@ def training_pairs(popdb: Popdb) -> PairDataset:
 def evaluation_pairs(popdb: Popdb) -> list[dict[str, Any]]:
     """The held-out pairs, or the training pairs of a dataset that is too small to hold any out."""
     return popdb.pairs("validation") or popdb.pairs("train")
+
+
+def evaluation_dataset(popdb: Popdb) -> PairDataset:
+    """The same pairs as latents."""
+    held_out = popdb.dataset("validation")
+    return held_out if len(held_out) else popdb.dataset("train")
 
 
 @lru_cache(maxsize=4)

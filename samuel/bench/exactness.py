@@ -1,6 +1,5 @@
 """Batches and windows against the libraries' own loops, on the same networks of full size: error and time."""
 
-import time
 from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio
+from samuel.bench.clock import seconds
 from samuel.bench.pipeline import Row, music
 from samuel.bench.weights import random_autoencoder, random_htdemucs
 from samuel.codec import HOP
@@ -87,15 +87,9 @@ def _compared(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> str:
     """In turns, after one that does not count; both end on the CPU, so that a GPU is waited for."""
     result, expected = ours(), theirs()
     deviation = float((result - expected).abs().max() / expected.std())
-    times = [(_seconds(ours), _seconds(theirs)) for _ in range(ROUNDS)]
+    times = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
     our_s, their_s = (median(column) for column in zip(*times, strict=True))
     return f"differs by {deviation:.1e}, {our_s / their_s:.2f} × its time"
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def _error(rounded: Tensor, exact: Tensor) -> float:

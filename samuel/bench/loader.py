@@ -8,7 +8,6 @@ Shapes: N pairs, B batch, C = 64 latent channels, T frames.
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samuel.bench.clock import seconds
 from samuel.config import PopdbConfig
 from samuel.dataset import Batches, Places
 from samuel.errors import DatasetError
@@ -113,7 +113,7 @@ def _place(row: Row) -> int:
 
 def _writing(folder: Path, latents: Halves) -> str:
     places = [folder / name for name in ("popdb", "again")]
-    times_s = [_seconds(lambda place=place: write_noise(place, latents)) for place in places]
+    times_s = [seconds(lambda place=place: write_noise(place, latents)) for place in places]
     return _megabytes(latents.nbytes, min(times_s))
 
 
@@ -205,7 +205,7 @@ def _rate_of_workers(batches: Batches, steps: int) -> float:
     """Pairs/s after the first batch: workers take a while to start."""
     stream = batches.on(CPU, steps=steps + 1, num_workers=2)
     next(stream)
-    return BATCH * steps / _seconds(lambda: [None for _ in stream])
+    return BATCH * steps / seconds(lambda: [None for _ in stream])
 
 
 def _cold(popdb: Popdb) -> str:
@@ -231,12 +231,12 @@ def verify_figure(popdb: Popdb, size: int) -> str:
         if faults := verify(popdb.root):
             raise DatasetError(f"{popdb.location}: {faults[0]}")
 
-    return _megabytes(size, min(_seconds(work) for _ in range(REPEATS)))
+    return _megabytes(size, min(seconds(work) for _ in range(REPEATS)))
 
 
 def _opening(folder: Path, pairs: int) -> str:
     root = write_noise(folder / "opened", noise(pairs, SHORT_FRAMES)).root
-    first_s, *times_s = [_seconds(lambda: open_popdb(root).dataset("train")) for _ in range(REPEATS + 1)]
+    first_s, *times_s = [seconds(lambda: open_popdb(root).dataset("train")) for _ in range(REPEATS + 1)]
     return f"{min(times_s):.3f} s, {first_s:.3f} s the first time"
 
 
@@ -251,13 +251,7 @@ def _rate(batches: Callable[[], Iterable[object]], count: int, repeats: int = RE
         for _ in batches():
             pass
 
-    return BATCH * count / min(_seconds(work) for _ in range(repeats))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return BATCH * count / min(seconds(work) for _ in range(repeats))
 
 
 def _megabytes(size: int, time_s: float) -> str:

@@ -3,7 +3,6 @@
 A figure is the best of several rounds: what disturbs a measurement makes it slower, never faster.
 """
 
-import time
 from collections.abc import Callable, Mapping
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from samuel.bench.clock import seconds
 from samuel.config import Settings
 from samuel.model.unet import SamuelUNet, parameter_count
 
@@ -61,17 +61,9 @@ def fastest(works: Mapping[str, Work], device: torch.device, rounds: int = ROUND
     times = dict.fromkeys(works, float("inf"))
     for count in range(rounds + 1):
         for name, work in works.items():
-            elapsed_s = _seconds(work, device)
+            elapsed_s = seconds(work, device)
             times[name] = min(times[name], elapsed_s) if count else times[name]
     return times
-
-
-def _seconds(work: Work, device: torch.device) -> float:
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def _items(network: SamuelUNet, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

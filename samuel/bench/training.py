@@ -1,13 +1,13 @@
 """The loop of training against the bare step: what loader, logging and bookkeeping cost."""
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import torch
 
+from samuel.bench.clock import seconds
 from samuel.bench.loader import noise, write_noise
 from samuel.config import Settings, parse
 from samuel.popdb.shards import Popdb
@@ -50,8 +50,8 @@ def _compared(popdb: Popdb, settings: Settings, folder: Path) -> Iterator[Figure
         bare = bare_step(training)
         loops, bares = [], []
         for turn in range(TURNS + 1):
-            loops.append(_seconds(training.advance, steps, training.device) / steps)
-            bares.append(_seconds(bare, steps, training.device) / steps)
+            loops.append(seconds(_often(training.advance, steps), training.device) / steps)
+            bares.append(seconds(_often(bare, steps), training.device) / steps)
             if not turn:  # the first warms up
                 loops, bares = [], []
         loop_s, bare_s = min(loops), min(bares)
@@ -78,10 +78,5 @@ def bare_step(training: Training) -> Callable[[], object]:
     return step
 
 
-def _seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
-    started = time.perf_counter()
-    for _ in range(times):
-        work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+def _often(work: Callable[[], object], times: int) -> Callable[[], object]:
+    return lambda: [work() for _ in range(times)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from samuel.config import TrainingPrecision
+from samuel.errors import SettingsError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -41,3 +42,17 @@ def uses_bf16(device: torch.device, precision: TrainingPrecision) -> bool:
     """Whether autocast to bf16 is on: as the setting says, or by itself on a GPU that computes in it."""
     by_itself = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bf16" or (precision == "auto" and by_itself)
+
+
+def share_of(batch_size: int, world_size: int, accumulate: int) -> int:
+    """Pairs of a batch that each of the processes has.
+
+    Raises:
+        SettingsError: They cannot be dealt evenly.
+    """
+    if batch_size % (world_size * accumulate):
+        raise SettingsError(
+            f"training.batch_size = {batch_size} cannot be dealt to {world_size} processes in "
+            f"training.accumulate = {accumulate} equal parts each"
+        )
+    return batch_size // world_size

@@ -8,8 +8,6 @@ Shapes: b pairs of a batch on this process, C = 64 latent channels, T frames.
 """
 
 import math
-import os
-import shutil
 import time
 from functools import cached_property
 from pathlib import Path
@@ -22,17 +20,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from samuel.checkpoint import save_model
 from samuel.config import Settings, TrainingConfig
-from samuel.dataset import Batches, Latents, Normaliser
+from samuel.dataset import Batches, Latents
 from samuel.device import resolve_device
-from samuel.errors import MissingPartError, OperatorError, SettingsError
+from samuel.errors import OperatorError
 from samuel.files import Entry
-from samuel.model.unet import SamuelUNet
 from samuel.popdb.shards import Popdb
 from samuel.train.faults import not_finite, out_of_memory, watch
 from samuel.train.learning_rate import learning_rate_at
 from samuel.train.metrics import MetricsLog
+from samuel.train.network import compiled, fresh_network
 from samuel.train.objective import Conditioned, Objective
-from samuel.train.processes import make_fabric
+from samuel.train.processes import make_fabric, share_of
 from samuel.train.states import Progress, States, made_of
 from samuel.train.validation import LEVELS, Validation
 
@@ -46,8 +44,8 @@ class Training:
         self.fabric = make_fabric(resolve_device(settings.device), self.config.precision)
         self.device, self.rank = self.fabric.device, self.fabric.global_rank
         self.world_size = self.fabric.world_size
-        self.share = _share(self.config.batch_size, self.world_size, self.config.accumulate)
-        self.network = _fresh_network(settings, popdb.info["chunk_frames"]).to(self.device)
+        self.share = share_of(self.config.batch_size, self.world_size, self.config.accumulate)
+        self.network = fresh_network(settings, popdb.info["chunk_frames"]).to(self.device)
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema_decay), use_buffers=False
         )
@@ -59,11 +57,10 @@ class Training:
         )
         conditioned = Conditioned(self.network)
         self.module = self.fabric.setup_module(
-            _compiled(conditioned, self.device) if self.config.compile else conditioned
+            compiled(conditioned, self.device) if self.config.compile else conditioned
         )
         self.objective = Objective(settings, self.device)
         self.batches = Batches(popdb, self.share, self.config.seed, self.rank, self.world_size)
-        self.normaliser = Normaliser.of(popdb.stats).to(self.device)
         self.progress = Progress()
         self.states = States(folder, made_of(popdb, settings), self.config.keep_checkpoints)
         self._ahead: tuple[int, Latents] | None = None
@@ -209,16 +206,10 @@ class Training:
         """Vocal and accompaniment of step `step`, normalised, each (b, C, T)."""
         at, latents = self._ahead or (None, None)
         self._ahead = None
-        return latents if at == step and latents else self._read(step)
+        return latents if at == step and latents else self.batches.at(step, self.device)
 
     def _prefetch(self, step: int) -> None:
-        self._ahead = (step, self._read(step)) if step < self.config.steps else None
-
-    def _read(self, step: int) -> Latents:
-        halves = self.batches.pairs.batch(self.batches.places(step))
-        if self.device.type == "cuda":
-            halves = (halves[0].pin_memory(), halves[1].pin_memory())
-        return self.normaliser.batch(halves)
+        self._ahead = (step, self.batches.at(step, self.device)) if step < self.config.steps else None
 
     def _finite(self, step: int, latents: Latents) -> dict[str, bool]:
         """The pairs of the whole batch, on all processes, and whether their latents are finite."""
@@ -271,29 +262,3 @@ class Training:
         except RuntimeError:
             return False
         return True
-
-
-def _fresh_network(settings: Settings, frames: int) -> SamuelUNet:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.training.seed)
-        network = SamuelUNet(settings.model, settings.diffusion)
-    network.rotary.reserve(frames)  # before it is copied
-    return network
-
-
-def _share(batch_size: int, world_size: int, accumulate: int) -> int:
-    """Pairs of a batch on each process."""
-    if batch_size % (world_size * accumulate):
-        raise SettingsError(
-            f"training.batch_size = {batch_size} cannot be dealt to {world_size} processes in "
-            f"training.accumulate = {accumulate} equal parts each"
-        )
-    return batch_size // world_size
-
-
-def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
-        raise MissingPartError(
-            f"training.compile on {device.type} needs a C++ compiler; install g++, or set it to false"
-        )
-    return torch.compile(module)  # type: ignore[return-value]

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samuel.dataset import Normaliser, Places
+from samuel.dataset import Normaliser, Places, evaluation_dataset
 from samuel.errors import DatasetError
 from samuel.model.diffusion import CosineSchedule, q_sample, v_target
-from samuel.popdb.shards import PairDataset, Popdb
+from samuel.popdb.shards import Popdb
 
 LEVELS = 4  # noise levels at which each pair is scored
 NOISES = 8  # tensors of noise for each level; the pairs take turns
@@ -118,12 +118,6 @@ class Validation:
         predicted = network(q_sample(self.schedule, x0, eps, t), t, vocal)
         error = (predicted.float() - v_target(self.schedule, x0, eps, t)).square()
         return error.mean(dim=(1, 2)).cpu().double().unflatten(0, (-1, LEVELS))
-
-
-def evaluation_dataset(popdb: Popdb) -> PairDataset:
-    """The held-out pairs, or the training pairs of a dataset that is too small to hold any out."""
-    held_out = popdb.dataset("validation")
-    return held_out if len(held_out) else popdb.dataset("train")
 
 
 def songs_of(pair_ids: list[str], popdb: Popdb) -> list[str]:

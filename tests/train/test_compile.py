@@ -9,7 +9,7 @@ from samuel.errors import MissingPartError
 from samuel.popdb.shards import Popdb
 from samuel.train import Training
 from tests.popdb.latents import small_settings
-from tests.train.test_training import two_steps, weights
+from tests.train.trainings import two_steps, weights
 
 
 def test_a_compiled_training_takes_the_same_steps(

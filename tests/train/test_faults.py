@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from samuel.config import Settings
 from samuel.errors import CheckpointError, DatasetError, OperatorError, SettingsError
@@ -18,17 +16,7 @@ from samuel.popdb.shards import Popdb, open_popdb, write_popdb
 from samuel.train import Training, fit
 from samuel.train.faults import WINDOW, out_of_memory, watch
 from tests.popdb.latents import encoded_song, small_settings
-from tests.train.test_training import KilledError, ignore, stop_at, weights
-
-
-def put_nan(popdb: Popdb, pair_id: str, stream: str) -> None:
-    """As a faulty memory would: in the shard itself, whose digest training does not read."""
-    [row] = [row for row in popdb.index if row["pair_id"] == pair_id]
-    path = popdb.root / row["shard"]
-    with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    tensors[stream][row["row"], 5, 7] = math.nan
-    save_file(tensors, path, metadata)
+from tests.train.trainings import KilledError, ignore, put_nan, stop_at, weights
 
 
 @pytest.mark.parametrize("stream", ["vocal", "accompaniment"])

@@ -13,7 +13,7 @@ from samuel.popdb.shards import Popdb
 from samuel.train import Training
 from samuel.train.objective import Objective
 from tests.popdb.latents import small_settings
-from tests.train.test_training import weights
+from tests.train.trainings import weights
 
 CPU = torch.device("cpu")
 SHAPE = (8, 64, 64)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from samuel.files import read_jsonl
 from samuel.popdb.shards import Popdb
-from tests.train.test_faults import put_nan
+from tests.train.trainings import put_nan
 
 ALONE = [sys.executable]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

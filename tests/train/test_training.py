@@ -15,24 +15,9 @@ from samuel.popdb.shards import Popdb, compact, open_popdb, write_popdb
 from samuel.train import Training, fit, learning_rate_at, run_folder
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
+from tests.train.trainings import KilledError, ignore, stop_at, two_steps, weights
 
 CPU = torch.device("cpu")
-
-
-class KilledError(Exception):
-    """Stands for SIGKILL: raised from outside the step, as abruptly as a process can end."""
-
-
-def ignore(_: dict[str, Any]) -> None:
-    pass
-
-
-def stop_at(step: int) -> Any:
-    def on_step(metrics: dict[str, Any]) -> None:
-        if metrics["step"] == step:
-            raise KilledError
-
-    return on_step
 
 
 def trained(popdb: Popdb, settings: Settings, run: Path, stops: tuple[int, ...] = ()) -> Entry:
@@ -246,19 +231,6 @@ def test_two_processes_train_a_model_once(popdb: Popdb, tmp_path: Path) -> None:
 def test_the_metrics_live_with_the_model(popdb: Popdb, settings: Settings, tmp_path: Path) -> None:
     model = trained(popdb, settings, tmp_path / "run")
     assert len(read_jsonl(model.path("metrics.jsonl"))) == 6
-
-
-def two_steps(popdb: Popdb, root: Path, **sections: Any) -> Training:
-    """Two, as the first gradient of a network that begins at zero reaches its last layer alone."""
-    training = Training(popdb, small_settings(root, **sections), root / "step")
-    for _ in range(2):
-        training.step()
-        training.progress.step += 1
-    return training
-
-
-def weights(training: Training) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in training.network.parameters()])
 
 
 @pytest.mark.parametrize(
