@@ -19,6 +19,7 @@ from samuel.dataset import Normaliser
 from samuel.errors import CheckpointError
 from samuel.files import Entry, find_entry, make_entry, sha256
 from samuel.model.unet import SamuelUNet
+from samuel.model.windows import FRAMES
 
 MODEL_FORMAT = 1
 
@@ -32,6 +33,7 @@ class TrainedModel:
         normaliser: The maps of the dataset it was trained on.
         diffusion: The forward process it was trained with.
         codec: Identity of the codec its latents come from.
+        frames: Length of the pairs it was trained on.
         sha256: Digest of its weights.
         record: Everything else its training recorded.
     """
@@ -40,6 +42,7 @@ class TrainedModel:
     normaliser: Normaliser
     diffusion: DiffusionConfig
     codec: str
+    frames: int
     sha256: str
     record: dict[str, Any]
 
@@ -92,6 +95,7 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
         normaliser=Normaliser.of(entry.record["stats"]).to(device),
         diffusion=diffusion,
         codec=entry.record["codec"],
+        frames=entry.record.get("frames", FRAMES),
         sha256=entry.sha256["model.safetensors"],
         record=entry.record,
     )

@@ -1,13 +1,16 @@
 """Which device computes, how exactly, and whose turn it is."""
 
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
+from torch import nn
 
-from samuel.config import Precision
+from samuel.config import Precision, TrainingPrecision
 from samuel.errors import MissingPartError
 
 
@@ -35,6 +38,26 @@ def inference(device: torch.device, precision: Precision) -> Iterator[None]:
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
     ):
         yield
+
+
+def uses_bf16(device: torch.device, precision: TrainingPrecision) -> bool:
+    """Whether autocast to bf16 is on: as the setting says, or by itself on a GPU that computes in it."""
+    by_itself = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16" or (precision == "auto" and by_itself)
+
+
+def compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module by torch.compile.
+
+    Raises:
+        MissingPartError: There is no C++ compiler.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
+        raise MissingPartError(
+            f"torch.compile on {device.type} needs a C++ compiler; install g++, or do without"
+            " (training.compile = false, no --compile)"
+        )
+    return torch.compile(module)  # type: ignore[return-value]
 
 
 @cache

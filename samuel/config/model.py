@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from samuel.config.section import Count, Section, Seed, Share
 
@@ -109,7 +109,23 @@ class SamplingConfig(Section):
     sampler: Sampler = Field(default="dpmsolver++", description="reverse process")
     steps: Annotated[int, Field(ge=1, le=10_000)] = Field(default=20, description="network evaluations")
     guidance_scale: Annotated[float, Field(ge=0, le=100)] = Field(default=2.0, description="1: no guidance")
+    guidance_rescale: Share = Field(
+        default=0.0, description="how far guided predictions go back to the deviation of unguided ones"
+    )
+    guidance_interval: tuple[Share, Share] = Field(
+        default=(0.0, 1.0), description="from which share of the timesteps to which one guidance acts"
+    )
+    precision: TrainingPrecision = Field(
+        default="auto", description="auto: bf16 autocast on a GPU that has it, fp32 elsewhere"
+    )
     seed: Seed = Field(default=0, description="of the starting noise")
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _in_order(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] > interval[1]:
+            raise ValueError(f"begins after its end: {interval}")
+        return interval
 
 
 class EvaluationConfig(Section):

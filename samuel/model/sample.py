@@ -4,7 +4,7 @@ Shapes: B batch, C channels, T frames. The samplers are diffusers' schedulers on
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,32 +12,22 @@ from torch import Tensor
 from samuel.config import Sampler, SamplingConfig
 from samuel.errors import SettingsError
 from samuel.model.diffusion import CosineSchedule
+from samuel.model.guidance import Denoiser, guided
+from samuel.model.inpaint import Kept, keeping
+from samuel.model.windows import VocalConditioned
 
-Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x_t, t, vocal or None) -> v
 Callback = Callable[[int, int], object]  # (step, steps in all)
-
-
-@runtime_checkable
-class NullConditioned(Protocol):
-    """A denoiser that can show its null condition, so that guidance needs one call a step, not two."""
-
-    def __call__(self, x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
-        """Predict v."""
-        ...
-
-    def condition(self, vocal: Tensor, drop_mask: Tensor) -> Tensor:
-        """Replace the vocal of dropped items."""
-        ...
 
 
 @torch.no_grad()
 def sample(
-    model: Denoiser,
+    model: Denoiser | VocalConditioned,
     vocal: Tensor,
     schedule: CosineSchedule,
     config: SamplingConfig,
     generator: torch.Generator,
     callback: Callback | None = None,
+    kept: Kept | None = None,
 ) -> Tensor:
     """Draw the accompaniment of a vocal, all in normalised latents.
 
@@ -48,9 +38,10 @@ def sample(
         model: Anything that predicts v from (x_t (B, C, T), t int64 (B,), vocal (B, C, T) or None).
         vocal: Vocal latents, (B, C, T).
         schedule: The schedule the model was trained on.
-        config: Sampler, number of steps, guidance scale; its seed is for the caller's generator.
+        config: Sampler, number of steps, guidance; its seed and precision are for the caller.
         generator: On any device; the noise is moved to the vocal's.
         callback: Called after every step with (steps done, steps in all).
+        kept: Parts of the accompaniment that are known.
 
     Returns:
         x0, (B, C, T).
@@ -58,54 +49,21 @@ def sample(
     Raises:
         SettingsError: More steps than the schedule has.
     """
-    velocity = guided(model, vocal, config.guidance_scale)
-    solver = make_solver(schedule, config, vocal.device)
+    velocity = guided(model, vocal, config, schedule.timesteps)
+    if kept is not None:
+        velocity = keeping(velocity, kept, schedule)
+    solver = make_solver(schedule, config)
     noise = torch.randn(vocal.shape, generator=generator, device=generator.device, dtype=vocal.dtype)
     x = noise.to(vocal.device)
     extra = {"generator": generator} if config.sampler == "ddpm" else {}
-    for step, t in enumerate(solver.timesteps, start=1):
-        v = velocity(x, t.long().expand(len(x)))
-        x = solver.step(v, t, x, **extra).prev_sample
+    for step, t in enumerate(solver.timesteps.tolist(), start=1):
+        x = solver.step(velocity(x, t), t, x, **extra).prev_sample
         if callback is not None:
             callback(step, len(solver.timesteps))
     return x
 
 
-def guided(model: Denoiser, vocal: Tensor, scale: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Classifier-free guidance (paper §V): v = v_null + scale · (v_cond - v_null).
-
-    Scale 1 asks the model once, without the null condition. Otherwise the two questions go as one batch of
-    two if the model can show its null condition, and as two calls if not.
-
-    Args:
-        model: The denoiser.
-        vocal: Vocal latents, (B, C, T).
-        scale: Guidance scale; 0 ignores the vocal.
-
-    Returns:
-        A function (x_t (B, C, T), t (B,)) -> v (B, C, T).
-    """
-    if scale == 1:
-        return lambda x, t: model(x, t, vocal)
-    both = _with_null(model, vocal) if isinstance(model, NullConditioned) else None
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        if both is None:
-            v_cond, v_null = model(x, t, vocal), model(x, t, None)
-        else:
-            v_cond, v_null = model(x.repeat(2, 1, 1), t.repeat(2), both).chunk(2)
-        return v_null + scale * (v_cond - v_null)
-
-    return velocity
-
-
-def _with_null(model: NullConditioned, vocal: Tensor) -> Tensor:
-    """The vocal and, after it, as many null conditions: (2B, C, T)."""
-    everything = torch.ones(len(vocal), dtype=torch.bool, device=vocal.device)
-    return torch.cat((vocal, model.condition(vocal, everything)))
-
-
-def make_solver(schedule: CosineSchedule, config: SamplingConfig, device: torch.device) -> Any:
+def make_solver(schedule: CosineSchedule, config: SamplingConfig) -> Any:
     """The diffusers scheduler behind a sampler's name, on our betas, ready for `config.steps` steps.
 
     Timesteps are "trailing" (arXiv 2305.08891): the schedule ends at zero signal, so the first evaluation
@@ -138,18 +96,18 @@ def make_solver(schedule: CosineSchedule, config: SamplingConfig, device: torch.
         "unipc": lambda: UniPCMultistepScheduler(**common),
     }
     solver = solvers[config.sampler]()
-    _set_steps(solver, config.steps, device)
+    _set_steps(solver, config.steps)
     return solver
 
 
-def _set_steps(solver: Any, steps: int, device: torch.device) -> None:
+def _set_steps(solver: Any, steps: int) -> None:
     """Place the timesteps, and drop the surplus one that diffusers makes of some step counts.
 
     Its "trailing" is a floating-point `arange` whose last element falls just above zero for 37 of the 800
     possible counts, 29 among them. That becomes timestep -1, which reads the tables' noisiest entry: DDPM
     then returns noise.
     """
-    solver.set_timesteps(steps, device=device)
+    solver.set_timesteps(steps)  # on the CPU, where the loop reads them
     solver.timesteps = solver.timesteps[:steps]
     solver.num_inference_steps = steps
     if hasattr(solver, "sigmas"):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from samuel.config import TrainingPrecision
+from samuel.device import uses_bf16
 from samuel.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -36,12 +37,6 @@ def make_fabric(device: torch.device, precision: TrainingPrecision) -> "Fabric":
     )
     fabric.launch()
     return fabric
-
-
-def uses_bf16(device: torch.device, precision: TrainingPrecision) -> bool:
-    """Whether autocast to bf16 is on: as the setting says, or by itself on a GPU that computes in it."""
-    by_itself = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return precision == "bf16" or (precision == "auto" and by_itself)
 
 
 def share_of(batch_size: int, world_size: int, accumulate: int) -> int:

@@ -21,14 +21,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from samuel.checkpoint import save_model
 from samuel.config import Settings, TrainingConfig
 from samuel.dataset import Batches, Latents
-from samuel.device import resolve_device
+from samuel.device import compiled, resolve_device
 from samuel.errors import OperatorError
 from samuel.files import Entry
 from samuel.popdb.shards import Popdb
 from samuel.train.faults import not_finite, out_of_memory, watch
 from samuel.train.learning_rate import learning_rate_at
 from samuel.train.metrics import MetricsLog
-from samuel.train.network import compiled, fresh_network
+from samuel.train.network import fresh_network
 from samuel.train.objective import Conditioned, Objective
 from samuel.train.processes import make_fabric, share_of
 from samuel.train.states import Progress, States, made_of
@@ -200,7 +200,8 @@ class Training:
     def _model_record(self) -> dict[str, Any]:
         progress = {name: value for name, value in vars(self.progress).items() if name != "recent"}
         held_out = bool(self.popdb.pairs("validation"))
-        return {**self.states.made_of, "held_out": held_out, "progress": progress}
+        frames = self.popdb.info["chunk_frames"]
+        return {**self.states.made_of, "frames": frames, "held_out": held_out, "progress": progress}
 
     def _batch(self, step: int) -> Latents:
         """Vocal and accompaniment of step `step`, normalised, each (b, C, T)."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from samuel.config import Sampler, SamplingConfig
 from samuel.errors import SettingsError
 from samuel.model.diffusion import CosineSchedule, q_sample, x0_from_v
-from samuel.model.sample import guided, make_solver, sample
+from samuel.model.sample import make_solver, sample
 from tests.model.conftest import awake
 
 SCHEDULE = CosineSchedule()
@@ -92,7 +92,7 @@ def test_same_seed_same_result(sampler: Sampler) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_any_number_of_steps_starts_at_the_last_timestep(sampler: Sampler) -> None:
     for steps in (*range(1, 60), 333, 799, 800):
-        solver = make_solver(SCHEDULE, SamplingConfig(sampler=sampler, steps=steps), torch.device("cpu"))
+        solver = make_solver(SCHEDULE, SamplingConfig(sampler=sampler, steps=steps))
         visited = solver.timesteps.tolist()
         assert len(visited) == steps
         assert visited[0] == 799
@@ -128,43 +128,6 @@ def test_callback_counts_the_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     sample(exact_model, VOCAL, SCHEDULE, config, generator, lambda step, total: seen.append((step, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-class Loudness:
-    """A fake denoiser: v = vocal + t, the null vocal being -1 everywhere; it counts its calls."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def condition(self, vocal: Tensor, drop_mask: Tensor) -> Tensor:
-        return torch.where(drop_mask[:, None, None], -torch.ones_like(vocal), vocal)
-
-    def __call__(self, x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
-        self.batches.append(len(x_t))
-        vocal = -torch.ones_like(x_t) if vocal is None else vocal
-        return vocal + t[:, None, None]
-
-
-@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 7.0])
-def test_guidance_is_its_formula_in_one_batch_of_two(scale: float) -> None:
-    model, vocal, t = Loudness(), torch.randn(3, 64, 8), torch.tensor([5, 50, 500])
-    v = guided(model, vocal, scale)(torch.randn(3, 64, 8), t)
-    torch.testing.assert_close(v, -1 + scale * (vocal + 1) + t[:, None, None])
-    assert model.batches == [6]
-
-
-def test_guidance_of_a_plain_function_asks_twice() -> None:
-    model, vocal, t = Loudness(), torch.randn(3, 64, 8), torch.tensor([5, 50, 500])
-    v = guided(model.__call__, vocal, 2.0)(torch.randn(3, 64, 8), t)
-    torch.testing.assert_close(v, -1 + 2 * (vocal + 1) + t[:, None, None])
-    assert model.batches == [3, 3]
-
-
-def test_scale_one_asks_once_without_the_null_condition() -> None:
-    model, vocal, t = Loudness(), torch.randn(3, 64, 8), torch.tensor([5, 50, 500])
-    v = guided(model, vocal, 1.0)(torch.randn(3, 64, 8), t)
-    assert torch.equal(v, vocal + t[:, None, None])
-    assert model.batches == [3]
 
 
 def test_the_network_itself_is_sampled_the_same_in_one_batch_or_two_calls() -> None:
