@@ -22,6 +22,16 @@ class Codec(Protocol):
         """Short text that changes whenever the latents of the same audio would."""
         ...
 
+    @property
+    def window(self) -> int:
+        """Frames that suit it best: a longer song is computed in windows of so many."""
+        ...
+
+    @property
+    def decode_reach(self) -> int:
+        """Frames on either side on which the samples of a frame depend, at most."""
+        ...
+
     def encode(self, audio: Tensor) -> Tensor:
         """(B, 2, S) in [-1, 1] → (B, 64, ceil(S / 2048)), float32, on the device `audio` is on."""
         ...

@@ -19,7 +19,8 @@ from samuel.audio import CHANNELS, SAMPLE_RATE
 from samuel.batches import Batcher
 from samuel.codec.base import HOP, LATENT_CHANNELS, REACH, frame_count, pad_to_frames
 from samuel.codec.snake import with_light_snakes
-from samuel.config import CodecConfig
+from samuel.codec.windows import windows_of
+from samuel.config import CodecConfig, Precision
 from samuel.errors import MissingPartError
 from samuel.files import digest, read_json
 from samuel.weights import fetch, quietly, require_finite, weights_digest
@@ -40,7 +41,17 @@ REMEDY = f"or set codec.path to a folder that holds {CONFIG_FILE} and {WEIGHTS_F
 class StableAudioCodec:
     """The autoencoder of stable-audio-tools behind our two calls."""
 
-    def __init__(self, autoencoder: Any, identity: str, device: torch.device, config: CodecConfig) -> None:
+    window = WINDOW
+    decode_reach = DECODER_REACH
+
+    def __init__(
+        self,
+        autoencoder: Any,
+        identity: str,
+        device: torch.device,
+        config: CodecConfig,
+        decoding: Precision | None = None,
+    ) -> None:
         """Move the autoencoder to `device`.
 
         Args:
@@ -48,6 +59,7 @@ class StableAudioCodec:
             identity: What stands for its weights.
             device: Where it computes.
             config: posterior, precision and batch.
+            decoding: Precision of what is only listened to; none: that of the settings.
         """
         with_light_snakes(autoencoder).to(device, torch.float32).eval().requires_grad_(False)
         rounded = "" if config.precision == "fp32" else f" {config.precision}"
@@ -58,13 +70,14 @@ class StableAudioCodec:
             device, precision=config.precision, size=config.batch, most=MOST,
         )  # fmt: skip
         self._decoder = Batcher(
-            autoencoder.decode, device, precision=config.precision, size=config.batch, most=MOST, fill=False
-        )
+            autoencoder.decode, device,
+            precision=decoding or config.precision, size=config.batch, most=MOST, fill=False,
+        )  # fmt: skip
 
     def encode(self, audio: Tensor) -> Tensor:
         """(B, 2, S), clamped to [-1, 1] → (B, 64, ceil(S / 2048)), the posterior's mean or a sample of it."""
         padded = pad_to_frames(audio).to("cpu", torch.float32).clamp(-1.0, 1.0)
-        windows = windows_of(frame_count(audio.shape[-1]), WINDOW, REACH)
+        windows = windows_of(frame_count(audio.shape[-1]), self.window, REACH)
         posterior = _through(self._encoder, padded, windows, HOP, 1)
         mean, scale = posterior.chunk(2, dim=1)
         latents = _sample(mean, scale, padded) if self._sampled else mean
@@ -72,7 +85,7 @@ class StableAudioCodec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 64, T) → (B, 2, T · 2048)."""
-        windows = windows_of(latents.shape[-1], WINDOW, DECODER_REACH)
+        windows = windows_of(latents.shape[-1], self.window, self.decode_reach)
         whole = latents.to("cpu", torch.float32)
         return _through(self._decoder, whole, windows, 1, HOP).to(latents.device)
 
@@ -82,12 +95,15 @@ class StableAudioCodec:
         self._decoder.cancel()
 
 
-def load_stable_audio(config: CodecConfig, device: torch.device) -> StableAudioCodec:
+def load_stable_audio(
+    config: CodecConfig, device: torch.device, decoding: Precision | None = None
+) -> StableAudioCodec:
     """The codec from a local folder or a hub repository in the layout of stable-audio-tools.
 
     Args:
         config: path: a folder with `model_config.json` and `model.safetensors`, or `owner/name` on the hub.
         device: Where it computes.
+        decoding: Precision of the decoder; none: that of the settings.
 
     Raises:
         MissingPartError: A file is absent, gated or out of reach, or does not hold this autoencoder.
@@ -98,24 +114,7 @@ def load_stable_audio(config: CodecConfig, device: torch.device) -> StableAudioC
     autoencoder = _build(architecture, config_file)
     _load(autoencoder, state, weights_file)
     identity = f"weights={weights_digest(state)} config={digest(architecture)}"
-    return StableAudioCodec(autoencoder, identity, device, config)
-
-
-def windows_of(frames: int, width: int, reach: int) -> list[tuple[range, range]]:
-    """Successive stretches of frames to keep, each with the stretch to compute it from.
-
-    What is computed is always `width` frames, or all of them where there are fewer, so that windows of
-    different songs can share a batch; what is kept lies `reach` frames inside, or at an end of the song.
-    """
-    windows: list[tuple[range, range]] = []
-    kept = 0
-    while kept < frames:
-        start = max(min(kept - reach, frames - width), 0)
-        stop = min(start + width, frames)
-        keep = range(kept, frames if stop == frames else stop - reach)
-        windows.append((keep, range(start, stop)))
-        kept = keep.stop
-    return windows
+    return StableAudioCodec(autoencoder, identity, device, config, decoding)
 
 
 def _through(

@@ -31,6 +31,8 @@ class Fake:
     change: Callable[[Tensor], Tensor]
     scale: float = 1.0
     identity: str = "fake/1"
+    window: int = 512
+    decode_reach: int = 0
 
     def encode(self, audio: Tensor) -> Tensor:
         return self.scale * audio

@@ -25,6 +25,8 @@ SIXTEEN_BITS = 1 / 2**15
 class Holding:
     """A codec of nothing: channel 0 of a frame is the level of its 2048 samples."""
 
+    window, decode_reach = 256, 0
+
     def __init__(self, identity: str = "mel/1") -> None:
         self.identity = identity
 

@@ -25,6 +25,7 @@ class Constant:
     """A codec whose every latent is one value."""
 
     identity = "constant"
+    window, decode_reach = 256, 0
 
     def __init__(self, value: float) -> None:
         self.value = value
