@@ -9,7 +9,7 @@ import math
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -23,7 +23,8 @@ from samuel.errors import InputError, OperatorError
 SAMPLE_RATE = 44_100
 CHANNELS = 2
 STOPPED = 255  # ffmpeg's exit code after a signal that it heard
-DISK_FULL = 256 - errno.ENOSPC  # its exit codes are those of its errors, negative, in one byte
+# Its exit codes are those of its errors, negative, in one byte.
+DISK_FULL = {256 - number: number for number in (errno.ENOSPC, errno.EDQUOT)}
 INVALID_DATA = 183
 SLACK_S = 0.25
 """What a file may fall short of the duration it states: codecs add and trim a little at either end."""
@@ -48,7 +49,7 @@ def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]"
 
     Raises:
         OperatorError: It was stopped from outside, as by a machine that is short of memory.
-        OSError: The disk is full.
+        OSError: The disk, or the user's share of it, is full.
     """
     command = [ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "error", *arguments]
     done = subprocess.run(command, capture_output=True, check=False, start_new_session=True)
@@ -57,8 +58,8 @@ def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]"
             f"ffmpeg was stopped from outside (exit code {done.returncode}): see that the machine has memory "
             "to spare, and start again. What is done stays"
         )
-    if done.returncode & 0xFF == DISK_FULL:  # not by its words: a title or a file name may hold the same
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if number := DISK_FULL.get(done.returncode & 0xFF):  # not by its words: a title may hold the same
+        raise OSError(number, os.strerror(number))
     return done
 
 
@@ -97,6 +98,20 @@ def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) ->
         raise fault
 
 
+def channels_of(source: Path) -> int | None:
+    """How many channels the first audio stream of any file has; None where ffmpeg finds no audio in it."""
+    done = run_ffmpeg([
+        "-loglevel", "info", "-protocol_whitelist", "file,pipe", "-i", f"file:{source.resolve()}",
+        "-map", "0:a:0", "-frames:a", "1", "-c:a", "pcm_s16le", "-f", "wav", "pipe:1",
+    ])  # fmt: skip
+    header, said = done.stdout[:44], done.stderr.decode(errors="replace")
+    if len(header) == 44:
+        return int.from_bytes(header[22:24], "little")
+    # It converts no more than 64 channels, but tells them.
+    told = re.search(r"^  Stream #0:.*: Audio: .* Hz, (\d+) channels", said, re.MULTILINE)
+    return int(told[1]) if told else None
+
+
 def read_wav(path: Path) -> Audio:
     """Read a WAV of ours, (2, S) float32.
 
@@ -107,6 +122,13 @@ def read_wav(path: Path) -> Audio:
     if rate != SAMPLE_RATE or samples.shape[1] != CHANNELS:
         raise InputError(f"{path}: {rate} Hz, {samples.shape[1]} channels; expected {SAMPLE_RATE} Hz stereo")
     return np.ascontiguousarray(samples.T, dtype=np.float32)
+
+
+def read_blocks(path: Path, samples: int = 2**18) -> Iterator[Audio]:
+    """The successive (2, `samples`) float32 of a WAV of ours; the last may be shorter."""
+    with soundfile.SoundFile(path) as file:
+        for block in file.blocks(samples, dtype="float32", always_2d=True):
+            yield np.ascontiguousarray(block.T, dtype=np.float32)
 
 
 def write_wav(path: Path, audio: Audio, subtype: str = "FLOAT") -> None:

@@ -1,3 +1,4 @@
+import errno
 import time
 from pathlib import Path
 
@@ -5,12 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 
+import samuel.audio
 from samuel.audio import (
     SAMPLE_RATE,
     CutShortError,
+    channels_of,
     dbfs,
     decode_to_wav,
     load_audio,
+    read_blocks,
     read_wav,
     run_ffmpeg,
     write_wav,
@@ -70,6 +74,46 @@ def test_more_channels_are_mixed_as_ffmpeg_does(tmp_path: Path, layout: str, rat
     convert(tmp_path / "plain.wav", path, "-af", f"channelmap=channel_layout={layout}", "-c:a", codec)
     convert(path, tmp_path / "two.wav", "-ar", "44100", "-ac", "2", "-c:a", "pcm_f32le")
     np.testing.assert_array_equal(load_audio(path, tmp_path), read_wav(tmp_path / "two.wav"))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6, 8, 9, 24, 64, 65, 200])
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16"])
+def test_channels_are_counted_whatever_their_number(tmp_path: Path, channels: int, subtype: str) -> None:
+    path = tmp_path / "a b:%20.wav"
+    soundfile.write(path, noise(4_410, channels), SAMPLE_RATE, subtype=subtype)
+    assert channels_of(path) == channels
+
+
+def test_channels_are_those_of_the_first_audio_stream(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "six.wav", noise(44_100, 6), SAMPLE_RATE)
+    soundfile.write(tmp_path / "one.wav", noise(44_100, 1), SAMPLE_RATE)
+    second = ["-f", "lavfi", "-i", "color=d=1:s=16x16:r=5", "-i", str(tmp_path / "one.wav")]
+    maps = ["-map", "1:v", "-map", "0:a", "-map", "2:a"]
+    convert(tmp_path / "six.wav", tmp_path / "film.mkv", *second, *maps, "-c:a", "flac")
+    assert channels_of(tmp_path / "film.mkv") == 6
+    (tmp_path / "text.wav").write_text("Stream #0:0: Audio: pcm, 44100 Hz, 9 channels\n")
+    assert channels_of(tmp_path / "text.wav") is None
+
+
+def test_blocks_in_a_row_are_the_file(tmp_path: Path) -> None:
+    audio = noise(1_000, 2).T
+    write_wav(tmp_path / "a.wav", audio)
+    blocks = list(read_blocks(tmp_path / "a.wav", 300))
+    assert [block.shape for block in blocks] == [(2, 300), (2, 300), (2, 300), (2, 100)]
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), audio)
+    assert {block.dtype for block in blocks} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_by_ffmpegs_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\nexit {256 - number}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(samuel.audio, "ffmpeg", lambda: str(program))
+    with pytest.raises(OSError, match=f"Errno {number}"):
+        run_ffmpeg([])
 
 
 def test_what_follows_the_audio_does_not_matter(tmp_path: Path) -> None:

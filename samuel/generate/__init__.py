@@ -1,5 +1,18 @@
 """Vocal → accompaniment: any audio, any length."""
 
-from samuel.generate.accompany import CHUNK_FRAMES, OnStep, accompany, accompany_latents, mix
+from samuel.generate.accompany import OnStep, accompany, accompany_latents, mix
+from samuel.generate.keep import Keep, ranges_of
+from samuel.generate.takes import OnProgress, Request, Take, generate
 
-__all__ = ["CHUNK_FRAMES", "OnStep", "accompany", "accompany_latents", "mix"]
+__all__ = [
+    "Keep",
+    "OnProgress",
+    "OnStep",
+    "Request",
+    "Take",
+    "accompany",
+    "accompany_latents",
+    "generate",
+    "mix",
+    "ranges_of",
+]

@@ -1,67 +1,109 @@
-"""Vocal → accompaniment.
+"""The latents of a vocal → those of an accompaniment, and the shortest way from audio to audio.
 
 Shapes: B batch, C = 64 latent channels, T frames, S samples at 44.1 kHz.
 """
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.audio import SAMPLE_RATE, Audio
+from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.checkpoint import TrainedModel
-from samuel.codec import HOP, Codec
+from samuel.codec import Codec
 from samuel.codec.identity import made_by
+from samuel.codec.windows import decode_windows
 from samuel.config import SamplingConfig
-from samuel.errors import CheckpointError, InputError, NotBuiltError
+from samuel.device import inference, uses_bf16
+from samuel.errors import CheckpointError
+from samuel.generate.encode import encoded
+from samuel.generate.output import write_limited
+from samuel.generate.vocal import vocal_of
 from samuel.model.diffusion import CosineSchedule
+from samuel.model.inpaint import Kept
 from samuel.model.sample import sample
-
-CHUNK_FRAMES = 1024  # the length the network was trained on (paper §III-C)
+from samuel.model.windows import AT_A_TIME, AT_A_TIME_ON_GPU, OVERLAP, Windowed
 
 OnStep = Callable[[int, int], object]
+"""(steps done, steps in all)"""
 
 
 def accompany(
-    vocal: Audio, model: TrainedModel, codec: Codec, config: SamplingConfig, on_step: OnStep | None = None
+    vocal: Path | NDArray[Any],
+    model: TrainedModel,
+    codec: Codec,
+    config: SamplingConfig,
+    on_step: OnStep | None = None,
+    *,
+    sample_rate: int = SAMPLE_RATE,
 ) -> Audio:
-    """Write an accompaniment for a vocal.
+    """Write an accompaniment for a vocal of any length.
 
     Args:
-        vocal: (2, S) float32, up to 1024 frames (47.55 s); a shorter one is padded with silence.
+        vocal: An audio file, or samples as `vocal_of` takes them.
         model: From `load_model`.
         codec: The codec whose latents the model learned.
         config: Sampler, steps, guidance and seed.
         on_step: Called with (steps done, steps in all).
+        sample_rate: Of samples; a file knows its own.
 
     Returns:
-        (2, S) float32 in [-1, 1].
+        (2, S) float32 in [-1, 1] at 44.1 kHz, as long as the vocal.
 
     Raises:
-        InputError: The vocal is empty or holds values that are not numbers.
-        NotBuiltError: It is longer than a chunk.
+        InputError: No vocal can be read from it: `vocal_of` says why.
         CheckpointError: The model learned another codec's latents.
     """
-    _check(vocal, model, codec)
-    padded = np.zeros((2, CHUNK_FRAMES * HOP), dtype=np.float32)
-    padded[:, : vocal.shape[1]] = vocal
-    latents = codec.encode(torch.from_numpy(padded)[None])
-    accompaniment = codec.decode(accompany_latents(latents, model, config, on_step))
-    return np.clip(accompaniment[0, :, : vocal.shape[1]].float().cpu().numpy(), -1.0, 1.0)
+    require_codec(model, codec)
+    with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
+        voice = vocal_of(vocal, Path(workspace), sample_rate=sample_rate)
+        latents = accompany_latents(encoded(voice, codec, model.frames), model, config, on_step)
+        limited = Path(workspace) / "accompaniment.wav"
+        write_limited(limited, decode_windows(codec, latents, voice.samples))
+        return read_wav(limited)
 
 
 def accompany_latents(
-    vocal: Tensor, model: TrainedModel, config: SamplingConfig, on_step: OnStep | None = None
+    vocal: Tensor,
+    model: TrainedModel,
+    config: SamplingConfig,
+    on_step: OnStep | None = None,
+    kept: Kept | None = None,
 ) -> Tensor:
-    """Codec latents of vocals (B, C, T) → codec latents of accompaniments, float32 on the model's device."""
+    """Codec latents of vocals → codec latents of accompaniments.
+
+    Args:
+        vocal: (B, C, T). More frames than the model was trained on go through it in overlapping windows;
+            fewer must be a multiple of 8.
+        model: From `load_model`.
+        config: Sampler, steps, guidance, precision and seed.
+        on_step: Called with (steps done, steps in all).
+        kept: Parts of the accompaniment that are known, in *codec* latents.
+
+    Returns:
+        (B, C, T) float32 on the model's device.
+    """
     device = next(model.network.parameters()).device
-    schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset)
-    condition = model.normaliser.vocal(vocal.to(device))
-    generator = torch.Generator().manual_seed(config.seed)
-    with torch.inference_mode():
-        x0 = sample(model.network, condition, schedule, config, generator, on_step)
+    schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset).to(device)
+    generator = torch.Generator().manual_seed(config.seed)  # of the CPU: the same noise whatever the device
+    if kept is not None:
+        kept = Kept(model.normaliser.accompaniment(kept.x0.to(device)), kept.mask.to(device))
+    with inference(device, "bf16" if uses_bf16(device, config.precision) else "fp32"):
+        condition = model.normaliser.vocal(vocal.to(device))
+        x0 = sample(windowed(model), condition, schedule, config, generator, on_step, kept)
     return model.normaliser.accompaniment_latents(x0)
+
+
+def windowed(model: TrainedModel) -> Windowed:
+    """The model for songs of any length."""
+    device = next(model.network.parameters()).device
+    at_a_time = AT_A_TIME.get(device.type, AT_A_TIME_ON_GPU)
+    return Windowed(model.network, model.frames, OVERLAP * model.frames // 1024, at_a_time)
 
 
 def mix(vocal: Audio, accompaniment: Audio) -> Audio:
@@ -70,17 +112,12 @@ def mix(vocal: Audio, accompaniment: Audio) -> Audio:
     return total / max(1.0, float(np.abs(total).max(initial=0.0)))
 
 
-def _check(vocal: Audio, model: TrainedModel, codec: Codec) -> None:
-    length_s = vocal.shape[1] / SAMPLE_RATE
-    if vocal.shape[1] == 0:
-        raise InputError("the vocal holds no samples; give one of at least a second")
-    if not np.isfinite(vocal).all():
-        raise InputError("the vocal holds NaN or infinite samples; export it again")
-    if vocal.shape[1] > CHUNK_FRAMES * HOP:
-        limit_s = CHUNK_FRAMES * HOP / SAMPLE_RATE
-        raise NotBuiltError(
-            f"the vocal lasts {length_s:.2f} s; this version accompanies up to {limit_s:.2f} s, cut it first"
-        )
+def require_codec(model: TrainedModel, codec: Codec) -> None:
+    """Refuse a codec whose latents the model does not know.
+
+    Raises:
+        CheckpointError: It learned another codec's.
+    """
     if not made_by(model.codec, codec):
         raise CheckpointError(
             f"the model learned latents of {model.codec!r}, the codec here is {codec.identity!r}"

@@ -37,10 +37,12 @@ def small_settings(root: Path, **sections: Any) -> Settings:
     return parse(values | {name: values.get(name, {}) | section for name, section in sections.items()})
 
 
-def encoded_song(root: Path, name: str, pairs: int = 2, recording: str = "") -> Outcome:
-    """A song of slow noise; channel c has mean c, deviation 2 (vocal) or 3."""
+def encoded_song(
+    root: Path, name: str, pairs: int = 2, recording: str = "", mean: float | None = None
+) -> Outcome:
+    """A song of slow noise; channel c has mean c, or `mean`, and deviation 2 (vocal) or 3."""
     generator = torch.Generator().manual_seed(sum(name.encode()))
-    channel = torch.arange(64.0)[None, :, None]
+    channel = (torch.arange(64.0) if mean is None else torch.full((64,), mean))[None, :, None]
     noise = torch.randn(2, pairs, 64, FRAMES // 16, generator=generator).repeat_interleave(16, dim=-1)
     latents = {
         "vocal": channel + 2 * noise[0],

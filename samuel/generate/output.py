@@ -1,0 +1,217 @@
+"""Audio files of any length in bounded memory, whole or absent.
+
+What passes between the stages is float WAV; what the user gets is 24-bit WAV or FLAC, written by ffmpeg: it
+reports a full disk wherever it strikes, where libsndfile loses the last frames of a FLAC without a word.
+"""
+
+import errno
+import math
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, run_ffmpeg
+from samuel.errors import InputError, OperatorError
+from samuel.files import replacing
+from samuel.generate.balance import Balance, amplitude, level_db
+
+# Three hours of stereo, the longest vocal, take 2.9 GB at 24 bits and 3.8 GB as float: a WAV holds 4.3 GB.
+ENCODERS = {".wav": ("wav", "pcm_s24le"), ".flac": ("flac", "flac")}
+IEEE_FLOAT = 3
+LONGEST_ADDITION = 40
+"""Characters that other names made of OUTPUT have more: take, mix, process and thread of a temporary file."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a file holds.
+
+    Attributes:
+        samples: In each channel.
+        peak: Of all channels, linear, 1 is full scale; NaN where a sample is NaN.
+    """
+
+    samples: int
+    peak: float
+
+
+def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_RATE) -> Written:
+    """Write successive (C, n) float32 as one float WAV, which is gone again where that fails.
+
+    The same samples give the same bytes. It may pass full scale.
+
+    Raises:
+        OperatorError: The disk is full.
+    """
+    samples, channels, peak = 0, CHANNELS, 0.0
+    with full_disk_told(path), _gone_if_failed(path), path.open("wb") as file:
+        file.write(_header(0, channels, sample_rate))
+        for block in blocks:
+            file.write(block.T.astype("<f4", order="C").data)
+            samples, channels = samples + block.shape[1], len(block)
+            peak = float(np.maximum(peak, np.abs(block).max(initial=0.0)))
+        file.seek(0)
+        file.write(_header(samples, channels, sample_rate))
+    return Written(samples, peak)
+
+
+def write_limited(path: Path, blocks: Iterable[Audio]) -> float:
+    """Write what a model wrote as a float WAV within full scale.
+
+    Where it overshoots, ffmpeg's look-ahead limiter turns it down, from 5 ms before to 50 ms after; elsewhere
+    the samples are as they come. Turned down as a whole, one stray burst would silence a song.
+
+    Args:
+        path: The file, in the workspace.
+        blocks: Successive (2, n) float32.
+
+    Returns:
+        By how many dB its peak overshot; 0 where it did not.
+
+    Raises:
+        OperatorError: The samples are no numbers, or the disk is full.
+    """
+    raw = path.with_name(f"raw-{path.name}")
+    try:
+        peak = write_stream(raw, blocks).peak
+        if not math.isfinite(peak):
+            raise OperatorError(
+                "the accompaniment holds NaN or infinite samples; "
+                "take another model, or sampling.precision = 'fp32'"
+            )
+        if peak > 1.0:
+            _run([*_input(raw), "-af", "alimiter=level=0:latency=1", "-c:a", "pcm_f32le"], "wav", path)
+        else:
+            raw.replace(path)
+    finally:
+        raw.unlink(missing_ok=True)
+    return max(0.0, level_db(peak))
+
+
+def write_accompaniment(path: Path, source: Path) -> None:
+    """Write a float WAV as 24-bit WAV or FLAC, by the suffix of `path`.
+
+    Args:
+        path: The file; it appears when it is whole.
+        source: 44.1 kHz stereo float WAV within full scale, as `write_limited` leaves it.
+
+    Raises:
+        InputError: Another suffix.
+        OperatorError: The disk is full, or the place does not let itself be written to.
+    """
+    _encode(path, _input(source))
+
+
+def write_mix(path: Path, vocal: Path, accompaniment: Path, balance: Balance) -> None:
+    """Write the sum of vocal and accompaniment as 24-bit WAV or FLAC, by the suffix of `path`.
+
+    Args:
+        path: The file; it appears when it is whole.
+        vocal: 44.1 kHz stereo float WAV.
+        accompaniment: The same, as long.
+        balance: The gains; `balance_of` gives those with which it does not clip.
+
+    Raises:
+        InputError: Another suffix.
+        OperatorError: The disk is full, or the place does not let itself be written to.
+    """
+    vocal_gain = amplitude(balance.mix_gain_db)
+    accompaniment_gain = amplitude(balance.mix_gain_db + balance.accompaniment_gain_db)
+    together = (
+        f"[0:a]volume={vocal_gain:.9g}[vocal];[1:a]volume={accompaniment_gain:.9g}[accompaniment];"
+        "[vocal][accompaniment]amix=inputs=2:normalize=0"
+    )
+    _encode(path, [*_input(vocal), *_input(accompaniment), "-filter_complex", together])
+
+
+def require_writable(path: Path) -> None:
+    """Find out before the long work that `path` can be written; its folder is made where it is not there.
+
+    Raises:
+        InputError: It is a folder or a device, or its suffix is neither .wav nor .flac.
+        OperatorError: Nothing can be written there.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name a file in it, such as {path / 'accompaniment.wav'}")
+    _encoder(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: no regular file; give another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        suffix = "_" * LONGEST_ADDITION
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=suffix) as probe:
+            probe.write(bytes(1))
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise OperatorError(f"{path}: cannot be written ({reason}); choose another place or name") from error
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Turn a full disk into what a person can act on.
+
+    Raises:
+        OperatorError: No space is left where `path` is to be.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OperatorError(
+            f"{path}: the disk is full; nothing half-written was left. Free some space, or write to another "
+            "disk, and run it again"
+        ) from error
+
+
+@contextmanager
+def _gone_if_failed(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _encode(path: Path, arguments: Sequence[str]) -> None:
+    container, encoder = _encoder(path)
+    _run([*arguments, "-flags:a", "+bitexact", "-c:a", encoder, "-sample_fmt", "s32"], container, path)
+
+
+def _run(arguments: Sequence[str], container: str, path: Path) -> None:
+    """Have ffmpeg write `path`, whole or not at all; the same samples give the same bytes."""
+    with full_disk_told(path), replacing(path) as temporary:
+        bare = ["-map_metadata", "-1", "-fflags", "+bitexact", "-f", container, "-y", _url(temporary)]
+        done = run_ffmpeg([*arguments, *bare])
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip().partition("\n")[0][:300]
+            raise OperatorError(f"{path}: ffmpeg could not write it ({reason}); choose another place for it")
+
+
+def _encoder(path: Path) -> tuple[str, str]:
+    """Container and encoder, by the names that ffmpeg has for them."""
+    encoder = ENCODERS.get(path.suffix.lower())
+    if encoder is None:
+        raise InputError(f"{path}: the suffix says neither .wav nor .flac; give it one of the two")
+    return encoder
+
+
+def _input(path: Path) -> list[str]:
+    return ["-i", _url(path)]
+
+
+def _url(path: Path) -> str:
+    return f"file:{path.resolve()}"
+
+
+def _header(samples: int, channels: int, sample_rate: int) -> bytes:
+    """The 44 bytes in front of the samples of a float WAV."""
+    frame = 4 * channels
+    form = struct.pack("<HHIIHH", IEEE_FLOAT, channels, sample_rate, frame * sample_rate, frame, 32)
+    size = frame * samples
+    return struct.pack("<4sI4s4sI16s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, form, b"data", size)

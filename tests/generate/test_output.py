@@ -1,0 +1,301 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from scipy.io import wavfile
+
+from samuel.audio import SAMPLE_RATE, Audio, load_audio, read_wav, write_wav
+from samuel.errors import InputError, OperatorError
+from samuel.generate.balance import Balance
+from samuel.generate.output import (
+    Written,
+    require_writable,
+    write_accompaniment,
+    write_limited,
+    write_mix,
+    write_stream,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+STEP = 2.0**-23
+NEEDS_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+
+
+def noise(samples: int, level: float = 0.5, seed: int = 0) -> Audio:
+    return np.random.default_rng(seed).uniform(-level, level, (2, samples)).astype(np.float32)
+
+
+def source(folder: Path, audio: Audio, name: str = "source.wav") -> Path:
+    write_wav(folder / name, audio)
+    return folder / name
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_stream_is_what_its_blocks_are_in_a_row(tmp_path: Path) -> None:
+    audio = noise(10_000, 3.0)
+    audio[1, 7_777] = -4.5
+    blocks = np.split(audio, [1, 1, 4_000], axis=1)
+    assert write_stream(tmp_path / "a.wav", iter(blocks)) == Written(10_000, 4.5)
+    samples, rate = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    assert rate == SAMPLE_RATE
+    np.testing.assert_array_equal(samples.T, audio)
+    np.testing.assert_array_equal(wavfile.read(tmp_path / "a.wav")[1].T, audio)
+    np.testing.assert_array_equal(load_audio(tmp_path / "a.wav", tmp_path), audio)
+
+
+@pytest.mark.parametrize(("channels", "rate"), [(1, 8_000), (6, 96_000)])
+def test_a_stream_may_have_another_rate_and_other_channels(tmp_path: Path, channels: int, rate: int) -> None:
+    audio = np.random.default_rng(0).normal(size=(channels, 999)).astype(np.float32)
+    write_stream(tmp_path / "a.wav", [audio], rate)
+    samples, found = soundfile.read(tmp_path / "a.wav", dtype="float32", always_2d=True)
+    assert found == rate
+    np.testing.assert_array_equal(samples.T, audio)
+
+
+def test_a_stream_of_nothing_is_a_file_of_nothing(tmp_path: Path) -> None:
+    assert write_stream(tmp_path / "a.wav", []) == Written(0, 0.0)
+    assert soundfile.info(tmp_path / "a.wav").frames == 0
+
+
+def test_the_peak_of_a_stream_tells_of_samples_that_are_no_numbers(tmp_path: Path) -> None:
+    for value in (np.nan, np.inf):
+        audio = noise(100)
+        audio[0, 50] = value
+        peak = write_stream(tmp_path / "a.wav", [audio, noise(100)]).peak
+        assert not np.isfinite(peak)
+
+
+def test_a_stream_takes_the_memory_of_a_block(tmp_path: Path) -> None:
+    blocks = (noise(2**16, seed=number) for number in range(100))
+    tracemalloc.start()
+    try:
+        write_stream(tmp_path / "a.wav", blocks)
+        write_accompaniment(tmp_path / "a.flac", tmp_path / "a.wav")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert soundfile.info(tmp_path / "a.flac").frames == 100 * 2**16
+    assert peak < 12e6  # the whole takes 52e6
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    def blocks() -> Iterator[Audio]:
+        yield noise(100)
+        raise error
+
+    with pytest.raises(type(error)):
+        write_stream(tmp_path / "a.wav", blocks())
+    assert names(tmp_path) == set()
+
+
+@NEEDS_FULL
+@pytest.mark.parametrize("samples", [10, 1_000_000])
+def test_a_full_disk_ends_a_stream(tmp_path: Path, samples: int) -> None:
+    path = tmp_path / "a.wav"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OperatorError, match=r"a\.wav: the disk is full; .* Free some space"):
+        write_stream(path, [noise(samples)])
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "A.WAV", "a b:%20\N{GUITAR}.Flac"])
+def test_an_accompaniment_is_written_at_24_bits(tmp_path: Path, name: str) -> None:
+    audio = noise(300_000, 1.0)
+    path = tmp_path / "new" / name
+    write_accompaniment(path, source(tmp_path, audio))
+    about = soundfile.info(path)
+    assert (about.format, about.subtype) in {("WAVEX", "PCM_24"), ("FLAC", "PCM_24")}
+    assert (about.format == "FLAC") == (path.suffix.lower() == ".flac")
+    samples, _ = soundfile.read(path, dtype="float64")
+    assert samples.shape == (300_000, 2)
+    assert np.abs(samples.T - audio).max() <= 1.1 * STEP
+    np.testing.assert_allclose(load_audio(path, tmp_path), audio, rtol=0, atol=1.1 * STEP)
+    assert names(path.parent) == {name}
+
+
+def test_what_overshoots_is_limited_around_it_and_nowhere_else(tmp_path: Path) -> None:
+    audio = noise(600_000)
+    audio[:, 300_000:300_040] *= 1000
+    audio[1, 555_555] = -1.7
+    overshoot_db = write_limited(tmp_path / "a.wav", np.split(audio, [7, 300_010], axis=1))
+    assert overshoot_db == pytest.approx(20 * np.log10(np.abs(audio).max()), abs=1e-4)
+    samples = read_wav(tmp_path / "a.wav")
+    assert np.abs(samples).max() <= 1.0
+    changed = np.flatnonzero((samples != audio).any(axis=0))
+    assert set(changed // 1000) <= {299, 300, 301, 302, 555, 556, 557}
+    assert names(tmp_path) == {"a.wav"}
+
+
+def test_what_does_not_overshoot_stays_bit_for_bit(tmp_path: Path) -> None:
+    audio = noise(300_000)
+    assert write_limited(tmp_path / "a.wav", [audio]) == 0
+    assert np.array_equal(read_wav(tmp_path / "a.wav"), audio)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_not_written(tmp_path: Path, value: float) -> None:
+    audio = noise(1_000)
+    audio[0, 3] = value
+    with pytest.raises(OperatorError, match="NaN or infinite"):
+        write_limited(tmp_path / "a.wav", [audio])
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a", "flac", ".wav", "a.wav.json"])
+def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
+    wav = source(tmp_path, noise(100))
+    for refused in (
+        lambda: require_writable(tmp_path / name),
+        lambda: write_accompaniment(tmp_path / name, wav),
+        lambda: write_mix(tmp_path / name, wav, wav, Balance(0.0, 0.0, None, None)),
+    ):
+        with pytest.raises(InputError, match=rf"{name}: the suffix says neither \.wav nor \.flac"):
+            refused()
+    assert names(tmp_path) == {"source.wav"}
+
+
+@pytest.mark.parametrize("name", ["mix.wav", "mix.flac"])
+@pytest.mark.parametrize(("accompaniment_gain_db", "mix_gain_db"), [(0.0, 0.0), (-7.3, -0.2), (5.1, -6.0)])
+def test_a_mix_is_the_sum(
+    tmp_path: Path, name: str, accompaniment_gain_db: float, mix_gain_db: float
+) -> None:
+    vocal, accompaniment = noise(400_001, 0.4), noise(400_001, 0.4, seed=1)
+    gains = Balance(accompaniment_gain_db, mix_gain_db, None, None)
+    path = tmp_path / name
+    write_mix(path, source(tmp_path, vocal, "v.wav"), source(tmp_path, accompaniment, "a.wav"), gains)
+    factor = 10 ** (accompaniment_gain_db / 20)
+    expected = 10 ** (mix_gain_db / 20) * (vocal.astype(np.float64) + factor * accompaniment)
+    samples, rate = soundfile.read(path, dtype="float64")
+    assert (rate, samples.shape) == (SAMPLE_RATE, (400_001, 2))
+    assert np.abs(samples.T - expected).max() <= 1.5 * STEP
+    assert names(tmp_path) == {name, "v.wav", "a.wav"}
+
+
+def test_the_same_samples_give_the_same_bytes_at_any_time(tmp_path: Path) -> None:
+    wav = source(tmp_path, noise(50_000))
+    made = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        write_stream(folder / "stream.wav", [noise(50_000)])
+        for name in ("a.wav", "a.flac"):
+            write_accompaniment(folder / name, wav)
+            write_mix(folder / f"mix-{name}", wav, wav, Balance(0.0, 0.0, None, None))
+        made.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        time.sleep(1.1)
+    assert len(made[0]) == 5
+    assert made[0] == made[1]
+
+
+@NEEDS_FULL
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
+    wav, path = source(tmp_path, noise(100_000)), tmp_path / name
+    path.write_bytes(b"of yesterday")
+    for write in (
+        lambda: write_accompaniment(path, wav),
+        lambda: write_mix(path, wav, wav, Balance(0.0, 0.0, None, None)),
+    ):
+        temporary = path.with_name(f".{name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        temporary.symlink_to("/dev/full")
+        with pytest.raises(OperatorError, match=rf"{name}: the disk is full; nothing half-written was left"):
+            write()
+        assert path.read_bytes() == b"of yesterday"
+        assert names(tmp_path) == {name, "source.wav"}
+
+
+# On a disk of 1 MB, with ever more blocks of it left. The package would bring the network: seconds.
+SMALL_DISK = """
+import os, sys, types
+from pathlib import Path
+package = types.ModuleType("samuel.generate")
+package.__path__ = ["samuel/generate"]
+sys.modules["samuel.generate"] = package
+from samuel.errors import OperatorError
+from samuel.generate.output import write_accompaniment
+disk, wav = Path(sys.argv[1]), Path(sys.argv[2])
+for name in ("a.wav", "a.flac"):
+    path = disk / name
+    write_accompaniment(path, wav)
+    need, whole = -(-path.stat().st_size // 4096), path.read_bytes()
+    path.unlink()
+    for left in (0, 1, need // 2, need - 2, need - 1, need):
+        free = os.statvfs(disk).f_bavail
+        (disk / "ballast").write_bytes(bytes(4096 * (free - left)))
+        try:
+            write_accompaniment(path, wav)
+            assert path.read_bytes() == whole
+            path.unlink()
+            print("whole" if left >= need else "wrong")
+        except OperatorError as error:
+            assert "the disk is full" in str(error), error
+            print("full" if left < need else "wrong")
+        (disk / "ballast").unlink()
+        assert list(disk.iterdir()) == []
+"""
+
+
+def test_a_disk_that_gets_full_at_any_point_is_noticed(tmp_path: Path) -> None:
+    disk, wav = tmp_path / "disk", source(tmp_path, noise(100_000))
+    disk.mkdir()
+    mount = 'mount -t tmpfs -o size=1m samuel "$1" && shift && exec "$@"'
+    program = [sys.executable, "-c", SMALL_DISK, str(disk), str(wav)]
+    namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(disk)]
+    try:
+        if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("no user namespace with a mount of its own on this system")
+    except FileNotFoundError:
+        pytest.skip("no unshare on this system")
+    done = subprocess.run([*namespace, *program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == 2 * [*5 * ["full"], "whole"]
+
+
+def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "folder" / "a.wav")
+    assert names(tmp_path / "new" / "folder") == set()
+    (tmp_path / "a.wav").write_bytes(b"of yesterday")
+    require_writable(tmp_path / "a.wav")
+    assert (tmp_path / "a.wav").read_bytes() == b"of yesterday"
+    assert names(tmp_path) == {"new", "a.wav"}
+
+
+def test_a_folder_and_a_device_are_no_place_for_a_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a folder; name a file in it"):
+        require_writable(tmp_path)
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(InputError, match=r"pipe\.wav: no regular file"):
+        require_writable(tmp_path / "pipe.wav")
+
+
+def test_what_cannot_be_written_is_told_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path / "file" / "a.wav", "Not a directory|File exists"),
+        (tmp_path / f"{'a' * 230}.wav", "File name too long"),
+        (tmp_path / "a\0.wav", "null byte"),
+    ):
+        with pytest.raises(OperatorError, match=rf"cannot be written \(.*({reason})"):
+            require_writable(path)
+    assert names(tmp_path) == {"file"}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
+def test_where_nobody_may_write_is_told(tmp_path: Path) -> None:
+    for path in (Path("/proc/a.wav"), Path("/proc/samuel/a.wav")):
+        with pytest.raises(OperatorError, match=r"a\.wav: cannot be written \(.+\); choose another place"):
+            require_writable(path)
+    wav = source(tmp_path, noise(100))
+    with pytest.raises(OperatorError, match=r"a\.wav: ffmpeg could not write it \(.+\); choose another"):
+        write_accompaniment(Path("/proc/a.wav"), wav)

@@ -1,0 +1,176 @@
+import dataclasses
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from samuel.checkpoint import TrainedModel
+from samuel.codec import Codec
+from samuel.config import SamplingConfig, SeparatorConfig
+from samuel.errors import InputError, OperatorError
+from samuel.generate import Keep, Request, Take, generate
+from samuel.popdb.separator import load_separator
+from tests.generate.conftest import CPU
+from tests.generate.voices import voice
+
+Make = Callable[..., list[Take]]
+
+
+@pytest.fixture
+def vocal(tmp_path: Path) -> Path:
+    path = tmp_path / "vocal.flac"
+    soundfile.write(path, voice(300_001).T, 44_100)
+    return path
+
+
+@pytest.fixture
+def make(vocal: Path, model: TrainedModel, codec: Codec, tmp_path: Path) -> Make:
+    request = Request(vocal, tmp_path / "out" / "band.wav", SamplingConfig(steps=2, seed=5))
+    return lambda **changed: generate(
+        dataclasses.replace(request, **changed), model, codec, changed.pop("on_progress", lambda *_: None)
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_take_is_an_accompaniment_a_mix_and_a_record(make: Make, vocal: Path, tmp_path: Path) -> None:
+    (take,) = make()
+    assert names(tmp_path / "out") == ["band-mix.wav", "band.json", "band.wav"]
+    accompaniment, mix = (soundfile.info(path) for path in (take.accompaniment, take.mix))
+    assert (accompaniment.frames, accompaniment.channels, accompaniment.samplerate) == (300_001, 2, 44_100)
+    assert accompaniment.subtype == mix.subtype == "PCM_24"
+    assert mix.frames == 300_001
+
+
+def test_the_mix_is_vocal_and_accompaniment_at_the_gains_of_the_record(make: Make, vocal: Path) -> None:
+    (take,) = make()
+    record = json.loads(take.record.read_text())
+    gain, total = (10 ** (record["balance"][f"{part}_gain_db"] / 20) for part in ("accompaniment", "mix"))
+    band, mix, voices = (soundfile.read(path)[0] for path in (take.accompaniment, take.mix, vocal))
+    assert np.allclose(mix, total * (voices + gain * band), atol=1e-5)
+    assert np.abs(mix).max() <= 10 ** (-1 / 20) + 1e-6
+
+
+def test_a_record_says_how_its_take_was_made(make: Make, model: TrainedModel, codec: Codec) -> None:
+    (take,) = make(takes=1)
+    record = json.loads(take.record.read_text())
+    assert record["seed"] == record["sampling"]["seed"] == 5
+    assert SamplingConfig.model_validate(record["sampling"]) == SamplingConfig(steps=2, seed=5)
+    assert (record["model_sha256"], record["codec"]) == (model.sha256, codec.identity)
+    assert record["vocal"]["file"] == "vocal.flac"
+    assert record["vocal"]["duration_s"] == pytest.approx(300_001 / 44_100, abs=1e-3)
+
+
+def test_the_same_request_gives_the_same_bytes(make: Make, tmp_path: Path) -> None:
+    first, second = make()[0], make(output=tmp_path / "again" / "band.wav")[0]
+    for name in ("accompaniment", "mix", "record"):
+        assert getattr(first, name).read_bytes() == getattr(second, name).read_bytes()
+
+
+def test_takes_have_the_seeds_that_follow_and_are_those_of_single_requests(
+    make: Make, tmp_path: Path
+) -> None:
+    takes = make(takes=3, output=tmp_path / "three" / "band.flac")
+    assert [take.seed for take in takes] == [5, 6, 7]
+    assert [take.accompaniment.name for take in takes] == ["band-1.flac", "band-2.flac", "band-3.flac"]
+    assert len(names(tmp_path / "three")) == 9
+    single = make(sampling=SamplingConfig(steps=2, seed=7), output=tmp_path / "one.flac")[0]
+    assert single.accompaniment.read_bytes() == takes[2].accompaniment.read_bytes()
+    assert single.accompaniment.read_bytes() != takes[0].accompaniment.read_bytes()
+
+
+def test_only_so_much_from_the_beginning(make: Make) -> None:
+    (take,) = make(length_s=1.5)
+    assert soundfile.info(take.accompaniment).frames == 66_150
+
+
+def test_a_mix_is_separated_first(make: Make, tmp_path: Path) -> None:
+    steps: list[str] = []
+    separator = load_separator(SeparatorConfig(), CPU)
+    plain, separated = make(), make(separator=separator, output=tmp_path / "b.wav")
+    assert json.loads(separated[0].record.read_text())["vocal"]["separator"] == separator.identity
+    assert plain[0].accompaniment.read_bytes() != separated[0].accompaniment.read_bytes()
+    assert steps == []
+
+
+def test_kept_seconds_are_those_of_the_existing_accompaniment(make: Make, tmp_path: Path) -> None:
+    (old,) = make()
+    keep = Keep(old.accompaniment, ((1.0, 3.0),))
+    (new,) = make(sampling=SamplingConfig(steps=2, seed=6), keep=keep, output=tmp_path / "new.wav")
+    before, after = (soundfile.read(take.accompaniment)[0] for take in (old, new))
+    assert np.array_equal(before[46_000:131_000], after[46_000:131_000])
+    assert not np.allclose(before[:40_000], after[:40_000], atol=1e-3)
+    assert json.loads(new.record.read_text())["kept"]["ranges_s"] == [[1.0, 3.0]]
+
+
+def test_progress_goes_through_all_parts(
+    vocal: Path, model: TrainedModel, codec: Codec, tmp_path: Path
+) -> None:
+    seen: list[tuple[str, int, int]] = []
+    request = Request(vocal, tmp_path / "a.wav", SamplingConfig(steps=2))
+    generate(request, model, codec, lambda *step: seen.append(step))
+    assert list(dict.fromkeys(what for what, _, _ in seen)) == ["encode", "sample", "decode", "write"]
+    for what in ("encode", "sample", "decode", "write"):
+        steps = [(done, of) for name, done, of in seen if name == what]
+        assert steps == sorted(steps)
+        assert steps[-1][0] == steps[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"takes": 0}, "0 takes"),
+        ({"takes": 101}, "101 takes"),
+        ({"balance_db": float("nan")}, "balance"),
+        ({"length_s": 0.0}, "length_s"),
+        ({"vocal": Path("absent.wav")}, r"absent\.wav: no such file"),
+        ({"output": Path("band.mp3")}, "neither .wav nor .flac"),
+    ],
+)
+def test_a_wrong_request_is_refused_and_leaves_nothing(
+    make: Make, changed: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        make(**changed)
+    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
+
+
+class StopError(Exception):
+    """Raised where a test wants a run to end."""
+
+
+@pytest.mark.parametrize("at", ["encode", "sample", "decode", "write"])
+def test_what_is_stopped_leaves_finished_takes_and_nothing_else(
+    at: str, vocal: Path, model: TrainedModel, codec: Codec, tmp_path: Path
+) -> None:
+    calls: list[str] = []
+
+    def stop_in_the_second_take(what: str, done: int, _: int) -> None:
+        calls.append(what)
+        second = what == "encode" or "write" in calls[:-2]
+        if what == at and second:
+            raise StopError
+
+    request = Request(vocal, tmp_path / "out" / "a.wav", SamplingConfig(steps=2), takes=2)
+    with pytest.raises(StopError):
+        generate(request, model, codec, stop_in_the_second_take)
+    finished = [] if at == "encode" else ["a-1-mix.wav", "a-1.json", "a-1.wav"]
+    assert names(tmp_path / "out") == finished
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("samuel.files.fsync", full)
+    with pytest.raises(OperatorError, match="disk is full"):
+        make()
+    assert names(tmp_path / "out") == []

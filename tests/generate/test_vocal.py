@@ -1,0 +1,305 @@
+import logging
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+import samuel.generate.vocal
+from samuel.audio import SAMPLE_RATE, Audio, dbfs, load_audio, read_wav, run_ffmpeg
+from samuel.errors import InputError, OperatorError
+from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
+from samuel.popdb.separator.repet import RepetSeparator
+
+Samples = NDArray[Any]
+
+
+def voice(seconds: float = 1.0, rate: int = SAMPLE_RATE, channels: int = 2) -> Audio:
+    """A tone of 440 Hz and noise, (S, C), other noise in each channel."""
+    time_s = np.arange(round(seconds * rate)) / rate
+    noise = np.random.default_rng(0).uniform(-0.2, 0.2, (len(time_s), channels))
+    return (0.4 * np.sin(2 * np.pi * 440 * time_s)[:, None] + noise).astype(np.float32)
+
+
+def saved(path: Path, frames: Samples, rate: int = SAMPLE_RATE, subtype: str = "FLOAT") -> Path:
+    soundfile.write(path, frames, rate, subtype=subtype)
+    return path
+
+
+def whole(vocal: Vocal) -> Audio:
+    audio = vocal.read(0, vocal.samples)
+    np.testing.assert_array_equal(read_wav(vocal.path), audio)
+    assert audio.shape == (2, vocal.samples)
+    assert audio.dtype == np.float32
+    return audio
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "m4a"])
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (48_000, 1), (8_000, 2)])
+def test_a_file_is_what_ffmpeg_decodes(tmp_path: Path, suffix: str, rate: int, channels: int) -> None:
+    path = tmp_path / f"-take 1: %20.{suffix}"
+    given = saved(tmp_path / "given.wav", voice(rate=rate, channels=channels), rate)
+    assert run_ffmpeg(["-i", str(given), f"file:{path}"]).returncode == 0
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    expected = load_audio(path, tmp_path)
+    np.testing.assert_array_equal(whole(vocal_of(path, workspace)), expected)
+    assert abs(expected.shape[1] - SAMPLE_RATE) < 0.06 * SAMPLE_RATE
+    assert {file.name for file in workspace.iterdir()} == {"vocal.wav"}
+
+
+def test_any_piece_can_be_read(tmp_path: Path) -> None:
+    frames = voice(2.0)
+    vocal = vocal_of(saved(tmp_path / "a.wav", frames), tmp_path)
+    assert vocal == Vocal(tmp_path / "vocal.wav", len(frames))
+    for start, stop in ((0, 1), (0, 88_200), (88_199, 88_200), (12_345, 54_321), (7, 7)):
+        np.testing.assert_array_equal(vocal.read(start, stop), frames[start:stop].T)
+
+
+def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.flac", voice(120.0, 8_000, 1), 8_000, "PCM_16")
+    tracemalloc.start()
+    try:
+        vocal = vocal_of(path, tmp_path)
+        vocal.read(SAMPLE_RATE, 2 * SAMPLE_RATE)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert vocal.samples == 120 * SAMPLE_RATE
+    assert peak < 16e6  # the whole takes 42e6
+
+
+TYPES: list[tuple[Any, float]] = [
+    (np.float16, 1e-3), (np.float32, 0.0), (np.float64, 3e-8), (">f4", 0.0),
+    (np.int16, 2**-15), (np.int32, 3e-8), (np.uint8, 2**-7),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "step"), TYPES)
+@pytest.mark.parametrize("layout", ["mono", "stereo", "channels first", "one channel"])
+def test_an_array_of_any_kind_is_the_audio_it_stands_for(
+    tmp_path: Path, kind: Any, step: float, layout: str
+) -> None:
+    frames = voice()
+    if layout in {"mono", "one channel"}:
+        frames = frames[:, :1].repeat(2, axis=1)
+    full_scale = {"int16": 2**15, "int32": 2**31, "uint8": 2**7}.get(np.dtype(kind).name, 1)
+    zero = 128 if kind == np.uint8 else 0
+    samples = (frames.astype(np.float64) * full_scale + zero).astype(kind)
+    shaped = {
+        "mono": samples[:, 0],
+        "stereo": samples,
+        "channels first": samples.T,
+        "one channel": samples[None, :, 0],
+    }
+    audio = whole(vocal_of(shaped[layout], tmp_path))
+    assert np.abs(audio - frames.T).max() <= step
+    assert {file.name for file in tmp_path.iterdir()} == {"vocal.wav"}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6, 8])
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_an_array_becomes_what_the_same_file_becomes(tmp_path: Path, channels: int, rate: int) -> None:
+    frames = voice(rate=rate, channels=channels)
+    expected = load_audio(saved(tmp_path / "a.wav", frames, rate), tmp_path)
+    for samples in (frames, frames.T):
+        np.testing.assert_array_equal(whole(vocal_of(samples, tmp_path, sample_rate=rate)), expected)
+
+
+def test_an_array_of_many_blocks_keeps_its_order(tmp_path: Path) -> None:
+    frames = voice(15.0)
+    np.testing.assert_array_equal(whole(vocal_of(frames, tmp_path)), frames.T)
+    frames[-1, 1] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        vocal_of(frames, tmp_path)
+
+
+@pytest.mark.parametrize("length_s", [0.5, 0.12345, 1 / SAMPLE_RATE])
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_only_the_beginning_is_taken(tmp_path: Path, length_s: float, rate: int) -> None:
+    frames = voice(rate=rate)
+    path = saved(tmp_path / "a.wav", frames, rate)
+    expected = load_audio(path, tmp_path)[:, : round(length_s * SAMPLE_RATE)]
+    for source in (path, frames):
+        audio = whole(vocal_of(source, tmp_path, sample_rate=rate, length_s=length_s))
+        assert abs(audio.shape[1] - expected.shape[1]) <= (rate != SAMPLE_RATE)
+        samples = min(audio.shape[1], expected.shape[1])
+        np.testing.assert_allclose(audio[:, :samples], expected[:, :samples], rtol=0, atol=1e-6)
+
+
+def test_more_than_there_is_may_be_asked_for(tmp_path: Path) -> None:
+    for source in (voice(), saved(tmp_path / "a.wav", voice())):
+        for length_s in (5.0, 1e9):
+            assert vocal_of(source, tmp_path, length_s=length_s).samples == SAMPLE_RATE
+
+
+def test_what_is_too_long_is_refused_unless_less_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samuel.generate.vocal, "LONGEST_S", 1.0)
+    longer = voice(1.0 + 1 / SAMPLE_RATE)
+    for source in (longer, saved(tmp_path / "long.wav", longer), saved(tmp_path / "longer.wav", voice(9.0))):
+        for length_s in (None, 2.0):
+            with pytest.raises(InputError, match=r"longer than .* hours; cut it"):
+                vocal_of(source, tmp_path, length_s=length_s)
+        assert vocal_of(source, tmp_path, length_s=1.0).samples == SAMPLE_RATE
+    assert vocal_of(saved(tmp_path / "a.wav", voice()), tmp_path).samples == SAMPLE_RATE
+
+
+def test_a_wav_holds_the_longest_vocal() -> None:
+    float_stereo_bytes = samuel.generate.vocal.LONGEST_S * SAMPLE_RATE * 2 * 4
+    assert float_stereo_bytes + 58 < 2**32
+
+
+def with_value(value: float) -> Audio:
+    frames = voice()
+    frames[33_333, 1] = value
+    return frames
+
+
+BAD: list[tuple[Samples, str]] = [
+    (np.zeros(0, np.float32), "holds no samples; give one"),
+    (np.zeros((2, 0)), "holds no samples"),
+    (np.zeros((0, 2), np.int16), "holds no samples"),
+    (with_value(np.nan), "NaN or infinite samples; export it again"),
+    (with_value(-np.inf), "NaN or infinite samples"),
+    (with_value(np.nan).T, "NaN or infinite samples"),
+    (with_value(0).astype(np.float64) * 1e300, "NaN or infinite samples"),
+    (voice() * 32_768, r"samples of up to 1\d{4}\S*, where full scale is 1"),
+    (np.zeros((200, 44_100)), "200 channels; give a vocal of one or two"),
+    (np.zeros((44_100, 9)), "9 channels"),
+    (np.zeros((2, 5)), r"shape \(2, 5\), where either may be the channels"),
+    (np.zeros((8, 8)), r"shape \(8, 8\)"),
+    (np.zeros((2, 100, 3)), r"shape \(2, 100, 3\); give \(samples,\) or \(channels, samples\)"),
+    (np.array(0.5), r"shape \(\)"),
+    (np.zeros(100, np.int64), "of type int64; give float in"),
+    (np.zeros(100, np.complex64), "of type complex64"),
+    (np.zeros(100, bool), "of type bool"),
+    (np.array(["la", "la"]), "of type <U2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("array", "message"), BAD, ids=[message[:30] for _, message in BAD])
+def test_an_array_that_is_no_vocal_is_refused(tmp_path: Path, array: Samples, message: str) -> None:
+    with pytest.raises(InputError, match=rf"the vocal \(an array\).*{message}"):
+        vocal_of(array, tmp_path)
+
+
+@pytest.mark.parametrize("rate", [0, -44_100, 999, 768_001, 2**40, 44_100.5, float("nan"), float("inf")])
+def test_an_absurd_rate_is_refused(tmp_path: Path, rate: Any) -> None:
+    with pytest.raises(InputError, match=r"sample_rate = .*: give a whole number from 1000 to 768000 Hz"):
+        vocal_of(voice(), tmp_path, sample_rate=rate)
+
+
+@pytest.mark.parametrize("length_s", [0.0, -1.0, 1e-9, float("nan"), float("inf")])
+def test_a_length_of_nothing_is_refused(tmp_path: Path, length_s: float) -> None:
+    with pytest.raises(InputError, match=r"length_s = .*: give the seconds"):
+        vocal_of(voice(), tmp_path, length_s=length_s)
+
+
+def test_an_array_beyond_what_a_wav_holds_is_refused(tmp_path: Path) -> None:
+    huge = np.broadcast_to(np.zeros(6, np.int16), (2**28, 6))  # takes no memory
+    with pytest.raises(InputError, match=r"takes 6\.4 GB; give it as a file"):
+        vocal_of(huge, tmp_path)
+    assert vocal_of(huge, tmp_path, length_s=0.1).samples == 4_410
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rate", [44_100, 48_000])
+def test_a_file_with_what_is_no_number_is_refused(tmp_path: Path, value: float, rate: int) -> None:
+    path = saved(tmp_path / "a.wav", with_value(value), rate)
+    with pytest.raises(InputError, match=r"a\.wav: holds NaN or infinite samples"):
+        vocal_of(path, tmp_path)
+
+
+@pytest.mark.parametrize("channels", [9, 16, 24, 200])
+def test_a_file_of_many_channels_is_refused_by_their_number(tmp_path: Path, channels: int) -> None:
+    path = saved(tmp_path / "a.wav", voice(0.1, channels=channels))
+    with pytest.raises(InputError, match=rf"a\.wav: {channels} channels; give a vocal of one or two"):
+        vocal_of(path, tmp_path)
+
+
+def test_a_file_that_is_no_vocal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.mp3").write_text("la la la\n" * 500)
+    (tmp_path / "nothing.wav").touch()
+    (tmp_path / "folder.wav").mkdir()
+    saved(tmp_path / "empty.wav", voice(0.0))
+    saved(tmp_path / "loud.wav", 32_768 * voice())
+    content = saved(tmp_path / "cut.flac", voice(), subtype="PCM_16").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    for name, message in {
+        "absent.wav": "no such file",
+        "folder.wav": "a folder; give an audio file",
+        "text.mp3": "not readable as audio",
+        "nothing.wav": "not readable as audio",
+        "cut.flac": "not readable as audio",
+        "empty.wav": "holds no samples",
+        "loud.wav": "samples of up to 1.*, where full scale is 1",
+    }.items():
+        with pytest.raises(InputError, match=rf"{name}: {message}"):
+            vocal_of(tmp_path / name, workspace)
+    with pytest.raises(InputError, match=r"/dev/null: no regular file"):
+        vocal_of(Path("/dev/null"), workspace)
+
+
+@pytest.mark.parametrize(("level", "silent"), [(0.0, True), (1e-39, True), (0.002, True), (0.01, False)])
+def test_silence_is_a_vocal_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, level: float, silent: bool
+) -> None:
+    frames = level * voice(7.0)
+    assert (dbfs(frames) < -60) == silent
+    with caplog.at_level(logging.WARNING):
+        vocal = vocal_of(saved(tmp_path / "a.wav", frames), tmp_path)
+    assert vocal.samples == len(frames)
+    assert [record.levelname for record in caplog.records] == silent * ["WARNING"]
+    assert ("a.wav: silent (" in caplog.text) == silent
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    for source in (voice(), saved(tmp_path / "a.wav", voice())):
+        (tmp_path / "vocal.wav").symlink_to("/dev/full")
+        with pytest.raises(OperatorError, match=r"vocal\.wav: the disk is full"):
+            vocal_of(source, tmp_path)
+        assert not (tmp_path / "vocal.wav").is_symlink()
+
+
+class Separator:
+    identity = "half/1"
+
+    def __init__(self, factor: float = 0.5) -> None:
+        self.factor = factor
+
+    def vocals(self, mix: Audio) -> Audio:
+        return mix * np.float32(self.factor)
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_the_vocals_of_a_mix_are_a_vocal_beside_it(tmp_path: Path) -> None:
+    frames = voice(7.0)
+    mix = vocal_of(frames, tmp_path)
+    vocal = vocal_from_mix(mix, Separator(), tmp_path)
+    np.testing.assert_array_equal(whole(vocal), 0.5 * frames.T)
+    np.testing.assert_array_equal(whole(mix), frames.T)
+
+
+@pytest.mark.parametrize(("factor", "message"), [(np.nan, "NaN"), (np.inf, "NaN or inf"), (99.0, "of up to")])
+def test_what_a_separator_gives_is_checked(tmp_path: Path, factor: float, message: str) -> None:
+    with pytest.raises(InputError, match=rf"the vocals of the mix, by half/1: .*{message}"):
+        vocal_from_mix(vocal_of(voice(), tmp_path), Separator(factor), tmp_path)
+
+
+@pytest.mark.parametrize("samples", [9, 3_000])
+def test_a_short_or_silent_mix_has_vocals_too(
+    tmp_path: Path, samples: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    mix = vocal_of(np.zeros(samples, np.float32), tmp_path)
+    assert vocal_from_mix(mix, RepetSeparator(), tmp_path).samples == samples
+    assert "the vocals of the mix, by repet" in caplog.text
