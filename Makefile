@@ -34,9 +34,10 @@ lint: install  ## style
 types: install  ## types
 	$(BIN)/basedpyright
 
-bench: install  ## speeds and deviations, as ratios within one run; a quarter of an hour without a GPU
+bench: install  ## speeds and deviations, as ratios within one run; twenty minutes without a GPU
 	$(BIN)/samuel bench
 	$(BIN)/samuel bench training
+	$(BIN)/samuel bench generate
 	$(BIN)/samuel bench exactness
 	$(BIN)/samuel bench pipeline
 	$(BIN)/samuel bench loader

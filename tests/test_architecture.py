@@ -44,6 +44,7 @@ def below(module: str, *rooms: str) -> bool:
         ("samuel.files", ("samuel.audio", "samuel.popdb", "samuel.model", "samuel.codec")),
         ("samuel.dataset", ("samuel.train", "samuel.generate", "samuel.evaluate")),
         ("samuel.checkpoint", ("samuel.train", "samuel.generate", "samuel.evaluate")),
+        ("samuel.generate", ("samuel.train", "samuel.evaluate", "samuel.app")),
         ("flows.server", ("prefect",)),
     ],
 )  # fmt: skip
@@ -52,6 +53,13 @@ def test_imports_point_one_way(room: str, forbidden: tuple[str, ...]) -> None:
     assert members
     wrong = {m: sorted(i for i in imports(m) if below(i, *forbidden)) for m in members}
     assert {m: found for m, found in wrong.items() if found} == {}
+
+
+def test_only_the_command_line_serves_the_page() -> None:
+    users = {
+        m for m in MODULES if not below(m, "samuel.app") and any(below(i, "samuel.app") for i in imports(m))
+    }
+    assert users == {"samuel.cli.app"}
 
 
 def test_the_library_prints_nothing() -> None:

@@ -5,14 +5,25 @@ import logging
 import sys
 
 from samuel import __version__
-from samuel.cli import accompaniment, dataset, exchange, experiments, inspection, machine, songs, training
+from samuel.cli import (
+    accompaniment,
+    app,
+    bench,
+    dataset,
+    exchange,
+    experiments,
+    inspection,
+    machine,
+    songs,
+    training,
+)
 from samuel.cli.settings import read_settings
 from samuel.cli.terminal import plain, print_what_it_can, unread
 from samuel.errors import NotBuiltError, SamuelError
 
 __all__ = ["main", "read_settings"]
 
-PARTS = (machine, songs, training, accompaniment, dataset, inspection, exchange, experiments)
+PARTS = (machine, bench, songs, training, accompaniment, app, dataset, inspection, exchange, experiments)
 STOPPED = "nothing half-written was left, run it again"
 NOT_BUILT = {"evaluate": "the report of train-and-eval holds the scores of its own tracks"}
 

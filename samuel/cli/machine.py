@@ -1,18 +1,11 @@
-"""`samuel doctor`, `demo`, `summary` and `bench`: what this machine can do, and what the network asks."""
+"""`samuel doctor`, `demo` and `summary`: what this machine can do, and what the network asks."""
 
 import argparse
 import subprocess
 import sys
-from typing import TYPE_CHECKING
-
-from tqdm import tqdm
 
 from samuel.cli.settings import Commands, add_settings, read_settings
 from samuel.cli.terminal import GOES_ON
-from samuel.config import SeparatorConfig, Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 def add_commands(commands: Commands) -> None:
@@ -31,21 +24,6 @@ def add_commands(commands: Commands) -> None:
     )
     add_settings(command)
     command.set_defaults(command=summary)
-
-    command = commands.add_parser("bench", help="what this machine does in a second, and how exactly")
-    command.add_argument(
-        "what",
-        nargs="?",
-        default="machine",
-        choices=["machine", "pipeline", "exactness", "separation", "loader", "training"],
-        help="machine: network and embedded parts; pipeline: separation and encoding at full size; "
-        "exactness: these against the libraries' own loops; separation: separators against true stems; "
-        "loader: how fast training gets its batches; training: its loop against the bare step",
-    )
-    add_settings(command)
-    command.add_argument("--songs", type=int, help="pipeline, separation: how many songs")
-    command.add_argument("--seconds", type=float, help="pipeline: their duration")
-    command.set_defaults(command=bench)
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -82,52 +60,4 @@ def summary(options: argparse.Namespace) -> int:
         for part in parts
     ]
     print(text_of(rows))
-    return 0
-
-
-def bench(options: argparse.Namespace) -> int:
-    """Print what this machine does, figure by figure, as they are measured."""
-    settings, what = read_settings(options.settings), options.what
-    if what == "separation":
-        return _bench_separation(settings, options.songs)
-    for name, figure in _bench_rows(what, settings, options):
-        print(f"{name:<38}  {figure}", flush=True)
-    return 0
-
-
-def _bench_rows(what: str, settings: Settings, options: argparse.Namespace) -> "Iterable[tuple[str, str]]":
-    if what == "machine":
-        from samuel.bench.machine import machine_rows
-
-        return machine_rows(settings)
-    if what == "exactness":
-        from samuel.bench.exactness import exactness_rows
-
-        return exactness_rows(settings)
-    if what == "loader":
-        from samuel.bench.loader import loader_rows
-
-        return loader_rows()
-    if what == "training":
-        from samuel.bench.training import training_rows
-
-        return training_rows(settings)
-    from samuel.bench.pipeline import pipeline_rows
-
-    return pipeline_rows(settings, options.songs, options.seconds)
-
-
-def _bench_separation(settings: Settings, songs: int | None) -> int:
-    from samuel.bench.separation import separation_rows
-    from samuel.device import resolve_device
-    from samuel.popdb.accounts import text_of
-
-    demucs = settings.separator if settings.separator.name == "demucs" else SeparatorConfig(name="demucs")
-    rows = separation_rows(
-        songs or 12,
-        [SeparatorConfig(), demucs],
-        resolve_device(settings.device),
-        lambda items: tqdm(items, desc="separate", total=songs or 12, disable=None),
-    )
-    print(text_of([row.row() for row in rows]))
     return 0

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from samuel.config import CodecConfig, Settings, parse
 from samuel.errors import InputError, MissingPartError, SettingsError
@@ -53,19 +53,26 @@ def read_settings(path: Path | None) -> Settings:
         raise SettingsError(f"{path}: not JSON ({error})") from error
 
 
-def codec_of(identity: str, options: argparse.Namespace) -> "Codec":
+def codec_of(identity: str, options: argparse.Namespace, *, one_song: bool = False) -> "Codec":
     """The codec that has this identity, as the options of `add_codec` say.
+
+    Args:
+        identity: What the latents say of their codec.
+        options: `--device` and `--codec-path`.
+        one_song: Not a dataset: in little memory, and decoded in bf16 by a GPU that has it.
 
     Raises:
         MissingPartError: This version has none of that name, or its weights are not at hand.
     """
     from samuel.codec import load_codec
     from samuel.codec.stable_audio import REMEDY
-    from samuel.device import resolve_device
+    from samuel.device import resolve_device, uses_bf16
 
     device = resolve_device(options.device)
+    decoding = "bf16" if one_song and uses_bf16(device, "auto") else None
     try:
-        return load_codec(codec_config(identity, options.codec_path), device)
+        config = codec_config(identity, options.codec_path, batch=1 if one_song else None)
+        return load_codec(config, device, decoding=decoding)
     except SettingsError as error:
         raise MissingPartError(f"the latents are of {identity!r:.120}, a codec this version lacks") from error
     except MissingPartError as error:  # it speaks of settings
@@ -74,17 +81,18 @@ def codec_of(identity: str, options: argparse.Namespace) -> "Codec":
         raise MissingPartError(told) from error
 
 
-def codec_config(identity: str, path: str | None) -> CodecConfig:
+def codec_config(identity: str, path: str | None, batch: int | None = None) -> CodecConfig:
     """The settings of the codec that has this identity.
 
     Args:
         identity: Begins with the part's name: "mel/1 bands=64 …".
         path: Where its weights are; none: the default.
+        batch: Windows at a time; none: as there is memory.
 
     Raises:
         SettingsError: No part has that name.
     """
-    values: dict[str, str] = {"name": identity.partition("/")[0]}
+    values: dict[str, Any] = {"name": identity.partition("/")[0], "batch": batch}
     words = identity.split()
     values |= {"posterior": "sample"} if "sample" in words else {}
     values |= {"precision": "bf16"} if "bf16" in words else {}

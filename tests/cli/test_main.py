@@ -13,12 +13,6 @@ import soundfile
 from samuel import __version__
 from samuel.cli import main
 from samuel.cli.terminal import plain
-from samuel.codec import load_codec
-from samuel.config import CodecConfig
-from samuel.device import resolve_device
-from samuel.popdb.shards import write_popdb
-from samuel.train import fit
-from tests.popdb.latents import encoded_song, small_settings
 
 
 def settings_of_a_folder(root: Path) -> Path:
@@ -83,22 +77,6 @@ def test_an_interrupted_command_that_starts_anew_says_so(
     monkeypatch.setattr("samuel.popdb.shards.open_popdb", interrupt)
     assert main(["compact", "anywhere"]) == 130
     assert capsys.readouterr().err == "interrupted; nothing half-written was left, run it again\n"
-
-
-def test_generate_writes_an_accompaniment_of_the_length_of_the_vocal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = small_settings(tmp_path, training={"steps": 2})
-    popdb = write_popdb([encoded_song(tmp_path, name) for name in "ab"], settings)
-    popdb.info["codec"] = load_codec(CodecConfig(), resolve_device("cpu")).identity
-    model = fit(popdb, settings, tmp_path / "run", lambda _: None).folder
-    vocal, output = tmp_path / "vocal.flac", tmp_path / "out" / "band.wav"
-    soundfile.write(vocal, 0.1 * np.random.default_rng(0).normal(size=22_050), 22_050)
-    arguments = ["generate", str(vocal), "--model", str(model), "-o", str(output), "--steps", "2"]
-    assert main(arguments) == 0
-    assert soundfile.info(output).frames == 44_100
-    assert capsys.readouterr().out.strip() == str(output)
-    assert [path.name for path in output.parent.iterdir()] == ["band.wav"]
 
 
 @pytest.mark.parametrize(
