@@ -105,15 +105,15 @@ def latents_rows(
     before_s = seconds(chosen, device)
     paper_s = seconds(lambda: sample_as_the_paper(chunk, model, config), device)
     chunk_s = mean([before_s, seconds(chosen, device)])
-    yield f"{_length(chunk)}, ddpm, {model.diffusion.timesteps} steps, two calls each", f"{paper_s:.2f} s"
+    yield f"{_length(chunk)}, ddpm, {model.diffusion.timesteps} steps, two calls each", f"{paper_s:.3g} s"
     yield (
         f"{_length(chunk)}, {config.sampler}, {config.steps} steps",
-        f"{chunk_s:.2f} s, {paper_s / chunk_s:.1f} × less time",
+        f"{chunk_s:.3g} s, {paper_s / chunk_s:.1f} × less time",
     )
     drawn: list[Tensor] = []
     whole_s = seconds(lambda: drawn.append(accompany_latents(vocal, model, config)), device)
     overlap = whole_s / vocal.shape[-1] / (chunk_s / model.frames)
-    yield f"{_length(vocal)} in windows", f"{whole_s:.2f} s, {overlap:.2f} × the time of a frame above"
+    yield f"{_length(vocal)} in windows", f"{whole_s:.3g} s, {overlap:.2f} × the time of a frame above"
     yield "  change at their ends", seam_figure(model.normaliser.accompaniment(drawn[0]), windowed(model))
 
 

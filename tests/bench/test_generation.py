@@ -67,7 +67,7 @@ def test_every_figure_is_there_and_ratios_are_those_of_the_times(
     assert numbers(rows["  change at their ends"])[-1] == 2 * (len(window_starts(173, 64, 16)) - 1)
     for duration_s in (8, 10):
         whole_s, *stages_s = numbers(rows[f"vocal file of {duration_s} s"])
-        assert 0 < sum(stages_s) < whole_s
+        assert 0 < sum(stages_s) <= whole_s + 0.05 * len(stages_s)  # rounded
     assert all(f"{stage} " in rows["vocal file of 8 s"] for stage in ("encode", "sample", "decode", "write"))
     assert rows["  peak memory"].endswith((" GiB", "not measured here"))
 
