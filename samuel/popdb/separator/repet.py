@@ -32,7 +32,7 @@ class RepetSeparator:
     """
 
     identity = (
-        f"repet-sim/1 n_fft={N_FFT} hop={HOP} neighbours={NEIGHBOURS} spacing={SPACING}"
+        f"repet-sim/2 n_fft={N_FFT} hop={HOP} neighbours={NEIGHBOURS} spacing={SPACING}"
         f" context={CONTEXT.stop - 1}/{CONTEXT.step} bands={BANDS}^{COMPRESSION} high_pass={HIGH_PASS_HZ:.0f}"
     )
 
@@ -40,7 +40,9 @@ class RepetSeparator:
         """(2, S) → what does not repeat, (2, S)."""
         import librosa
 
-        whole = np.pad(mix, ((0, 0), (0, max(N_FFT - mix.shape[1], 0))))
+        # Past the end too, every sample lies well inside a window: divided by the edge of the last one, it would
+        # come back a thousandfold.
+        whole = np.pad(mix, ((0, 0), (0, N_FFT)))
         spectra = librosa.stft(whole, n_fft=N_FFT, hop_length=HOP)
         magnitude = np.ascontiguousarray(np.abs(spectra).mean(axis=0).T)
         repeating = _repeating(magnitude, _neighbours(_passages(magnitude)))

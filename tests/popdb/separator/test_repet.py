@@ -56,3 +56,11 @@ def test_repet_takes_short_songs(repet: Separator, seconds: float) -> None:
     vocals = repet.vocals(noise(seconds))
     assert vocals.shape == (2, int(seconds * SAMPLE_RATE))
     assert np.isfinite(vocals).all()
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 511, 512, 1016, 1023])
+def test_a_song_of_any_length_ends_without_a_burst(repet: Separator, beyond: int) -> None:
+    mix = noise((40 * 1024 + beyond + 0.5) / SAMPLE_RATE)
+    assert mix.shape[1] % 1024 == beyond
+    vocals = repet.vocals(mix)
+    assert np.abs(vocals[:, -2048:]).max() < 2 * np.abs(mix).max()
