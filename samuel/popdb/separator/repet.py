@@ -40,8 +40,8 @@ class RepetSeparator:
         """(2, S) → what does not repeat, (2, S)."""
         import librosa
 
-        # Past the end too, every sample lies well inside a window: divided by the edge of the last one, it would
-        # come back a thousandfold.
+        # Every sample then lies well inside a window: divided by the edge of the last one, it would come back
+        # a thousandfold.
         whole = np.pad(mix, ((0, 0), (0, N_FFT)))
         spectra = librosa.stft(whole, n_fft=N_FFT, hop_length=HOP)
         magnitude = np.ascontiguousarray(np.abs(spectra).mean(axis=0).T)
