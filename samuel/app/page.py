@@ -2,6 +2,7 @@
 
 import html
 import logging
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ STAGES = {
     "decode": "Turning it into sound",
     "write": "Saving",
 }
+FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/]+/)+")
+"""Of a path of this machine, all but its last name."""
 CLEAN_EVERY_S, KEEP_S = 600, 4 * 3600
 STYLE = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
@@ -60,7 +63,7 @@ class Page:
             folder: For files while they are made.
         """
         self._model, self._codec, self._separator, self._folder = model, codec, separator, folder
-        self._stop = threading.Event()
+        self._stop, self._closing = threading.Event(), False
         self._blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CLEAN_EVERY_S, KEEP_S))
         with self._blocks:
             self._lay_out()
@@ -85,6 +88,7 @@ class Page:
 
     def close(self) -> None:
         """End what is being made, and serve no more."""
+        self._closing = True
         self._stop.set()
         self._codec.cancel()
         self._separator.cancel()
@@ -95,7 +99,7 @@ class Page:
         vocal: str | None,
         is_song: bool,
         length_s: float | None,
-        suffix: str,
+        suffix: str | None,
         steps: int | None,
         guidance_scale: float | None,
         seed: int | None,
@@ -103,7 +107,8 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (where gradio looks for it)
     ) -> Iterator[list[Any]]:
         """Make an accompaniment of what the fields hold; a generator, so that its files last until copied."""
-        self._stop.clear()
+        if not self._closing:
+            self._stop.clear()
         sampling = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "sampler": sampler}
         chosen = {"sampling": sampling, "diffusion": self._model.diffusion.model_dump()}
         with tempfile.TemporaryDirectory(dir=self._folder) as workspace, _told(vocal, workspace):
@@ -111,7 +116,7 @@ class Page:
                 raise InputError("There is no vocal yet: upload a file, or record one.")
             request = Request(
                 vocal=Path(vocal),
-                output=Path(workspace, f"accompaniment.{suffix.lower()}"),
+                output=Path(workspace, f"accompaniment.{(suffix or 'wav').lower()}"),
                 sampling=parse(chosen).sampling,
                 length_s=length_s or None,
                 separator=self._separator if is_song else None,
@@ -204,6 +209,7 @@ def _told(vocal: str | None, workspace: str) -> Iterator[None]:
     def as_shown(text: str) -> str:
         for path, name in ((vocal, Path(vocal or "").name), (f"{workspace}/", "")):
             text = text.replace(path, name) if path else text
+        text = FOLDERS.sub("", text)
         return html.escape(text, quote=False).replace("\n", "<br>")  # for the page takes it for HTML
 
     library, toasts = logging.getLogger("samuel"), _Toasts(as_shown)

@@ -18,7 +18,7 @@ from samuel.cli import (
     training,
 )
 from samuel.cli.settings import read_settings
-from samuel.cli.terminal import plain, print_what_it_can, unread
+from samuel.cli.terminal import PlainFormatter, plain, print_what_it_can, unread
 from samuel.errors import NotBuiltError, SamuelError
 
 __all__ = ["main", "read_settings"]
@@ -31,7 +31,9 @@ NOT_BUILT = {"evaluate": "the report of train-and-eval holds the scores of its o
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when all is well, 1 with a clear message when the user must act."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    shown = logging.StreamHandler()
+    shown.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[shown])
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     print_what_it_can()
     try:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from tqdm import tqdm
 
 from samuel.cli.settings import Commands, add_codec, add_settings, codec_of, read_settings
-from samuel.config import Sampler, SeparatorConfig, Settings, TrainingPrecision, parse
+from samuel.cli.terminal import ending_cleanly
+from samuel.config import CodecConfig, Sampler, SeparatorConfig, Settings, TrainingPrecision, parse
 from samuel.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def generate(options: argparse.Namespace) -> int:
     from samuel.generate import Request
     from samuel.generate import generate as make
 
+    _take_over(options, read_settings(options.settings))
     keep, device = _keep(options), resolve_device(options.device)
     model = _compiled(load_model(options.model, device), options.compile, device)
     settings = _settings(options, model)
@@ -89,11 +91,19 @@ def generate(options: argparse.Namespace) -> int:
         keep=keep,
         **({} if options.balance is None else {"balance_db": options.balance}),
     )
-    with _Bars() as bars:
+    with ending_cleanly(), _Bars() as bars:
         takes = make(request, model, codec, bars.show)
     for take in takes:
         print(take.accompaniment, take.mix, take.record, sep="\n")
     return 0
+
+
+def _take_over(options: argparse.Namespace, settings: Settings) -> None:
+    """Device and codec's weights as the settings say, where no option does."""
+    if options.device == "auto":
+        options.device = settings.device
+    if options.codec_path is None and settings.codec.name != CodecConfig().name:
+        options.codec_path = settings.codec.path
 
 
 def _settings(options: argparse.Namespace, model: "TrainedModel") -> Settings:

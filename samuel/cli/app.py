@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from samuel.cli.settings import Commands, add_codec, codec_of
+from samuel.cli.terminal import ending_cleanly
 
 
 def add_commands(commands: Commands) -> None:
@@ -29,7 +30,7 @@ def app(options: argparse.Namespace) -> int:
     model = load_model(options.model, device)
     codec = codec_of(model.codec, options, one_song=True)
     separator = load_separator(SeparatorConfig(), device)
-    with serving(model, codec, separator, options.port) as address:
+    with ending_cleanly(), serving(model, codec, separator, options.port) as address:
         print(f"{address} (Ctrl-C ends it)", flush=True)
         while True:
             time.sleep(3600)

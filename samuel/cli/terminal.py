@@ -1,8 +1,13 @@
 """Text that may be anybody's, on a terminal or in a pipe."""
 
 import io
+import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 GOES_ON = "what is done stays, and the same command goes on from there"
 """What is said of an interrupted command that keeps each song it has finished."""
@@ -17,6 +22,30 @@ def plain(text: str) -> str:
         "".join(character if character.isprintable() else "?" for character in line)
         for line in text.split("\n")
     )
+
+
+class PlainFormatter(logging.Formatter):
+    """Messages without control characters: the names in them are anybody's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and the trace of an error with it."""
+        return plain(super().format(record))
+
+
+@contextmanager
+def ending_cleanly() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does, so that what is temporary is removed."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def print_what_it_can() -> None:

@@ -156,4 +156,6 @@ def _complaint(problem: Any) -> str:
     # These may be refused because there is a secret in them.
     if name.startswith(("download.proxy", "download.ytdlp", "popdb.path")) or problem["loc"] == ("download",):
         return f"setting {name}: {problem['msg']}"
-    return f"setting {name or '(all)'}: {problem['msg']} (given: {problem['input']!r})"
+    if not name:  # settings that contradict each other: given was the whole tree
+        return f"settings: {problem['msg']}"
+    return f"setting {name}: {problem['msg']} (given: {problem['input']!r})"

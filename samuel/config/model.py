@@ -107,7 +107,9 @@ class SamplingConfig(Section):
     """How an accompaniment is drawn."""
 
     sampler: Sampler = Field(default="dpmsolver++", description="reverse process")
-    steps: Annotated[int, Field(ge=1, le=10_000)] = Field(default=20, description="network evaluations")
+    steps: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=12, description="network evaluations: twice the fewest that cannot be told from 800 of DDPM"
+    )
     guidance_scale: Annotated[float, Field(ge=0, le=100)] = Field(default=2.0, description="1: no guidance")
     guidance_rescale: Share = Field(
         default=0.0, description="how far guided predictions go back to the deviation of unguided ones"

@@ -2,7 +2,8 @@
 
 from samuel.generate.accompany import OnStep, accompany, accompany_latents, mix
 from samuel.generate.keep import Keep, ranges_of
-from samuel.generate.takes import OnProgress, Request, Take, generate
+from samuel.generate.request import Request, Take
+from samuel.generate.takes import OnProgress, generate
 
 __all__ = [
     "Keep",

@@ -22,6 +22,8 @@ from samuel.model.inpaint import Kept
 
 FADE_S = 0.02
 """At either end of what stays, from the new samples to the old ones: long enough not to click."""
+LEAST_S = 0.1
+"""Of a range: a frame of the codec, 46 ms, lies in it wherever it begins, and the fades leave something."""
 RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)?\s*")
 
 Range = tuple[float, float]
@@ -54,26 +56,45 @@ def ranges_of(text: str) -> tuple[Range, ...]:
     return ranges
 
 
+def settled(ranges: Sequence[Range], duration_s: float) -> tuple[Range, ...]:
+    """The ranges in order; those that touch are one, and one that reaches the end of the vocal has none.
+
+    Raises:
+        InputError: One begins after the end of the vocal, or is too short to hold a frame between its fades.
+    """
+    merged: list[Range] = []
+    for start, stop in sorted(ranges):
+        if start >= duration_s:
+            raise InputError(f"nothing to keep from {start:g} s on: the vocal ends before")
+        end = math.inf if stop >= duration_s else stop
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    for start, stop in merged:
+        if min(stop, duration_s) - start < LEAST_S:
+            raise InputError(f"{start:g}-{stop:g}: too short to keep; give at least {LEAST_S:g} s")
+    return tuple(merged)
+
+
 def kept_latents(old: Vocal, ranges: Sequence[Range], codec: Codec, vocal: Vocal, frames: int) -> Kept:
     """What stays, for the model: frames that lie in a range as a whole.
 
     Args:
         old: The existing accompaniment.
-        ranges: Which seconds of it stay.
+        ranges: Which seconds of it stay, `settled`.
         codec: The codec at hand.
         vocal: The vocal it is for.
         frames: Latent frames of the vocal, T.
 
     Raises:
-        InputError: It is shorter than the vocal, or a range begins after its end.
+        InputError: It is shorter than the vocal.
     """
     if old.samples < vocal.samples:
         raise InputError(
             f"the accompaniment to keep lasts {old.samples / SAMPLE_RATE:.2f} s, the vocal"
             f" {vocal.samples / SAMPLE_RATE:.2f} s; give the one that was made for this vocal"
         )
-    if late := [start for start, _ in ranges if start * SAMPLE_RATE >= vocal.samples]:
-        raise InputError(f"nothing to keep from {late[0]:g} s on: the vocal ends before")
     first = torch.arange(frames, dtype=torch.float64) * HOP / SAMPLE_RATE
     last = first + HOP / SAMPLE_RATE
     inside = [(first >= start) & (last <= stop) for start, stop in ranges]

@@ -3,9 +3,10 @@
 A take is whole once its record is there. Shapes: (1, C, T) latents.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,83 +21,23 @@ from samuel.checkpoint import TrainedModel
 from samuel.codec import Codec
 from samuel.codec.windows import decode_windows
 from samuel.config import SamplingConfig
-from samuel.errors import InputError
-from samuel.files import sha256, write_json
+from samuel.files import fsync, sha256, write_json
 from samuel.generate.accompany import accompany_latents, require_codec
-from samuel.generate.balance import BALANCE_DB, balance_of
+from samuel.generate.balance import balance_of
 from samuel.generate.encode import encoded
-from samuel.generate.keep import Keep, kept_latents, pasted
+from samuel.generate.keep import Keep, Range, kept_latents, pasted, settled
 from samuel.generate.output import (
     full_disk_told,
-    require_writable,
     write_accompaniment,
     write_limited,
     write_mix,
 )
+from samuel.generate.request import Request, Take
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
 from samuel.model.inpaint import Kept
-from samuel.popdb.separator import Separator
-
-MOST_TAKES = 100
 
 OnProgress = Callable[[str, int, int], object]
 """(what: "separate", "encode", "sample", "decode" or "write", done, of)"""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is wanted.
-
-    Attributes:
-        vocal: Any audio file.
-        output: The accompaniment, `.wav` or `.flac`.
-        sampling: Sampler, steps, guidance and seed.
-        takes: How many, with the seeds that follow.
-        length_s: Only so much from the beginning; none: all of it.
-        separator: What takes the vocals out first, where `vocal` is a whole song.
-        balance_db: Loudness of the vocal over that of the accompaniment in the mix.
-        keep: Seconds of an existing accompaniment that stay.
-    """
-
-    vocal: Path
-    output: Path
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    takes: int = 1
-    length_s: float | None = None
-    separator: Separator | None = None
-    balance_db: float = BALANCE_DB
-    keep: Keep | None = None
-
-    def places(self) -> "list[Take]":
-        """Where the takes go, in the order of their seeds."""
-        numbers = [""] if self.takes == 1 else [f"-{number}" for number in range(1, self.takes + 1)]
-        return [
-            Take(
-                accompaniment=self.output.with_stem(f"{self.output.stem}{number}"),
-                mix=self.output.with_stem(f"{self.output.stem}{number}-mix"),
-                record=self.output.with_name(f"{self.output.stem}{number}.json"),
-                # Seeds wrap around: the last one there is has a successor too.
-                seed=(self.sampling.seed + i) % 2**32,
-            )
-            for i, number in enumerate(numbers)
-        ]
-
-
-@dataclass(frozen=True)
-class Take:
-    """A finished accompaniment.
-
-    Attributes:
-        accompaniment: As long as the vocal, 24 bits, 44.1 kHz.
-        mix: Both together.
-        record: JSON: seed, settings, digest of the checkpoint, levels.
-        seed: Of its noise.
-    """
-
-    accompaniment: Path
-    mix: Path
-    record: Path
-    seed: int
 
 
 def generate(request: Request, model: TrainedModel, codec: Codec, on_progress: OnProgress) -> list[Take]:
@@ -113,24 +54,16 @@ def generate(request: Request, model: TrainedModel, codec: Codec, on_progress: O
         CheckpointError: The model learned another codec's latents.
         OperatorError: The disk is full.
     """
-    _check(request)
+    request.check()
     require_codec(model, codec)
     takes = request.places()
     for take in takes:
-        require_writable(take.accompaniment)
-        require_writable(take.mix)
+        take.require_room()
     with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
         job = _prepared(request, model, codec, Path(workspace), on_progress)
         for take in takes:
             job.make(take)
     return takes
-
-
-def _check(request: Request) -> None:
-    if not 1 <= request.takes <= MOST_TAKES:
-        raise InputError(f"{request.takes} takes: ask for 1 to {MOST_TAKES}")
-    if not -60 <= request.balance_db <= 60:
-        raise InputError(f"a balance of {request.balance_db} dB: give -60 to 60")
 
 
 def _prepared(
@@ -143,12 +76,58 @@ def _prepared(
         vocal = vocal_from_mix(vocal, request.separator, workspace)
         on_progress("separate", 1, 1)
     latents = encoded(vocal, codec, model.frames, partial(on_progress, "encode"))
-    old, kept = None, None
-    if request.keep is not None:
-        (folder := workspace / "kept").mkdir()
-        old = vocal_of(request.keep.accompaniment, folder)
-        kept = kept_latents(old, request.keep.ranges_s, codec, vocal, latents.shape[-1])
-    return _Job(request, model, codec, workspace, on_progress, vocal, latents, old, kept)
+    kept = _kept(request.keep, codec, vocal, latents.shape[-1], workspace) if request.keep else None
+    made_of = _made_of(request, model, codec, vocal, kept)
+    return _Job(request, model, codec, workspace, on_progress, vocal, latents, kept, made_of)
+
+
+def _kept(keep: Keep, codec: Codec, vocal: Vocal, frames: int, workspace: Path) -> "_Stays":
+    ranges = settled(keep.ranges_s, vocal.samples / SAMPLE_RATE)
+    (folder := workspace / "kept").mkdir()
+    old = vocal_of(keep.accompaniment, folder)
+    return _Stays(old, ranges, kept_latents(old, ranges, codec, vocal, frames))
+
+
+def _made_of(
+    request: Request, model: TrainedModel, codec: Codec, vocal: Vocal, kept: "_Stays | None"
+) -> dict[str, Any]:
+    """What all takes have in common, for their records."""
+    return {
+        "samuel": __version__,
+        "torch": torch.__version__,
+        "model_sha256": model.sha256,
+        "codec": codec.identity,
+        "vocal": {
+            **_file(request.vocal),
+            "duration_s": round(vocal.samples / SAMPLE_RATE, 3),
+            "separator": request.separator.identity if request.separator else None,
+        },
+        "kept": {**_file(request.keep.accompaniment), "ranges_s": kept.as_json()}
+        if request.keep and kept
+        else None,
+    }
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"file": _name(path), "sha256": sha256(path)}
+
+
+def _name(path: Path) -> str:
+    """A file's name as JSON can write it: names need not be UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", errors="replace")
+
+
+@dataclass(frozen=True)
+class _Stays:
+    """What is kept of an existing accompaniment: its samples, the seconds, and its latents."""
+
+    old: Vocal
+    ranges_s: tuple[Range, ...]
+    latents: Kept
+
+    def as_json(self) -> list[list[float | None]]:
+        """The ranges as JSON can write them: no end is null."""
+        return [[start, None if stop == float("inf") else stop] for start, stop in self.ranges_s]
 
 
 @dataclass(frozen=True)
@@ -160,14 +139,18 @@ class _Job:
     on_progress: OnProgress
     vocal: Vocal
     latents: Tensor
-    old: Vocal | None
-    kept: Kept | None
+    kept: _Stays | None
+    made_of: dict[str, Any]
 
     def make(self, take: Take) -> None:
         """Sample, decode and write one take."""
         config = self.request.sampling.model_copy(update={"seed": take.seed})
         generated = accompany_latents(
-            self.latents, self.model, config, partial(self.on_progress, "sample"), self.kept
+            self.latents,
+            self.model,
+            config,
+            partial(self.on_progress, "sample"),
+            self.kept.latents if self.kept else None,
         )
         decoded = self.workspace / "accompaniment.wav"
         overshoot_db = write_limited(decoded, self._decoded(generated))
@@ -177,10 +160,10 @@ class _Job:
 
     def _decoded(self, latents: Tensor) -> Iterator[Audio]:
         blocks: Iterable[Audio] = decode_windows(self.codec, latents.cpu(), self.vocal.samples)
-        if self.old is not None and self.request.keep is not None:
+        if self.kept is not None:
             # Clipped, or else what stays would be turned down where the rest overshoots beside it.
             clipped = (np.clip(block, -1.0, 1.0) for block in blocks)
-            blocks = pasted(clipped, self.old, self.request.keep.ranges_s)
+            blocks = pasted(clipped, self.kept.old, self.kept.ranges_s)
         done = 0
         for block in blocks:
             done += block.shape[1]
@@ -188,38 +171,23 @@ class _Job:
             self.on_progress("decode", done, self.vocal.samples)
 
     def _write(self, take: Take, config: SamplingConfig, decoded: Path, overshoot_db: float) -> None:
+        """All three files in a folder beside their places, and from there into these, the record last."""
         levels = balance_of(self.vocal.path, decoded, self.request.balance_db)
-        take.record.unlink(missing_ok=True)  # of an earlier take of that name, which now begins to go
-        write_accompaniment(take.accompaniment, decoded)
-        write_mix(take.mix, self.vocal.path, decoded, levels)
-        record = self._record(take, config)
-        record |= {
+        record = self.made_of | {
+            "files": {"accompaniment": _name(take.accompaniment), "mix": _name(take.mix)},
+            "seed": take.seed,
+            "sampling": config.model_dump(mode="json"),
             "overshoot_db": round(overshoot_db, 2),
             "balance": {"wanted_db": self.request.balance_db, **asdict(levels)},
         }
-        with full_disk_told(take.record):
-            write_json(take.record, record)
-
-    def _record(self, take: Take, config: SamplingConfig) -> dict[str, Any]:
-        request, keep = self.request, self.request.keep
-        return {
-            "samuel": __version__,
-            "torch": torch.__version__,
-            "files": {"accompaniment": take.accompaniment.name, "mix": take.mix.name},
-            "seed": take.seed,
-            "sampling": config.model_dump(mode="json"),
-            "model_sha256": self.model.sha256,
-            "codec": self.codec.identity,
-            "vocal": {
-                "file": request.vocal.name,
-                "sha256": sha256(request.vocal),
-                "duration_s": round(self.vocal.samples / SAMPLE_RATE, 3),
-                "separator": request.separator.identity if request.separator else None,
-            },
-            "kept": {"sha256": sha256(keep.accompaniment), "ranges_s": _finite(keep)} if keep else None,
-        }
-
-
-def _finite(keep: Keep) -> list[list[float | None]]:
-    """The ranges as JSON can write them: no end is null."""
-    return [[start, None if stop == float("inf") else stop] for start, stop in keep.ranges_s]
+        beside = take.record.parent
+        with full_disk_told(beside), tempfile.TemporaryDirectory(dir=beside, prefix=".samuel-") as folder:
+            new = take.within(Path(folder))
+            write_accompaniment(new.accompaniment, decoded)
+            write_mix(new.mix, self.vocal.path, decoded, levels)
+            write_json(new.record, record)
+            take.record.unlink(missing_ok=True)  # of an earlier take of that name, which now begins to go
+            new.accompaniment.replace(take.accompaniment)
+            new.mix.replace(take.mix)
+            new.record.replace(take.record)
+            fsync(beside)

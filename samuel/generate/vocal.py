@@ -196,4 +196,4 @@ def _check(vocal: Vocal, name: str) -> None:
         )
     level_dbfs = level_db(math.sqrt(power / vocal.samples))
     if level_dbfs < SILENCE_DBFS:
-        logger.warning("%s: silent (%.1f dBFS); the accompaniment has nothing to follow", name, level_dbfs)
+        logger.warning("%s: silent (%.1f dBFS): there is nothing in it to follow", name, level_dbfs)

@@ -62,6 +62,36 @@ def test_settings_of_a_file_hold_where_no_option_speaks(vocal: Path, model: Path
     assert (sampling["seed"], sampling["steps"]) == (3, 2)
 
 
+def test_the_device_of_the_settings_counts(
+    vocal: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"device": "mps"}))
+    assert main(arguments(vocal, model, "--settings", str(file))) == 1
+    assert "device = 'mps'" in capsys.readouterr().err
+
+
+def test_settings_are_not_written_over(
+    vocal: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "song.json"
+    file.write_text("{}")
+    again = arguments(vocal, model, "--settings", str(file))
+    again[5] = str(tmp_path / "song.wav")
+    assert main(again) == 1
+    assert "song.json: is there, and of no earlier take" in capsys.readouterr().err
+    assert file.read_text() == "{}"
+
+
+def test_a_name_cannot_steer_the_terminal(model: Path, tmp_path: Path) -> None:
+    quiet = tmp_path / "quiet\x1b[31m.wav"
+    soundfile.write(str(quiet), np.zeros(44_100), 44_100)
+    command = [sys.executable, "-m", "samuel.cli", *arguments(quiet, model)]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert b"quiet?[31m.wav: silent" in done.stderr
+    assert b"\x1b" not in done.stderr
+
+
 def test_a_whole_song_and_kept_seconds(vocal: Path, model: Path) -> None:
     assert main(arguments(vocal, model, "--from-mix")) == 0
     first = vocal.parent / "out" / "band.wav"
@@ -144,7 +174,10 @@ def test_a_model_of_another_codec_is_refused(
     assert "the model learned latents of 'mel/0 " in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_it_and_leaves_nothing(vocal: Path, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_leaves_nothing(
+    number: signal.Signals, vocal: Path, model: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "samuel.cli", *arguments(vocal, model, "--steps", "800")]
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -154,7 +187,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing(vocal: Path, model: Path, tmp_path: P
         while not any(scratch.rglob("vocal.wav")) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.splitlines()[-1] == "interrupted; takes that were finished stay, the rest is not there"

@@ -7,7 +7,7 @@ import torch
 
 from samuel.codec import HOP, Codec
 from samuel.errors import InputError
-from samuel.generate.keep import FADE_S, kept_latents, pasted, ranges_of
+from samuel.generate.keep import FADE_S, kept_latents, pasted, ranges_of, settled
 from samuel.generate.vocal import Vocal, vocal_of
 from tests.generate.voices import voice
 
@@ -65,8 +65,27 @@ def test_what_cannot_be_kept_is_named(old: Vocal, vocal: Vocal, codec: Codec, tm
     short = vocal_of(voice(99 * HOP), tmp_path)
     with pytest.raises(InputError, match=r"lasts 4\.60 s, the vocal 4\.64 s"):
         kept_latents(short, ((0.0, 1.0),), codec, vocal, 100)
-    with pytest.raises(InputError, match="from 5 s on: the vocal ends before"):
-        kept_latents(old, ((5.0, 6.0),), codec, vocal, 100)
+
+
+def test_ranges_that_touch_are_one_and_the_end_of_the_vocal_is_no_end() -> None:
+    inf = math.inf
+    assert settled(((3.0, 5.0), (0.0, 3.0)), 9.0) == ((0.0, 5.0),)
+    assert settled(((1.0, 4.0), (2.0, 3.0), (6.0, inf)), 9.0) == ((1.0, 4.0), (6.0, inf))
+    assert settled(((0.0, 9.0),), 9.0) == ((0.0, inf),)
+    assert settled(((2.0, 12.0), (1.0, 1.5)), 9.0) == ((1.0, 1.5), (2.0, inf))
+
+
+@pytest.mark.parametrize(
+    ("ranges", "words"),
+    [
+        (((9.0, 10.0),), "from 9 s on: the vocal ends before"),
+        (((1.0, 1.05),), "1-1.05: too short to keep"),
+        (((8.95, math.inf),), "too short to keep"),
+    ],
+)
+def test_ranges_that_keep_nothing_are_refused(ranges: tuple[tuple[float, float], ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        settled(ranges, 9.0)
 
 
 def test_the_old_samples_themselves_stay_and_pass_into_the_new_ones(old: Vocal) -> None:

@@ -1,6 +1,8 @@
 import dataclasses
 import errno
+import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,9 +32,7 @@ def vocal(tmp_path: Path) -> Path:
 @pytest.fixture
 def make(vocal: Path, model: TrainedModel, codec: Codec, tmp_path: Path) -> Make:
     request = Request(vocal, tmp_path / "out" / "band.wav", SamplingConfig(steps=2, seed=5))
-    return lambda **changed: generate(
-        dataclasses.replace(request, **changed), model, codec, changed.pop("on_progress", lambda *_: None)
-    )
+    return lambda **changed: generate(dataclasses.replace(request, **changed), model, codec, lambda *_: None)
 
 
 def names(folder: Path) -> list[str]:
@@ -57,13 +57,16 @@ def test_the_mix_is_vocal_and_accompaniment_at_the_gains_of_the_record(make: Mak
     assert np.abs(mix).max() <= 10 ** (-1 / 20) + 1e-6
 
 
-def test_a_record_says_how_its_take_was_made(make: Make, model: TrainedModel, codec: Codec) -> None:
+def test_a_record_says_how_its_take_was_made(
+    make: Make, vocal: Path, model: TrainedModel, codec: Codec
+) -> None:
     (take,) = make(takes=1)
     record = json.loads(take.record.read_text())
     assert record["seed"] == record["sampling"]["seed"] == 5
     assert SamplingConfig.model_validate(record["sampling"]) == SamplingConfig(steps=2, seed=5)
     assert (record["model_sha256"], record["codec"]) == (model.sha256, codec.identity)
     assert record["vocal"]["file"] == "vocal.flac"
+    assert record["vocal"]["sha256"] == hashlib.sha256(vocal.read_bytes()).hexdigest()
     assert record["vocal"]["duration_s"] == pytest.approx(300_001 / 44_100, abs=1e-3)
 
 
@@ -91,12 +94,10 @@ def test_only_so_much_from_the_beginning(make: Make) -> None:
 
 
 def test_a_mix_is_separated_first(make: Make, tmp_path: Path) -> None:
-    steps: list[str] = []
     separator = load_separator(SeparatorConfig(), CPU)
     plain, separated = make(), make(separator=separator, output=tmp_path / "b.wav")
     assert json.loads(separated[0].record.read_text())["vocal"]["separator"] == separator.identity
     assert plain[0].accompaniment.read_bytes() != separated[0].accompaniment.read_bytes()
-    assert steps == []
 
 
 def test_kept_seconds_are_those_of_the_existing_accompaniment(make: Make, tmp_path: Path) -> None:
@@ -106,7 +107,75 @@ def test_kept_seconds_are_those_of_the_existing_accompaniment(make: Make, tmp_pa
     before, after = (soundfile.read(take.accompaniment)[0] for take in (old, new))
     assert np.array_equal(before[46_000:131_000], after[46_000:131_000])
     assert not np.allclose(before[:40_000], after[:40_000], atol=1e-3)
-    assert json.loads(new.record.read_text())["kept"]["ranges_s"] == [[1.0, 3.0]]
+    kept = json.loads(new.record.read_text())["kept"]
+    assert kept["ranges_s"] == [[1.0, 3.0]]
+    assert kept["sha256"] == hashlib.sha256(old.accompaniment.read_bytes()).hexdigest()
+
+
+def test_the_rest_is_written_knowing_what_stays(make: Make, tmp_path: Path) -> None:
+    """With the same seed, another accompaniment to keep changes what comes after it."""
+    rests = []
+    for seed in (1, 2):
+        noise = 0.3 * np.random.default_rng(seed).normal(size=300_001)
+        soundfile.write(tmp_path / "old.wav", noise, 44_100)
+        keep = Keep(tmp_path / "old.wav", ((1.0, 3.0),))
+        (take,) = make(keep=keep, output=tmp_path / f"{seed}.wav")
+        rests.append(soundfile.read(take.accompaniment)[0][140_000:])
+    assert not np.array_equal(*rests)
+
+
+def test_nothing_that_is_read_is_written_over(make: Make, vocal: Path, tmp_path: Path) -> None:
+    before = vocal.read_bytes()
+    (tmp_path / "link.flac").symlink_to(vocal)
+    keep = Keep(vocal, ((1.0, 3.0),))
+    for changed in ({"output": vocal}, {"output": tmp_path / "link.flac"}):
+        with pytest.raises(InputError, match="written over what is read"):
+            make(**changed)
+    (tmp_path / "take-mix.flac").symlink_to(vocal)
+    with pytest.raises(InputError, match="written over what is read"):
+        make(output=tmp_path / "take.flac", vocal=tmp_path / "another.wav", keep=keep)
+    assert vocal.read_bytes() == before
+
+
+def test_only_takes_of_ours_are_replaced(make: Make, tmp_path: Path) -> None:
+    make()
+    (second,) = make(sampling=SamplingConfig(steps=2, seed=6))
+    assert json.loads(second.record.read_text())["seed"] == 6
+    for name, content in (("band.json", "{}"), ("band-mix.wav", "a friend's")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text(content)
+        with pytest.raises(InputError, match=rf"{name}: is there, and of no earlier take"):
+            make(output=folder / "band.wav")
+        assert (folder / name).read_text() == content
+    (tmp_path / "folder" / "band.json").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"band\.json: is there"):
+        make(output=tmp_path / "folder" / "band.wav")
+
+
+def test_names_that_are_no_utf8_are_recorded_as_they_can_be(make: Make, vocal: Path, tmp_path: Path) -> None:
+    strange = Path(os.fsdecode(bytes(tmp_path) + b"/b\xff.flac"))
+    vocal.rename(strange)
+    (take,) = make(vocal=strange, output=Path(os.fsdecode(bytes(tmp_path) + b"/o\xff.wav")))
+    record = json.loads(take.record.read_text())
+    assert record["vocal"]["file"] == "b\N{REPLACEMENT CHARACTER}.flac"
+    with take.mix.open("rb") as mix:
+        assert soundfile.info(mix).frames == 300_001
+
+
+def test_a_failure_at_the_mix_leaves_the_earlier_take(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("samuel.generate.takes.write_mix", full)
+    with pytest.raises(OperatorError, match="disk is full"):
+        make(sampling=SamplingConfig(steps=2, seed=6))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_progress_goes_through_all_parts(
