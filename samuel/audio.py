@@ -31,6 +31,11 @@ SLACK_S = 0.25
 # `-ac 2` would spread mono over both channels by √½. Everything becomes one channel or two as ever, and one
 # channel (FC) then goes into both as it is.
 TO_STEREO = f"aformat=f=flt:r={SAMPLE_RATE}:cl=mono|stereo,pan=stereo|FL=FL+FC|FR=FR+FC"
+CONTAINERS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,iff,loas,m4a,matroska,mov,mp3,mp4,mpc,mpc8,mpeg,"
+    "mpegts,nut,ogg,oma,rm,shn,tak,tta,voc,w64,wav,webm,wv,xwma"
+)
+"""What ffmpeg may take a file for: recordings. It knows playlists and scripts too, which name other files."""
 
 Audio = NDArray[np.float32]
 
@@ -67,8 +72,8 @@ def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) ->
     """Decode the first audio stream of any file into a 44.1 kHz stereo float32 WAV.
 
     Float, because a lossy source overshoots full scale and 16 bits would clip it. Mono goes into both
-    channels at its own level; more than two are mixed down. The protocol list keeps a playlist that is
-    dressed up as audio from reaching the network.
+    channels at its own level; more than two are mixed down. A playlist that is dressed up as audio is
+    none.
 
     Args:
         source: The file. What follows its audio, such as a tag of another format, does not matter.
@@ -84,7 +89,7 @@ def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) ->
     limit = [] if longest_s is None else ["-t", f"{longest_s:f}"]
     arguments = [
         "-loglevel", "level+info", "-nostats",
-        "-xerror", "-protocol_whitelist", "file", "-i", f"file:{source.resolve()}", "-map", "0:a:0", *limit,
+        "-xerror", *_untrusted(source), "-map", "0:a:0", *limit,
         "-map_metadata", "-1", "-fflags", "+bitexact", "-af", TO_STEREO,
         "-c:a", "pcm_f32le", "-f", "wav", "-y", f"file:{target.resolve()}",
     ]  # fmt: skip
@@ -101,7 +106,7 @@ def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) ->
 def channels_of(source: Path) -> int | None:
     """How many channels the first audio stream of any file has; None where ffmpeg finds no audio in it."""
     done = run_ffmpeg([
-        "-loglevel", "info", "-protocol_whitelist", "file,pipe", "-i", f"file:{source.resolve()}",
+        "-loglevel", "info", *_untrusted(source),
         "-map", "0:a:0", "-frames:a", "1", "-c:a", "pcm_s16le", "-f", "wav", "pipe:1",
     ])  # fmt: skip
     header, said = done.stdout[:44], done.stderr.decode(errors="replace")
@@ -110,6 +115,12 @@ def channels_of(source: Path) -> int | None:
     # It converts no more than 64 channels, but tells them.
     told = re.search(r"^  Stream #0:.*: Audio: .* Hz, (\d+) channels", said, re.MULTILINE)
     return int(told[1]) if told else None
+
+
+def _untrusted(source: Path) -> list[str]:
+    """An input that is read as audio, and whose words are not followed to other files or hosts."""
+    allowed = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS]
+    return [*allowed, "-i", f"file:{source.resolve()}"]
 
 
 def read_wav(path: Path) -> Audio:

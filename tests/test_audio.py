@@ -202,3 +202,16 @@ def test_the_same_samples_give_the_same_bytes_at_any_time(tmp_path: Path) -> Non
         time.sleep(1.1)
         write_wav(tmp_path / "second.wav", audio, subtype)
         assert (tmp_path / "first.wav").read_bytes() == (tmp_path / "second.wav").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["list.ffconcat", "list.wav", "list.m3u8"])
+def test_a_playlist_dressed_as_audio_reads_no_neighbour(name: str, tmp_path: Path) -> None:
+    write_wav(tmp_path / "neighbour.wav", np.full((2, 44_100), 0.1, dtype=np.float32))
+    scripts = {
+        "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nneighbour.wav\n#EXT-X-ENDLIST\n",
+    }
+    script = scripts.get(name.split(".")[1], "ffconcat version 1.0\nfile 'neighbour.wav'\n")
+    (tmp_path / name).write_text(script)
+    with pytest.raises(InputError, match="not readable as audio"):
+        decode_to_wav(tmp_path / name, tmp_path / "decoded.wav")
+    assert channels_of(tmp_path / name) is None
