@@ -5,6 +5,7 @@ with size and sha256 beside the maker's record. It is built under a temporary na
 presence means done. Whoever wants it built holds its lock; the kernel frees the lock of a killed process.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from samuel.errors import OperatorError
 
 MANIFEST = "entry.json"
 
@@ -54,6 +57,25 @@ def replacing(path: Path) -> Iterator[Path]:
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_told(place: object, then: str) -> Iterator[None]:
+    """Turn a full disk, or a used-up quota, into what a person can act on.
+
+    Args:
+        place: Where is no space left.
+        then: What is there now, and what to do.
+
+    Raises:
+        OperatorError: No space is left.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OperatorError(f"{place}: the disk is full; {then}") from error
 
 
 def as_json(value: Any) -> bytes:

@@ -4,12 +4,11 @@ What passes between the stages is float WAV; what the user gets is 24-bit WAV or
 reports a full disk wherever it strikes, where libsndfile loses the last frames of a FLAC without a word.
 """
 
-import errno
 import math
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, run_ffmpeg
 from samuel.errors import InputError, OperatorError
-from samuel.files import replacing
+from samuel.files import full_disk_told, replacing
 from samuel.generate.balance import Balance, amplitude, level_db
 
 # Three hours of stereo, the longest vocal, take 2.9 GB at 24 bits and 3.8 GB as float: a WAV holds 4.3 GB.
@@ -49,7 +48,7 @@ def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_
         OperatorError: The disk is full.
     """
     samples, channels, peak = 0, CHANNELS, 0.0
-    with full_disk_told(path), _gone_if_failed(path), path.open("wb") as file:
+    with no_space_told(path), _gone_if_failed(path), path.open("wb") as file:
         file.write(_header(0, channels, sample_rate))
         for block in blocks:
             file.write(block.T.astype("<f4", order="C").data)
@@ -151,22 +150,15 @@ def require_writable(path: Path) -> None:
         raise OperatorError(f"{path}: cannot be written ({reason}); choose another place or name") from error
 
 
-@contextmanager
-def full_disk_told(path: Path) -> Iterator[None]:
+def no_space_told(path: Path) -> AbstractContextManager[None]:
     """Turn a full disk into what a person can act on.
 
     Raises:
         OperatorError: No space is left where `path` is to be.
     """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OperatorError(
-            f"{path}: the disk is full; nothing half-written was left. Free some space, or write to another "
-            "disk, and run it again"
-        ) from error
+    return full_disk_told(
+        path, "nothing half-written was left. Free some space, or write to another disk, and run it again"
+    )
 
 
 @contextmanager
@@ -185,7 +177,7 @@ def _encode(path: Path, arguments: Sequence[str]) -> None:
 
 def _run(arguments: Sequence[str], container: str, path: Path) -> None:
     """Have ffmpeg write `path`, whole or not at all; the same samples give the same bytes."""
-    with full_disk_told(path), replacing(path) as temporary:
+    with no_space_told(path), replacing(path) as temporary:
         bare = ["-map_metadata", "-1", "-fflags", "+bitexact", "-f", container, "-y", _url(temporary)]
         done = run_ffmpeg([*arguments, *bare])
         if done.returncode:

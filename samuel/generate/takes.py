@@ -27,7 +27,7 @@ from samuel.generate.balance import balance_of
 from samuel.generate.encode import encoded
 from samuel.generate.keep import Keep, Range, kept_latents, pasted, settled
 from samuel.generate.output import (
-    full_disk_told,
+    no_space_told,
     write_accompaniment,
     write_limited,
     write_mix,
@@ -181,7 +181,7 @@ class _Job:
             "balance": {"wanted_db": self.request.balance_db, **asdict(levels)},
         }
         beside = take.record.parent
-        with full_disk_told(beside), tempfile.TemporaryDirectory(dir=beside, prefix=".samuel-") as folder:
+        with no_space_told(beside), tempfile.TemporaryDirectory(dir=beside, prefix=".samuel-") as folder:
             new = take.within(Path(folder))
             write_accompaniment(new.accompaniment, decoded)
             write_mix(new.mix, self.vocal.path, decoded, levels)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, channels_of, decode_to_wav, read_blocks, read_wav
 from samuel.errors import InputError
 from samuel.generate.balance import level_db
-from samuel.generate.output import full_disk_told, write_stream
+from samuel.generate.output import no_space_told, write_stream
 from samuel.popdb.separate import MOST_PEAK, SILENCE_DBFS
 from samuel.popdb.separator import Separator
 
@@ -82,7 +82,7 @@ def vocal_of(
     if length_s is not None and not 1 / SAMPLE_RATE <= length_s < math.inf:
         raise InputError(f"length_s = {length_s}: give the seconds to take from the beginning, more than 0")
     target = workspace / "vocal.wav"
-    with full_disk_told(target):
+    with no_space_told(target):
         if isinstance(source, Path):
             _decode_file(source, target, length_s)
         else:

@@ -3,18 +3,17 @@
 A file appears under its name only when it is whole. Names are relative, with `/`.
 """
 
-import errno
 import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from samuel.errors import DatasetError, OperatorError
-from samuel.files import fsync, holding, remove
+from samuel.errors import DatasetError
+from samuel.files import fsync, full_disk_told, holding, remove
 
 PENDING = ".pending"
 LOCK = ".lock"
@@ -146,19 +145,12 @@ class LocalFolder:
                     (self.path / PENDING).rmdir()
 
 
-@contextmanager
-def disk_full_told(folder: Folder) -> Iterator[None]:
+def disk_full_told(folder: Folder) -> AbstractContextManager[None]:
     """Turn a full disk into what a person can act on.
 
     Raises:
         OperatorError: No space is left where the dataset is written.
     """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OperatorError(
-            f"{folder.location}: the disk is full; the dataset there is as it was. Free some space, and run "
-            "it again"
-        ) from error
+    return full_disk_told(
+        folder.location, "the dataset there is as it was. Free some space, and run it again"
+    )
