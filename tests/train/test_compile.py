@@ -33,7 +33,7 @@ def test_compiling_without_a_compiler_is_refused(
     popdb: Popdb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(MissingPartError, match=r"training\.compile on cpu needs a C\+\+ compiler"):
+    with pytest.raises(MissingPartError, match=r"torch\.compile on cpu needs a C\+\+ compiler"):
         Training(popdb, small_settings(tmp_path, training={"compile": True}), tmp_path / "run")
 
 
