@@ -4,11 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from samuel.cli import main
 from tests.generate.voices import voice
@@ -194,3 +197,22 @@ def test_a_signal_ends_it_and_leaves_nothing(
     assert "Traceback" not in error
     assert list(scratch.iterdir()) == []
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_compiled_network_writes_the_same(
+    vocal: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a backend that runs what dynamo traces as it is: the default one compiles for minutes."""
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    assert main(arguments(vocal, model)) == 0
+    output = vocal.parent / "out" / "band.wav"
+    plain, _ = soundfile.read(output)
+    assert main(arguments(vocal, model, "--compile")) == 0
+    assert graphs
+    assert np.allclose(soundfile.read(output)[0], plain, atol=1e-3)
