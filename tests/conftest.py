@@ -1,9 +1,15 @@
 import os
+import signal
 from typing import Any
 
 # Tests are many small operations: threads would only wait for one another, and sums would depend on them.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, also where a shell started this in the background and ignores it for all its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
