@@ -163,11 +163,13 @@ def no_space_told(path: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def _gone_if_failed(path: Path) -> Iterator[None]:
+    whole = False
     try:
         yield
-    except BaseException:  # Ctrl-C too
-        path.unlink(missing_ok=True)
-        raise
+        whole = True
+    finally:
+        if not whole:
+            path.unlink(missing_ok=True)
 
 
 def _encode(path: Path, arguments: Sequence[str]) -> None:
