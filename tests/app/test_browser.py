@@ -34,6 +34,8 @@ DURATION_S = """url => new Promise((done, failed) => {
     audio.onerror = () => failed(audio.error.message);
 })"""
 
+expect.set_options(timeout=60_000)  # not five seconds: the machine may be busy with other tests
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(600),
