@@ -76,10 +76,11 @@ def generate(options: argparse.Namespace) -> int:
     from samuel.generate import Request
     from samuel.generate import generate as make
 
-    _take_over(options, read_settings(options.settings))
+    given = read_settings(options.settings)
+    _take_over(options, given)
     keep, device = _keep(options), resolve_device(options.device)
     model = _compiled(load_model(options.model, device), options.compile, device)
-    settings = _settings(options, model)
+    settings = _settings(options, given, model)
     codec = codec_of(model.codec, options, one_song=True)
     request = Request(
         vocal=options.vocal,
@@ -106,9 +107,8 @@ def _take_over(options: argparse.Namespace, settings: Settings) -> None:
         options.codec_path = settings.codec.path
 
 
-def _settings(options: argparse.Namespace, model: "TrainedModel") -> Settings:
+def _settings(options: argparse.Namespace, settings: Settings, model: "TrainedModel") -> Settings:
     """The settings of the file, with what the options say instead, and the model's own steps."""
-    settings = read_settings(options.settings)
     said = {
         setting: value
         for option, setting in SAMPLING.items()

@@ -27,7 +27,7 @@ from samuel.generate.vocal import vocal_of
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.inpaint import Kept
 from samuel.model.sample import sample
-from samuel.model.windows import AT_A_TIME, AT_A_TIME_ON_GPU, OVERLAP, Windowed
+from samuel.model.windows import AT_A_TIME, AT_A_TIME_ON_GPU, FRAMES, OVERLAP, Windowed
 
 OnStep = Callable[[int, int], object]
 """(steps done, steps in all)"""
@@ -103,7 +103,7 @@ def windowed(model: TrainedModel) -> Windowed:
     """The model for songs of any length."""
     device = next(model.network.parameters()).device
     at_a_time = AT_A_TIME.get(device.type, AT_A_TIME_ON_GPU)
-    return Windowed(model.network, model.frames, OVERLAP * model.frames // 1024, at_a_time)
+    return Windowed(model.network, model.frames, OVERLAP * model.frames // FRAMES, at_a_time)
 
 
 def mix(vocal: Audio, accompaniment: Audio) -> Audio:
