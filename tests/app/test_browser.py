@@ -27,6 +27,7 @@ from tests.app.saved_model import save_untrained_model
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SAMPLES = 100_001
 MAKE_MS = 240_000  # a busy machine takes a minute to import what the first request needs
+SETTLE_MS = 500
 PICTURE = "img[src*='accompaniment.png']"
 DURATION_S = """url => new Promise((done, failed) => {
     const audio = new Audio(url);
@@ -120,12 +121,24 @@ def vocal(tmp_path: Path) -> Path:
 
 def give(page: Page, file: Path, **fields: str) -> None:
     """Upload a file, fill in fields by label, and press the button."""
+    page.get_by_text("How it is drawn").click()
     page.locator("input[type=file]").first.set_input_files(file)
     expect(page.get_by_label("Clear")).to_be_visible()  # the upload is through
-    page.get_by_text("How it is drawn").click()
-    for label, value in ({"Steps": "2"} | fields).items():
-        page.get_by_label(label, exact=True).fill(value)
+    fill(page, {"Steps": "2"} | fields)
     page.get_by_role("button", name="Accompany").click()
+
+
+def fill(page: Page, fields: dict[str, str]) -> None:
+    """Fill in fields until they hold: while the page still mounts what was folded, it puts defaults back."""
+    for _ in range(20):
+        for label, value in fields.items():
+            page.get_by_label(label, exact=True).fill(value)
+        page.wait_for_timeout(SETTLE_MS)
+        if all(
+            page.get_by_label(label, exact=True).input_value() == value for label, value in fields.items()
+        ):
+            return
+    raise AssertionError(f"the page does not keep {fields}")
 
 
 def download(page: Page, button: str, folder: Path) -> Path:
