@@ -17,12 +17,12 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from samuel.config import Settings
-from samuel.evaluate.report import caveats, vocal_share_report
 from samuel.files import Entry
 from samuel.popdb.accounts import Progress, funnel, least_s, text_of
 from samuel.popdb.catalog import Song, SongList
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import Popdb
+from samuel.report.report import caveats, vocal_share_report
 
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w.-]+\.png)\)")
 SECONDS_BETWEEN_TABLES = 10.0

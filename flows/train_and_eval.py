@@ -16,12 +16,12 @@ from samuel.codec import Codec
 from samuel.config import Settings, demo
 from samuel.device import resolve_device
 from samuel.doctor import require, training_parts
-from samuel.evaluate.report import write_report
 from samuel.evaluate.scores import score_tracks
 from samuel.evaluate.tracks import choose_pairs, make_track, require_codec
 from samuel.files import Entry
 from samuel.popdb.pipeline import codec_for
 from samuel.popdb.shards import Popdb, open_popdb
+from samuel.report.report import write_report
 from samuel.train import fit, run_folder
 
 

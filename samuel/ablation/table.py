@@ -15,10 +15,10 @@ from samuel.ablation.variants import Variant
 from samuel.config import Settings
 from samuel.device import resolve_device
 from samuel.errors import DatasetError
-from samuel.evaluate.report import caveats, plain
 from samuel.files import Entry, digest, find_entry, make_entry, write_json
 from samuel.model.unet import SamuelUNet, parameter_count
 from samuel.popdb.shards import Popdb
+from samuel.report.report import caveats, plain
 
 VERSION = 1
 MARK = "†"

@@ -54,8 +54,8 @@ def _require_folder(path: Path) -> None:
 
 
 def _draw(popdb: "Popdb", options: argparse.Namespace) -> Path:
-    from samuel.evaluate.contact_sheet import choose_strips, write_contact_sheet
     from samuel.files import digest
+    from samuel.report.contact_sheet import choose_strips, write_contact_sheet
 
     # Not what the dataset says of itself, which would be anybody's path.
     folder = options.output or PLACE / digest(popdb.info["content_sha256"])

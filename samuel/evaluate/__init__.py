@@ -1,1 +1,1 @@
-"""Tracks, scores, plots and the report of a run."""
+"""Tracks and their scores."""

@@ -12,13 +12,13 @@ from samuel.checkpoint import load_model
 from samuel.codec import Codec, load_codec
 from samuel.config import EvaluationConfig, Settings
 from samuel.errors import CheckpointError, SettingsError
-from samuel.evaluate.report import vocal_share_report, write_report
 from samuel.evaluate.scores import score_tracks
 from samuel.evaluate.tracks import choose_pairs, make_track, other_song, require_codec
 from samuel.files import Entry
 from samuel.generate import accompany
 from samuel.popdb.exchange.published import import_published
 from samuel.popdb.shards import Popdb
+from samuel.report.report import vocal_share_report, write_report
 from samuel.train import fit, run_folder
 from tests.popdb.exchange.arrays import FRAMES, GAP, write_published
 from tests.popdb.latents import small_settings

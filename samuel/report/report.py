@@ -8,10 +8,10 @@ from typing import Any
 from samuel.audio import SAMPLE_RATE, read_wav
 from samuel.codec import HOP
 from samuel.codec.identity import PUBLISHED
-from samuel.evaluate.plots import plot_loss, plot_spectrograms, plot_vocal_shares
 from samuel.evaluate.scores import means
 from samuel.files import Entry, digest, find_entry, make_entry, read_json, read_jsonl
 from samuel.popdb.shards import Popdb
+from samuel.report.plots import plot_loss, plot_spectrograms, plot_vocal_shares
 
 VERSION = 3
 EMBEDDED = {

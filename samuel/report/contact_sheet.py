@@ -19,12 +19,12 @@ from samuel.audio import SAMPLE_RATE, Audio, write_wav
 from samuel.codec import HOP, Codec
 from samuel.codec.identity import made_by
 from samuel.errors import MissingPartError
-from samuel.evaluate.plots import drawable
 from samuel.evaluate.signal import log_mel_db
 from samuel.files import replacing
 from samuel.generate import mix
 from samuel.popdb.activity import HOP_S, vocal_activity
 from samuel.popdb.shards import STREAMS, Popdb
+from samuel.report.plots import drawable
 
 SHEET = "contact-sheet.png"
 CLIP_S = 15.0

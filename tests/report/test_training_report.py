@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from samuel.config import EvaluationConfig
-from samuel.evaluate.plots import plot_loss, smooth
-from samuel.evaluate.report import training_summary, write_report
 from samuel.evaluate.scores import score_tracks
 from samuel.files import Entry, make_entry
 from samuel.popdb.shards import write_popdb
-from tests.evaluate.test_report import track
+from samuel.report.plots import plot_loss, smooth
+from samuel.report.report import training_summary, write_report
+from tests.report.test_report import track
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
 

@@ -12,12 +12,12 @@ from matplotlib.patches import Rectangle
 from samuel.audio import write_wav
 from samuel.config import CodecConfig, EvaluationConfig
 from samuel.errors import MissingPartError, SettingsError
-from samuel.evaluate.plots import drawable, plot_spectrograms, plot_vocal_shares
-from samuel.evaluate.report import caveats, plain, vocal_share_report, write_report
 from samuel.evaluate.scores import means, score_tracks
 from samuel.evaluate.tracks import choose_pairs, other_song, require_codec
 from samuel.files import Entry, make_entry, read_json
 from samuel.popdb.shards import Popdb, write_popdb
+from samuel.report.plots import drawable, plot_spectrograms, plot_vocal_shares
+from samuel.report.report import caveats, plain, vocal_share_report, write_report
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
 
