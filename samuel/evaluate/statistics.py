@@ -1,0 +1,175 @@
+"""What may be said of a mean over few tracks: intervals and permutation tests, the same for the same numbers.
+
+Shapes: N tracks; a matrix holds accompaniment × vocal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import factorial, log, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 9_999
+SEED = 0
+CONFIDENCE = 0.95
+AT_A_TIME = 2**22
+"""Numbers drawn at a time: 32 MiB."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over `n` values and where it lies with 95 % confidence; None where too little is known."""
+
+    n: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+def mean_interval(values: ArrayLike) -> Interval:
+    """Mean, and its bootstrap interval; NaN are left out.
+
+    The percentiles of the resampled means are taken further out by Student's t and √(n / (n - 1)), as plain
+    percentiles cover too little with few values: the expanded percentile interval (Hesterberg, "What
+    Teachers Should Know About the Bootstrap", 2015, §4.2).
+
+    Args:
+        values: (N,), independent of each other.
+    """
+    from scipy import stats
+
+    found = finite(values)
+    n = len(found)
+    if n < 2:
+        return Interval(n, float(found[0]) if n else None, None, None)
+    tail = float(stats.norm.cdf(sqrt(n / (n - 1)) * stats.t.ppf((1 - CONFIDENCE) / 2, n - 1)))
+    low, high = np.quantile(_resampled_means(found), [tail, 1 - tail])
+    return Interval(n, float(found.mean()), float(low), float(high))
+
+
+def paired_p(differences: ArrayLike) -> float | None:
+    """Two-sided p of a mean difference within pairs, by permuting the members of pairs; None below two pairs.
+
+    Under the null hypothesis a difference is as likely to have the other sign. All signs are tried where
+    there are no more than `RESAMPLES` of them.
+
+    Args:
+        differences: (N,); NaN are left out.
+    """
+    from scipy import stats
+
+    found = finite(differences)
+    if len(found) < 2:
+        return None
+    result = stats.permutation_test(
+        (found,), np.mean, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES,
+        batch=_batch(len(found)), rng=np.random.default_rng(SEED),
+    )  # fmt: skip
+    return float(result.pvalue)
+
+
+def unpaired_p(first: ArrayLike, second: ArrayLike) -> float | None:
+    """Two-sided p of a difference of means of independent samples, by permuting all values.
+
+    None where one has fewer than two values; NaN are left out.
+    """
+    from scipy import stats
+
+    one, other = finite(first), finite(second)
+    if min(len(one), len(other)) < 2:
+        return None
+    result = stats.permutation_test(
+        (one, other), _difference_of_means, permutation_type="independent", vectorized=True,
+        n_resamples=RESAMPLES, batch=_batch(len(one) + len(other)), rng=np.random.default_rng(SEED),
+    )  # fmt: skip
+    return float(result.pvalue)
+
+
+def pairing_p(blocks: Sequence[NDArray[np.float64]]) -> float | None:
+    """One-sided p of the accompaniments' following their own vocals more than others.
+
+    Under the null hypothesis the accompaniments could as well have been dealt to the vocals in any other
+    order, so the mean over the pairs as they are is compared with its means over random orders, dealt within
+    each block. It is exact whatever the scores' distribution, and although the pairs share vocals.
+
+    Args:
+        blocks: Square matrices of scores, the own pairs on the diagonal. A track with NaN in its row or column
+            (its vocal is silent) is left out.
+
+    Returns:
+        (1 + orders at least as good) / (1 + orders drawn); None with fewer than two tracks in every block.
+    """
+    usable = [_measured(block) for block in blocks]
+    usable = [block for block in usable if len(block) > 1]
+    if not usable:
+        return None
+    own = sum(np.trace(block) for block in usable)
+    rng = np.random.default_rng(SEED)
+    drawn = np.sum([_dealt(block, rng) for block in usable], axis=0)
+    # Rounding must not make an order that is as good seem worse.
+    return (1 + int(np.sum(drawn >= own - 1e-9 * abs(own)))) / (1 + RESAMPLES)
+
+
+def least_pairing_p(sizes: Sequence[int]) -> float:
+    """The least p that `pairing_p` can come to with blocks of these sizes: one order of all.
+
+    Args:
+        sizes: Tracks in each block.
+    """
+    orders = sum(log(factorial(size)) for size in sizes)
+    return max(1 / (1 + RESAMPLES), float(np.exp(-orders)))
+
+
+def own_minus_others(block: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each own pair's score less the mean of its accompaniment with the other vocals: (N,).
+
+    NaN where one of the two is not there.
+
+    Args:
+        block: (N, N), scores of accompaniment × vocal.
+    """
+    return np.diag(block) - others(block)
+
+
+def others(block: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of a square matrix of scores, the mean over the other vocals of each accompaniment: (N,)."""
+    off = np.where(np.eye(len(block), dtype=bool), np.nan, block)
+    counts = np.isfinite(off).sum(axis=1)
+    return np.where(counts > 0, np.nansum(off, axis=1) / np.maximum(counts, 1), np.nan)
+
+
+def finite(values: ArrayLike) -> NDArray[np.float64]:
+    """The values that are numbers: (N,)."""
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return array[np.isfinite(array)]
+
+
+def _resampled_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    rng, n = np.random.default_rng(SEED), len(values)
+    sizes = [len(part) for part in np.array_split(np.empty(RESAMPLES), -(-RESAMPLES // _batch(n)))]
+    return np.concatenate([values[rng.integers(n, size=(size, n))].mean(axis=1) for size in sizes])
+
+
+def _batch(n: int) -> int:
+    return max(1, min(RESAMPLES, AT_A_TIME // n))
+
+
+def _difference_of_means(
+    first: NDArray[np.float64], second: NDArray[np.float64], axis: int = -1
+) -> NDArray[np.float64]:
+    return first.mean(axis=axis) - second.mean(axis=axis)
+
+
+def _measured(block: NDArray[np.float64]) -> NDArray[np.float64]:
+    kept = np.isfinite(np.diag(block))
+    square = block[np.ix_(kept, kept)]
+    whole = np.isfinite(square).all(axis=1) & np.isfinite(square).all(axis=0)
+    return square[np.ix_(whole, whole)]
+
+
+def _dealt(block: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Sums over random orders of the vocals: (RESAMPLES,)."""
+    n = len(block)
+    orders = rng.permuted(np.tile(np.arange(n), (RESAMPLES, 1)), axis=1)
+    return block[np.arange(n), orders].sum(axis=1)
