@@ -94,7 +94,7 @@ def pairing_p(blocks: Sequence[NDArray[np.float64]]) -> float | None:
     each block. It is exact whatever the scores' distribution, and although the pairs share vocals.
 
     Args:
-        blocks: Square matrices of scores, the own pairs on the diagonal. A track with NaN in its row or column
+        blocks: Square matrices of scores, own pairs on the diagonal. A track with NaN in its row or column
             (its vocal is silent) is left out.
 
     Returns:

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+
+from samuel.errors import InputError
+from samuel.evaluate.systems import CEILING, REAL, Problem, System, folders
+
+
+def fill(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def vocals(tmp_path: Path) -> Path:
+    return fill(tmp_path / "vocals", "b.wav", "a.flac", "-c d.ogg", ".hidden.wav")
+
+
+def test_files_belong_to_the_track_of_their_name(vocals: Path, tmp_path: Path) -> None:
+    other = fill(tmp_path / "other", "a.mp3", "b.wav", "-c d.m4a")
+    true = fill(tmp_path / "true", "a.wav", "b.wav", "-c d.wav")
+    compared = folders(vocals, {"Other": other}, true)
+    assert [track.name for track in compared.tracks] == ["-c d", "a", "b"]
+    assert [system.name for system in compared.systems] == [REAL, "Other"]
+    assert compared.system("Other") == System("Other", {n.stem: n for n in sorted(other.iterdir())})
+    assert compared.problems == ()
+
+
+def test_missing_surplus_and_doubtful_files_are_named_and_the_rest_is_compared(
+    vocals: Path, tmp_path: Path
+) -> None:
+    other = fill(tmp_path / "other", "a.mp3", "a.wav", "e.wav", "-c d.wav", "Thumbs", "system.json")
+    (other / "folder").mkdir()
+    compared = folders(vocals, {"Other": other})
+    system = compared.system("Other")
+    assert system
+    assert system.files.keys() == {"-c d"}
+    assert compared.problems == (
+        Problem("Other", "a", "a.mp3, a.wav: which one is meant? not scored"),
+        Problem("Other", "a", "no file of this name: not scored"),
+        Problem("Other", "b", "no file of this name: not scored"),
+        Problem("Other", "Thumbs", "no vocal of this name: not scored"),
+        Problem("Other", "e", "no vocal of this name: not scored"),
+        Problem("Other", "", compared.problems[-1].message),
+    )
+    assert "system.json cannot be read" in compared.problems[-1].message
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "\xff", "[" * 100_000])
+def test_a_damaged_record_is_named(vocals: Path, tmp_path: Path, content: str) -> None:
+    other = fill(tmp_path / "other", "a.wav", "b.wav", "-c d.wav")
+    (other / "system.json").write_text(content, "latin-1")
+    (problem,) = folders(vocals, {"Other": other}).problems
+    assert "its figures are left out" in problem.message
+
+
+def test_a_record_is_kept(vocals: Path, tmp_path: Path) -> None:
+    other = fill(tmp_path / "other", "a.wav", "b.wav", "-c d.wav")
+    (other / "system.json").write_text('{"parameters": 3}')
+    system = folders(vocals, {"Other": other}).system("Other")
+    assert system
+    assert system.about == {"parameters": 3}
+
+
+@pytest.mark.parametrize("name", [REAL, CEILING, " "])
+def test_the_names_of_the_true_accompaniments_are_reserved(vocals: Path, name: str) -> None:
+    with pytest.raises(InputError, match="cannot be a system's name"):
+        folders(vocals, {name: vocals})
+
+
+def test_what_is_not_there_is_named(vocals: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none: no such folder \(Other\)"):
+        folders(vocals, {"Other": tmp_path / "none"})
+    with pytest.raises(InputError, match="no system is given"):
+        folders(vocals, {})
+    with pytest.raises(InputError, match="holds no vocals"):
+        folders(fill(tmp_path / "empty"), {"Other": vocals})
+
+
+def test_further_systems_come_after_the_true_ones(vocals: Path) -> None:
+    compared = folders(vocals, {"Other": vocals}, vocals).with_systems(System(CEILING, {}))
+    assert [system.name for system in compared.systems] == [REAL, CEILING, "Other"]
+    compared = folders(vocals, {"Other": vocals}).with_systems(System(CEILING, {}))
+    assert [system.name for system in compared.systems] == [CEILING, "Other"]
