@@ -1,0 +1,228 @@
+"""MusicGen with melody conditioning (Copet et al., "Simple and Controllable Music Generation", 2023).
+
+Its chroma is that of the vocal itself: the extractor takes sources apart only where it is given a mix.
+The model learned 30 s. Longer vocals go through in windows of 30 s that each begin with the last 12 s of
+*tokens* of the one before, under the vocal's chroma from where they begin: how its authors' own code goes on
+beyond 30 s. transformers takes such a beginning as `decoder_input_ids` and hands tokens out through a
+streamer, so nothing is encoded a second time. In the 12 s that two windows share both decode the same tokens,
+and one fades into the other.
+
+Legend: K codebooks, T token frames (50 in a second), S samples.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from samuel.audio import SAMPLE_RATE, Audio
+from samuel.baselines.renderer import DTYPES, BaselineConfig
+from samuel.baselines.weights import (
+    hushed,
+    loaded,
+    model_folder,
+    model_name,
+    require_kind,
+    require_packages,
+    unusable,
+    weights_of,
+)
+from samuel.device import inference
+
+MODEL = "facebook/musicgen-melody-large"
+"""The paper's MusicGen Large, 3.3 B parameters, conditioned on vocal and text."""
+FILES = ("*.json", "*.safetensors", "*.model")
+
+
+class MusicGenConfig(BaselineConfig):
+    """How MusicGen samples; the defaults are those of its paper (§3.1)."""
+
+    guidance_scale: Annotated[float, Field(ge=1, le=100)] = Field(default=3.0, description="1: none")
+    temperature: Annotated[float, Field(gt=0, le=10)] = Field(default=1.0, description="of the tokens")
+    top_k: Annotated[int, Field(ge=1)] = Field(default=250, description="tokens to choose from")
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        default=0.4, description="share of a window that continues the one before: 12 of 30 s"
+    )
+
+
+@dataclass(frozen=True)
+class MusicGen:
+    """The model of transformers, behind our call.
+
+    Attributes:
+        model: Where its weights are from.
+        network: A `MusicgenMelodyForConditionalGeneration`.
+        processor: Its `MusicgenMelodyProcessor`.
+        config: How it samples.
+        weights: Stands for its files.
+        device: Where it computes.
+    """
+
+    model: str
+    network: Any
+    processor: Any
+    config: MusicGenConfig
+    weights: str
+    device: torch.device
+    name: str = "MusicGen"
+    conditioning: str = "vocal, text"
+
+    @property
+    def parameters(self) -> int:
+        """Of the language model: 3.3 B where T5 and EnCodec have 0.2 B."""
+        return sum(parameter.numel() for parameter in self.network.decoder.parameters())
+
+    @property
+    def seed(self) -> int:
+        """The base seed."""
+        return self.config.seed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that determines the audio."""
+        precision = self.config.precision_on(self.device)
+        return self.config.model_dump(mode="json") | {"precision": precision, "weights": self.weights}
+
+    def render(self, vocal: Audio, seed: int) -> Audio:
+        """(2, S) → (2, S'), as long to a token of 20 ms."""
+        from torchaudio.functional import resample
+
+        codec, rate = self.network.config.audio_encoder, self.processor.feature_extractor.sampling_rate
+        voice = resample(torch.from_numpy(vocal.mean(axis=0)), SAMPLE_RATE, rate)
+        frames = math.ceil(vocal.shape[1] / SAMPLE_RATE * rate / codec.hop_length)
+        length = self.processor.feature_extractor.n_samples // codec.hop_length
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), inference(self.device, "fp32"), hushed():
+            torch.manual_seed(seed)
+            made = self._windows(voice, windows_of(frames, length, round(self.config.overlap * length)))
+        stereo = resample(made, rate, SAMPLE_RATE).expand(2, -1)
+        return np.ascontiguousarray(stereo.numpy(), dtype=np.float32)
+
+    def _windows(self, voice: Tensor, windows: list[range]) -> Tensor:
+        """(S,) → (1 or 2, T · hop): window after window, each after the end of the one before."""
+        hop = self.network.config.audio_encoder.hop_length
+        made, tokens, before = [], None, range(0)
+        for window in windows:
+            shared = before.stop - window.start
+            prompt = tokens[:, -shared:] if tokens is not None and shared > 0 else None
+            part = voice[window.start * hop : window.stop * hop]
+            audio, tokens = self._window(part, len(window), prompt)
+            made.append(audio)
+            before = window
+        return faded(made, [range(window.start * hop, window.stop * hop) for window in windows])
+
+    def _window(self, voice: Tensor, frames: int, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(S,) of voice and (K, T') of tokens to begin with → (1 or 2, T · hop) and its (K, T) tokens."""
+        decoder = self.network.config.decoder
+        delays = decoder.num_codebooks // decoder.audio_channels
+        known = 0 if prompt is None else prompt.shape[1]
+        heard = _Tokens()
+        given = {} if prompt is None else {"decoder_input_ids": prompt.to(self.device)}
+        audio = self.network.generate(
+            **self._inputs(voice),
+            **given,
+            max_new_tokens=frames - known + delays - 1,
+            do_sample=True,
+            guidance_scale=self.config.guidance_scale,
+            temperature=self.config.temperature,
+            top_k=self.config.top_k,
+            streamer=heard,
+        )[0]
+        tokens = undelayed(heard.all(decoder.num_codebooks), frames, decoder.audio_channels)
+        if prompt is not None:
+            tokens[:, :known] = prompt  # what is sampled at its place is never used
+        hop = self.network.config.audio_encoder.hop_length
+        return audio[:, : frames * hop].float().cpu(), tokens
+
+    def _inputs(self, voice: Tensor) -> dict[str, Tensor]:
+        """The prompt's tokens and the voice's chroma; a shorter one is repeated to 30 s by the network."""
+        rate = self.processor.feature_extractor.sampling_rate
+        inputs = self.processor(
+            audio=[voice.numpy()], sampling_rate=rate, text=[self.config.prompt],
+            padding=True, return_tensors="pt",
+        )  # fmt: skip
+        inputs["input_features"] = inputs["input_features"].to(self.network.dtype)
+        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
+
+
+class _Tokens:
+    """Keeps what `generate` hands to a streamer: what it begins with, then the tokens of each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def put(self, value: Tensor) -> None:
+        self.steps.append(value.cpu())
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+    def all(self, codebooks: int) -> Tensor:
+        """(K, steps), a codebook's tokens later the higher it is."""
+        return torch.cat([step.reshape(codebooks, -1) for step in self.steps], dim=1)
+
+
+def load_musicgen(model: str, config: MusicGenConfig, device: torch.device) -> MusicGen:
+    """MusicGen from the hub or a folder, in the layout of transformers.
+
+    Args:
+        model: `owner/name` or a folder, of the kind `musicgen_melody`: others do not hear a vocal.
+        config: How it samples.
+        device: Where it computes.
+
+    Raises:
+        MissingPartError: A package is missing, or the weights are absent, gated, damaged or of another kind.
+        OperatorError: The disk is full.
+    """
+    require_packages("MusicGen", "transformers")
+    folder = model_folder(model, FILES)
+    require_kind(folder / "config.json", "model_type", "musicgen_melody")
+    with hushed():
+        from transformers import MusicgenMelodyForConditionalGeneration, MusicgenMelodyProcessor
+
+        dtype = DTYPES[config.precision_on(device)]
+        network = loaded(MusicgenMelodyForConditionalGeneration, folder, dtype=dtype, trust_remote_code=False)
+        try:
+            processor = MusicgenMelodyProcessor.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as error:
+            raise unusable(folder, error) from error
+    network.audio_encoder.float()  # rounded to 16 bits, a codec would be heard to hiss
+    return MusicGen(
+        model_name(model), network.to(device).eval(), processor, config, weights_of(folder, FILES), device
+    )
+
+
+def windows_of(frames: int, length: int, overlap: int) -> list[range]:
+    """Windows of `length` frames that share `overlap` with the one before; the last is as long as is left."""
+    starts = range(0, max(1, frames - overlap), length - overlap)
+    return [range(start, min(start + length, frames)) for start in starts]
+
+
+def undelayed(tokens: Tensor, frames: int, channels: int) -> Tensor:
+    """(K, steps) in MusicGen's delay pattern → (K, frames).
+
+    The first column begins a sequence; codebook k of a channel comes k steps later. Stereo codebooks
+    alternate: left, right, left, right.
+    """
+    delays = [1 + codebook // channels for codebook in range(len(tokens))]
+    return torch.stack([row[delay : delay + frames] for row, delay in zip(tokens, delays, strict=True)])
+
+
+def faded(pieces: list[Tensor], places: list[range]) -> Tensor:
+    """(C, n) each, at their places → (C, S): where two overlap, one fades into the other linearly."""
+    whole = torch.zeros(len(pieces[0]), places[-1].stop)
+    whole[:, : places[0].stop] = pieces[0]
+    for piece, (before, place) in zip(pieces[1:], pairwise(places), strict=True):
+        shared = before.stop - place.start
+        ramp = torch.linspace(0, 1, shared)
+        whole[:, place.start : before.stop] *= 1 - ramp
+        whole[:, place.start : before.stop] += ramp * piece[:, :shared]
+        whole[:, before.stop : place.stop] = piece[:, shared:]
+    return whole

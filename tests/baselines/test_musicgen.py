@@ -1,0 +1,215 @@
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchaudio.functional import resample
+
+from samuel.audio import SAMPLE_RATE, Audio
+from samuel.baselines.musicgen import MusicGen, MusicGenConfig, faded, load_musicgen, undelayed, windows_of
+from samuel.baselines.weights import hushed
+
+CPU = torch.device("cpu")
+PROMPT = "instrumental pop"
+
+
+@pytest.fixture(scope="module")
+def musicgen(musicgen_folder: Path) -> MusicGen:
+    return load_musicgen(str(musicgen_folder), MusicGenConfig(prompt=PROMPT), CPU)
+
+
+@pytest.fixture(scope="module")
+def stereo(stereo_folder: Path) -> MusicGen:
+    return load_musicgen(str(stereo_folder), MusicGenConfig(prompt=PROMPT), CPU)
+
+
+def tone(seconds: float, pitch: Callable[[np.ndarray], np.ndarray] | float) -> Audio:
+    """(2, S) of a sine whose pitch in Hz may change with the time in seconds."""
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    hertz = pitch(time) if callable(pitch) else np.full_like(time, pitch)
+    wave = 0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / SAMPLE_RATE)
+    return np.stack([wave, wave]).astype(np.float32)
+
+
+def test_one_window_is_what_the_library_itself_generates(musicgen: MusicGen, musicgen_folder: Path) -> None:
+    """By the calls of its documentation, on what its own `from_pretrained` reads."""
+    vocal, seconds = tone(1.5, 220.0), 1.5
+    with hushed(), torch.random.fork_rng():
+        from transformers import MusicgenMelodyForConditionalGeneration, MusicgenMelodyProcessor
+
+        model = MusicgenMelodyForConditionalGeneration.from_pretrained(musicgen_folder)
+        processor = MusicgenMelodyProcessor.from_pretrained(musicgen_folder)
+        voice = resample(torch.from_numpy(vocal[0]), SAMPLE_RATE, 32_000).numpy()
+        inputs = processor(
+            audio=[voice], sampling_rate=32_000, text=[PROMPT], padding=True, return_tensors="pt"
+        )
+        torch.manual_seed(5)
+        tokens = round(50 * seconds) + 3
+        wanted = model.generate(**inputs, do_sample=True, guidance_scale=3, top_k=250, max_new_tokens=tokens)
+    made = musicgen.render(vocal, seed=5)
+    assert made.shape == vocal.shape
+    assert np.array_equal(made[0], made[1])
+    assert np.allclose(made[0], resample(wanted[0, 0], 32_000, SAMPLE_RATE).numpy(), atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(musicgen: MusicGen) -> None:
+    vocal = tone(1.0, 220.0)
+    first = musicgen.render(vocal, seed=1)
+    torch.rand(7)  # what else draws random numbers does not matter
+    assert musicgen.render(vocal, seed=1).tobytes() == first.tobytes()
+    assert musicgen.render(vocal, seed=2).tobytes() != first.tobytes()
+
+
+def test_rendering_leaves_others_random_numbers_alone(musicgen: MusicGen) -> None:
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    musicgen.render(tone(0.2, 220.0), seed=1)
+    assert torch.equal(torch.rand(4), wanted)
+
+
+def test_the_vocals_pitch_conditions_it_and_its_level_does_not(musicgen: MusicGen) -> None:
+    made = musicgen.render(tone(1.5, 220.0), seed=1)
+    assert not np.array_equal(musicgen.render(tone(1.5, 311.0), seed=1), made)
+    assert np.array_equal(musicgen.render(0.5 * tone(1.5, 220.0), seed=1), made)
+    assert np.array_equal(musicgen.render(tone(1.5, 440.0), seed=1), made)  # an octave: the same chroma
+
+
+def test_the_text_conditions_it(musicgen: MusicGen, musicgen_folder: Path) -> None:
+    other = load_musicgen(str(musicgen_folder), MusicGenConfig(prompt="drums with drums"), CPU)
+    vocal = tone(1.5, 220.0)
+    assert not np.array_equal(other.render(vocal, seed=1), musicgen.render(vocal, seed=1))
+
+
+def test_a_longer_vocal_begins_like_its_first_window(musicgen: MusicGen) -> None:
+    """2 s are a window here, and 0.8 s of it belong to the next one too."""
+    vocal = tone(4.75, 220.0)
+    whole, first = musicgen.render(vocal, seed=1), musicgen.render(vocal[:, : 2 * SAMPLE_RATE], seed=1)
+    assert 0 <= whole.shape[1] - vocal.shape[1] < SAMPLE_RATE // 50
+    alone = round(1.19 * SAMPLE_RATE)
+    assert np.allclose(whole[:, :alone], first[:, :alone], atol=1e-5)
+    # Both decode the same tokens where they overlap; other tokens would differ by a hundred times as much.
+    shared = slice(round(1.3 * SAMPLE_RATE), round(1.9 * SAMPLE_RATE))
+    assert np.abs(whole[:, shared] - first[:, shared]).mean() < 1e-5
+
+
+@dataclass(frozen=True)
+class Overheard(MusicGen):
+    """Keeps what each window begins with, and the tokens it ends up with."""
+
+    windows: list[tuple[Tensor | None, Tensor]] = field(default_factory=list)
+
+    def _window(self, voice: Tensor, frames: int, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
+        audio, tokens = super()._window(voice, frames, prompt)
+        self.windows.append((prompt, tokens))
+        return audio, tokens
+
+
+def test_each_window_goes_on_from_the_last_tokens_of_the_one_before(musicgen: MusicGen) -> None:
+    """Of 100 tokens 40 are shared: 238 tokens are 0 to 100, 60 to 160, 120 to 220 and 180 to 238."""
+    system = Overheard(**vars(musicgen))
+    system.render(tone(4.75, 220.0), seed=1)
+    prompts, tokens = zip(*system.windows, strict=True)
+    assert [part.shape for part in tokens] == [(4, 100)] * 3 + [(4, 58)]
+    assert prompts[0] is None
+    for before, prompt, after in zip(tokens, prompts[1:], tokens[1:], strict=False):
+        assert torch.equal(prompt, before[:, -40:])
+        assert torch.equal(after[:, :40], before[:, -40:])
+        assert not torch.equal(after[:, 40:58], before[:, 42:60])
+
+
+def test_what_is_sung_late_conditions_what_is_late(musicgen: MusicGen) -> None:
+    steady = musicgen.render(tone(4.0, 220.0), seed=1)
+    turned = musicgen.render(tone(4.0, lambda time: np.where(time < 2.6, 220.0, 311.0)), seed=1)
+    early = round(1.19 * SAMPLE_RATE)
+    assert np.allclose(steady[:, :early], turned[:, :early], atol=1e-5)
+    assert not np.allclose(steady[:, -SAMPLE_RATE:], turned[:, -SAMPLE_RATE:], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["musicgen", "stereo"])
+def test_a_window_begins_with_the_tokens_of_the_one_before(kind: str, request: pytest.FixtureRequest) -> None:
+    system: MusicGen = request.getfixturevalue(kind)
+    codebooks = system.network.config.decoder.num_codebooks
+    prompt = torch.randint(32, (codebooks, 40), generator=torch.Generator().manual_seed(0))
+    voice = torch.from_numpy(tone(2.0, 220.0)[0])
+    with hushed(), torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        audio, tokens = system._window(voice, 90, prompt)
+        channels = system.network.config.decoder.audio_channels
+        wanted = [
+            system.network.audio_encoder.decode(tokens[None, None, side::channels], audio_scales=[None])
+            for side in range(channels)
+        ]
+    assert tokens.shape == (codebooks, 90)
+    assert torch.equal(tokens[:, :40], prompt)
+    # What the library decoded is what these tokens stand for.
+    assert torch.allclose(audio, torch.cat([side.audio_values[0] for side in wanted]), atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_tokens_come_out_of_the_librarys_own_pattern(channels: int, request: pytest.FixtureRequest) -> None:
+    system: MusicGen = request.getfixturevalue({1: "musicgen", 2: "stereo"}[channels])
+    tokens = torch.randint(32, (4 * channels, 20))
+    begun = torch.cat([torch.full((4 * channels, 1), 32), tokens], dim=1)
+    _, pattern = system.network.decoder.build_delay_pattern_mask(begun, pad_token_id=32, max_length=24)
+    assert torch.equal(undelayed(pattern, 20, channels), tokens)
+
+
+def test_a_stereo_model_gives_two_channels(stereo: MusicGen) -> None:
+    made = stereo.render(tone(3.0, 220.0), seed=1)
+    assert made.shape[0] == 2
+    assert not np.array_equal(made[0], made[1])
+
+
+@pytest.mark.parametrize("samples", [1, 441, 2_000])
+def test_a_very_short_or_silent_vocal_is_no_trouble(samples: int, musicgen: MusicGen) -> None:
+    made = musicgen.render(np.zeros((2, samples), np.float32), seed=1)
+    assert samples <= made.shape[1] < samples + SAMPLE_RATE // 50
+    assert np.isfinite(made).all()
+
+
+def test_windows_need_not_overlap(musicgen_folder: Path) -> None:
+    apart = load_musicgen(str(musicgen_folder), MusicGenConfig(prompt=PROMPT, overlap=0), CPU)
+    made = apart.render(tone(4.01, 220.0), seed=1)  # the last window is a single token
+    assert made.shape[1] >= 4.01 * SAMPLE_RATE
+
+
+def test_windows_of_the_papers_track() -> None:
+    """47.55 s at 50 tokens a second: as in the authors' code, 30 s and then from 18 s on."""
+    assert windows_of(2378, 1500, 600) == [range(1500), range(900, 2378)]
+    assert windows_of(1500, 1500, 600) == [range(1500)]
+    assert windows_of(1, 1500, 600) == [range(1)]
+    assert windows_of(2401, 1500, 600) == [range(1500), range(900, 2400), range(1800, 2401)]
+    assert windows_of(31, 10, 0) == [range(10), range(10, 20), range(20, 30), range(30, 31)]
+
+
+def test_fading_keeps_what_both_agree_on_and_is_linear_elsewhere() -> None:
+    ones, places = torch.ones(1, 10), [range(10), range(5, 15)]
+    assert torch.allclose(faded([ones, ones], places), torch.ones(1, 15))
+    into = faded([ones, 3 * ones], places)
+    assert torch.allclose(into[0], torch.tensor([1.0] * 5 + [1.0, 1.5, 2.0, 2.5, 3.0] + [3.0] * 5))
+
+
+def test_parameters_are_those_of_the_language_model(musicgen: MusicGen) -> None:
+    state = musicgen.network.decoder.state_dict()
+    assert musicgen.parameters == sum(tensor.numel() for tensor in state.values())
+    assert musicgen.parameters < sum(parameter.numel() for parameter in musicgen.network.parameters())
+
+
+def test_what_determines_the_audio_is_recorded(musicgen: MusicGen, stereo: MusicGen) -> None:
+    assert musicgen.model == "musicgen"
+    assert musicgen.conditioning == "vocal, text"
+    assert musicgen.settings.items() >= {
+        "prompt": PROMPT, "guidance_scale": 3.0, "top_k": 250, "temperature": 1.0, "precision": "fp32",
+    }.items()  # fmt: skip
+    assert musicgen.settings["weights"] != stereo.settings["weights"]
+
+
+def test_half_precision_computes_in_it_and_decodes_in_full(musicgen_folder: Path) -> None:
+    half = load_musicgen(str(musicgen_folder), MusicGenConfig(precision="bf16"), CPU)
+    assert half.network.decoder.dtype == torch.bfloat16
+    assert half.network.audio_encoder.dtype == torch.float32
+    assert np.isfinite(half.render(tone(0.5, 220.0), seed=1)).all()
