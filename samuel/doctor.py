@@ -57,8 +57,19 @@ def dataset_parts(settings: Settings) -> set[str]:
 
 
 def training_parts(settings: Settings) -> set[str]:
-    """The named choices that training, generation and scoring use."""
-    return {settings.codec.name, *settings.evaluation.scorers}
+    """The named choices that training, generation and scoring cannot do without.
+
+    A scorer is one where the settings name its weights; what the hub will not give is not measured, and said
+    to be.
+    """
+    named = {"audiobox": settings.evaluation.audiobox_path, "apa": settings.evaluation.apa_path}
+    return {settings.codec.name, *(name for name in settings.evaluation.scorers if named.get(name))}
+
+
+def unmeasured(settings: Settings) -> list[Finding]:
+    """Chosen scorers whose weights are not at hand, for a warning before hours of training."""
+    looks = [look for name, look in WEIGHTS.items() if name in settings.evaluation.scorers]
+    return [finding for finding in (look(settings) for look in looks) if not finding.usable]
 
 
 def require(settings: Settings, parts: set[str]) -> list[Finding]:

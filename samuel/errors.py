@@ -4,7 +4,6 @@ SamuelError
 ├── SettingsError      a setting is out of range, or names a part that does not exist
 ├── InputError         something the user gave: a song list, a folder, an audio file
 ├── MissingPartError   weights, a program or a machine feature that is not there
-├── NotBuiltError      a part of the design that this version does not hold yet
 ├── DatasetError       POPDB is absent, half-written or not what its index says
 │   └── NewerFormatError   its format is newer than what this version reads
 ├── CheckpointError    a checkpoint is absent, damaged or belongs to other settings
@@ -30,10 +29,6 @@ class InputError(SamuelError):
 
 class MissingPartError(SamuelError):
     """Weights, a program or hardware that the chosen part needs is not there."""
-
-
-class NotBuiltError(SamuelError):
-    """The design has this part, this version does not."""
 
 
 class DatasetError(SamuelError):

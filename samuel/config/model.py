@@ -136,12 +136,18 @@ class EvaluationConfig(Section):
     tracks: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=2, description="held-out songs to accompany; the paper's 10"
     )
-    scorers: tuple[Literal["signal", "audiobox"], ...] = Field(
-        default=("signal",), min_length=1, description="signal needs no weights"
+    takes: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=3, description="accompaniments of each vocal; the first is scored, all tell the diversity"
+    )
+    scorers: tuple[Literal["signal", "audiobox", "apa"], ...] = Field(
+        default=("signal",),
+        min_length=1,
+        description="signal needs no weights; apa needs the extra of its name",
     )
     audiobox_path: Path | None = Field(
         default=None, description="audiobox: a local checkpoint; none: the hub"
     )
+    apa_path: Path | None = Field(default=None, description="apa: a local checkpoint of CLAP; none: the hub")
 
 
 class AblationConfig(Section):

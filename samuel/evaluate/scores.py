@@ -1,99 +1,201 @@
-"""One table of scores per run: each track, each scorer, each kind of accompaniment.
-
-The kinds are `real` (the true accompaniment after the codec's round trip), `generated`, and `other vocal`
-(the generated accompaniment against another song's vocal). A score that follows the vocal must tell the last
-two apart.
-"""
+"""Everything that is measured of a lineup: `scores.parquet`, a row for each number, and `summary.json`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from samuel.audio import Audio, read_wav
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from samuel.config import EvaluationConfig
-from samuel.evaluate.signal import signal_scores
+from samuel.evaluate.adherence import Adherence, adherence_of
+from samuel.evaluate.aesthetics import Aesthetics, aesthetics_of
+from samuel.evaluate.audiobox import AXES
+from samuel.evaluate.distribution import Space
+from samuel.evaluate.hearing import Hearing, hear_lineup
+from samuel.evaluate.pairing import Pairing, blocks_of, pairings
+from samuel.evaluate.stated import stated_efficiency
+from samuel.evaluate.statistics import least_pairing_p, mean_interval
+from samuel.evaluate.systems import Lineup, Problem
 from samuel.files import Entry, digest, find_entry, make_entry, sha256, write_json
 
 VERSION = 1
+SCORES, SUMMARY = "scores.parquet", "summary.json"
+OWN, OTHERS = "own vocal", "other vocals"
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("system", "track", "title", "against", "score")]
+    + [("value", pa.float64())]
+)
+NO_COST = "no system states what it cost (system.json)"
+NO_OTHERS = "a single track has no other song's vocal"
+Each = Callable[[Iterable[Any]], Iterable[Any]]
 
 
-def score_tracks(
-    tracks: Sequence[Entry], config: EvaluationConfig, root: Path, each: Callable = iter
+def score_lineup(
+    lineup: Lineup,
+    config: EvaluationConfig,
+    root: Path,
+    space: Space,
+    efficiency: Mapping[str, Any] | None = None,
+    each: Each = iter,
 ) -> Entry:
-    """Score every track, or find the scores: `scores.json`, a list of rows.
+    """Score every system, or find the scores: `scores.parquet` and `summary.json`.
+
+    What cannot be measured is named with its reason, and the rest is.
 
     Args:
-        tracks: Entries of `make_track`.
+        lineup: What is compared.
         config: Which scorers.
-        root: Where the entry goes.
+        root: Where entries go.
+        space: What is compared in latent space.
+        efficiency: What was measured of systems beside what their own `system.json` says.
         each: Wraps the loop over tracks, e.g. in a progress bar.
     """
-    digests = [track.sha256 for track in tracks]
-    weights = config.audiobox_path and sha256(config.audiobox_path)
-    folder = root / digest("scores", VERSION, digests, config.scorers, weights)
+    stated, problems = _stated(lineup)
+    lineup = replace(lineup, problems=(*lineup.problems, *problems))
+    identity = _identity(lineup)
+    outside = _Outside(
+        aesthetics_of(lineup, config, root / "aesthetics", each),
+        adherence_of(lineup, identity, config, root / "adherence"),
+        {**stated, **(efficiency or {})},
+    )
+    folder = root / digest("scores", VERSION, identity, space.identity, asdict(outside))
 
     def make(target: Path) -> dict[str, Any]:
-        rows: list[dict[str, Any]] = []
-        if "signal" in config.scorers:
-            rows += [row for track in each(tracks) for row in _signal_rows(track)]
-        if "audiobox" in config.scorers:
-            rows += _audiobox_rows(tracks, config)
-        write_json(target / "scores.json", rows)
-        return {"tracks": len(tracks), "scorers": list(config.scorers)}
+        hearing = hear_lineup(lineup, space.codec, each)
+        paired = {name: pairings(hearing.vocals, found) for name, found in hearing.features.items()}
+        rows = list(_rows(lineup, hearing, paired, outside.aesthetics))
+        measured = _summary(hearing, paired, rows, outside, *space.look(hearing.latents))
+        summary = measured | space.described
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), target / SCORES)
+        write_json(target / SUMMARY, summary)
+        return {"tracks": summary["tracks"], "systems": summary["systems"]}
 
     return find_entry(folder) or make_entry(folder, make)
 
 
-def _signal_rows(track: Entry) -> list[dict[str, Any]]:
-    vocal, generated, reference = (_stem(track, name) for name in ("vocal", "accompaniment", "reference"))
-    rows = [
-        _row(track, "real", signal_scores(vocal, reference, reference)),
-        _row(track, "generated", signal_scores(vocal, generated, reference)),
+@dataclass(frozen=True)
+class _Outside:
+    """What is measured by networks of others, and what was measured before."""
+
+    aesthetics: Aesthetics
+    adherence: Adherence
+    efficiency: dict[str, Any]
+
+
+def _summary(
+    hearing: Hearing,
+    paired: Mapping[str, Mapping[str, Pairing]],
+    rows: Sequence[Mapping[str, Any]],
+    outside: _Outside,
+    distribution: Mapping[str, Any],
+    lacking: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "tracks": len(hearing.vocals),
+        "systems": list(paired),
+        "scores": _means(rows),
+        "following": _following(paired),
+        "p_least": least_pairing_p([len(block) for block in blocks_of(list(hearing.vocals))]),
+        "distribution": distribution,
+        "apa": outside.adherence.by_system,
+        "efficiency": outside.efficiency,
+        "not_measured": _not_measured(outside, hearing) | dict(lacking),
+        "problems": [asdict(problem) for problem in hearing.problems],
+    }
+
+
+def _identity(lineup: Lineup) -> list[Any]:
+    """What is scored, whatever the files are called: names, titles, bytes, and what is wrong with them."""
+    digests = {path: sha256(path) for path in _files(lineup) if path.is_file()}
+    tracks = [(track.name, track.title, digests.get(track.vocal)) for track in lineup.tracks]
+    systems = [
+        (system.name, [(track, digests.get(path)) for track, path in sorted(system.files.items())])
+        for system in lineup.systems
     ]
-    if "other_vocal.wav" in track.sha256:
-        rows.append(
-            _row(track, "other vocal", signal_scores(_stem(track, "other_vocal"), generated, reference))
-        )
-    return rows
+    return [tracks, systems, [asdict(problem) for problem in lineup.problems]]
 
 
-def _audiobox_rows(tracks: Sequence[Entry], config: EvaluationConfig) -> list[dict[str, Any]]:
-    from samuel.evaluate.audiobox import load_audiobox, score
-
-    predictor = load_audiobox(config.audiobox_path)
-    rows = []
-    for kind, stem in (("real", "reference"), ("generated", "accompaniment")):
-        scores = score(predictor, [_stem(track, stem) for track in tracks])
-        rows += [_row(track, kind, axes) for track, axes in zip(tracks, scores, strict=True)]
-    return rows
+def _files(lineup: Lineup) -> set[Path]:
+    made = {path for system in lineup.systems for path in system.files.values()}
+    return made | {track.vocal for track in lineup.tracks}
 
 
-def _row(track: Entry, kind: str, scores: dict[str, float]) -> dict[str, Any]:
-    # NaN is not JSON: a score that could not be measured is null.
-    values = {name: None if math.isnan(value) else round(value, 4) for name, value in scores.items()}
-    return {
-        "pair_id": track.record["pair_id"],
-        "title": track.record["title"],
-        "kind": kind,
-        "scores": values,
-    }
+def _stated(lineup: Lineup) -> tuple[dict[str, Any], list[Problem]]:
+    """What the systems state of their cost, and what is wrong with it."""
+    told = [(system.name, *stated_efficiency(system)) for system in lineup.systems]
+    return {name: row for name, row, _ in told if row}, [problem for *_, problem in told if problem]
 
 
-def _stem(track: Entry, name: str) -> Audio:
-    return read_wav(track.path(f"{name}.wav"))
+def _rows(
+    lineup: Lineup, hearing: Hearing, paired: Mapping[str, Mapping[str, Pairing]], aesthetics: Aesthetics
+) -> Iterator[dict[str, Any]]:
+    """A row for each number, in the order of systems and tracks."""
+    for system in lineup.systems:
+        columns = [
+            *_columns(paired[system.name]),
+            *_transposed(hearing.scores[system.name]),
+            *_transposed(aesthetics.rows.get(system.name, {})),
+        ]
+        for track in lineup.tracks:
+            for score, against, values in columns:
+                if track.name in values:
+                    yield {
+                        "system": system.name, "track": track.name, "title": track.title, "against": against,
+                        "score": score, "value": _number(values[track.name]),
+                    }  # fmt: skip
 
 
-def means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Mean of every score per kind: `{score: {kind: mean}}`, None where no track has it."""
-    gathered: dict[str, dict[str, list[float]]] = {}
+Column = tuple[str, str | None, Mapping[str, float | None]]
+"""Score, against what, and the value of each track."""
+
+
+def _columns(pairing: Mapping[str, Pairing]) -> Iterator[Column]:
+    for score, pairs in pairing.items():
+        yield score, OWN, pairs.own()
+        yield score, OTHERS, pairs.others()
+
+
+def _transposed(rows: Mapping[str, Mapping[str, float | None]]) -> Iterator[Column]:
+    """{track: {score: value}} → a column for each score."""
+    for score in dict.fromkeys(score for row in rows.values() for score in row):
+        yield score, None, {track: row[score] for track, row in rows.items() if score in row}
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean and interval by score and system; of scores that follow the vocal, those with their own."""
+    values: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        for name, value in row["scores"].items():
-            kinds = gathered.setdefault(name, {})
-            kinds.setdefault(row["kind"], [])
-            if value is not None:
-                kinds[row["kind"]].append(value)
+        if row["against"] != OTHERS:
+            by_system = values.setdefault(row["score"], {}).setdefault(row["system"], [])
+            by_system.append(math.nan if row["value"] is None else row["value"])
     return {
-        name: {kind: sum(values) / len(values) if values else None for kind, values in kinds.items()}
-        for name, kinds in gathered.items()
+        score: {system: asdict(mean_interval(found)) for system, found in by_system.items()}
+        for score, by_system in values.items()
     }
+
+
+def _following(paired: Mapping[str, Mapping[str, Pairing]]) -> dict[str, dict[str, Any]]:
+    summaries: dict[str, dict[str, Any]] = {}
+    for system, scores in paired.items():
+        for score, pairing in scores.items():
+            summaries.setdefault(score, {})[system] = pairing.summary()
+    return summaries
+
+
+def _not_measured(outside: _Outside, hearing: Hearing) -> dict[str, str]:
+    reasons = {
+        ", ".join(AXES): outside.aesthetics.missing,
+        "apa": outside.adherence.missing,
+        "other vocals": NO_OTHERS if len(hearing.vocals) < 2 else None,
+        "efficiency": None if outside.efficiency else NO_COST,
+    }
+    return {part: reason for part, reason in reasons.items() if reason}
+
+
+def _number(value: float | None) -> float | None:
+    """NaN is not JSON, and means that there was nothing to measure."""
+    return None if value is None or math.isnan(value) else float(value)

@@ -4,7 +4,7 @@ A system is a folder; a file belongs to the track of its own name, whatever its 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,11 @@ class Lineup:
         """The system of that name."""
         return next((system for system in self.systems if system.name == name), None)
 
-    def with_systems(self, *systems: System) -> "Lineup":
-        """With further systems, which come right after the true accompaniments."""
+    def with_ceiling(self, ceiling: System, problems: Sequence[Problem] = ()) -> "Lineup":
+        """With a system that comes right after the true accompaniments."""
         first = [system for system in self.systems if system.name == REAL]
         rest = [system for system in self.systems if system.name != REAL]
-        return replace(self, systems=(*first, *systems, *rest))
+        return replace(self, systems=(*first, ceiling, *rest), problems=(*self.problems, *problems))
 
 
 def folders(vocals: Path, systems: Mapping[str, Path], references: Path | None = None) -> Lineup:

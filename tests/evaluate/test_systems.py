@@ -80,7 +80,7 @@ def test_what_is_not_there_is_named(vocals: Path, tmp_path: Path) -> None:
 
 
 def test_further_systems_come_after_the_true_ones(vocals: Path) -> None:
-    compared = folders(vocals, {"Other": vocals}, vocals).with_systems(System(CEILING, {}))
+    compared = folders(vocals, {"Other": vocals}, vocals).with_ceiling(System(CEILING, {}))
     assert [system.name for system in compared.systems] == [REAL, CEILING, "Other"]
-    compared = folders(vocals, {"Other": vocals}).with_systems(System(CEILING, {}))
+    compared = folders(vocals, {"Other": vocals}).with_ceiling(System(CEILING, {}))
     assert [system.name for system in compared.systems] == [CEILING, "Other"]

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from samuel.evaluate import pairing
+from samuel.evaluate.following import FOLLOWING, Features, features, follow
+from samuel.evaluate.pairing import Pairing, blocks_of, pairings
+from tests.evaluate.songs import band, tune
+
+
+@pytest.fixture(scope="module")
+def songs() -> tuple[dict[str, Features], dict[str, Features]]:
+    keys = {"a": (60, 0.4), "b": (65, 0.5), "c": (58, 0.61), "d": (63, 0.55)}
+    vocals = {name: features(tune(*key, 8.0)) for name, key in keys.items()}
+    return vocals, {name: features(band(*key, 8.0)) for name, key in keys.items()}
+
+
+def test_a_matrix_holds_every_accompaniment_with_every_vocal(
+    songs: tuple[dict[str, Features], dict[str, Features]],
+) -> None:
+    vocals, bands = songs
+    found = pairings(vocals, bands)
+    assert tuple(found) == FOLLOWING
+    for score, paired in found.items():
+        assert paired.tracks == [list("abcd")]
+        for row, name in enumerate("abcd"):
+            for column, vocal in enumerate("abcd"):
+                expected = follow(vocals[vocal], bands[name])[score]
+                assert paired.blocks[0][row, column] == pytest.approx(expected, nan_ok=True)
+    chroma = found["chroma_likeness"]
+    assert chroma.own()["b"] == follow(vocals["b"], bands["b"])["chroma_likeness"]
+    assert chroma.others()["b"] == pytest.approx(
+        np.mean([follow(vocals[other], bands["b"])["chroma_likeness"] for other in "acd"])
+    )
+
+
+def test_missing_accompaniments_leave_no_hole(songs: tuple[dict[str, Features], dict[str, Features]]) -> None:
+    vocals, bands = songs
+    found = pairings(vocals, {name: bands[name] for name in ("d", "b")})
+    assert found["beat_f1"].tracks == [["b", "d"]]
+    assert found["beat_f1"].blocks[0].shape == (2, 2)
+    assert pairings(vocals, {}) == {}
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (32, [32]), (33, [17, 16]), (100, [25] * 4)])
+def test_blocks_have_about_one_size(count: int, sizes: list[int]) -> None:
+    names = [str(number) for number in range(count)]
+    blocks = blocks_of(names)
+    assert [len(block) for block in blocks] == sizes
+    assert [name for block in blocks for name in block] == names
+
+
+def test_vocals_of_other_blocks_are_not_compared(
+    songs: tuple[dict[str, Features], dict[str, Features]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairing, "BLOCK", 2)
+    vocals, bands = songs
+    paired = pairings(vocals, bands)["chroma_likeness"]
+    assert paired.tracks == [["a", "b"], ["c", "d"]]
+    assert paired.others()["c"] == follow(vocals["d"], bands["c"])["chroma_likeness"]
+
+
+def test_a_summary_is_of_tracks_that_have_both() -> None:
+    nan = np.nan
+    block = np.array([[0.9, 0.1, nan], [0.3, 0.8, nan], [0.5, 0.5, nan]])
+    summary = Pairing([["a", "b", "c"]], [block]).summary()
+    assert (summary["n"], summary["own"], summary["other"]) == (2, pytest.approx(0.85), pytest.approx(0.2))
+    assert summary["difference"]["mean"] == pytest.approx(0.65)
+    assert summary["p"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_one_track_has_nothing_to_compare() -> None:
+    summary = Pairing([["a"]], [np.array([[0.9]])]).summary()
+    assert (summary["n"], summary["own"], summary["p"]) == (0, None, None)
