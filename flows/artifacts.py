@@ -17,14 +17,16 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from samuel.config import Settings
-from samuel.files import Entry
+from samuel.files import Entry, read_json
 from samuel.popdb.accounts import Progress, funnel, least_s, text_of
 from samuel.popdb.catalog import Song, SongList
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import Popdb
-from samuel.report.report import caveats, vocal_share_report
+from samuel.report.evaluation import score_table
+from samuel.report.training import caveats, vocal_share_report
 
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w.-]+\.png)\)")
+PLAYER = re.compile(r"\[([^\]]*)\]\(audio/[^)\s]*\)")
 SECONDS_BETWEEN_TABLES = 10.0
 
 
@@ -78,9 +80,12 @@ def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
 
 
 def show_report(report: Entry) -> None:
-    """The report with its plots inside."""
-    text = report.path("report.md").read_text("utf-8")
-    create_markdown_artifact(key="report", markdown=_with_pictures(text, report.folder))
+    """The report with its plots inside, and a table of its scores; the audio is beside its page."""
+    text = PLAYER.sub(r"\1", report.path("report.md").read_text("utf-8"))
+    markdown = f"With audio: `{report.path('report.html')}`\n\n{_with_pictures(text, report.folder)}"
+    create_markdown_artifact(key="report", markdown=markdown)
+    table = score_table(read_json(report.path("summary.json")))
+    create_table_artifact(key="scores", table=table, description="Means over the tracks, with 95 % intervals")
 
 
 def show_ablation(table: Entry) -> None:

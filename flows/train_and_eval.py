@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 from tqdm import tqdm
 
@@ -15,9 +16,12 @@ from samuel.checkpoint import TrainedModel, load_model
 from samuel.codec import Codec
 from samuel.config import Settings, demo
 from samuel.device import resolve_device
-from samuel.doctor import require, training_parts
-from samuel.evaluate.scores import score_tracks
-from samuel.evaluate.tracks import choose_pairs, make_track, require_codec
+from samuel.doctor import require, training_parts, unmeasured
+from samuel.evaluate.cost import make_cost
+from samuel.evaluate.distribution import DatasetSpace
+from samuel.evaluate.scores import score_lineup
+from samuel.evaluate.systems import OURS
+from samuel.evaluate.tracks import choose_pairs, lineup_of, make_track, require_codec
 from samuel.files import Entry
 from samuel.popdb.pipeline import codec_for
 from samuel.popdb.shards import Popdb, open_popdb
@@ -42,7 +46,7 @@ def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008
     run = run_folder(popdb, settings)
     model = train.submit(popdb, settings, run).result()
     tracks = generate.submit(popdb, model, settings, run).result()
-    scores = score.submit(tracks, settings, run).result()
+    scores = score.submit(popdb, model, tracks, settings, run).result()
     written = report.submit(popdb, model, tracks, scores, run).result()
     artifacts.show_report(written)
     return {
@@ -54,8 +58,12 @@ def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008
 
 @task(task_run_name="check this machine", cache_policy=NO_CACHE)
 def examine(settings: Settings) -> None:
-    """Stop before the long work where a part that the settings name is missing."""
+    """Stop before the long work where a part that the settings name is missing; warn of a scorer that is."""
     require(settings, training_parts(settings))
+    for finding in unmeasured(settings):
+        get_run_logger().warning(
+            "%s will be reported as not measured: %s; %s", finding.name, finding.detail, finding.remedy
+        )
 
 
 @task(task_run_name="train {settings.training.steps} steps", cache_policy=NO_CACHE)
@@ -71,18 +79,26 @@ def generate(popdb: Popdb, model: Entry, settings: Settings, run: Path) -> list[
     """Held-out vocals → accompaniments."""
     load = parts_of(model, settings)
     pairs = choose_pairs(popdb, settings.evaluation.tracks)
-    digest = model.sha256["model.safetensors"]
+    digest, takes = model.sha256["model.safetensors"], settings.evaluation.takes
     tracks = [
-        make_track(pair, popdb, load, digest, settings.sampling, run / "samples")
+        make_track(pair, popdb, load, digest, settings.sampling, run / "samples", takes)
         for pair in bar(pairs, "generate")
     ]
     return shown(tracks, cached=not any(track.made for track in tracks), what=f"{len(tracks)} tracks")
 
 
 @task(task_run_name="score", cache_policy=NO_CACHE)
-def score(tracks: Sequence[Entry], settings: Settings, run: Path) -> Entry:
+def score(popdb: Popdb, model: Entry, tracks: Sequence[Entry], settings: Settings, run: Path) -> Entry:
     """Accompaniments → scores."""
-    scores = score_tracks(tracks, settings.evaluation, run / "scores", lambda items: bar(items, "score"))
+    cost = make_cost(parts_of(model, settings), model, settings, run / "cost")
+    scores = score_lineup(
+        lineup_of(tracks),
+        settings.evaluation,
+        run / "scores",
+        DatasetSpace(popdb, tracks),
+        {OURS: cost.record},
+        lambda items: bar(items, "score", len(tracks)),
+    )
     return shown(scores, cached=not scores.made, what="the scores")
 
 

@@ -35,7 +35,8 @@ def below(module: str, *rooms: str) -> bool:
     ("room", "forbidden"),
     [
         ("samuel", ("prefect", "flows")),
-        ("samuel.popdb", ("samuel.model", "samuel.dataset", "samuel.train", "samuel.evaluate", "samuel.report")),
+        ("samuel.popdb", ("samuel.model", "samuel.dataset", "samuel.train", "samuel.evaluate")),
+        ("samuel.popdb", ("samuel.report", "samuel.baselines")),
         ("samuel.train", ("samuel.ablation",)),
         ("samuel.evaluate", ("samuel.ablation", "samuel.report", "samuel.train")),
         ("samuel.report", ("samuel.ablation",)),

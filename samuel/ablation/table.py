@@ -18,7 +18,8 @@ from samuel.errors import DatasetError
 from samuel.files import Entry, digest, find_entry, make_entry, write_json
 from samuel.model.unet import SamuelUNet, parameter_count
 from samuel.popdb.shards import Popdb
-from samuel.report.report import caveats, plain
+from samuel.report.markdown import plain
+from samuel.report.training import caveats
 
 VERSION = 1
 MARK = "†"

@@ -9,23 +9,39 @@ from samuel.cli import (
     accompaniment,
     app,
     bench,
+    comparison,
     dataset,
+    evaluation,
     exchange,
     experiments,
     inspection,
     machine,
+    render,
     songs,
     training,
 )
 from samuel.cli.settings import read_settings
 from samuel.cli.terminal import PlainFormatter, plain, print_what_it_can, unread
-from samuel.errors import NotBuiltError, SamuelError
+from samuel.errors import SamuelError
 
 __all__ = ["main", "read_settings"]
 
-PARTS = (machine, bench, songs, training, accompaniment, app, dataset, inspection, exchange, experiments)
+PARTS = (
+    machine,
+    bench,
+    songs,
+    training,
+    accompaniment,
+    app,
+    render,
+    evaluation,
+    comparison,
+    dataset,
+    inspection,
+    exchange,
+    experiments,
+)
 STOPPED = "nothing half-written was left, run it again"
-NOT_BUILT = {"evaluate": "the report of train-and-eval holds the scores of its own tracks"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,11 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def not_built(options: argparse.Namespace) -> int:
-    """Say that a command of the design is not there yet."""
-    raise NotBuiltError(f"samuel {options.name} is not in version {__version__}; {NOT_BUILT[options.name]}")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="samuel", description="An accompaniment for a vocal.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -63,7 +74,4 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     for part in PARTS:
         part.add_commands(commands)
-    for name in NOT_BUILT:
-        command = commands.add_parser(name, help="not in this version")
-        command.set_defaults(command=not_built, name=name)
     return parser

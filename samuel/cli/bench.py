@@ -21,6 +21,7 @@ CHOICES = {
     "training": "its loop against the bare step",
     "generate": "from a vocal to an accompaniment",
     "samplers": "how few steps they may take; takes hours without a GPU",
+    "scoring": "scorers against their own commands",
 }
 
 
@@ -30,8 +31,8 @@ def add_commands(commands: Commands) -> None:
     told = "; ".join(f"{what}: {meaning}" for what, meaning in CHOICES.items())
     command.add_argument("what", nargs="?", default="machine", choices=list(CHOICES), help=told)
     add_settings(command)
-    command.add_argument("--songs", type=int, help="pipeline, separation: how many songs")
-    command.add_argument("--seconds", type=float, help="pipeline: their duration")
+    command.add_argument("--songs", type=int, help="pipeline, separation, scoring: how many songs")
+    command.add_argument("--seconds", type=float, help="pipeline, scoring: their duration")
     command.add_argument("--model", type=Path, help="generate, samplers: folder of a trained model")
     _add_samplers(command)
     command.set_defaults(command=bench)
@@ -85,6 +86,14 @@ def _rows(what: str, settings: Settings, options: argparse.Namespace) -> Figures
         from samuel.bench.generation import generation_rows
 
         return generation_rows(settings, options.model)
+    return _rows_of_songs(what, settings, options)
+
+
+def _rows_of_songs(what: str, settings: Settings, options: argparse.Namespace) -> Figures:
+    if what == "scoring":
+        from samuel.bench.scoring import scoring_rows
+
+        return scoring_rows(settings, options.songs, options.seconds)
     from samuel.bench.pipeline import pipeline_rows
 
     return pipeline_rows(settings, options.songs, options.seconds)

@@ -134,7 +134,7 @@ def drawable(title: str) -> str:
 
 def plot_spectrograms(stems: dict[str, Audio], title: str, path: Path) -> None:
     """Mel spectrograms one above the other, on one time axis and one colour scale (dB)."""
-    figure = Figure(figsize=(9, 2.2 * len(stems)), layout="constrained")
+    figure = Figure(figsize=(9, 0.6 + 1.6 * len(stems)), layout="constrained")
     axes = figure.subplots(len(stems), 1, sharex=True, squeeze=False)[:, 0]
     image = None
     for plot, (name, audio) in zip(axes, stems.items(), strict=True):
@@ -143,7 +143,7 @@ def plot_spectrograms(stems: dict[str, Audio], title: str, path: Path) -> None:
         image = plot.imshow(
             levels, origin="lower", aspect="auto", extent=(0, seconds, 0, levels.shape[0]), vmin=-80, vmax=0
         )
-        plot.set(title=name, ylabel="mel band")
+        plot.set(title=drawable(name), ylabel="mel band")
     axes[-1].set_xlabel("seconds")
     figure.suptitle(drawable(title))
     if image is not None:

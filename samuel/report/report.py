@@ -1,119 +1,136 @@
-"""The report of a run: Markdown, plots, and what was not measured."""
+"""The report of a run: one folder with the text as Markdown and as a page, plots, scores and audio."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from samuel.audio import SAMPLE_RATE, read_wav
-from samuel.codec import HOP
-from samuel.codec.identity import PUBLISHED
-from samuel.evaluate.scores import means
-from samuel.files import Entry, digest, find_entry, make_entry, read_json, read_jsonl
+from samuel.evaluate.systems import CEILING, OURS, Lineup, Track
+from samuel.files import Entry, digest, read_json, read_jsonl
 from samuel.popdb.shards import Popdb
-from samuel.report.plots import plot_loss, plot_spectrograms, plot_vocal_shares
+from samuel.report.evaluation import evaluation_sections, in_short
+from samuel.report.following import FOLLOWING_PLOT
+from samuel.report.html import page
+from samuel.report.listening import (
+    MIX,
+    MOST_TRACKS,
+    VOCAL,
+    Heard,
+    Written,
+    track_section,
+    write_with_audio,
+)
+from samuel.report.markdown import plain
+from samuel.report.plots import plot_loss
+from samuel.report.published import AUDIOBOX_PLOT
+from samuel.report.score_names import AUDIOBOX
+from samuel.report.score_plots import plot_audiobox, plot_following
+from samuel.report.training import caveats, dataset_section, training_section
 
-VERSION = 3
-EMBEDDED = {
-    "synthetic": "the songs are synthetic: made by this project, no recording is involved",
-    "repet-sim": "the separator is REPET-SIM, which needs no weights and separates far worse than Demucs; "
-    "what it leaves of the band in the vocals counts as singing, so the vocal shares are too high (on the "
-    "synthetic songs 0.98, where 0.66 is sung) and no ground for leaving chunks out",
-    "mel": "the codec is a log-mel spectrogram with Griffin-Lim, which needs no weights and sounds like it",
-    PUBLISHED: "the latents were published without their songs: each pair counts as a song, what is held out "
-    "lies at the end, behind a gap longer than any song, and a song that was published twice can be on both "
-    "sides; what separated and encoded them is what was stated, and nothing could confirm it",
-}
-KINDS = ("real", "generated", "other vocal")
+VERSION = 4
+SCORES, SUMMARY = "scores.parquet", "summary.json"
+STEMS = {
+    VOCAL: "vocal.wav", MIX: "mix.wav", CEILING: "reference.wav", OURS: "accompaniment.wav",
+}  # fmt: skip
+"""File of a track that was generated, by whose it is."""
 
 
 def write_report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, root: Path) -> Entry:
-    """Write `report.md` and its plots, or find them, in `root/<key>`."""
-    inputs = [popdb.info, model.sha256, scores.sha256, [track.sha256 for track in tracks]]
-    folder = root / digest("report", VERSION, *inputs)
+    """Write the report of a training and its evaluation, or find it, in `root/<key>`.
 
-    def make(target: Path) -> dict[str, Any]:
+    It holds `report.md`, `report.html` (which opens alone), their plots, `scores.parquet`, `summary.json`,
+    and `audio/<vocal, mix or system>/<track>.flac`.
+
+    Args:
+        popdb: What was trained on.
+        model: The trained model's entry.
+        tracks: Entries of `samuel.evaluate.tracks.make_track`.
+        scores: Their scores.
+        root: Where reports go.
+    """
+    inputs = [popdb.info, model.sha256, scores.sha256, [track.sha256 for track in tracks]]
+    heard = [_heard(track) for track in tracks[:MOST_TRACKS]]
+
+    def write(target: Path, audio: Path, written: list[Written]) -> dict[str, Any]:
         metrics = read_jsonl(model.path("metrics.jsonl"))
         plot_loss(metrics, target / "loss.png")
-        plots = [_spectrogram(track, target) for track in tracks]
-        rows = read_json(scores.path("scores.json"))
+        summary = _take_scores(scores, target)
         sections = [
             _heading(popdb),
-            _dataset(popdb, target),
-            _training(model, metrics),
-            _scores(rows, scores.record["scorers"]),
-            _tracks(tracks, plots),
+            in_short(summary),
+            dataset_section(popdb, target),
+            training_section(model, metrics),
+            *evaluation_sections(summary),
+            _tracks(written, len(tracks), audio, target),
         ]
-        (target / "report.md").write_text("\n\n".join(sections) + "\n", "utf-8")
-        return {"title": "SAMUeL report"}
+        return _write_text(sections, "SAMUeL report", target)
 
-    return find_entry(folder) or make_entry(folder, make)
+    return write_with_audio(root / digest("report", VERSION, *inputs), heard, write)
 
 
-def training_summary(model: Entry, metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The numbers of a fit.
+def write_evaluation_report(lineup: Lineup, scores: Entry, root: Path) -> Entry:
+    """Write the report of an evaluation of any systems, or find it, in `root/<key>`; see `write_report`.
 
-    Always: `steps`; `first` and `last`, the error of v over the first and last ten of them; `validation`,
-    that of the exported model, and its `best_step`; `seconds_per_step`, the median. Where it was measured:
-    `shuffled`, the exported model's validation with another song's vocal, and `worth_error`, the standard
-    error of the difference; `pairs_per_s`, the median;
-    `memory_mb`, the most of a GPU's memory that was allocated.
+    Args:
+        lineup: Tracks and systems; files of any format, of which some may be missing or unreadable.
+        scores: Their scores.
+        root: Where reports go.
     """
-    errors = [row["v_mse"] for row in metrics]
-    progress = model.record["progress"]
-    summary = {
-        "steps": len(errors),
-        "first": sum(errors[:10]) / len(errors[:10]),
-        "last": sum(errors[-10:]) / len(errors[-10:]),
-        "validation": progress["best_loss"],
-        "best_step": progress["best_step"],
-        "seconds_per_step": median(row["seconds"] for row in metrics),
+    heard = [_listed(track, lineup) for track in lineup.tracks[:MOST_TRACKS]]
+
+    def write(target: Path, audio: Path, written: list[Written]) -> dict[str, Any]:
+        summary = _take_scores(scores, target)
+        sections = [
+            f"# SAMUeL evaluation\n\n{_compared(summary)}",
+            in_short(summary),
+            *evaluation_sections(summary),
+            _tracks(written, len(lineup.tracks), audio, target),
+        ]
+        return _write_text(sections, "SAMUeL evaluation", target)
+
+    stamps = [
+        [track.name, track.title, {n: _stamp(path) for n, path in track.files.items()}] for track in heard
+    ]
+    return write_with_audio(root / digest("evaluation", VERSION, scores.sha256, stamps), heard, write)
+
+
+def _listed(track: Track, lineup: Lineup) -> Heard:
+    made = {
+        _unlike_stems(system.name): system.files[track.name]
+        for system in lineup.systems
+        if track.name in system.files
     }
-    best = next((row for row in metrics if row.get("step") == progress["best_step"]), {})
-    if "validation_shuffled" in best:
-        summary["shuffled"] = best["validation_shuffled"]
-    if "vocal_worth_error" in best:
-        summary["worth_error"] = best["vocal_worth_error"]
-    if paces := [row["pairs_per_s"] for row in metrics if "pairs_per_s" in row]:
-        summary["pairs_per_s"] = median(paces)
-    if peaks := [row["memory_mb"] for row in metrics if "memory_mb" in row]:
-        summary["memory_mb"] = max(peaks)
+    return Heard(track.name, track.title, {VOCAL: track.vocal, **made})
+
+
+def _unlike_stems(system: str) -> str:
+    """A system's name, which anybody may have chosen, so that it is not taken for a stem."""
+    return f"{system} (system)" if system in (VOCAL, MIX) else system
+
+
+def _heard(track: Entry) -> Heard:
+    record = track.record
+    files = {whose: track.path(file) for whose, file in STEMS.items() if file in track.sha256}
+    return Heard(record["pair_id"], record["title"], files, record["start_s"])
+
+
+def _take_scores(scores: Entry, target: Path) -> dict[str, Any]:
+    """Copy the scores into the report, draw them, and give their summary."""
+    for name in (SCORES, SUMMARY):
+        shutil.copyfile(scores.path(name), target / name)
+    summary = read_json(target / SUMMARY)
+    if summary.get("following"):
+        plot_following(summary, target / FOLLOWING_PLOT)
+    if set(AUDIOBOX) & set(summary.get("scores") or {}):
+        plot_audiobox(summary, target / AUDIOBOX_PLOT)
     return summary
 
 
-def vocal_share_report(popdb: Popdb, folder: Path) -> str:
-    """How much is sung in the chunks, as Markdown beside its picture, `folder/vocal-share.png`.
-
-    There is no picture where it was not measured.
-    """
-    shares, counts = popdb.vocal_shares(), popdb.info["counts"]
-    if not shares:
-        return "Vocal share: not measured."
-    least = popdb.info["settings"]["min_vocal_share"]
-    plot_vocal_shares(shares, least, folder / "vocal-share.png")
-    half, chunk_s = sum(share >= 0.5 for share in shares), popdb.info["chunk_frames"] * HOP / SAMPLE_RATE
-    left_out = f"{counts['chunks_left_out']} of the chunks left out" if least else "all kept, as in the paper"
-    sentences = [
-        f"Vocal share, measured on {len(shares)} chunks of {chunk_s:.2f} s: {sum(shares) / len(shares):.3f}",
-        f"on average; {half} of them ({half / len(shares):.1%}) are sung for at least half of their length,",
-        "which the paper assumes of all.",
-        f"`popdb.min_vocal_share` = {least:g}: {left_out}.",
-    ]
-    return " ".join(sentences) + "\n\n![Vocal share](vocal-share.png)"
-
-
-def caveats(popdb: Popdb) -> str:
-    """What to bear in mind about the parts that made a dataset, as Markdown; empty where there is nothing."""
-    parts = [popdb.info[part] for part in ("source", "separator", "codec")]
-    # An identity begins with the part's name: "mel/1 bands=64 …".
-    names = {text.partition("/")[0] for text in parts}
-    notes = [f"- {note}" for name, note in EMBEDDED.items() if name in names]
-    return "Read with these in mind:\n\n" + "\n".join(notes) if notes else ""
-
-
-def plain(text: str) -> str:
-    """A title as Markdown that cannot be mistaken for markup."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~$&" else c for c in " ".join(text.split()))
+def _write_text(sections: Sequence[str], title: str, target: Path) -> dict[str, Any]:
+    text = "\n\n".join(section for section in sections if section) + "\n"
+    (target / "report.md").write_text(text, "utf-8")
+    (target / "report.html").write_text(page(text, target, title), "utf-8")
+    return {"title": title}
 
 
 def _heading(popdb: Popdb) -> str:
@@ -122,91 +139,19 @@ def _heading(popdb: Popdb) -> str:
     return f"{title}\n\n{caveats(popdb)}".rstrip()
 
 
-def _dataset(popdb: Popdb, folder: Path) -> str:
-    counts = popdb.info["counts"]
-    return (
-        "## Dataset\n\n"
-        f"{counts['pairs']} pairs from {counts['songs_kept']} of {counts['songs_listed']} songs: "
-        f"{counts['train']} to train on, {counts['validation']} held out, {_split_by(popdb)}."
-        f"\n\n{vocal_share_report(popdb, folder)}"
-    )
+def _compared(summary: Mapping[str, Any]) -> str:
+    systems = ", ".join(plain(system) for system in summary["systems"])
+    return f"Tracks: {summary['tracks']}. Systems: {systems}."
 
 
-def _split_by(popdb: Popdb) -> str:
-    return "all from the end" if popdb.info["source"] == PUBLISHED else "split by song"
+def _tracks(written: Sequence[Written], count: int, audio: Path, target: Path) -> str:
+    parts = ["## Tracks", *(track_section(track, audio, target) for track in written)]
+    if count > len(written):
+        parts.append(f"{count - len(written)} more tracks were scored; `scores.parquet` has them.")
+    return "\n\n".join(parts)
 
 
-def _training(model: Entry, metrics: Sequence[dict[str, Any]]) -> str:
-    fit = training_summary(model, metrics)
-    held = "held-out songs" if model.record["held_out"] else "training songs, as none could be held out"
-    sentences = [
-        f"{fit['steps']} steps of {model.record['training']['batch_size']} pairs,",
-        f"{_pace(fit)}.",
-        f"Mean squared error of v: {fit['first']:.3f} over the first ten steps,",
-        f"{fit['last']:.3f} over the last ten;",
-        f"{fit['validation']:.3f} on {held} (averaged weights, step {fit['best_step']}).",
-    ]
-    return "\n\n".join(["## Training", " ".join(sentences), _worth_of_vocal(fit), "![Loss](loss.png)"])
-
-
-def _pace(fit: dict[str, float]) -> str:
-    step_s = fit["seconds_per_step"]
-    step = f"{step_s:.2f} s" if step_s >= 0.1 else f"{1000 * step_s:.1f} ms"
-    pairs = f", {fit['pairs_per_s']:,.1f} pairs a second" if "pairs_per_s" in fit else ""
-    memory = f"; at most {fit['memory_mb']:,.0f} MB of GPU memory" if "memory_mb" in fit else ""
-    return f"{step} a step{pairs} (median){memory}"
-
-
-def _worth_of_vocal(fit: dict[str, float]) -> str:
-    if "shuffled" not in fit:
-        return "What the vocal is worth: not measured, as no vocals were exchanged between songs."
-    worth = fit["shuffled"] - fit["validation"]
-    error = f" ± {fit['worth_error']:.4f} (standard error over the pairs)" if "worth_error" in fit else ""
-    return (
-        f"What the vocal is worth: {worth:z.4f}{error}. By this the error grows when every vocal is "
-        f"exchanged for one of another song: {fit['validation']:.4f} with its own, {fit['shuffled']:.4f} "
-        "shuffled. A model that does not listen has 0."
-    )
-
-
-def _scores(rows: list[dict[str, Any]], scorers: Sequence[str]) -> str:
-    lines = [
-        "## Scores",
-        "",
-        "Mean over the tracks.",
-        "",
-        f"| score | {' | '.join(KINDS)} |",
-        "|---|---|---|---|",
-    ]
-    for name, kinds in means(rows).items():
-        cells = [_number(kinds.get(kind)) for kind in KINDS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    if "audiobox" not in scorers:
-        lines += ["", "AudioBox-Aesthetics (PQ, PC, CE, CU): not measured, the scorer was not chosen."]
-    return "\n".join(lines)
-
-
-def _tracks(tracks: Sequence[Entry], plots: Sequence[str]) -> str:
-    sections = ["## Tracks"]
-    for track, plot in zip(tracks, plots, strict=True):
-        record, start_s = track.record, track.record["start_s"]
-        place = "" if start_s is None else f", from {start_s:.1f} s"
-        sections.append(
-            f"### {plain(record['title'])}{place}\n\n`{record['pair_id']}`\n\n![Spectrograms]({plot})"
-        )
-    return "\n\n".join(sections)
-
-
-def _spectrogram(track: Entry, folder: Path) -> str:
-    name = f"spectrogram-{track.record['pair_id']}.png"
-    stems = {
-        "vocal": read_wav(track.path("vocal.wav")),
-        "generated accompaniment": read_wav(track.path("accompaniment.wav")),
-        "true accompaniment": read_wav(track.path("reference.wav")),
-    }
-    plot_spectrograms(stems, track.record["title"], folder / name)
-    return name
-
-
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f}"
+def _stamp(path: Path) -> list[Any]:
+    """What changes when a file does; the scores, which go into the key too, came from its content."""
+    status = path.stat() if path.is_file() else None
+    return [str(path), status and status.st_size, status and status.st_mtime_ns]

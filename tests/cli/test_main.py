@@ -83,7 +83,7 @@ def test_an_interrupted_command_that_starts_anew_says_so(
     ("arguments", "words"),
     [
         (["generate", "absent.wav", "--model", "absent"], "absent: no whole checkpoint here"),
-        (["evaluate"], "evaluate is not in version"),
+        (["evaluate", "--vocals", "absent", "--system", "A=absent"], "absent: no such folder (the vocals)"),
         (["doctor", "--settings", "absent.json"], "absent.json: no such file"),
     ],
 )

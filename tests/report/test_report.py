@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -5,23 +6,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+import soundfile
 
 from samuel.audio import write_wav
-from samuel.config import CodecConfig, EvaluationConfig
-from samuel.errors import MissingPartError, SettingsError
-from samuel.evaluate.scores import means, score_tracks
-from samuel.evaluate.tracks import choose_pairs, other_song, require_codec
-from samuel.files import Entry, make_entry, read_json
+from samuel.config import CodecConfig
+from samuel.errors import SettingsError
+from samuel.evaluate.systems import Lineup, System, Track
+from samuel.evaluate.tracks import choose_pairs, require_codec
+from samuel.files import Entry, make_entry
 from samuel.popdb.shards import Popdb, write_popdb
-from samuel.report.plots import drawable, plot_spectrograms, plot_vocal_shares
-from samuel.report.report import caveats, plain, vocal_share_report, write_report
+from samuel.report.report import write_evaluation_report, write_report
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
+from tests.report.evaluations import CEILING, OURS, noise, rows_of, scores_entry, summary
 
-STEMS = ("vocal", "accompaniment", "reference", "mix", "other_vocal")
+STEMS = ("vocal", "accompaniment", "reference", "mix")
 TITLE = "A <b>song</b> | with [a](link), $1 & `code`"
 
 
@@ -30,149 +29,177 @@ def popdb(tmp_path: Path) -> Popdb:
     return write_popdb([encoded_song(tmp_path, name) for name in "abc"], small_settings(tmp_path))
 
 
-def track(root: Path, name: str, seed: int, stems: tuple[str, ...] = STEMS) -> Entry:
+def track(root: Path, name: str, seed: int) -> Entry:
     def make(folder: Path) -> dict[str, Any]:
-        rng = np.random.default_rng(seed)
-        for stem in stems:
-            write_wav(
-                folder / f"{stem}.wav", (0.1 * rng.normal(size=(2, 44_100))).astype(np.float32), "PCM_24"
-            )
+        for place, stem in enumerate(STEMS):
+            write_wav(folder / f"{stem}.wav", noise(1.0, 10 * seed + place), "PCM_24")
         return {"pair_id": name, "title": TITLE, "start_s": 47.5}
 
     return make_entry(root / name, make)
 
 
-def described(popdb: Popdb, **info: Any) -> Popdb:
-    return replace(popdb, state=replace(popdb.state, info=popdb.info | info))
-
-
-def with_rows(popdb: Popdb, rows: list[dict[str, Any]]) -> Popdb:
-    return replace(popdb, table=pa.Table.from_pylist(rows, schema=popdb.table.schema))
-
-
 def model_entry(root: Path, *, held_out: bool = True) -> Entry:
     def make(folder: Path) -> dict[str, Any]:
-        (folder / "model.safetensors").write_bytes(b"weights")
-        write_metrics(folder / "metrics.jsonl")
+        for step in range(1, 21):
+            append_line(folder / "metrics.jsonl", {"step": step, "v_mse": 1.0 - 0.04 * step, "seconds": 0.5})
         progress = {"best_loss": 0.5, "best_step": 20}
         return {"training": {"batch_size": 4}, "progress": progress, "held_out": held_out}
 
     return make_entry(root / "model", make)
 
 
-def write_metrics(path: Path, steps: int = 20) -> None:
-    for step in range(1, steps + 1):
-        row: dict[str, Any] = {"step": step, "v_mse": 1.0 - 0.04 * step, "seconds": 0.5}
-        if step % 10 == 0:
-            row["validation_loss"] = 0.6
-        append_line(path, row)
+def written(popdb: Popdb, root: Path, *, held_out: bool = True, **parts: Any) -> Entry:
+    tracks = [track(root, name, seed) for seed, name in enumerate(("a-000", "b-001"))]
+    rows = rows_of(OURS, "beat_f1", {"a-000": 0.5})
+    scores = scores_entry(root / "scores", summary(**parts), rows)
+    return write_report(popdb, model_entry(root, held_out=held_out), tracks, scores, root / "report")
 
 
-def test_the_report_says_what_was_measured_and_what_was_not(popdb: Popdb, tmp_path: Path) -> None:
-    tracks = [track(tmp_path, name, seed) for seed, name in enumerate(("a-000", "b-001"))]
-    scores = score_tracks(tracks, EvaluationConfig(), tmp_path / "scores")
-    report = write_report(popdb, model_entry(tmp_path), tracks, scores, tmp_path)
+def test_the_report_of_a_run_is_whole(popdb: Popdb, tmp_path: Path) -> None:
+    report = written(popdb, tmp_path)
     text = report.path("report.md").read_text()
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## In short", "## Dataset", "## Training", "## Scores", "## Does it follow the vocal?",
+        "## Distribution", "## Beside the paper's tables", "## Not measured", "## Problems", "## Tracks",
+    ]  # fmt: skip
     assert "6 pairs from 3 of 3 songs" in text
-    assert "measured on 6 chunks of 2.97 s: 0.500 on average; 6 of them (100.0%)" in text
-    assert "![Vocal share](vocal-share.png)" in text
     assert "20 steps of 4 pairs, 0.50 s a step (median)." in text
-    assert "What the vocal is worth: not measured" in text
-    assert "0.780 over the first ten steps, 0.380 over the last ten; 0.500 on held-out songs" in text
-    assert "not measured, the scorer was not chosen" in text
+    assert "0.500 on held-out songs" in text
     assert "songs are synthetic" in text
-    assert "| chroma_likeness | 0." in text
     assert "<b>" not in text
-    assert {"loss.png", "vocal-share.png", "spectrogram-a-000.png", "spectrogram-b-001.png"} < set(
-        report.sha256
-    )
-    assert not write_report(popdb, model_entry(tmp_path), tracks, scores, tmp_path).made
+    pictures = {
+        "loss.png",
+        "vocal-share.png",
+        "following.png",
+        "spectrogram-a-000.png",
+        "spectrogram-b-001.png",
+    }
+    assert {name for name in report.sha256 if name.endswith(".png")} == pictures
+    assert all(f"]({name})" in text for name in pictures)
+    page = report.path("report.html").read_text()
+    assert page.count("<img ") == page.count('src="data:image/png;base64,') == len(pictures)
+    for name in ("scores.parquet", "summary.json"):
+        assert report.path(name).read_bytes() == (tmp_path / "scores" / name).read_bytes()
 
 
-def test_the_vocal_share_is_that_of_all_chunks_whatever_was_left_out(tmp_path: Path) -> None:
-    songs = [encoded_song(tmp_path, "a", 3), encoded_song(tmp_path, "b")]
-    for song, shares in zip(songs, ((0.2, 0.55, 0.9), (0.1, 0.5)), strict=True):
-        for chunk, share in zip(song.record["chunks"], shares, strict=True):
-            chunk["vocal_share"] = share
-    popdb = write_popdb(songs, small_settings(tmp_path, popdb={"min_vocal_share": 0.15}))
-    text = vocal_share_report(popdb, tmp_path)
-    assert "5 chunks of 2.97 s: 0.450 on average; 3 of them (60.0%)" in text
-    assert "`popdb.min_vocal_share` = 0.15: 1 of the chunks left out." in text
-    assert (tmp_path / "vocal-share.png").read_bytes().startswith(b"\x89PNG")
-    everything = write_popdb(songs, small_settings(tmp_path))
-    assert "`popdb.min_vocal_share` = 0: all kept" in vocal_share_report(everything, tmp_path)
+def test_the_audio_of_a_run_lies_beside_it(popdb: Popdb, tmp_path: Path) -> None:
+    report = written(popdb, tmp_path)
+    files = {file.relative_to(report.folder).as_posix() for file in report.folder.rglob("*.flac")}
+    owners = {
+        "vocal": "vocal", "mix": "mix", "real-through-the-codec": "reference", "samuel": "accompaniment",
+    }  # fmt: skip
+    assert files == {f"audio/{owner}/{name}.flac" for owner in owners for name in ("a-000", "b-001")}
+    text = report.path("report.md").read_text()
+    assert all(f"]({file})" in text for file in files)
+    for owner, stem in owners.items():
+        heard, rate = soundfile.read(report.path(f"audio/{owner}/b-001.flac"))
+        wanted, _ = soundfile.read(tmp_path / "b-001" / f"{stem}.wav")
+        assert rate == 44_100
+        np.testing.assert_allclose(heard, wanted, atol=1 / 2**15)
 
 
-@pytest.mark.parametrize("least", [0.0, 0.33])
-def test_the_histogram_counts_every_chunk_once(
-    least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    shares = [0.0, 0.04, 0.05, 0.15, 0.31, 0.34, 0.5, 0.5, 0.4999, 0.999, 1.0]
-    plot_vocal_shares(shares, least, tmp_path / "plot.png")
-    bars = [bar for bar in drawn[0].axes[0].patches if isinstance(bar, Rectangle)]
-    for kept, members in (
-        (True, [share for share in shares if share >= least]),
-        (False, [share for share in shares if share < least]),
-    ):
-        counts: dict[float, int] = {}
-        for share in members:
-            start = min(int(100 * share) // 5 * 5, 95) / 100
-            counts[start] = counts.get(start, 0) + 1
-        of_kind = [bar for bar in bars if (to_rgba(bar.get_facecolor())[0] < 0.5) == kept]  # blue, and grey
-        assert {round(b.get_x(), 9): int(b.get_height()) for b in of_kind if b.get_height()} == counts
-    half, mean = (np.asarray(line.get_xdata()).tolist() for line in drawn[0].axes[0].lines)
-    assert half == [0.5, 0.5]
-    assert mean == pytest.approx([sum(shares) / 11] * 2)
-    words = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert any("36% of all chunks" in line for line in words)
-    assert any("left out" in line for line in words) == (least > 0)
-
-
-def test_caveats_name_the_embedded_parts_alone(popdb: Popdb) -> None:
-    info = {"source": "csv", "separator": "repet-sim/1 n_fft=2048", "codec": "stable-audio-open/1"}
-    assert caveats(described(popdb, **info)).count("\n- ") == 1
-    assert "vocal shares are too high" in caveats(described(popdb, **info))
-    assert caveats(described(popdb, **info | {"separator": "demucs/4.1.0 htdemucs"})) == ""
-    published = info | {"source": "published", "separator": "demucs/published"}
-    assert "published without their songs" in caveats(described(popdb, **published))
+def test_a_report_is_written_once_and_what_is_lost_again(popdb: Popdb, tmp_path: Path) -> None:
+    first = written(popdb, tmp_path)
+    assert first.made
+    assert not written(popdb, tmp_path).made
+    flac = first.path("audio/samuel/a-000.flac")
+    before = flac.read_bytes()
+    flac.unlink()
+    assert written(popdb, tmp_path).folder == first.folder
+    assert flac.read_bytes() == before
+    first.path("loss.png").unlink()
+    again = written(popdb, tmp_path)
+    assert again.made
+    assert len(list(again.folder.rglob("*.flac"))) == 8
+    assert {path.name for path in first.folder.parent.iterdir()} == {first.folder.name, ".locks"}
 
 
 def test_a_model_without_held_out_songs_says_so(popdb: Popdb, tmp_path: Path) -> None:
-    tracks = [track(tmp_path, "a-000", 0)]
-    scores = score_tracks(tracks, EvaluationConfig(), tmp_path / "scores")
-    report = write_report(popdb, model_entry(tmp_path, held_out=False), tracks, scores, tmp_path)
-    assert "none could be held out" in report.path("report.md").read_text()
+    text = written(popdb, tmp_path, held_out=False).path("report.md").read_text()
+    assert "none could be held out" in text
 
 
-def test_every_track_is_scored_against_its_own_and_another_vocal(tmp_path: Path) -> None:
-    tracks = [track(tmp_path, name, seed) for seed, name in enumerate(("a", "b", "c"))]
-    rows = read_json(score_tracks(tracks, EvaluationConfig(), tmp_path / "scores").path("scores.json"))
-    assert sorted((row["pair_id"], row["kind"]) for row in rows) == sorted(
-        (name, kind) for name in "abc" for kind in ("real", "generated", "other vocal")
+def test_scores_of_audiobox_have_their_picture(popdb: Popdb, tmp_path: Path) -> None:
+    found = {"n": 2, "mean": 5.0, "low": 4.0, "high": 6.0}
+    scores = {axis: {OURS: found} for axis in ("PQ", "PC", "CE", "CU")}
+    report = written(popdb, tmp_path, scores=scores, following=None, not_measured={})
+    assert {"audiobox.png", "following.png"} & set(report.sha256) == {"audiobox.png"}
+    assert "](audiobox.png)" in report.path("report.md").read_text()
+
+
+def lineup(root: Path, names: tuple[str, ...] = ("song one", "../song: two", "Song?one")) -> Lineup:
+    """Files of several formats; one is no audio, one is missing."""
+    root.mkdir()
+    tracks, made = [], {}
+    for place, name in enumerate(names):
+        write_wav(root / f"{place}.wav", noise(1.0, place))
+        soundfile.write(root / f"{place}.ogg", noise(1.5, place + 9)[0], 22_050)
+        tracks.append(Track(name, name, root / f"{place}.wav"))
+        made[name] = root / f"{place}.ogg"
+    (root / "0.ogg").write_text("no audio")
+    return Lineup(
+        tuple(tracks),
+        (System("vocal", dict(list(made.items())[1:2])), System("Other <i>", made), System("None", {})),
     )
-    by_kind = {row["kind"]: row["scores"] for row in rows if row["pair_id"] == "a"}
-    assert by_kind["real"]["log_mel_distance_db"] == 0.0
-    assert by_kind["generated"]["onset_correlation"] != by_kind["other vocal"]["onset_correlation"]
 
 
-def test_a_dataset_of_one_song_has_no_other_vocal(tmp_path: Path) -> None:
-    rows = read_json(
-        score_tracks([track(tmp_path, "a", 0, STEMS[:-1])], EvaluationConfig(), tmp_path / "s").path(
-            "scores.json"
-        )
+def test_any_systems_can_be_heard_beside_their_scores(tmp_path: Path) -> None:
+    scores = scores_entry(
+        tmp_path / "scores", summary(systems=["vocal", "Other <i>", "None"], following=None, scores={})
     )
-    assert {row["kind"] for row in rows} == {"real", "generated"}
+    report = write_evaluation_report(lineup(tmp_path / "audio"), scores, tmp_path / "report")
+    files = {file.relative_to(report.folder).as_posix() for file in report.folder.rglob("*.flac")}
+    assert files == {
+        "audio/vocal/song-one.flac", "audio/vocal/song-two.flac", "audio/vocal/Song-one-2.flac",
+        "audio/other-i/song-two.flac", "audio/other-i/Song-one-2.flac", "audio/vocal-system/song-two.flac",
+    }  # fmt: skip
+    info = soundfile.info(report.path("audio/other-i/song-two.flac"))
+    assert (info.format, info.subtype, info.samplerate, info.channels) == ("FLAC", "PCM_16", 44_100, 2)
+    assert info.frames == pytest.approx(1.5 * 44_100 * 2, abs=50)  # 1.5 s at 44.1 kHz, stated as 22.05
+    text = report.path("report.md").read_text()
+    assert "### ../song: two" in text
+    assert r"- **Other \<i\>**: " in text
+    assert "0.ogg: not readable as audio" in text
+    assert not write_evaluation_report(lineup_again(tmp_path), scores, tmp_path / "report").made
 
 
-def test_means_leave_out_what_was_not_measured() -> None:
-    rows = [
-        {"kind": "real", "scores": {"PQ": 7.0, "chroma": None}},
-        {"kind": "real", "scores": {"PQ": 5.0, "chroma": None}},
-        {"kind": "generated", "scores": {"PQ": 3.0}},
-    ]
-    assert means(rows) == {"PQ": {"real": 6.0, "generated": 3.0}, "chroma": {"real": None}}
+def lineup_again(root: Path) -> Lineup:
+    """The files as they are."""
+    made = {n: root / "audio" / f"{i}.ogg" for i, n in enumerate(("song one", "../song: two", "Song?one"))}
+    tracks = tuple(Track(name, name, path.with_suffix(".wav")) for name, path in made.items())
+    second = dict(list(made.items())[1:2])
+    return Lineup(tracks, (System("vocal", second), System("Other <i>", made), System("None", {})))
+
+
+def test_another_recording_makes_another_report(tmp_path: Path) -> None:
+    scores = scores_entry(tmp_path / "scores", summary())
+    first = write_evaluation_report(lineup(tmp_path / "audio"), scores, tmp_path / "report")
+    write_wav(tmp_path / "audio" / "0.wav", noise(2.0, 77))
+    again = write_evaluation_report(lineup_again(tmp_path), scores, tmp_path / "report")
+    assert again.folder != first.folder
+    assert soundfile.info(again.path("audio/vocal/song-one.flac")).frames == 88_200
+
+
+def test_of_very_many_tracks_the_first_can_be_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samuel.report.report.MOST_TRACKS", 1)
+    scores = scores_entry(tmp_path / "scores", summary())
+    report = write_evaluation_report(lineup(tmp_path / "audio"), scores, tmp_path / "report")
+    text = report.path("report.md").read_text()
+    assert text.count("\n### ../song") == 0
+    assert text.count("\n### song one") == 1
+    assert text.endswith("2 more tracks were scored; `scores.parquet` has them.\n")
+
+
+def test_the_summary_is_the_scores_own(popdb: Popdb, tmp_path: Path) -> None:
+    report = written(popdb, tmp_path, tracks=7)
+    assert json.loads(report.path("summary.json").read_text())["tracks"] == 7
+    assert "Mean over 7 tracks" in report.path("report.md").read_text()
+    assert CEILING in report.path("report.html").read_text()
+
+
+def with_rows(popdb: Popdb, rows: list[dict[str, Any]]) -> Popdb:
+    return replace(popdb, table=pa.Table.from_pylist(rows, schema=popdb.table.schema))
 
 
 def test_the_chunk_with_most_singing_of_each_song_is_chosen(popdb: Popdb) -> None:
@@ -187,42 +214,7 @@ def test_the_chunk_with_most_singing_of_each_song_is_chosen(popdb: Popdb) -> Non
     assert len(choose_pairs(popdb, 2)) == 2
 
 
-def test_a_hostile_title_is_no_markup() -> None:
-    assert plain("a\n# b <i> | [x](y) $") == r"a \# b \<i\> \| \[x\]\(y\) \$"
-
-
-def test_the_other_vocal_is_of_another_song(popdb: Popdb) -> None:
-    for pair in popdb.index:
-        other = other_song(popdb, pair)
-        assert other is not None
-        assert other["song_id"] != pair["song_id"]
-    alone = replace(popdb, table=popdb.table.slice(0, 2))
-    assert other_song(alone, popdb.index[0]) is None
-
-
-@pytest.mark.parametrize(
-    ("title", "drawn"),
-    [
-        ("$1 \x1b[31m\nred", r"\$1 ?[31m red"),
-        ("愛 \N{GUITAR}", "? ?"),
-        ("x" * 300, "x" * 80),
-        ("Beyoncé", "Beyoncé"),
-    ],
-)
-def test_a_hostile_title_is_drawn_as_one_plain_line(title: str, drawn: str, tmp_path: Path) -> None:
-    assert drawable(title) == drawn
-    plot_spectrograms({"vocal": np.zeros((2, 44_100), dtype=np.float32)}, title, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_another_codec_is_refused_before_the_training(popdb: Popdb) -> None:
     require_codec(popdb, CodecConfig())
     with pytest.raises(SettingsError, match="holds latents of 'mel'"):
         require_codec(popdb, CodecConfig(name="stable-audio-open"))
-
-
-def test_only_the_chosen_scorers_score(tmp_path: Path) -> None:
-    config = EvaluationConfig(scorers=("audiobox",), audiobox_path=tmp_path / "weights")
-    (tmp_path / "weights").write_text("no checkpoint")
-    with pytest.raises(MissingPartError, match="weights"):
-        score_tracks([track(tmp_path, "a", 0)], config, tmp_path / "scores")

@@ -1,5 +1,6 @@
-"""What the report says and draws of a training."""
+"""What the report says of the dataset and of the training, and draws of the latter."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from samuel.config import EvaluationConfig
-from samuel.evaluate.scores import score_tracks
 from samuel.files import Entry, make_entry
-from samuel.popdb.shards import write_popdb
+from samuel.popdb.shards import Popdb, write_popdb
 from samuel.report.plots import plot_loss, smooth
-from samuel.report.report import training_summary, write_report
-from tests.report.test_report import track
+from samuel.report.training import caveats, training_section, training_summary, vocal_share_report
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
 
@@ -66,12 +64,8 @@ def of(rows: Rows, name: str) -> tuple[list[float], list[float]]:
     return [step for step, _ in found], [value for _, value in found]
 
 
-def training_section(root: Path, rows: Rows) -> str:
-    popdb = write_popdb([encoded_song(root, name) for name in "ab"], small_settings(root))
-    tracks = [track(root, "a-000", 0)]
-    scores = score_tracks(tracks, EvaluationConfig(), root / "scores")
-    report = write_report(popdb, model_entry(root, rows), tracks, scores, root)
-    return report.path("report.md").read_text().partition("## Training")[2].partition("## Scores")[0]
+def section_of(root: Path, rows: Rows) -> str:
+    return training_section(model_entry(root, rows), rows)
 
 
 def test_smoothing_is_the_mean_of_what_is_near() -> None:
@@ -157,7 +151,7 @@ def test_the_summary_of_an_earlier_version_s_fit(tmp_path: Path) -> None:
 
 
 def test_the_report_tells_pace_memory_and_what_the_vocal_is_worth(tmp_path: Path) -> None:
-    text = training_section(tmp_path, measured(gpu=True))
+    text = section_of(tmp_path, measured(gpu=True))
     assert (
         "30 steps of 16 pairs, 62.0 ms a step, 4,015.5 pairs a second (median); at most 9,006 MB of" in text
     )
@@ -166,7 +160,35 @@ def test_the_report_tells_pace_memory_and_what_the_vocal_is_worth(tmp_path: Path
 
 
 def test_the_report_of_an_earlier_version_s_training(tmp_path: Path) -> None:
-    text = training_section(tmp_path, before(measured(gpu=True)))
+    text = section_of(tmp_path, before(measured(gpu=True)))
     assert "62.0 ms a step (median). Mean squared error" in text
     assert "What the vocal is worth: not measured" in text
     assert "memory" not in text
+
+
+def described(popdb: Popdb, **info: Any) -> Popdb:
+    return replace(popdb, state=replace(popdb.state, info=popdb.info | info))
+
+
+def test_the_vocal_share_is_that_of_all_chunks_whatever_was_left_out(tmp_path: Path) -> None:
+    songs = [encoded_song(tmp_path, "a", 3), encoded_song(tmp_path, "b")]
+    for song, shares in zip(songs, ((0.2, 0.55, 0.9), (0.1, 0.5)), strict=True):
+        for chunk, share in zip(song.record["chunks"], shares, strict=True):
+            chunk["vocal_share"] = share
+    popdb = write_popdb(songs, small_settings(tmp_path, popdb={"min_vocal_share": 0.15}))
+    text = vocal_share_report(popdb, tmp_path)
+    assert "5 chunks of 2.97 s: 0.450 on average; 3 of them (60.0%)" in text
+    assert "`popdb.min_vocal_share` = 0.15: 1 of the chunks left out." in text
+    assert (tmp_path / "vocal-share.png").read_bytes().startswith(b"\x89PNG")
+    everything = write_popdb(songs, small_settings(tmp_path))
+    assert "`popdb.min_vocal_share` = 0: all kept" in vocal_share_report(everything, tmp_path)
+
+
+def test_caveats_name_the_embedded_parts_alone(tmp_path: Path) -> None:
+    popdb = write_popdb([encoded_song(tmp_path, "a")], small_settings(tmp_path))
+    info = {"source": "csv", "separator": "repet-sim/1 n_fft=2048", "codec": "stable-audio-open/1"}
+    assert caveats(described(popdb, **info)).count("\n- ") == 1
+    assert "vocal shares are too high" in caveats(described(popdb, **info))
+    assert caveats(described(popdb, **info | {"separator": "demucs/4.1.0 htdemucs"})) == ""
+    published = info | {"source": "published", "separator": "demucs/published"}
+    assert "published without their songs" in caveats(described(popdb, **published))

@@ -1,0 +1,123 @@
+"""What an evaluation leaves behind, by hand: `summary.json` and `scores.parquet`."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from samuel.files import Entry, make_entry, write_json
+
+REAL, CEILING, OURS = "real", "real (through the codec)", "SAMUeL"
+OWN = {
+    "chroma_likeness": (0.712, 0.681, 0.612),
+    "beat_f1": (0.55, 0.54, 0.31),
+    "onset_correlation": (0.35, 0.33, 0.11),
+    "key_agreement": (0.8, 0.78, 0.4),
+}
+FOLLOWED_BY = tuple(OWN)
+P = {"chroma_likeness": 0.0001, "beat_f1": 0.016, "onset_correlation": 0.02, "key_agreement": 0.6}
+
+
+def interval(mean: float, half: float = 0.03, n: int = 20) -> dict[str, Any]:
+    return {"n": n, "mean": mean, "low": mean - half, "high": mean + half}
+
+
+def followed(own: float, other: float, p: float | None, n: int = 20) -> dict[str, Any]:
+    difference = interval(own - other, 0.02, n)
+    return {"n": n, "own": own, "other": other, "difference": difference, "p": p}
+
+
+SUMMARY: dict[str, Any] = {
+    "version": 1,
+    "tracks": 20,
+    "systems": [REAL, CEILING, OURS],
+    "scores": {
+        **{
+            score: {system: interval(mean) for system, mean in zip((REAL, CEILING, OURS), own, strict=True)}
+            for score, own in OWN.items()
+        },
+        "log_mel_distance_db": {CEILING: interval(1.0, 0.2), OURS: interval(12.34, 0.5, 18)},
+        "level_dbfs": {REAL: interval(-18.0, 1), CEILING: interval(-18.1, 1), OURS: interval(-17.5, 0.8)},
+    },
+    "following": {
+        score: {
+            REAL: followed(own[0], own[0] - 0.2, 0.0001),
+            CEILING: followed(own[1], own[1] - 0.15, 0.0001),
+            OURS: followed(own[2], own[2] - 0.09, P[score]),
+        }
+        for score, own in OWN.items()
+    },
+    "distribution": {
+        "frechet": {OURS: 57.6},
+        "frechet_items": {OURS: 20},
+        "true_items": 128,
+        "floor": {OURS: {"mean": 3.2, "low": 2.2, "high": 4.0, "splits": 10, "items": 20}},
+        "unit": "squared deviations of the latents",
+        "nearest": [
+            {
+                "system": OURS, "track": f"a-00{i}", "pair_id": f"b-00{i}", "title": "A training song",
+                "similarity": 0.2 + 0.02 * i, "lag_s": -1.2,
+            }
+            for i in range(3)
+        ],
+        "nearest_held_out": {"n": 30, "median": 0.30, "highest": 0.41},
+        "diversity": {
+            "takes": 3, "between_takes": 0.8, "between_songs": 0.9,
+            "tracks": [{"track": "a-000", "between_takes": 0.8}],
+        },
+    },
+    "efficiency": {
+        OURS: {
+            "parameters": 15_000_000, "seconds_per_track": 1.29, "track_s": 47.55, "real_time_factor": 0.0271,
+            "peak_memory_bytes": 2**30, "memory": "of the process", "device": "cpu", "machine": "2 cores",
+            "conditioning": "vocal", "tracks": 3,
+        }
+    },
+    "not_measured": {"PQ, PC, CE, CU": "the scorer 'audiobox' was not chosen"},
+    "problems": [{"system": "MusicGen", "track": "song7", "message": "no such file: not scored"}],
+    "p_least": 0.0001,
+}  # fmt: skip
+
+
+def summary(**parts: Any) -> dict[str, Any]:
+    """`SUMMARY` with other parts; None takes one out."""
+    found = deepcopy(SUMMARY) | parts
+    return {name: part for name, part in found.items() if part is not None}
+
+
+def scores_entry(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> Entry:
+    """An entry as `samuel.evaluate.scores` writes it."""
+
+    def make(target: Path) -> dict[str, Any]:
+        write_scores(target, found, rows)
+        return {}
+
+    return make_entry(folder, make)
+
+
+def write_scores(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("system", "track", "title", "against", "score")
+    schema = pa.schema([*((name, pa.string()) for name in names), ("value", pa.float64())])
+    pq.write_table(pa.Table.from_pylist(rows or [], schema=schema), folder / "scores.parquet")
+    write_json(folder / "summary.json", found)
+
+
+def rows_of(
+    system: str, score: str, values: Mapping[str, float | None], against: str | None = "own vocal"
+) -> list[dict[str, Any]]:
+    """Rows of `scores.parquet`: a value for each track."""
+    return [
+        {"system": system, "track": track, "title": track, "against": against, "score": score, "value": value}
+        for track, value in values.items()
+    ]
+
+
+def noise(seconds: float, seed: int = 0) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """Audio, (2, S) at 44.1 kHz."""
+    shape = (2, round(44_100 * seconds))
+    return (0.1 * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
