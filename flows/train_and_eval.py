@@ -95,7 +95,7 @@ def score(popdb: Popdb, model: Entry, tracks: Sequence[Entry], settings: Setting
         lineup_of(tracks),
         settings.evaluation,
         run / "scores",
-        DatasetSpace(popdb, tracks),
+        DatasetSpace(popdb, tracks, model.sha256["model.safetensors"]),
         {OURS: cost.record},
         lambda items: bar(items, "score", len(tracks)),
     )

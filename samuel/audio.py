@@ -8,8 +8,10 @@ import errno
 import math
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -26,6 +28,8 @@ STOPPED = 255  # ffmpeg's exit code after a signal that it heard
 # Its exit codes are those of its errors, negative, in one byte.
 DISK_FULL = {256 - number: number for number in (errno.ENOSPC, errno.EDQUOT)}
 INVALID_DATA = 183
+ROOM = 2**20
+"""Bytes: a disk with less is full."""
 SLACK_S = 0.25
 """What a file may fall short of the duration it states: codecs add and trim a little at either end."""
 # `-ac 2` would spread mono over both channels by √½. Everything becomes one channel or two as ever, and one
@@ -150,7 +154,23 @@ def write_wav(path: Path, audio: Audio, subtype: str = "FLOAT") -> None:
     if subtype == "FLOAT":
         wavfile.write(path, SAMPLE_RATE, audio.T)
     else:
-        soundfile.write(path, np.clip(audio, -1.0, 1.0).T, SAMPLE_RATE, format="WAV", subtype=subtype)
+        with failed_write_told(path):
+            soundfile.write(path, np.clip(audio, -1.0, 1.0).T, SAMPLE_RATE, format="WAV", subtype=subtype)
+
+
+@contextmanager
+def failed_write_told(path: Path) -> Iterator[None]:
+    """Have an error of libsndfile while it writes a file become an OSError; libsndfile does not say which.
+
+    Raises:
+        OSError: The disk is full, or something else is wrong with it.
+    """
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        full = shutil.disk_usage(path.parent).free < ROOM
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def load_audio(path: Path, workspace: Path) -> Audio:

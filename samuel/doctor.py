@@ -210,9 +210,9 @@ def _audiobox(settings: Settings) -> Finding:
     path = settings.evaluation.audiobox_path
     if path:
         return _local("audiobox", path.parent, [path.name], "evaluation.audiobox_path")
-    from audiobox_aesthetics.utils import DEFAULT_CKPT_FNAME, DEFAULT_HF_REPO
+    from samuel.evaluate.audiobox import HUB_FILES, REPOSITORY
 
-    return on_hub("audiobox", DEFAULT_HF_REPO, [DEFAULT_CKPT_FNAME], "evaluation.audiobox_path")
+    return on_hub("audiobox", REPOSITORY, list(HUB_FILES), "evaluation.audiobox_path")
 
 
 WEIGHTS: dict[str, Callable[[Settings], Finding]] = {

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from samuel.audio import SAMPLE_RATE, read_wav, write_wav
+from samuel.bench.lineup import lineup_rows
 from samuel.bench.pipeline import Row, device_name, music
 from samuel.config import Settings
 from samuel.device import resolve_device
@@ -72,6 +73,7 @@ def scoring_rows(
     yield "device", device_name(device)
     yield "tracks", f"{count} of {duration_s:.2f} s"
     yield from audiobox_rows(count, duration_s)
+    yield from lineup_rows(tracks, track_s)
 
 
 def audiobox_rows(count: int, duration_s: float) -> Iterator[Row]:

@@ -1,6 +1,9 @@
 """`samuel evaluate`: score folders of accompaniments for the same vocals."""
 
 import argparse
+import errno
+import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,29 +11,31 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from samuel.cli.settings import Commands, add_codec, add_settings, codec_of, read_settings
-from samuel.cli.terminal import GOES_ON, plain
+from samuel.cli.terminal import GOES_ON, ending_cleanly, plain
 from samuel.config import EvaluationConfig, Settings, parse
 from samuel.errors import InputError
+from samuel.files import full_disk_told, read_json
 
 if TYPE_CHECKING:
     from samuel.codec import Codec
     from samuel.evaluate.systems import Lineup
+    from samuel.files import Entry
     from samuel.popdb.shards import Popdb
 
 
 def add_commands(commands: Commands) -> None:
     """Add it to the command line."""
     command = commands.add_parser("evaluate", help="score folders of accompaniments for the same vocals")
-    command.add_argument("--vocals", type=Path, required=True, help="folder of vocals: the tracks")
+    command.add_argument("--vocals", type=Path, required=True, help="folder of vocals, any audio: the tracks")
     command.add_argument(
         "--system", action="append", required=True, metavar="NAME=FOLDER", dest="systems",
-        help="accompaniments, each called as its vocal; may be given several times",
+        help="accompaniments, each under its vocal's name, whatever the suffix; may be given several times",
     )  # fmt: skip
-    command.add_argument("--references", type=Path, help="folder of the true accompaniments")
+    command.add_argument("--references", type=Path, help="folder of the true ones, under the same names")
     command.add_argument("--dataset", help="a dataset in which copies are looked for: a folder or a URL")
     command.add_argument("--audiobox", action="store_true", help="AudioBox-Aesthetics too, as the paper does")
     command.add_argument("--audiobox-path", type=Path, help="its checkpoint.pt; none: the hub")
-    command.add_argument("-o", "--output", type=Path, help="where the run goes; artifacts/evaluations")
+    command.add_argument("-o", "--output", type=Path, help="folder; default: artifacts/evaluations")
     add_codec(command)
     add_settings(command)
     command.set_defaults(command=evaluate, interrupted=GOES_ON)
@@ -38,26 +43,65 @@ def add_commands(commands: Commands) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Score, write the report, and print where it is."""
-    from samuel.evaluate.ceiling import with_ceiling
-    from samuel.evaluate.distribution import FolderSpace
-    from samuel.evaluate.scores import score_lineup
     from samuel.evaluate.systems import folders
-    from samuel.report.report import write_evaluation_report
 
     settings = read_settings(options.settings)
     config = _config(options, settings)
     lineup = folders(options.vocals, _systems(options.systems), options.references)
     root = options.output or settings.artifacts / "evaluations"
+    _require_place(root)
     popdb = _dataset(options)
     codec = _codec(options, settings, popdb)
-    lineup = with_ceiling(lineup, codec, root / "through-codec", _bar("codec", lineup))
-    scores = score_lineup(
-        lineup, config, root / "scores", FolderSpace(codec, popdb), each=_bar("score", lineup)
-    )
-    report = write_evaluation_report(lineup, scores, root / "report")
+    with ending_cleanly(), full_disk_told(root, "what is scored stays: make room, and run it again"):
+        report = _run(lineup, config, codec, popdb, root)
+    _tell(report, config)
     for name in ("report.html", "report.md", "scores.parquet"):
         print(plain(str(report.path(name))))
     return 0
+
+
+def _run(
+    lineup: "Lineup", config: EvaluationConfig, codec: "Codec", popdb: "Popdb | None", root: Path
+) -> "Entry":
+    from samuel.evaluate.ceiling import with_ceiling
+    from samuel.evaluate.distribution import FolderSpace
+    from samuel.evaluate.scores import score_lineup
+    from samuel.report.report import write_evaluation_report
+
+    lineup = with_ceiling(lineup, codec, root / "through-codec", _bar("codec", lineup))
+    space, each = FolderSpace(codec, popdb), _bar("score", lineup)
+    scores = score_lineup(lineup, config, root / "scores", space, each=each)
+    return write_evaluation_report(lineup, scores, root / "report")
+
+
+def _require_place(root: Path) -> None:
+    """Refuse a place where nothing can be written, before the work.
+
+    Raises:
+        InputError: It is no folder, or not for writing.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"{root}: {error.strerror}; give another --output") from error
+
+
+def _tell(report: "Entry", config: EvaluationConfig) -> None:
+    """What was asked for and not measured, and how much was found wrong, on standard error."""
+    from samuel.evaluate.audiobox import AXES
+
+    summary = read_json(report.path("summary.json"))
+    asked = {"audiobox": ", ".join(AXES), "apa": "apa"}
+    for scorer, part in asked.items():
+        if scorer in config.scorers and (reason := summary["not_measured"].get(part)):
+            print(plain(f"{scorer}: not measured: {reason}"), file=sys.stderr)
+    if count := len(summary["problems"]):
+        problems = "1 problem is" if count == 1 else f"{count} problems are"
+        print(f"{problems} listed in the report", file=sys.stderr)
 
 
 def _config(options: argparse.Namespace, settings: Settings) -> EvaluationConfig:
@@ -94,10 +138,18 @@ def _dataset(options: argparse.Namespace) -> "Popdb | None":
 
 
 def _codec(options: argparse.Namespace, settings: Settings, popdb: "Popdb | None") -> "Codec":
-    """The dataset's codec, or that of the settings."""
-    if options.codec_path is None and settings.codec.name != "mel":
-        options.codec_path = settings.codec.path
-    return codec_of(popdb.info["codec"] if popdb else settings.codec.name, options, one_song=True)
+    """The dataset's codec, or that of the settings; the path of weights means the one that has any."""
+    from samuel.codec import load_codec
+    from samuel.device import resolve_device
+
+    if options.device == "auto":
+        options.device = settings.device
+    if popdb:
+        return codec_of(popdb.info["codec"], options, one_song=True)
+    values = settings.codec.model_dump()
+    if options.codec_path:
+        values |= {"name": "stable-audio-open", "path": options.codec_path}
+    return load_codec(parse({"codec": values}).codec, resolve_device(options.device))
 
 
 def _bar(what: str, lineup: "Lineup") -> Any:

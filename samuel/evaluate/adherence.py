@@ -13,16 +13,17 @@ from samuel.evaluate.systems import CEILING, REAL, Lineup
 from samuel.files import digest, read_json, sha256, write_json
 
 VERSION = 1
-NOT_CHOSEN = "the scorer 'apa' was not chosen (evaluation.scorers)"
+NOT_CHOSEN = "it was not chosen (evaluation.scorers)"
 NO_REFERENCE = "there are no true accompaniments to compare with"
 
 
 @dataclass(frozen=True)
 class Adherence:
-    """APA by system; `missing` is why there is none."""
+    """APA by system, by these weights; `missing` is why there is none."""
 
     by_system: dict[str, float] = field(default_factory=dict)
     missing: str | None = None
+    weights: str | None = None
 
 
 def adherence_of(lineup: Lineup, identity: Any, config: EvaluationConfig, root: Path) -> Adherence:
@@ -42,10 +43,12 @@ def adherence_of(lineup: Lineup, identity: Any, config: EvaluationConfig, root: 
     if reference is None:
         return Adherence(missing=NO_REFERENCE)
     path = config.apa_path
-    weights = sha256(path) if path and path.is_file() else CHECKPOINT
+    if path and not path.is_file():
+        return Adherence(missing=f"{path}: no such file (evaluation.apa_path)")
+    weights = sha256(path) if path else CHECKPOINT
     place = root / f"{digest('apa', VERSION, identity, weights)}.json"
     if place.is_file():
-        return Adherence(read_json(place))
+        return Adherence(read_json(place), weights=weights)
     try:
         measure = Apa(load_clap(path), _pairs(lineup, reference.files))
         others = [system for system in lineup.systems if system is not reference]
@@ -53,7 +56,7 @@ def adherence_of(lineup: Lineup, identity: Any, config: EvaluationConfig, root: 
     except (MissingPartError, InputError) as error:
         return Adherence(missing=str(error))
     write_json(place, found)
-    return Adherence(found)
+    return Adherence(found, weights=weights)
 
 
 def _pairs(lineup: Lineup, files: Mapping[str, Path]) -> Iterator[Pair]:

@@ -5,6 +5,7 @@ Where the weights cannot be had there are none, and the reason why.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ from samuel.evaluate.systems import Lineup
 from samuel.files import digest, read_json, sha256, write_json
 
 VERSION = 1
-NOT_CHOSEN = "the scorer 'audiobox' was not chosen (evaluation.scorers)"
+NOT_CHOSEN = "it was not chosen (samuel evaluate --audiobox, or evaluation.scorers)"
 Rows = dict[str, dict[str, dict[str, float | None]]]
 """By system, track and axis."""
 
 
 @dataclass(frozen=True)
 class Aesthetics:
-    """What AudioBox-Aesthetics says; `missing` is why it says nothing."""
+    """What AudioBox-Aesthetics says by these weights; `missing` is why it says nothing."""
 
     rows: Rows = field(default_factory=dict)
     missing: str | None = None
+    weights: str | None = None
 
 
 def aesthetics_of(
@@ -54,7 +56,7 @@ def aesthetics_of(
             _score(fresh, config, each)
     except MissingPartError as error:
         return Aesthetics(missing=str(error))
-    return Aesthetics(_rows(lineup, kept))
+    return Aesthetics(_rows(lineup, kept), weights=weights)
 
 
 def _kept(lineup: Lineup, root: Path, weights: str) -> dict[Path, Path]:
@@ -81,7 +83,7 @@ def _score(
             yield audio
 
     for number, row in enumerate(audiobox.score(predictor, readable())):
-        write_json(places[number], row)
+        write_json(places[number], {axis: None if isnan(value) else value for axis, value in row.items()})
 
 
 def _rows(lineup: Lineup, kept: Mapping[Path, Path]) -> Rows:

@@ -228,7 +228,8 @@ def _require_all(state: Mapping[str, Tensor], file: Path) -> None:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise MissingPartError(f"{path}: no such file; evaluation.audiobox_path must be its checkpoint.pt")
+        wrong = "a folder" if path.is_dir() else "no such file"
+        raise MissingPartError(f"{path}: {wrong}; give its checkpoint.pt (evaluation.audiobox_path)")
 
 
 def _check(path: Path) -> None:

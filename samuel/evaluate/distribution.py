@@ -9,15 +9,17 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from samuel.audio import SAMPLE_RATE
 from samuel.codec import HOP, Codec
 from samuel.codec.identity import made_by
 from samuel.dataset import Normaliser
 from samuel.errors import SamuelError
+from samuel.evaluate.crossed import crossed_distances
 from samuel.evaluate.diversity import diversity
 from samuel.evaluate.frechet import Gaussian, floor, gaussian_distance
-from samuel.evaluate.nearest import held_out_tracks, nearest_pairs, suspicious, yardstick
+from samuel.evaluate.nearest import Nearest, held_out_tracks, nearest_pairs, suspicious, yardstick
 from samuel.evaluate.systems import CEILING, OURS, REAL
 from samuel.evaluate.tracks import latents_of
 from samuel.files import Entry, digest
@@ -31,6 +33,14 @@ SLICE = 256
 SPLITS, SEED = 10, 0
 LEAST_DEVIATION = 1e-3
 TRUE = (REAL, CEILING)
+HELD_OUT_DESIGN = (
+    "What was generated is held to true accompaniments of held-out songs; the floor is as many true items, "
+    "of some of these songs, against those of the others."
+)
+CROSSED_DESIGN = (
+    "Every system was given the same songs, so its items of one half of them are held to the true items of "
+    "the other half, in the mean over random halvings; the floor is the same with true items on both sides."
+)
 UNIT = "squared deviations of the latents"
 
 Latents = Mapping[str, Mapping[str, Tensor]]
@@ -66,6 +76,8 @@ class DatasetSpace:
 
     popdb: Popdb
     tracks: Sequence[Entry]
+    model: str = ""
+    """Digest of its weights, for people who compare runs."""
 
     codec: None = None
 
@@ -76,8 +88,9 @@ class DatasetSpace:
 
     @property
     def described(self) -> dict[str, str]:
-        """Both, of the dataset."""
-        return {"codec": self.popdb.info["codec"], "dataset": digest(self.popdb.info)}
+        """Both, of the dataset, and the model."""
+        known = {"codec": self.popdb.info["codec"], "dataset": digest(self.popdb.info)}
+        return known | ({"model": self.model} if self.model else {})
 
     def look(self, latents: Latents) -> "tuple[dict[str, Any], dict[str, str]]":
         """Compare what was generated with held-out and with training accompaniments."""
@@ -86,7 +99,8 @@ class DatasetSpace:
         names = [track.record["pair_id"] for track in self.tracks]
         found = _Findings()
         found.attempt("frechet", lambda: self._frechet(takes[:, 0], normaliser))
-        found.attempt("nearest", lambda: _nearest({OURS: takes[:, 0]}, {OURS: names}, self.popdb, normaliser))
+        owners = [(OURS, name) for name in names]
+        found.attempt("nearest", lambda: _nearest(takes[:, 0], owners, self.popdb, normaliser))
         found.attempt("diversity", lambda: {"diversity": _diversity(takes, names)})
         return found.summary, found.missing
 
@@ -95,7 +109,7 @@ class DatasetSpace:
         if not rows:
             raise _NotMeasuredError("no song is held out")
         true = normaliser.accompaniment(self.popdb.read(rows)[1])
-        return _distances({OURS: generated}, true, [row["song_id"] for row in rows])
+        return _distances(generated, true, [row["song_id"] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -140,20 +154,17 @@ class FolderSpace:
         if not made_by(self.popdb.info["codec"], self.encoder):
             raise _NotMeasuredError(f"the training set holds latents of {self.popdb.info['codec']!r}")
         frames, normaliser = self.popdb.info["chunk_frames"], Normaliser.of(self.popdb.stats)
-        cut = {
-            system: {name: part[:, :frames] for name, part in tracks.items() if part.shape[1] >= frames}
-            for system, tracks in latents.items()
-            if system not in TRUE
-        }
-        stacked = {
-            system: normaliser.accompaniment(torch.stack(list(tracks.values())))
-            for system, tracks in cut.items()
-            if tracks
-        }
-        if not stacked:
-            raise _NotMeasuredError(f"no track is as long as a pair of the training set, {frames} frames")
-        names = {system: list(tracks) for system, tracks in cut.items()}
-        return _nearest(stacked, names, self.popdb, normaliser)
+        names, windows = [], []
+        for system, tracks in latents.items():
+            for track, part in tracks.items() if system not in TRUE else ():
+                found = _windows(normaliser.accompaniment(part[None])[0], frames)
+                names += [(system, track)] * len(found)
+                windows += found
+        if not windows:
+            raise _NotMeasuredError(
+                f"every track is shorter than half a pair of the training set, {frames} frames"
+            )
+        return _nearest(torch.stack(windows), names, self.popdb, normaliser)
 
 
 class _NotMeasuredError(SamuelError):
@@ -175,43 +186,52 @@ class _Findings:
             self.missing[f"distribution.{part}"] = str(error)
 
 
-def _distances(systems: Mapping[str, Tensor], true: Tensor, songs: Sequence[str]) -> dict[str, Any]:
-    """Fréchet distances of systems (N, C, T) to the true set, each beside its floor."""
-    whole = Gaussian.of(true)
-    items = {name: len(latents) for name, latents in systems.items()}
-    found = {name: gaussian_distance(Gaussian.of(latents), whole) for name, latents in systems.items()}
+def _distances(generated: Tensor, true: Tensor, songs: Sequence[str]) -> dict[str, Any]:
+    """Fréchet distance of what our model made, (N, C, T), to a true set, beside its floor."""
+    distance = gaussian_distance(Gaussian.of(generated), Gaussian.of(true))
+    known = {}
+    if len(set(songs)) > 1:
+        known = {"floor": {OURS: asdict(floor(true, songs, len(generated), SPLITS, SEED))}}
     return {
-        "frechet": found,
-        "frechet_items": items,
+        "frechet": {OURS: distance},
+        "frechet_items": {OURS: len(generated)},
+        "frechet_design": HELD_OUT_DESIGN,
         "true_items": len(true),
         "unit": UNIT,
-        **_floors(true, songs, items),
+        **known,
     }
-
-
-def _floors(true: Tensor, songs: Sequence[str], items: Mapping[str, int]) -> dict[str, Any]:
-    """The floor of each system: fewer items are further away by chance."""
-    if len(set(songs)) < 2:
-        return {}
-    by_size = {size: asdict(floor(true, songs, size, SPLITS, SEED)) for size in set(items.values())}
-    return {"floor": {name: by_size[size] for name, size in items.items()}}
 
 
 def _frechet_of(latents: Latents) -> dict[str, Any]:
     """The same for recordings of any length, cut into slices and normalised as the true ones are spread."""
-    if not (true := {name: _slices(found) for name, found in latents.get(REAL, {}).items()}):
+    if not latents.get(REAL):
         raise _NotMeasuredError("no true accompaniments were given (--references)")
-    songs = [name for name, parts in true.items() for _ in parts]
-    whole = torch.cat(list(true.values()))
+    sliced = {name: {song: _slices(part) for song, part in found.items()} for name, found in latents.items()}
+    whole = torch.cat(list(sliced[REAL].values()))
     if not len(whole):
-        raise _NotMeasuredError(
-            f"no true accompaniment is as long as a slice, {SLICE * HOP / SAMPLE_RATE:.1f} s"
-        )
-    mean = whole.mean(dim=(0, 2), keepdim=True)
-    deviation = whole.std(dim=(0, 2), keepdim=True).clamp(min=LEAST_DEVIATION)
-    sliced = {name: torch.cat([_slices(part) for part in found.values()]) for name, found in latents.items()}
-    systems = {n: (parts - mean) / deviation for n, parts in sliced.items() if n != REAL and len(parts)}
-    return _distances(systems, (whole - mean) / deviation, songs)
+        slice_s = SLICE * HOP / SAMPLE_RATE
+        raise _NotMeasuredError(f"no true accompaniment is as long as a slice, {slice_s:.1f} s")
+    mean, deviation = whole.mean(dim=(0, 2), keepdim=True), whole.std(dim=(0, 2), keepdim=True)
+    if float(deviation.max()) < LEAST_DEVIATION:
+        raise _NotMeasuredError("the true accompaniments never change")
+    parts = {
+        name: {
+            song: Gaussian.of((slices - mean) / deviation.clamp(min=LEAST_DEVIATION))
+            for song, slices in songs.items()
+            if len(slices)
+        }
+        for name, songs in sliced.items()
+    }
+    systems = {name: found for name, found in parts.items() if name != REAL}
+    distances, floors = crossed_distances(parts[REAL], systems, SPLITS, SEED)
+    return {
+        "frechet": distances,
+        "frechet_items": {name: found.items for name, found in floors.items()},
+        "frechet_design": CROSSED_DESIGN,
+        "true_items": len(whole),
+        "unit": UNIT,
+        "floor": {name: asdict(found) for name, found in floors.items()},
+    }
 
 
 def _slices(latents: Tensor) -> Tensor:
@@ -220,22 +240,43 @@ def _slices(latents: Tensor) -> Tensor:
     return latents.float()[:, : count * SLICE].unflatten(1, (count, SLICE)).transpose(0, 1)
 
 
+def _windows(latents: Tensor, frames: int) -> list[Tensor]:
+    """(C, T) → all of it in windows (C, frames), the last one at its end; nothing of less than half of one.
+
+    What is a little short is filled with zeros, the mean.
+    """
+    length = latents.shape[1]
+    if length < frames:
+        return [functional.pad(latents, (0, frames - length))] if 2 * length >= frames else []
+    starts = dict.fromkeys([*range(0, length - frames, frames), length - frames])
+    return [latents[:, start : start + frames] for start in starts]
+
+
 def _nearest(
-    systems: Mapping[str, Tensor], names: Mapping[str, Sequence[str]], popdb: Popdb, normaliser: Normaliser
+    generated: Tensor, names: Sequence[tuple[str, str]], popdb: Popdb, normaliser: Normaliser
 ) -> dict[str, Any]:
-    """Every track's nearest training pair, and the yardstick, in one pass over the shards."""
-    generated = torch.cat(list(systems.values()))
+    """Every track's nearest training pair, and the yardstick, in one pass over the shards.
+
+    Args:
+        generated: (N, C, T), perhaps several windows of a track.
+        names: System and track of each.
+        popdb: The training set.
+        normaliser: Its maps.
+    """
     held_out = held_out_tracks(popdb, normaliser, generated.shape[-1])
     found = nearest_pairs(torch.cat((generated, held_out)), popdb, normaliser)
     measure = yardstick(found[len(generated) :])
-    owners = [(system, name) for system in systems for name in names[system]]
+    best: dict[tuple[str, str], Nearest] = {}
+    for name, near in zip(names, found, strict=False):
+        if name not in best or near.similarity > best[name].similarity:
+            best[name] = near
     rows = [
         {
             "system": system, "track": track, "pair_id": near.pair_id, "title": near.title,
             "similarity": near.similarity, "lag_s": near.lag_frames * HOP / SAMPLE_RATE,
             "suspicious": suspicious(near.similarity, measure),
         }
-        for (system, track), near in zip(owners, found, strict=False)
+        for (system, track), near in best.items()
     ]  # fmt: skip
     return {"nearest": rows, "nearest_held_out": asdict(measure)}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from samuel.evaluate.features import CHROMA_EVERY, STILL, Features, Floats, features, key_of
 
-__all__ = ["FOLLOWING", "Features", "beat_f1_to_reference", "features", "follow"]
+__all__ = ["FOLLOWING", "Features", "beat_f1_to_reference", "cut", "features", "follow"]
 
 FOLLOWING = ("chroma_likeness", "beat_f1", "onset_correlation", "key_agreement")
 """The scores of `follow`, in the order of reports."""
@@ -104,10 +104,11 @@ def _key_agreement(vocal: Features, accompaniment: Features) -> float:
 def _common(first: Features, second: Features) -> tuple[Features, Features]:
     frames = min(first.level_db.size, second.level_db.size)
     until_s = min(first.duration_s, second.duration_s)
-    return _cut(first, frames, until_s), _cut(second, frames, until_s)
+    return cut(first, frames, until_s), cut(second, frames, until_s)
 
 
-def _cut(whole: Features, frames: int, until_s: float) -> Features:
+def cut(whole: Features, frames: int, until_s: float) -> Features:
+    """The beginning of it: so many frames of level, which last so many seconds."""
     if whole.level_db.size == frames and whole.duration_s == until_s:
         return whole
     chroma = whole.chroma[:, : -(-frames // CHROMA_EVERY)]

@@ -11,9 +11,8 @@ from samuel.errors import InputError
 from samuel.evaluate.following import Features, beat_f1_to_reference
 from samuel.evaluate.listen import Heard, hear
 from samuel.evaluate.signal import log_mel_distance_db
-from samuel.evaluate.systems import CEILING, NOT_SCORED, REAL, Lineup, Problem, Track
+from samuel.evaluate.systems import CEILING, NOT_SCORED, REAL, VOCALS, Lineup, Problem, Track
 
-VOCALS = "the vocals"
 WORKERS = 2  # most of it is NumPy's and librosa's, which leave the interpreter to others
 SLACK_S = 0.1
 

@@ -15,9 +15,9 @@ from samuel.evaluate.aesthetics import Aesthetics, aesthetics_of
 from samuel.evaluate.audiobox import AXES
 from samuel.evaluate.distribution import Space
 from samuel.evaluate.hearing import Hearing, hear_lineup
-from samuel.evaluate.pairing import Pairing, blocks_of, pairings
+from samuel.evaluate.pairing import Pairing, left_out, pairings
 from samuel.evaluate.stated import stated_efficiency
-from samuel.evaluate.statistics import least_pairing_p, mean_interval
+from samuel.evaluate.statistics import mean_interval
 from samuel.evaluate.systems import Lineup, Problem
 from samuel.files import Entry, digest, find_entry, make_entry, sha256, write_json
 
@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("system", "track", "title", "against", "score")]
     + [("value", pa.float64())]
 )
+TOO_SHORT = "much shorter than the others: not compared with other songs' vocals"
 NO_COST = "no system states what it cost (system.json)"
 NO_OTHERS = "a single track has no other song's vocal"
 Each = Callable[[Iterable[Any]], Iterable[Any]]
@@ -66,9 +67,10 @@ def score_lineup(
     def make(target: Path) -> dict[str, Any]:
         hearing = hear_lineup(lineup, space.codec, each)
         paired = {name: pairings(hearing.vocals, found) for name, found in hearing.features.items()}
+        hearing.problems += _too_short(hearing)
         rows = list(_rows(lineup, hearing, paired, outside.aesthetics))
         measured = _summary(hearing, paired, rows, outside, *space.look(hearing.latents))
-        summary = measured | space.described
+        summary = measured | space.described | outside.described() | {"vocals": _vocals(lineup)}
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), target / SCORES)
         write_json(target / SUMMARY, summary)
         return {"tracks": summary["tracks"], "systems": summary["systems"]}
@@ -83,6 +85,11 @@ class _Outside:
     aesthetics: Aesthetics
     adherence: Adherence
     efficiency: dict[str, Any]
+
+    def described(self) -> dict[str, str]:
+        """By which weights it was measured."""
+        weights = {"audiobox": self.aesthetics.weights, "apa_weights": self.adherence.weights}
+        return {name: value for name, value in weights.items() if value}
 
 
 def _summary(
@@ -99,7 +106,6 @@ def _summary(
         "systems": list(paired),
         "scores": _means(rows),
         "following": _following(paired),
-        "p_least": least_pairing_p([len(block) for block in blocks_of(list(hearing.vocals))]),
         "distribution": distribution,
         "apa": outside.adherence.by_system,
         "efficiency": outside.efficiency,
@@ -117,6 +123,19 @@ def _identity(lineup: Lineup) -> list[Any]:
         for system in lineup.systems
     ]
     return [tracks, systems, [asdict(problem) for problem in lineup.problems]]
+
+
+def _vocals(lineup: Lineup) -> dict[str, str]:
+    """Digest of each track's vocal, by which tracks of other runs are known."""
+    return {track.name: sha256(track.vocal) for track in lineup.tracks if track.vocal.is_file()}
+
+
+def _too_short(hearing: Hearing) -> list[Problem]:
+    return [
+        Problem(system, track, TOO_SHORT)
+        for system, found in hearing.features.items()
+        for track in left_out(hearing.vocals, found)
+    ]
 
 
 def _files(lineup: Lineup) -> set[Path]:
@@ -140,7 +159,7 @@ def _rows(
             *_transposed(hearing.scores[system.name]),
             *_transposed(aesthetics.rows.get(system.name, {})),
         ]
-        for track in lineup.tracks:
+        for track in (track for track in lineup.tracks if track.name in hearing.vocals):
             for score, against, values in columns:
                 if track.name in values:
                     yield {
@@ -155,7 +174,7 @@ Column = tuple[str, str | None, Mapping[str, float | None]]
 
 def _columns(pairing: Mapping[str, Pairing]) -> Iterator[Column]:
     for score, pairs in pairing.items():
-        yield score, OWN, pairs.own()
+        yield score, OWN, pairs.own
         yield score, OTHERS, pairs.others()
 
 

@@ -9,28 +9,30 @@ from samuel.evaluate.paper_tables import TRACK_S
 from samuel.evaluate.systems import ABOUT, Problem, System
 
 Words = Annotated[str, Field(max_length=200)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=1e-6, le=1e7)]
+Count = Annotated[int, Field(gt=0, lt=2**63, strict=True)]
 
 
 class _Made(BaseModel):
-    seconds: Positive
-    duration_s: Positive
+    seconds: Seconds
+    duration_s: Annotated[float, Field(ge=1e-3, le=1e6)]
 
 
 class _Stated(BaseModel):
-    parameters: Annotated[int, Field(gt=0)] | None = None
+    parameters: Count | None = None
     conditioning: Words | None = None
     device: Words | None = None
     machine: Words | None = None
     memory: Words | None = None
-    peak_memory_bytes: Annotated[int, Field(gt=0)] | None = None
+    peak_memory_bytes: Count | None = None
     tracks: dict[str, _Made] = {}
 
 
 def stated_efficiency(system: System) -> tuple[dict[str, Any] | None, Problem | None]:
     """A system's row of the table of efficiency, None where nothing is stated, and what is wrong with it.
 
-    The time is the median over its tracks of seconds of work for a second of audio, for a track of 47.55 s.
+    The time is the median, over the tracks that are scored, of seconds of work for a second of audio, scaled
+    to a track of 47.55 s.
     """
     if not system.about:
         return None, None
@@ -40,8 +42,9 @@ def stated_efficiency(system: System) -> tuple[dict[str, Any] | None, Problem | 
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         return None, Problem(system.name, "", f"{ABOUT}: {where}: {first['msg']}: its figures are left out")
-    row = stated.model_dump(exclude={"tracks"})
-    if stated.tracks:
-        factor = median(made.seconds / made.duration_s for made in stated.tracks.values())
+    row = stated.model_dump(exclude={"tracks"}) | {"source": "stated"}
+    made = [made for name, made in stated.tracks.items() if name in system.files]
+    if made:
+        factor = median(track.seconds / track.duration_s for track in made)
         row |= {"real_time_factor": factor, "seconds_per_track": factor * TRACK_S, "track_s": TRACK_S}
-    return row | {"tracks": len(stated.tracks)}, None
+    return row | {"tracks": len(made)}, None

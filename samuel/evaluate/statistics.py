@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 RESAMPLES = 9_999
 SEED = 0
 CONFIDENCE = 0.95
+LEAST_RESAMPLED = 6
 AT_A_TIME = 2**22
 """Numbers drawn at a time: 32 MiB."""
 
@@ -32,7 +33,8 @@ def mean_interval(values: ArrayLike) -> Interval:
 
     The percentiles of the resampled means are taken further out by Student's t and √(n / (n - 1)), as plain
     percentiles cover too little with few values: the expanded percentile interval (Hesterberg, "What
-    Teachers Should Know About the Bootstrap", 2015, §4.2).
+    Teachers Should Know About the Bootstrap", 2015, §4.2). Below six values, whose resampled means lie
+    between the least and the greatest of them, it is Student's interval, and none where all are equal.
 
     Args:
         values: (N,), independent of each other.
@@ -43,6 +45,10 @@ def mean_interval(values: ArrayLike) -> Interval:
     n = len(found)
     if n < 2:
         return Interval(n, float(found[0]) if n else None, None, None)
+    if n < LEAST_RESAMPLED:
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * found.std(ddof=1) / sqrt(n))
+        mean = float(found.mean())
+        return Interval(n, mean, mean - reach, mean + reach) if reach else Interval(n, mean, None, None)
     tail = float(stats.norm.cdf(sqrt(n / (n - 1)) * stats.t.ppf((1 - CONFIDENCE) / 2, n - 1)))
     low, high = np.quantile(_resampled_means(found), [tail, 1 - tail])
     return Interval(n, float(found.mean()), float(low), float(high))
@@ -94,21 +100,37 @@ def pairing_p(blocks: Sequence[NDArray[np.float64]]) -> float | None:
     each block. It is exact whatever the scores' distribution, and although the pairs share vocals.
 
     Args:
-        blocks: Square matrices of scores, own pairs on the diagonal. A track with NaN in its row or column
-            (its vocal is silent) is left out.
+        blocks: Square matrices of scores, own pairs on the diagonal. Tracks with NaN are left out as `usable`
+            says.
 
     Returns:
-        (1 + orders at least as good) / (1 + orders drawn); None with fewer than two tracks in every block.
+        (1 + orders at least as good) / (1 + orders drawn), at least `least_pairing_p`; None with fewer than
+        two tracks in every block.
     """
-    usable = [_measured(block) for block in blocks]
-    usable = [block for block in usable if len(block) > 1]
-    if not usable:
+    kept = [block[np.ix_(places, places)] for block in blocks if len(places := usable(block)) > 1]
+    if not kept:
         return None
-    own = sum(np.trace(block) for block in usable)
+    own = sum(np.trace(block) for block in kept)
     rng = np.random.default_rng(SEED)
-    drawn = np.sum([_dealt(block, rng) for block in usable], axis=0)
+    drawn = np.sum([_dealt(block, rng) for block in kept], axis=0)
     # Rounding must not make an order that is as good seem worse.
-    return (1 + int(np.sum(drawn >= own - 1e-9 * abs(own)))) / (1 + RESAMPLES)
+    rounding = 1e-9 * sum(float(np.abs(block).max()) * len(block) for block in kept)
+    p = (1 + int(np.sum(drawn >= own - rounding))) / (1 + RESAMPLES)
+    return max(p, least_pairing_p([len(block) for block in kept]))
+
+
+def usable(block: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Places of tracks that have scores with each other's vocals, the emptiest left out first.
+
+    Args:
+        block: (N, N), scores of accompaniment × vocal; NaN where there is none.
+    """
+    places = np.flatnonzero(np.isfinite(np.diag(block)))
+    while True:
+        empty = ~np.isfinite(block[np.ix_(places, places)])
+        if not empty.any():
+            return places
+        places = np.delete(places, np.argmax(empty.sum(axis=0) + empty.sum(axis=1)))
 
 
 def least_pairing_p(sizes: Sequence[int]) -> float:
@@ -119,17 +141,6 @@ def least_pairing_p(sizes: Sequence[int]) -> float:
     """
     orders = sum(log(factorial(size)) for size in sizes)
     return max(1 / (1 + RESAMPLES), float(np.exp(-orders)))
-
-
-def own_minus_others(block: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each own pair's score less the mean of its accompaniment with the other vocals: (N,).
-
-    NaN where one of the two is not there.
-
-    Args:
-        block: (N, N), scores of accompaniment × vocal.
-    """
-    return np.diag(block) - others(block)
 
 
 def others(block: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -159,13 +170,6 @@ def _difference_of_means(
     first: NDArray[np.float64], second: NDArray[np.float64], axis: int = -1
 ) -> NDArray[np.float64]:
     return first.mean(axis=axis) - second.mean(axis=axis)
-
-
-def _measured(block: NDArray[np.float64]) -> NDArray[np.float64]:
-    kept = np.isfinite(np.diag(block))
-    square = block[np.ix_(kept, kept)]
-    whole = np.isfinite(square).all(axis=1) & np.isfinite(square).all(axis=0)
-    return square[np.ix_(whole, whole)]
 
 
 def _dealt(block: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ A system is a folder; a file belongs to the track of its own name, whatever its 
 """
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,10 @@ REAL = "real"
 CEILING = "real (through the codec)"
 OURS = "SAMUeL"
 ABOUT = "system.json"
+VOCALS = "the vocals"
+RESERVED = (REAL, CEILING, VOCALS, "vocal", "mix")
 NOT_SCORED = "not scored"
+LONGEST_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def folders(vocals: Path, systems: Mapping[str, Path], references: Path | None =
         InputError: A folder is not there, no vocal is in the first, or a name is reserved.
     """
     problems: list[Problem] = []
-    found = _audio_files(vocals, "the vocals", problems)
+    found = _audio_files(vocals, VOCALS, problems)
     if not found:
         raise InputError(f"{vocals}: holds no vocals; put an audio file there for each track")
     tracks = tuple(Track(name, name, path) for name, path in found.items())
@@ -122,28 +126,44 @@ def about(folder: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def _checked(systems: Mapping[str, Path]) -> Mapping[str, Path]:
+    """Refuse names that a reader could take for another's."""
     if not systems:
         raise InputError("no system is given: name at least one folder of accompaniments")
+    seen = {_seen_as(name): "it stands for the true accompaniments or the vocals" for name in RESERVED}
     for name in systems:
-        if not name.strip() or name in (REAL, CEILING):
-            raise InputError(f"{name!r} cannot be a system's name: it stands for the true accompaniments")
+        if not name.isprintable() or not name.strip() or len(name) > LONGEST_NAME or not _writable(name):
+            raise InputError(
+                f"{name!a:.100} cannot be a system's name: give at most {LONGEST_NAME} printable characters"
+            )
+        if reason := seen.get(_seen_as(name)):
+            raise InputError(f"{name!r} cannot be a system's name: {reason}")
+        seen[_seen_as(name)] = "it reads like another one"
     return systems
+
+
+def _seen_as(name: str) -> str:
+    """What a reader sees: without case, spaces and look-alike forms."""
+    return "".join(unicodedata.normalize("NFKC", name).split()).casefold()
+
+
+def _writable(name: str) -> bool:
+    """Whether it is text; a file name may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _system(name: str, folder: Path, vocals: Mapping[str, Path], problems: list[Problem]) -> System:
     found = _audio_files(folder, name, problems)
+    doubtful = {problem.track for problem in problems if problem.system == name}
     record, fault = about(folder)
+    surplus = [track for track in found if track not in vocals]
+    missing = [track for track in vocals if track not in found and track not in doubtful]
     problems += [
-        *(
-            Problem(name, track, f"no file of this name: {NOT_SCORED}")
-            for track in vocals
-            if track not in found
-        ),
-        *(
-            Problem(name, track, f"no vocal of this name: {NOT_SCORED}")
-            for track in found
-            if track not in vocals
-        ),
+        *(Problem(name, track, f"no file of this name: {NOT_SCORED}") for track in missing),
+        *(Problem(name, track, f"no vocal of this name: {NOT_SCORED}") for track in surplus),
         *([Problem(name, "", fault)] if fault else []),
     ]
     return System(name, {track: path for track, path in found.items() if track in vocals}, record)
@@ -152,13 +172,28 @@ def _system(name: str, folder: Path, vocals: Mapping[str, Path], problems: list[
 def _audio_files(folder: Path, whose: str, problems: list[Problem]) -> dict[str, Path]:
     """Files of a folder by name without suffix, in order; hidden ones and folders are none."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder ({whose})")
+        wrong = "not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {wrong} ({whose})")
     by_name: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and path.name != ABOUT:
+        if path.name.startswith(".") or path.name == ABOUT:
+            continue
+        if reason := _unusable(path):
+            shown = path.stem.encode(errors="replace").decode()
+            problems.append(Problem(whose, shown, f"{reason}: {NOT_SCORED}"))
+        else:
             by_name.setdefault(path.stem, []).append(path)
     for name, paths in by_name.items():
         if len(paths) > 1:
             listed = ", ".join(path.name for path in paths)
             problems.append(Problem(whose, name, f"{listed}: which one is meant? {NOT_SCORED}"))
     return {name: paths[0] for name, paths in by_name.items() if len(paths) == 1}
+
+
+def _unusable(path: Path) -> str | None:
+    """Why something in a folder is no file that could be scored."""
+    if not _writable(path.name):
+        return "its name is not UTF-8; rename it"
+    if path.is_symlink() and not path.exists():
+        return "a link to nothing"
+    return None if path.is_file() else "not a file"

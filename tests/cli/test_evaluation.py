@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -68,3 +70,45 @@ def test_what_the_user_must_mend_is_said(
 ) -> None:
     assert evaluate(songs, tmp_path, *more) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("samuel.evaluate.scores.hear_lineup", None)
+    assert evaluate(songs, tmp_path / "file" / "run") == 1
+    assert "Not a directory; give another --output" in capsys.readouterr().err
+
+
+def test_what_was_asked_for_and_not_measured_is_told(
+    songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(songs, tmp_path, "--audiobox-path", str(tmp_path / "none.pt")) == 0
+    said = capsys.readouterr().err
+    assert "audiobox: not measured: " in said
+    assert "none.pt: no such file" in said
+
+
+def test_a_full_disk_is_told(songs: Path, tmp_path: Path) -> None:
+    (disk := tmp_path / "disk").mkdir()
+    mount = 'mount -t tmpfs -o size=2m samuel "$1" && shift && exec "$@"'
+    namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(disk)]
+    folders = [
+        "--vocals",
+        songs / "vocals",
+        "--references",
+        songs / "true",
+        "--system",
+        f"X={songs / 'true'}",
+    ]
+    program = [sys.executable, "-m", "samuel.cli", "evaluate", *map(str, folders), "-o", str(disk / "run")]
+    try:
+        if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("no user namespace with a mount of its own on this system")
+    except FileNotFoundError:
+        pytest.skip("no unshare on this system")
+    done = subprocess.run([*namespace, *program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from samuel.audio import SAMPLE_RATE
 from samuel.evaluate import pairing
 from samuel.evaluate.following import FOLLOWING, Features, features, follow
-from samuel.evaluate.pairing import Pairing, blocks_of, pairings
+from samuel.evaluate.pairing import Pairing, blocks_of, left_out, pairings
 from tests.evaluate.songs import band, tune
 
 
@@ -27,7 +28,7 @@ def test_a_matrix_holds_every_accompaniment_with_every_vocal(
                 expected = follow(vocals[vocal], bands[name])[score]
                 assert paired.blocks[0][row, column] == pytest.approx(expected, nan_ok=True)
     chroma = found["chroma_likeness"]
-    assert chroma.own()["b"] == follow(vocals["b"], bands["b"])["chroma_likeness"]
+    assert chroma.own["b"] == follow(vocals["b"], bands["b"])["chroma_likeness"]
     assert chroma.others()["b"] == pytest.approx(
         np.mean([follow(vocals[other], bands["b"])["chroma_likeness"] for other in "acd"])
     )
@@ -62,12 +63,42 @@ def test_vocals_of_other_blocks_are_not_compared(
 def test_a_summary_is_of_tracks_that_have_both() -> None:
     nan = np.nan
     block = np.array([[0.9, 0.1, nan], [0.3, 0.8, nan], [0.5, 0.5, nan]])
-    summary = Pairing([["a", "b", "c"]], [block]).summary()
+    summary = Pairing({}, [["a", "b", "c"]], [block]).summary()
     assert (summary["n"], summary["own"], summary["other"]) == (2, pytest.approx(0.85), pytest.approx(0.2))
     assert summary["difference"]["mean"] == pytest.approx(0.65)
     assert summary["p"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_one_track_has_nothing_to_compare() -> None:
-    summary = Pairing([["a"]], [np.array([[0.9]])]).summary()
+    summary = Pairing({"a": 0.9}, [["a"]], [np.array([[0.9]])]).summary()
     assert (summary["n"], summary["own"], summary["p"]) == (0, None, None)
+
+
+def test_tracks_of_other_lengths_are_compared_over_the_shortest() -> None:
+    lengths = {"a": 8.0, "b": 7.0, "c": 9.5, "d": 2.0}
+    keys = {"a": (60, 0.4), "b": (65, 0.5), "c": (58, 0.61), "d": (63, 0.55)}
+    vocals = {name: features(tune(*key, lengths[name])) for name, key in keys.items()}
+    bands = {name: features(band(*key, lengths[name])) for name, key in keys.items()}
+    found = pairings(vocals, bands)["chroma_likeness"]
+    assert found.tracks == [["a", "b", "c"]]
+    assert left_out(vocals, bands) == ["d"]
+    assert found.own == {name: follow(vocals[name], bands[name])["chroma_likeness"] for name in keys}
+    shortest = {name: features(tune(*keys[name], 9.5)[:, : 7 * SAMPLE_RATE]) for name in "abc"}
+    played = features(band(*keys["c"], 9.5)[:, : 7 * SAMPLE_RATE])
+    expected = [follow(shortest[name], played)["chroma_likeness"] for name in "abc"]
+    assert found.blocks[0][2] == pytest.approx(expected, abs=0.04)  # but for the frames at the end
+
+
+def test_an_accompaniment_that_hears_nothing_does_not_follow_by_its_length() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.uniform(3.0, 20.0, 12)
+    breath = np.zeros((2, 2 * SAMPLE_RATE), np.float32)
+    song, never = tune(60, 0.5, 20.0), band(60, 0.5, 20.0)
+    vocals, bands = {}, {}
+    for number, length in enumerate(lengths):
+        samples = int(length * SAMPLE_RATE)
+        vocals[str(number)] = features(np.concatenate([breath, song], axis=1)[:, :samples])
+        bands[str(number)] = features(never[:, :samples])
+    for score, found in pairings(vocals, bands).items():
+        p = found.summary()["p"]
+        assert p is None or p > 0.05, score

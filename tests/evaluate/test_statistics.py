@@ -10,14 +10,14 @@ from samuel.evaluate.statistics import (
     least_pairing_p,
     mean_interval,
     others,
-    own_minus_others,
     paired_p,
     pairing_p,
     unpaired_p,
+    usable,
 )
 
 
-@pytest.mark.parametrize("n", [5, 10, 20])
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 10, 20])
 def test_the_interval_holds_the_true_mean_as_often_as_it_says(n: int) -> None:
     rng, hits, narrow = np.random.default_rng(n), 0, 0
     for _ in range(300):
@@ -45,6 +45,13 @@ def test_what_is_missing_is_left_out_and_too_little_has_no_interval() -> None:
     assert (mean_interval([2.5]).mean, mean_interval([2.5]).low) == (2.5, None)
     assert (mean_interval([np.nan]).n, mean_interval([]).mean) == (0, None)
     assert mean_interval([1.0] * 7).low == 1.0
+    assert mean_interval([1.0] * 2).low is None
+
+
+def test_few_values_have_students_interval() -> None:
+    values = [0.1, 0.4, 0.2]
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert (mean_interval(values).low, mean_interval(values).high) == pytest.approx((low, high))
 
 
 def test_many_values_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +127,26 @@ def test_tracks_that_could_not_be_measured_are_left_out_of_the_pairing() -> None
     assert pairing_p([]) is None
 
 
+def test_the_emptiest_tracks_are_left_out_first() -> None:
+    block = np.ones((10, 10))
+    block[3, 1:] = np.nan  # one accompaniment that reaches no other vocal
+    block[3, 3] = 1.0
+    assert usable(block).tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    block[6, 6] = np.nan
+    assert usable(block).tolist() == [0, 1, 2, 4, 5, 7, 8, 9]
+    assert usable(np.full((3, 3), np.nan)).tolist() == []
+
+
 def test_equal_scores_prove_nothing() -> None:
     assert pairing_p([np.full((5, 5), 0.1) + 0.2]) == 1.0
+    columns = np.tile(np.random.default_rng(0).normal(size=7), (7, 1))
+    assert pairing_p([columns - columns.mean()]) == 1.0  # one accompaniment everywhere, scores about 0
+
+
+def test_a_p_is_never_below_the_least_there_can_be() -> None:
+    for seed in range(20):
+        block = np.random.default_rng(seed).normal(size=(5, 5)) + 9 * np.eye(5)
+        assert (pairing_p([block]) or 0) >= least_pairing_p([5])
 
 
 def test_the_least_p_is_one_order_of_all() -> None:
@@ -134,4 +159,3 @@ def test_the_least_p_is_one_order_of_all() -> None:
 def test_others_are_the_rest_of_a_row() -> None:
     block = np.array([[1.0, 0.2, 0.4], [0.0, 2.0, np.nan], [np.nan, np.nan, 3.0]])
     assert others(block) == pytest.approx([0.3, 0.0, np.nan], nan_ok=True)
-    assert own_minus_others(block) == pytest.approx([0.7, 2.0, np.nan], nan_ok=True)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,8 @@ def test_missing_surplus_and_doubtful_files_are_named_and_the_rest_is_compared(
     assert system
     assert system.files.keys() == {"-c d"}
     assert compared.problems == (
+        Problem("Other", "folder", "not a file: not scored"),
         Problem("Other", "a", "a.mp3, a.wav: which one is meant? not scored"),
-        Problem("Other", "a", "no file of this name: not scored"),
         Problem("Other", "b", "no file of this name: not scored"),
         Problem("Other", "Thumbs", "no vocal of this name: not scored"),
         Problem("Other", "e", "no vocal of this name: not scored"),
@@ -64,8 +65,24 @@ def test_a_record_is_kept(vocals: Path, tmp_path: Path) -> None:
     assert system.about == {"parameters": 3}
 
 
-@pytest.mark.parametrize("name", [REAL, CEILING, " "])
-def test_the_names_of_the_true_accompaniments_are_reserved(vocals: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        REAL,
+        CEILING,
+        " ",
+        "real ",
+        "REAL",
+        "r eal",
+        "\uff52eal",
+        "the vocals",
+        "Mix",
+        "a\nb",
+        "x" * 61,
+        "\udcff",
+    ],
+)
+def test_the_names_of_others_are_reserved(vocals: Path, name: str) -> None:
     with pytest.raises(InputError, match="cannot be a system's name"):
         folders(vocals, {name: vocals})
 
@@ -84,3 +101,21 @@ def test_further_systems_come_after_the_true_ones(vocals: Path) -> None:
     assert [system.name for system in compared.systems] == [REAL, CEILING, "Other"]
     compared = folders(vocals, {"Other": vocals}).with_ceiling(System(CEILING, {}))
     assert [system.name for system in compared.systems] == [CEILING, "Other"]
+
+
+def test_names_that_read_alike_are_refused(vocals: Path) -> None:
+    with pytest.raises(InputError, match="reads like another one"):
+        folders(vocals, {"Mine": vocals, "mine ": vocals})
+
+
+def test_what_is_no_file_is_named(vocals: Path, tmp_path: Path) -> None:
+    other = fill(tmp_path / "other", "b.wav", "-c d.wav")
+    (other / "a.wav").symlink_to(tmp_path / "nothing.wav")
+    (other / os.fsdecode(b"\xff.wav")).write_bytes(b"")
+    compared = folders(vocals, {"Other": other})
+    assert {(problem.track, problem.message) for problem in compared.problems} == {
+        ("a", "a link to nothing: not scored"),
+        ("?", "its name is not UTF-8; rename it: not scored"),
+    }
+    with pytest.raises(InputError, match=r"a\.flac: not a folder \(Other\)"):
+        folders(vocals, {"Other": vocals / "a.flac"})
