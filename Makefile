@@ -24,8 +24,8 @@ demo: install  ## both flows on embedded parts: list to report in minutes
 serve: install  ## Prefect server, worker and deployments, until Ctrl-C
 	$(BIN)/python -m flows.serve
 
-test: install  ## the tests
-	$(BIN)/python -m pytest
+test: install  ## the tests, several files at a time
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: install  ## style
 	$(BIN)/ruff check .
@@ -34,11 +34,12 @@ lint: install  ## style
 types: install  ## types
 	$(BIN)/basedpyright
 
-bench: install  ## speeds and deviations, as ratios within one run; twenty minutes without a GPU
+bench: install  ## speeds and deviations, as ratios within one run; half an hour without a GPU
 	$(BIN)/samuel bench
 	$(BIN)/samuel bench training
 	$(BIN)/samuel bench generate
 	$(BIN)/samuel bench exactness
+	$(BIN)/samuel bench scoring
 	$(BIN)/samuel bench pipeline
 	$(BIN)/samuel bench loader
 	$(BIN)/samuel bench separation

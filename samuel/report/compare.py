@@ -1,7 +1,8 @@
 """Runs side by side: what differs, by how much, and whether it is more than noise.
 
-Every difference is to the first run. Tracks that both runs hold are compared in pairs, which takes away what
-is common to a track; runs without common tracks are compared as independent samples.
+Every difference is to the first run. Tracks that both runs hold, by name and by the digest of the vocal, are
+compared in pairs, which takes away what is common to a track; runs without common tracks are compared as
+independent samples.
 """
 
 import math
@@ -21,7 +22,7 @@ SIGNIFICANT = 0.05
 CONFIDENCE = 0.95
 LEAST_PAIRS = 2
 PAIRED, INDEPENDENT = "in pairs", "independent"
-DESCRIBING = ("codec", "dataset", "model", "settings")
+DESCRIBING = ("codec", "dataset", "model", "audiobox", "apa_weights")
 """What a summary may say of a run, in which two of them should not differ unnoticed."""
 
 
@@ -122,13 +123,19 @@ def _compared(first: Run, run: Run, key: tuple[str, str]) -> Compared:
 
 def _difference(first: Run, run: Run, key: tuple[str, str]) -> Difference:
     before, after = _measured(first.values[key]), _measured(run.values[key])
-    both = [track for track in before if track in after]
+    both = [track for track in before if track in after and _same_song(first, run, track)]
     if len(both) >= LEAST_PAIRS:
         gains = [after[track] - before[track] for track in both]
         alone = len(before) + len(after) - 2 * len(both)
         return Difference(PAIRED, len(both), alone, mean_interval(gains), paired_p(gains))
     one, other = np.array(list(before.values())), np.array(list(after.values()))
     return Difference(INDEPENDENT, len(one) + len(other), 0, _welch(one, other), unpaired_p(one, other))
+
+
+def _same_song(first: Run, run: Run, track: str) -> bool:
+    """Whether a name means one vocal in both; a name alone, such as `01`, may mean any two songs."""
+    vocal = first.vocals.get(track)
+    return vocal is not None and vocal == run.vocals.get(track)
 
 
 def _welch(before: NDArray[np.float64], after: NDArray[np.float64]) -> Interval:
@@ -185,10 +192,32 @@ def _unlike(first: Run, run: Run) -> Iterator[str]:
         before, after = first.summary.get(part), run.summary.get(part)
         if before != after:
             yield f"{part} differ: {before!s:.200} in {first.name}, {after!s:.200} in {run.name}"
-    renamed = [track for track, title in run.titles.items() if first.titles.get(track, title) != title]
+    yield from _other_songs(first, run)
+    renamed = [
+        track
+        for track, title in run.titles.items()
+        if first.titles.get(track, title) != title and _same_song(first, run, track)
+    ]
     if renamed:
         track = renamed[0]
         yield (
             f"tracks with other titles in {first.name} than in {run.name}: {len(renamed)}, such as {track} "
-            f"({first.titles[track]}, {run.titles[track]}); each was compared as if it were one song"
+            f"({first.titles[track]}, {run.titles[track]}); their vocals are the same, so they were paired"
+        )
+
+
+def _other_songs(first: Run, run: Run) -> Iterator[str]:
+    """Tracks that have a name in common and nothing else that is known."""
+    named = [track for track in first.titles if track in run.titles]
+    known = [track for track in named if track in first.vocals and track in run.vocals]
+    other = [track for track in known if not _same_song(first, run, track)]
+    if other:
+        yield (
+            f"tracks of one name with another vocal in {first.name} than in {run.name}: {len(other)}, such "
+            f"as {other[0]}; they were not paired"
+        )
+    if unknown := len(named) - len(known):
+        yield (
+            f"tracks of one name in {first.name} and {run.name} whose vocals were not recorded: {unknown}; "
+            "they may be different songs, so they were not paired"
         )

@@ -40,9 +40,9 @@ def legend(rows: Sequence[Compared]) -> list[str]:
     tests = sum(row.difference is not None and row.difference.p is not None for row in rows)
     return [
         "Each mean is over a run's own tracks; in brackets, its 95 % interval (bootstrap over the tracks).",
-        "A difference is to the first run. *In pairs*: over the tracks that both runs have, by permuting "
-        "the two runs of a track, with a bootstrap interval. *Independent*: there are no two common tracks; "
-        "by permuting all values, with Welch's interval.",
+        "A difference is to the first run. *In pairs*: over the tracks that both runs have, with the "
+        "same vocal, by permuting the two runs of a track, with a bootstrap interval. *Independent*: there "
+        "are no two such tracks; by permuting all values, with Welch's interval.",
         f"{MARK}: p after Benjamini and Hochberg, over the {tests} differences tested, is below "
         f"{SIGNIFICANT:g}. Of what is marked, about one in twenty is expected to be chance. What is not "
         "marked may be noise.",

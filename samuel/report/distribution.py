@@ -9,6 +9,8 @@ from samuel.report.markdown import NONE, NOT_MEASURED, bullets, number, plain, s
 Summary = Mapping[str, Any]
 
 MOST_ROWS = 48
+LEAST_FLOOR = 1e-6
+"""A floor below this is rounding: true accompaniments that are all alike, such as silence."""
 
 
 def distribution_section(summary: Summary) -> str:
@@ -26,11 +28,10 @@ def in_short_of_distribution(summary: Summary) -> list[str]:
     """One sentence each on distance and memory, where they were measured."""
     found, lines = summary.get("distribution") or {}, []
     for system, distance in (found.get("frechet") or {}).items():
-        floor = _floor_of(found, system)
-        if floor and distance is not None and system not in (REAL, CEILING):
-            mean = floor["mean"]
+        times, mean = _times(found, system, distance), _floor_of(found, system).get("mean")
+        if times is not None and system not in (REAL, CEILING):
             lines.append(
-                f"**{plain(system)}**: Fréchet distance {distance:.1f}, {distance / mean:.1f} times the "
+                f"**{plain(system)}**: Fréchet distance {distance:.1f}, {times:.1f} times the "
                 f"{mean:.1f} that lie between true accompaniments themselves."
             )
     if found.get("nearest"):
@@ -41,13 +42,18 @@ def in_short_of_distribution(summary: Summary) -> list[str]:
 def _frechet(summary: Summary, found: Mapping[str, Any]) -> str:
     if not found.get("frechet"):
         return _missing(summary, "frechet", "Fréchet distance")
-    rows = [_frechet_row(found, system, distance) for system, distance in found["frechet"].items()]
+    rows = [
+        _frechet_row(found, system, found["frechet"][system])
+        for system in summary["systems"]
+        if system in found["frechet"]
+    ]
     unit = plain(str(found.get("unit", "squared deviations of the latents")))
+    design = plain(str(found.get("frechet_design") or ""))
     return section(
         "### Fréchet distance",
-        f"How far the latents of each system lie, as a whole, from {found.get('true_items', 'the')} true "
-        f"accompaniments, in {unit}: 0 would be the same distribution, lower is better. It compares "
-        "latents and not what is heard, and it is larger with fewer items.",
+        f"{design} True items in all: {found.get('true_items', NONE)}. The distance is in {unit}: 0 "
+        "would be the same distribution, lower is better. It compares latents and not what is heard, and it "
+        "is larger with fewer items.".lstrip(),
         table(["system", "items", "distance", "floor, from least to most", "times the floor"], rows),
         _floor(found),
     )
@@ -55,24 +61,33 @@ def _frechet(summary: Summary, found: Mapping[str, Any]) -> str:
 
 def _frechet_row(found: Mapping[str, Any], system: str, distance: float | None) -> list[str]:
     floor, items = _floor_of(found, system), found.get("frechet_items") or {}
-    known = f"{floor['mean']:.1f}, {floor['low']:.1f} to {floor['high']:.1f}" if floor else NONE
-    times = f"{distance / floor['mean']:.1f}" if floor and distance is not None else NONE
-    return [plain(system), str(items.get(system, NONE)), number(distance, 1), known, times]
+    mean, low, high = (floor.get(part) for part in ("mean", "low", "high"))
+    spread = NONE if low is None or high is None else f"{number(low, 1)} to {number(high, 1)}"
+    known = NONE if mean is None else f"{number(mean, 1)}, {spread}"
+    times = _times(found, system, distance)
+    return [
+        plain(system), str(items.get(system, NONE)), number(distance, 1), known,
+        NONE if times is None else f"{times:.1f}",
+    ]  # fmt: skip
 
 
-def _floor_of(found: Mapping[str, Any], system: str) -> Mapping[str, Any] | None:
-    return (found.get("floor") or {}).get(system)
+def _times(found: Mapping[str, Any], system: str, distance: float | None) -> float | None:
+    """How many times its floor a distance is; None where there is no floor that could be divided by."""
+    mean = _floor_of(found, system).get("mean")
+    return None if distance is None or mean is None or not mean > LEAST_FLOOR else distance / mean
+
+
+def _floor_of(found: Mapping[str, Any], system: str) -> Mapping[str, Any]:
+    return (found.get("floor") or {}).get(system) or {}
 
 
 def _floor(found: Mapping[str, Any]) -> str:
-    floors = list((found.get("floor") or {}).values())
-    if not floors:
+    means = [floor["mean"] for floor in (found.get("floor") or {}).values() if floor["mean"] is not None]
+    if not means:
         return "Floor: not measured, so there is nothing to hold the distances to."
-    return (
-        "Floor: so far apart are as many true accompaniments, or as half of the songs have, from those of "
-        f"other songs, in the mean over {floors[0]['splits']} random splits. A system that makes them as "
-        "they are would come to about this."
-    )
+    if not max(means) > LEAST_FLOOR:
+        return "The floor is zero: the true accompaniments are all alike, so there is nothing to hold to."
+    return "A system that makes them as they are would come to about its floor."
 
 
 def _nearest(summary: Summary, found: Mapping[str, Any]) -> str:

@@ -6,16 +6,27 @@ Of every number a reader can see whether it was measured, over how many tracks, 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from samuel.evaluate.systems import CEILING
+from samuel.evaluate.systems import CEILING, NOT_SCORED
 from samuel.report.distribution import distribution_section, in_short_of_distribution
 from samuel.report.following import following_section, told, verdicts
-from samuel.report.markdown import NONE, NOT_MEASURED, bullets, interval, number, plain, section, table
+from samuel.report.markdown import (
+    NONE,
+    NOT_MEASURED,
+    bullets,
+    enumerated,
+    interval,
+    number,
+    plain,
+    section,
+    table,
+)
 from samuel.report.published import paper_section
 from samuel.report.score_names import AUDIOBOX, AUDIOBOX_NAME, AXES, in_order, score_name
 
 Summary = Mapping[str, Any]
 
 MOST_PROBLEMS = 60
+MOST_NAMED = 3
 PARTS = {
     AXES: AUDIOBOX_NAME,
     "following": "whether the vocal is followed",
@@ -116,8 +127,9 @@ def problems_section(summary: Summary) -> str:
     problems = summary.get("problems") or []
     if not problems:
         return ""
-    lines = [_problem(problem) for problem in problems[:MOST_PROBLEMS]]
-    hidden = len(problems) - len(lines)
+    alike = _alike(problems)
+    lines = [_problem(*found) for found in alike[:MOST_PROBLEMS]]
+    hidden = sum(len(tracks) for *_, tracks in alike[MOST_PROBLEMS:])
     more = f"{hidden} more are in `summary.json`." if hidden else ""
     return section(
         "## Problems", "Each of these was left out or is doubtful; the rest was scored.", bullets(lines), more
@@ -174,13 +186,20 @@ def _part(part: str) -> str:
     return plain(PARTS.get(part) or score_name(part).name)
 
 
-def _problem(problem: Mapping[str, Any]) -> str:
-    where = ", ".join(
-        filter(
-            None, [f"**{plain(problem['system'])}**" if problem["system"] else "", plain(problem["track"])]
-        )
-    )
-    return f"{where or 'all'}: {plain(problem['message'])}"
+def _alike(problems: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[str]]]:
+    """System, message and the tracks that have it; what was not scored comes first."""
+    tracks: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        tracks.setdefault((problem["system"], problem["message"]), []).append(problem["track"])
+    found = [(system, message, of) for (system, message), of in tracks.items()]
+    return sorted(found, key=lambda item: not item[1].endswith(NOT_SCORED))
+
+
+def _problem(system: str, message: str, tracks: Sequence[str]) -> str:
+    named = [plain(track) for track in tracks[:MOST_NAMED] if track]
+    where = ", ".join([f"**{plain(system)}**"] * bool(system) + (named if len(tracks) <= MOST_NAMED else []))
+    more = f": {len(tracks)} tracks, such as {enumerated(named)}" if len(tracks) > MOST_NAMED else ""
+    return f"{where or 'all'}: {plain(message)}{more}"
 
 
 def _tracks(count: int) -> str:

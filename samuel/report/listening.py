@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, decode_to_wav, read_blocks
+from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, decode_to_wav, failed_write_told, read_blocks
 from samuel.errors import InputError
 from samuel.files import Entry, find_entry, locked, make_entry, partial_folder, replacing
 from samuel.report.markdown import bullets, plain, section
@@ -123,9 +123,18 @@ def write_audio(source: Path, target: Path) -> None:
         wav = source
         if not _is_ours(source):
             decode_to_wav(source, wav := Path(workspace) / "decoded.wav")
-        with soundfile.SoundFile(temporary, "w", SAMPLE_RATE, CHANNELS, "PCM_16", format="FLAC") as flac:
-            for block in read_blocks(wav):
-                flac.write(np.nan_to_num(block).T)  # clipped by libsndfile
+        with failed_write_told(target):
+            _write_flac(wav, temporary)
+
+
+def _write_flac(wav: Path, target: Path) -> None:
+    with soundfile.SoundFile(target, "w", SAMPLE_RATE, CHANNELS, "PCM_16", format="FLAC") as flac:
+        for block in read_blocks(wav):
+            flac.write(np.nan_to_num(block).T)  # clipped by libsndfile
+        samples = flac.frames
+    with soundfile.SoundFile(target) as flac:  # which closes what a full disk cut off without a word
+        flac.seek(max(0, samples - 1))
+        flac.read(1)
 
 
 def track_section(written: Written, audio: Path, target: Path) -> str:

@@ -11,10 +11,14 @@ Summary = Mapping[str, Any]
 
 AUDIOBOX_PLOT = "audiobox.png"
 HERE, PAPER = "measured here", "paper, not measured here"
+STATED = "stated by its system.json"
+SOURCES = {"measured": HERE, "stated": STATED}
 COPIED = (
     "Rows marked *paper, not measured here* are copied from the paper (arXiv 2507.19991, §VI): other songs, "
     "another machine. They are for orientation; nothing here was compared with them by a test."
 )
+
+UNCHECKED = f"What is *{STATED}* was written by whoever made the folder, and not measured here."
 
 
 def paper_section(summary: Summary) -> str:
@@ -43,7 +47,7 @@ def _table_one(summary: Summary) -> str:
 def _table_two(summary: Summary) -> str:
     """Time and memory for one track."""
     efficiency = summary.get("efficiency") or {}
-    ours = [[plain(name), HERE, *_measured(found)] for name, found in efficiency.items()]
+    ours = [[plain(name), _source(found), *_measured(found)] for name, found in efficiency.items()]
     paper = [[plain(row.system), PAPER, *_printed(row)] for row in TABLE_II]
     head = [
         "model",
@@ -90,14 +94,30 @@ def _measured(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _source(found: Mapping[str, Any]) -> str:
+    return SOURCES.get(found.get("source", ""), "source not recorded")
+
+
 def _machines(efficiency: Mapping[str, Any]) -> str:
-    """Where each was measured: a time without its machine says nothing."""
+    """Where each was measured and how: a time without its machine says nothing."""
     sentences = []
     for name, found in efficiency.items():
         place = ", ".join(plain(str(found[part])) for part in ("machine", "device") if found.get(part))
-        tracks = f", over {found['tracks']} tracks" if found.get("tracks") else ""
-        sentences.append(f"{plain(name)}: on {place or 'an unknown machine'}{tracks}.")
+        sentences.append(f"{plain(name)}: on {place or 'an unknown machine'}{_timed(found)}.")
+    if any(found.get("source") == "stated" for found in efficiency.values()):
+        sentences.append(UNCHECKED)
     return "*Time / length* below 1 is faster than it plays. " + " ".join(sentences)
+
+
+def _timed(found: Mapping[str, Any]) -> str:
+    """Of how many calls or tracks a time is."""
+    repeats, tracks = found.get("repeats"), found.get("tracks")
+    if found.get("seconds_per_track") is None:
+        return ""
+    if found.get("source") == "measured":
+        return f", median of {repeats} {'repeat' if repeats == 1 else 'repeats'}" if repeats else ""
+    count = f"{tracks} {'track' if tracks == 1 else 'tracks'}" if tracks else "its tracks"
+    return f", time scaled to {TRACK_S:.2f} s from {count}"
 
 
 def _mean(found: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from samuel.evaluate.systems import CEILING, OURS, Lineup, Track
 from samuel.files import Entry, digest, read_json, read_jsonl
 from samuel.popdb.shards import Popdb
 from samuel.report.evaluation import evaluation_sections, in_short
-from samuel.report.following import FOLLOWING_PLOT
+from samuel.report.following import FOLLOWING_PLOT, comparable
 from samuel.report.html import page
 from samuel.report.listening import (
     MIX,
@@ -27,7 +27,7 @@ from samuel.report.score_names import AUDIOBOX
 from samuel.report.score_plots import plot_audiobox, plot_following
 from samuel.report.training import caveats, dataset_section, training_section
 
-VERSION = 4
+VERSION = 5
 SCORES, SUMMARY = "scores.parquet", "summary.json"
 STEMS = {
     VOCAL: "vocal.wav", MIX: "mix.wav", CEILING: "reference.wav", OURS: "accompaniment.wav",
@@ -119,7 +119,7 @@ def _take_scores(scores: Entry, target: Path) -> dict[str, Any]:
     for name in (SCORES, SUMMARY):
         shutil.copyfile(scores.path(name), target / name)
     summary = read_json(target / SUMMARY)
-    if summary.get("following"):
+    if comparable(summary):
         plot_following(summary, target / FOLLOWING_PLOT)
     if set(AUDIOBOX) & set(summary.get("scores") or {}):
         plot_audiobox(summary, target / AUDIOBOX_PLOT)
@@ -141,7 +141,8 @@ def _heading(popdb: Popdb) -> str:
 
 def _compared(summary: Mapping[str, Any]) -> str:
     systems = ", ".join(plain(system) for system in summary["systems"])
-    return f"Tracks: {summary['tracks']}. Systems: {systems}."
+    codec = f" Codec: {plain(str(summary['codec']))}." if summary.get("codec") else ""
+    return f"Tracks: {summary['tracks']}. Systems: {systems}.{codec}"
 
 
 def _tracks(written: Sequence[Written], count: int, audio: Path, target: Path) -> str:

@@ -33,6 +33,12 @@ class Run:
     values: dict[tuple[str, str], Values]
     titles: dict[str, str]
 
+    @property
+    def vocals(self) -> dict[str, str]:
+        """Digest of each track's vocal, which tells songs of one name apart; empty where it was not kept."""
+        found = self.summary.get("vocals")
+        return found if isinstance(found, dict) else {}
+
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Runs that are to be compared.

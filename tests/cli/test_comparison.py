@@ -19,7 +19,7 @@ def runs(tmp_path: Path) -> list[str]:
         values = {f"t{i}": float(v + 0.1 * place + noise.normal(0, 0.01)) for i, v in enumerate(base)}
         same = {f"t{i}": float(v) for i, v in enumerate(base)}
         rows = [*rows_of(OURS, "beat_f1", values), *rows_of(OURS, "key_agreement", same)]
-        write_scores(tmp_path / name, summary(tracks=12 + place), rows)
+        write_scores(tmp_path / name, summary(tracks=12 + place, vocals=dict.fromkeys(values, "one")), rows)
     return [str(tmp_path / name) for name in ("a", HOSTILE)]
 
 

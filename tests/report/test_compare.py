@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ KEY = (OURS, "beat_f1")
 
 def run(name: str, values: Mapping[tuple[str, str], Mapping[str, float | None]], **parts: Any) -> Run:
     titles = {track: track for tracks in values.values() for track in tracks}
+    parts = {"vocals": {track: f"sha256 of {track}" for track in titles}} | parts
     return Run(name, Path(name), summary(**parts), {key: dict(v) for key, v in values.items()}, titles)
 
 
@@ -127,7 +128,48 @@ def test_what_differs_and_what_is_left_out_is_told() -> None:
         "SAMUeL in b: PQ left out, as not in all of a",
         "tracks differ: 20 in a, 12 in b",
         "codec differ: mel/1 in a, mel/2 in b",
-        "tracks with other titles in a than in b: 1, such as t3 (t3, another song); each was compared as if "
-        "it were one song",
+        "tracks with other titles in a than in b: 1, such as t3 (t3, another song); their vocals are the "
+        "same, so they were paired",
     ]
     assert notes([first, first]) == []
+
+
+@pytest.mark.parametrize("part", ["codec", "dataset", "model", "audiobox", "apa_weights"])
+def test_whatever_made_the_scores_is_compared(part: str) -> None:
+    runs = [run(name, {KEY: drawn(0)}, **{part: f"{part} of {name}"}) for name in "ab"]
+    assert notes(runs) == [f"{part} differ: {part} of a in a, {part} of b in b"]
+
+
+def vocals(tracks: Mapping[str, Any], other: str = "", songs: Collection[str] = ()) -> dict[str, str]:
+    """Digests, with those of some tracks of another song."""
+    return {track: f"{track}{other if track in songs else ''}" for track in tracks}
+
+
+def test_songs_that_share_a_name_alone_are_not_paired() -> None:
+    first, second = drawn(0, 6), drawn(1, 6)
+    runs = [
+        run("a", {KEY: first}, vocals=vocals(first)),
+        run("b", {KEY: second}, vocals=vocals(second, "!", {"t1", "t4"})),
+    ]
+    runs[1].titles["t1"] = "another song"
+    found = only(compare(runs))
+    assert (found.test, found.n, found.left_out) == ("in pairs", 4, 4)
+    gains = [(second[f"t{i}"] or 0) - (first[f"t{i}"] or 0) for i in (0, 2, 3, 5)]
+    assert found.interval.mean == pytest.approx(np.mean(gains))
+    assert notes(runs) == [
+        "tracks of one name with another vocal in a than in b: 2, such as t1; they were not paired"
+    ]
+    strangers = run("c", {KEY: second}, vocals=vocals(second, "!", second))
+    independent = only(compare([runs[0], strangers]))
+    assert (independent.test, independent.n) == ("independent", 12)
+    assert notes([runs[0], strangers])[0].startswith(
+        "tracks of one name with another vocal in a than in c: 6"
+    )
+
+
+@pytest.mark.parametrize("unknown", [None, {}, ["t0"], "t0"])
+def test_without_the_vocals_digests_nothing_is_paired(unknown: Any) -> None:
+    runs = [run("a", {KEY: drawn(0)}), run("b", {KEY: drawn(1)}, vocals=unknown)]
+    for pair in (runs, runs[::-1], [runs[1], run("c", {KEY: drawn(2)}, vocals=unknown)]):
+        assert only(compare(pair)).test == "independent"
+        assert [note for note in notes(pair) if "whose vocals were not recorded: 12" in note]

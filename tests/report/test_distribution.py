@@ -1,6 +1,8 @@
 from copy import deepcopy
 from typing import Any
 
+import pytest
+
 from samuel.report.distribution import distribution_section, in_short_of_distribution
 from tests.report.evaluations import CEILING, OURS, SUMMARY, summary
 from tests.report.test_following import cells
@@ -14,8 +16,16 @@ def distribution(**parts: Any) -> dict[str, Any]:
 def test_the_distance_stands_beside_its_floor() -> None:
     text = distribution_section(distribution())
     assert ["SAMUeL", "20", "57.6", "3.2, 2.2 to 4.0", "18.0"] in cells(text)
-    assert "in the mean over 10 random splits" in text
-    assert "128 true accompaniments, in squared deviations of the latents" in text
+    assert "The distance is in squared deviations of the latents" in text
+    assert "would come to about its floor" in text
+
+
+def test_what_is_compared_is_said_by_the_summary_and_is_no_markup() -> None:
+    text = distribution_section(distribution(frechet_design="Halves <of> a | b."))
+    assert "\n\nHalves \\<of\\> a \\| b. True items in all: 128. The distance is in squared" in text
+    assert "\n\nTrue items in all: 128. The distance is" in distribution_section(
+        distribution(frechet_design=None)
+    )
 
 
 def test_the_true_accompaniments_are_no_news() -> None:
@@ -30,6 +40,24 @@ def test_without_a_floor_there_is_no_ratio() -> None:
     assert ["SAMUeL", "20", "57.6", "–", "–"] in cells(text)
     assert "Floor: not measured" in text
     assert not any("Fréchet" in line for line in in_short_of_distribution(distribution(floor=None)))
+
+
+@pytest.mark.parametrize(
+    ("mean", "known", "said"),
+    [
+        (0.0, "0.0, 0.0 to 0.0", "The floor is zero"),
+        (1e-9, "0.0, 0.0 to 0.0", "The floor is zero"),
+        (-1e-9, "0.0, 0.0 to 0.0", "The floor is zero"),
+        (None, "–", "Floor: not measured"),
+    ],
+)
+def test_a_floor_of_nothing_is_not_divided_by(mean: float | None, known: str, said: str) -> None:
+    found = distribution(floor={OURS: {"mean": mean, "low": mean, "high": mean, "splits": 10}})
+    text = distribution_section(found)
+    assert ["SAMUeL", "20", "57.6", known, "–"] in cells(text)
+    assert said in text
+    assert "would come to" not in text
+    assert not any("Fréchet" in line for line in in_short_of_distribution(found))
 
 
 def test_nothing_memorised() -> None:

@@ -72,16 +72,25 @@ def test_problems_are_named_whatever_they_are_called() -> None:
     ]
     text = problems_section(summary(problems=problems))
     assert text.endswith("- **M\\|x**, song \\<7\\>: no such file\n- **M**: system.json cannot be read")
-    many = problems_section(summary(problems=problems * 100))
-    assert many.count("\n- ") == 60
-    assert many.endswith("140 more are in `summary.json`.")
+    many = [{"system": "M", "track": str(n), "message": f"{n}: odd"} for n in range(200)]
+    text = problems_section(summary(problems=many))
+    assert text.count("\n- ") == 60
+    assert text.endswith("140 more are in `summary.json`.")
     assert problems_section(summary(problems=[])) == ""
 
 
+def test_what_was_not_scored_comes_first_and_what_is_alike_is_one_line() -> None:
+    problems = [{"system": "M", "track": str(n), "message": "1.0 s: too short"} for n in range(5)]
+    problems.append({"system": "M", "track": "9", "message": "no file of this name: not scored"})
+    lines = problems_section(summary(problems=problems)).splitlines()[-2:]
+    assert lines == [
+        "- **M**, 9: no file of this name: not scored",
+        "- **M**: 1.0 s: too short: 5 tracks, such as 0, 1 and 2",
+    ]
+
+
 def test_the_sections_of_an_evaluation_that_measured_little() -> None:
-    least = summary(
-        scores=None, following=None, distribution=None, efficiency=None, problems=None, p_least=None
-    )
+    least = summary(scores=None, following=None, distribution=None, efficiency=None, problems=None)
     text = "\n\n".join(evaluation_sections(least))
     assert "## Distribution" not in text
     assert text.count("not measured") >= 3

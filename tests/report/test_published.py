@@ -30,8 +30,21 @@ def test_what_was_measured_stands_beside() -> None:
         "| SAMUeL | measured here | vocal | 15 M | 1.29 s | 47.55 s | 0.0271 | 1.00 GiB of the process |"
         in text
     )
-    assert "SAMUeL: on 2 cores, cpu, over 3 tracks." in text
+    assert "SAMUeL: on 2 cores, cpu, median of 3 repeats." in text
+    assert "system.json" not in text
     assert "Not measured here: the scorer 'audiobox' was not chosen." in text
+
+
+def test_what_a_folder_states_is_not_said_to_be_measured_here() -> None:
+    stated = summary()["efficiency"][OURS] | {"source": "stated", "tracks": 7, "repeats": None}
+    text = paper_section(summary(efficiency={"MusicGen": stated}))
+    row = next(row for row in cells(text) if row[0] == "MusicGen")
+    assert row[1] == "stated by its system.json"
+    assert "MusicGen: on 2 cores, cpu, time scaled to 47.55 s from 7 tracks." in text
+    assert "What is *stated by its system.json* was written by whoever made the folder" in text
+    assert "| measured here |" not in text
+    untimed = stated | {"seconds_per_track": None, "tracks": 0}
+    assert "MusicGen: on 2 cores, cpu. What" in paper_section(summary(efficiency={"MusicGen": untimed}))
 
 
 def test_audiobox_that_was_measured() -> None:
@@ -47,8 +60,8 @@ def test_audiobox_that_was_measured() -> None:
 def test_figures_that_somebody_stated_are_no_markup_and_may_be_missing() -> None:
     stated = {"parameters": None, "conditioning": "<b>|", "machine": "`x`"}
     text = paper_section(summary(efficiency={"M|": stated}))
-    row = r"| M\| | measured here | \<b\>\| | not measured | not measured | – | not measured | not measured |"
-    assert row in text
+    row = [r"M\|", "source not recorded", r"\<b\>\|", *["not measured"] * 2, "–", *["not measured"] * 2]
+    assert f"| {' | '.join(row)} |" in text
     assert r"M\|: on \`x\`." in text
     assert "Not measured here: nobody <told>.".replace("<", "\\<").replace(">", "\\>") in paper_section(
         summary(efficiency=None, not_measured={"efficiency": "nobody <told>"})

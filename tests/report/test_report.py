@@ -18,7 +18,7 @@ from samuel.popdb.shards import Popdb, write_popdb
 from samuel.report.report import write_evaluation_report, write_report
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
-from tests.report.evaluations import CEILING, OURS, noise, rows_of, scores_entry, summary
+from tests.report.evaluations import CEILING, NOT_FOLLOWED, OURS, noise, rows_of, scores_entry, summary
 
 STEMS = ("vocal", "accompaniment", "reference", "mix")
 TITLE = "A <b>song</b> | with [a](link), $1 & `code`"
@@ -128,6 +128,12 @@ def test_scores_of_audiobox_have_their_picture(popdb: Popdb, tmp_path: Path) -> 
     assert "](audiobox.png)" in report.path("report.md").read_text()
 
 
+def test_without_another_song_no_picture_is_drawn_of_following(popdb: Popdb, tmp_path: Path) -> None:
+    report = written(popdb, tmp_path, following={"beat_f1": {OURS: NOT_FOLLOWED}})
+    assert "following.png" not in report.sha256
+    assert "following.png" not in report.path("report.md").read_text()
+
+
 def lineup(root: Path, names: tuple[str, ...] = ("song one", "../song: two", "Song?one")) -> Lineup:
     """Files of several formats; one is no audio, one is missing."""
     root.mkdir()
@@ -146,7 +152,8 @@ def lineup(root: Path, names: tuple[str, ...] = ("song one", "../song: two", "So
 
 def test_any_systems_can_be_heard_beside_their_scores(tmp_path: Path) -> None:
     scores = scores_entry(
-        tmp_path / "scores", summary(systems=["vocal", "Other <i>", "None"], following=None, scores={})
+        tmp_path / "scores",
+        summary(systems=["vocal", "Other <i>", "None"], following=None, scores={}, codec="mel/<1>"),
     )
     report = write_evaluation_report(lineup(tmp_path / "audio"), scores, tmp_path / "report")
     files = {file.relative_to(report.folder).as_posix() for file in report.folder.rglob("*.flac")}
@@ -159,6 +166,7 @@ def test_any_systems_can_be_heard_beside_their_scores(tmp_path: Path) -> None:
     assert info.frames == pytest.approx(1.5 * 44_100 * 2, abs=50)  # 1.5 s at 44.1 kHz, stated as 22.05
     text = report.path("report.md").read_text()
     assert "### ../song: two" in text
+    assert "Codec: mel/\\<1\\>." in text
     assert r"- **Other \<i\>**: " in text
     assert "0.ogg: not readable as audio" in text
     assert not write_evaluation_report(lineup_again(tmp_path), scores, tmp_path / "report").made
