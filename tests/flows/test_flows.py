@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.artifacts import few_tracks_pictured
 from flows.build_popdb import WORKERS, build_popdb
 from flows.stages import SONGS_PER_TASK
 from flows.train_and_eval import train_and_eval
@@ -265,6 +266,14 @@ def test_the_dataset_carries_no_path_of_this_machine(undisturbed: Settings, song
             assert str(songs_folder).encode() not in content
 
 
+def test_the_ui_keeps_the_pictures_of_the_first_tracks_alone() -> None:
+    tracks = [f"### {n}\n\n![Spectrograms](spectrogram-{n}.png)\n\n- after {n}\n" for n in range(5)]
+    text = few_tracks_pictured("![Loss](loss.png)\n" + "".join(tracks))
+    assert [f"spectrogram-{n}.png" in text for n in range(5)] == [True] * 3 + [False] * 2
+    assert "![Loss](loss.png)" in text
+    assert all(f"- after {n}\n" in text for n in range(5))
+
+
 def test_the_ui_gets_counts_and_pictures(undisturbed: Settings) -> None:
     train_and_eval(undisturbed)
     build_popdb(undisturbed)
@@ -274,6 +283,10 @@ def test_the_ui_gets_counts_and_pictures(undisturbed: Settings) -> None:
     assert "songs_kept" in found["popdb"]
     assert "data:image/png;base64," in found["report"]
     assert "](loss.png)" not in found["report"]
+    assert "](audio/" not in found["report"]
+    assert "report.html`" in found["report"]
+    assert "chroma likeness" in found["scores"]
+    assert "SAMUeL" in found["scores"]
     assert "all kept, as in the paper" in found["vocal-share"]
     assert "vocal shares are too high" in found["vocal-share"]
     assert "![Vocal share](data:image/png;base64,iVBOR" in found["vocal-share"]
