@@ -3,6 +3,7 @@
 Shapes: (2, S) audio at 44.1 kHz; N tracks, K takes, C channels, T frames of latents.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from samuel.audio import Audio, write_wav
+from samuel.audio import Audio, read_wav, write_wav
 from samuel.checkpoint import TrainedModel
 from samuel.codec import Codec
 from samuel.codec.identity import made_by
@@ -21,9 +22,10 @@ from samuel.errors import CheckpointError, SettingsError
 from samuel.evaluate.systems import CEILING, OURS, Lineup, System, Track
 from samuel.files import Entry, digest, find_entry, make_entry
 from samuel.generate import OnStep, accompany_latents, mix
+from samuel.generate.output import write_limited
 from samuel.popdb.shards import Popdb
 
-VERSION = 2
+VERSION = 3
 LATENTS = "latents.safetensors"
 SEEDS = 2**32
 
@@ -144,9 +146,18 @@ def _write_latents(folder: Path, takes: Tensor, reference: Tensor) -> None:
 
 def _write_audio(folder: Path, codec: Codec, latents: dict[str, Tensor]) -> None:
     audio = {stem: _decode(codec, tensor) for stem, tensor in latents.items()}
+    audio["accompaniment"] = _limited(audio["accompaniment"])
     audio["mix"] = mix(audio["vocal"], audio["accompaniment"])
     for stem, samples in audio.items():
         write_wav(folder / f"{stem}.wav", samples, "PCM_24")
+
+
+def _limited(audio: Audio) -> Audio:
+    """With overshoots turned down, as in the files that people get; cut off, they would be noise."""
+    with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
+        limited = Path(workspace) / "limited.wav"
+        write_limited(limited, [audio])
+        return read_wav(limited)
 
 
 def _decode(codec: Codec, latents: Tensor) -> Audio:

@@ -1,18 +1,13 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import soundfile
 
 from samuel.audio import write_wav
-from samuel.config import CodecConfig
-from samuel.errors import SettingsError
 from samuel.evaluate.systems import Lineup, System, Track
-from samuel.evaluate.tracks import choose_pairs, require_codec
 from samuel.files import Entry, make_entry
 from samuel.popdb.shards import Popdb, write_popdb
 from samuel.report.report import write_evaluation_report, write_report
@@ -204,25 +199,3 @@ def test_the_summary_is_the_scores_own(popdb: Popdb, tmp_path: Path) -> None:
     assert json.loads(report.path("summary.json").read_text())["tracks"] == 7
     assert "Mean over 7 tracks" in report.path("report.md").read_text()
     assert CEILING in report.path("report.html").read_text()
-
-
-def with_rows(popdb: Popdb, rows: list[dict[str, Any]]) -> Popdb:
-    return replace(popdb, table=pa.Table.from_pylist(rows, schema=popdb.table.schema))
-
-
-def test_the_chunk_with_most_singing_of_each_song_is_chosen(popdb: Popdb) -> None:
-    measured = {("a", 0): 0.1, ("a", 1): 0.6, ("b", 0): 0.0, ("d", 1): 0.2}
-    shares = measured | {("c", 0): None, ("c", 1): None, ("d", 0): None}
-    index = [
-        {"song_id": song, "pair_id": f"{song}-{chunk}", "vocal_share": share, "split": "validation"}
-        for (song, chunk), share in sorted(shares.items(), key=lambda item: item[0])
-    ]
-    popdb = with_rows(popdb, index)
-    assert [pair["pair_id"] for pair in choose_pairs(popdb, 10)] == ["a-1", "b-0", "c-0", "d-1"]
-    assert len(choose_pairs(popdb, 2)) == 2
-
-
-def test_another_codec_is_refused_before_the_training(popdb: Popdb) -> None:
-    require_codec(popdb, CodecConfig())
-    with pytest.raises(SettingsError, match="holds latents of 'mel'"):
-        require_codec(popdb, CodecConfig(name="stable-audio-open"))

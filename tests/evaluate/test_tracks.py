@@ -1,0 +1,110 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from samuel.audio import read_wav
+from samuel.checkpoint import load_model
+from samuel.codec import Codec, load_codec
+from samuel.config import CodecConfig, SamplingConfig
+from samuel.errors import SettingsError
+from samuel.evaluate import tracks
+from samuel.evaluate.signal import clipped_share
+from samuel.evaluate.systems import CEILING, OURS
+from samuel.evaluate.tracks import choose_pairs, latents_of, lineup_of, make_track, require_codec
+from samuel.files import Entry
+from samuel.generate import accompany_latents
+from samuel.popdb.shards import Popdb, write_popdb
+from tests.models import small_model
+from tests.popdb.latents import encoded_song, small_settings
+
+CPU = torch.device("cpu")
+SAMPLING = SamplingConfig(steps=2)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return load_codec(CodecConfig(), CPU)
+
+
+@pytest.fixture(scope="module")
+def popdb(tmp_path_factory: pytest.TempPathFactory, codec: Codec) -> Popdb:
+    root = tmp_path_factory.mktemp("popdb")
+    popdb = write_popdb([encoded_song(root, name, mean=-3.0) for name in "abcd"], small_settings(root))
+    for row in popdb.index:
+        row["codec"] = codec.identity
+    return popdb
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def track(popdb: Popdb, model: Path, codec: Codec, tmp_path: Path) -> Entry:
+    pair = popdb.index[0] | {"codec": codec.identity}
+    return make_track(
+        pair, popdb, lambda: (load_model(model, CPU), codec), "weights", SAMPLING, tmp_path, takes=3
+    )
+
+
+def test_takes_have_seeds_of_their_own_and_the_first_is_heard(
+    track: Entry, popdb: Popdb, model: Path, codec: Codec
+) -> None:
+    takes = load_file(track.path("latents.safetensors"))["takes"]
+    assert takes.shape == (3, 64, 64)
+    seeds = [config.seed for config in tracks._seeded(SAMPLING, popdb.index[0], 3)]
+    vocal, reference = popdb.read(popdb.index[:1])
+    for take, seed in zip(takes, seeds, strict=True):
+        drawn = accompany_latents(vocal, load_model(model, CPU), SAMPLING.model_copy(update={"seed": seed}))
+        assert torch.equal(take, drawn[0])
+    assert not torch.allclose(takes[0], takes[1])
+    heard, decoded = read_wav(track.path("accompaniment.wav")), codec.decode(takes[:1])[0].numpy()
+    assert np.corrcoef(heard.ravel(), decoded.ravel())[0, 1] > 0.7
+    assert torch.equal(latents_of([track])["reference"][0], reference[0].float())
+
+
+def test_overshoots_are_turned_down_and_not_cut_off(track: Entry, codec: Codec) -> None:
+    takes = load_file(track.path("latents.safetensors"))["takes"]
+    loud = codec.decode(takes[:1] + 3.0)[0].float().numpy()
+    limited = tracks._limited(loud)
+    assert clipped_share(loud) > 0.1
+    assert clipped_share(limited) < 0.1 * clipped_share(loud)
+    assert 0.5 < np.abs(limited).max() <= 1.0
+
+
+def test_the_lineup_of_a_model_is_its_tracks_and_the_ceiling(track: Entry) -> None:
+    lineup = lineup_of([track])
+    name = track.record["pair_id"]
+    assert [(found.name, found.title) for found in lineup.tracks] == [(name, track.record["title"])]
+    assert [system.name for system in lineup.systems] == [CEILING, OURS]
+    assert lineup.systems[0].files == {name: track.path("reference.wav")}
+    assert lineup.systems[1].files == {name: track.path("accompaniment.wav")}
+
+
+def with_rows(popdb: Popdb, rows: list[dict[str, Any]]) -> Popdb:
+    return replace(popdb, table=pa.Table.from_pylist(rows, schema=popdb.table.schema))
+
+
+def test_the_chunk_with_most_singing_of_each_song_is_chosen(popdb: Popdb) -> None:
+    measured = {("a", 0): 0.1, ("a", 1): 0.6, ("b", 0): 0.0, ("d", 1): 0.2}
+    shares = measured | {("c", 0): None, ("c", 1): None, ("d", 0): None}
+    index = [
+        {"song_id": song, "pair_id": f"{song}-{chunk}", "vocal_share": share, "split": "validation"}
+        for (song, chunk), share in sorted(shares.items(), key=lambda item: item[0])
+    ]
+    popdb = with_rows(popdb, index)
+    assert [pair["pair_id"] for pair in choose_pairs(popdb, 10)] == ["a-1", "b-0", "c-0", "d-1"]
+    assert len(choose_pairs(popdb, 2)) == 2
+
+
+def test_another_codec_is_refused_before_the_training(popdb: Popdb) -> None:
+    require_codec(popdb, CodecConfig())
+    with pytest.raises(SettingsError, match="holds latents of 'mel'"):
+        require_codec(popdb, CodecConfig(name="stable-audio-open"))
