@@ -74,7 +74,7 @@ class MusicGen:
 
     @property
     def parameters(self) -> int:
-        """Of the language model: 3.3 B where T5 and EnCodec have 0.2 B."""
+        """Of the language model, without text encoder and codec."""
         return sum(parameter.numel() for parameter in self.network.decoder.parameters())
 
     @property

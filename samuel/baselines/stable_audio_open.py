@@ -64,7 +64,7 @@ class StableAudioOpen:
 
     @property
     def parameters(self) -> int:
-        """Of the diffusion transformer: 1.06 B, where the paper counts all of it as 1.2 B."""
+        """Of the diffusion transformer, without text encoder and autoencoder."""
         return sum(parameter.numel() for parameter in self.pipeline.transformer.parameters())
 
     @property
