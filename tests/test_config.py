@@ -134,12 +134,12 @@ def test_deployments_carry_the_presets() -> None:
         for d in deployments
     }
     assert carried == {
-        ("build_popdb", "build-popdb"): demo(),
-        ("build_popdb", "paper"): paper(),
-        ("train_and_eval", "train-and-eval"): demo(),
-        ("train_and_eval", "paper"): paper(),
-        ("ablate", "ablate"): demo(),
-        ("ablate", "paper"): paper(),
+        ("build_popdb", "build-popdb"): paper(),
+        ("build_popdb", "demo"): demo(),
+        ("train_and_eval", "train-and-eval"): paper(),
+        ("train_and_eval", "demo"): demo(),
+        ("ablate", "ablate"): paper(),
+        ("ablate", "demo"): demo(),
     }
 
 
@@ -147,3 +147,13 @@ def test_deployments_carry_the_presets() -> None:
 def test_the_settings_of_the_experiments_are_read(name: str) -> None:
     settings = read_settings(ROOT / "experiments" / f"{name}.json")
     assert settings.songs.seed != Settings().songs.seed  # other songs than the demo's
+
+
+def test_a_form_shows_units_and_bounds() -> None:
+    sections = Settings.model_json_schema()["$defs"]
+    download, training = sections["DownloadConfig"]["properties"], sections["TrainingConfig"]["properties"]
+    assert download["max_duration_s"]["title"] == "Max duration (seconds)"
+    assert download["max_duration_s"]["description"].endswith("15 minutes (above 0, at most 86,400)")
+    assert download["search_results"]["description"].endswith("(at least 1, at most 50)")
+    assert training["patience"]["description"].endswith("(at least 1)")
+    assert all("description" in field for name, field in training.items() if name != "augmentation")

@@ -7,7 +7,7 @@ paper's run. A section is checked by pydantic wherever it is made: a flow's para
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from samuel.config.model import (
     AblationConfig,
@@ -24,7 +24,9 @@ from samuel.config.model import (
     TrainingConfig,
     TrainingPrecision,
 )
+from samuel.config.operation import RunnerConfig
 from samuel.config.popdb import (
+    PLAIN_URL,
     CodecConfig,
     DownloadConfig,
     PopdbConfig,
@@ -32,6 +34,7 @@ from samuel.config.popdb import (
     RetentionConfig,
     SeparatorConfig,
     SongsConfig,
+    plain_url,
 )
 from samuel.config.section import Section
 from samuel.errors import SettingsError
@@ -52,6 +55,7 @@ __all__ = [
     "PopdbConfig",
     "Precision",
     "RetentionConfig",
+    "RunnerConfig",
     "Sampler",
     "SamplingConfig",
     "Section",
@@ -78,6 +82,12 @@ class Settings(Section):
         default=None,
         description="songs in hand at a time, in separation and in encoding; none: 2, 6 on a GPU",
     )
+    store: Annotated[str | None, AfterValidator(plain_url)] = Field(
+        default=None,
+        description="URL where finished pieces of songs are kept too, for machines that share no disk",
+        json_schema_extra=PLAIN_URL,
+    )
+    runner: RunnerConfig = RunnerConfig()
     songs: SongsConfig = SongsConfig()
     download: DownloadConfig = DownloadConfig()
     separator: SeparatorConfig = SeparatorConfig()
@@ -118,6 +128,7 @@ def paper() -> Settings:
 
 
 PAPER: dict[str, Any] = {
+    "data": "data/paper",  # beside the demo's
     "songs": {"source": "csv"},
     "separator": {"name": "demucs"},
     "codec": {"name": "stable-audio-open"},
@@ -151,10 +162,13 @@ def parse(values: dict[str, Any]) -> Settings:
         raise SettingsError("\n".join(lines)) from None
 
 
+MAY_BE_SECRET = ("download.proxy", "download.ytdlp", "popdb.path", "runner.address", "store")
+
+
 def _complaint(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     # These may be refused because there is a secret in them.
-    if name.startswith(("download.proxy", "download.ytdlp", "popdb.path")) or problem["loc"] == ("download",):
+    if name.startswith(MAY_BE_SECRET) or problem["loc"] == ("download",):
         return f"setting {name}: {problem['msg']}"
     if not name:  # settings that contradict each other: given was the whole tree
         return f"settings: {problem['msg']}"

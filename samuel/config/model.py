@@ -97,6 +97,9 @@ class TrainingConfig(Section):
     keep_checkpoints: Count = Field(
         default=2, description="newest checkpoints that are kept, beside the best"
     )
+    processes: Count = Field(
+        default=1, description="processes that train together, started by torchrun; one for each GPU"
+    )
     tensorboard: bool = Field(
         default=False, description="also write TensorBoard's event files; needs the extra `tensorboard`"
     )

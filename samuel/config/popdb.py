@@ -5,10 +5,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from samuel.config.section import Count, Pause, Section, Seed, Share
 
 Precision = Literal["fp32", "bf16"]
+
+
+# What Prefect's server refuses before it writes a run down with its parameters; ours see them too late.
+PLAIN_URL: JsonDict = {"pattern": r"^(?!\w+://[^/?#]*@)"}
+NO_AT: JsonDict = {"pattern": "^[^@]*$"}
 
 
 class SongsConfig(Section):
@@ -117,6 +123,7 @@ class DownloadConfig(Section):
     proxy: str | None = Field(
         default=None,
         description="proxy without user and password; HTTPS_PROXY of the environment may have them",
+        json_schema_extra=NO_AT,
     )
     cookies: Path | None = Field(
         default=None, description="cookies file in Netscape's format; it can cost you the account"
@@ -225,7 +232,9 @@ class PopdbConfig(Section):
     """The dataset."""
 
     path: str | None = Field(
-        default=None, description="where POPDB lies, a folder or a URL; none: popdb/ in the data folder"
+        default=None,
+        description="where POPDB lies, a folder or a URL; none: popdb/ in the data folder",
+        json_schema_extra=PLAIN_URL,
     )
     cache: Path | None = Field(
         default=None, description="where shards from a URL are kept; none: samuel/shards in the user's cache"
@@ -252,9 +261,14 @@ class PopdbConfig(Section):
     @field_validator("path")
     @classmethod
     def _plain_url(cls, value: str | None) -> str | None:
-        if value and (wrong := wrong_url(value)):
-            raise ValueError(wrong)
-        return value
+        return plain_url(value)
+
+
+def plain_url(value: str | None) -> str | None:
+    """The value, where it may be written down; for validators."""
+    if value and (wrong := wrong_url(value)):
+        raise ValueError(wrong)
+    return value
 
 
 def wrong_url(location: str) -> str:
