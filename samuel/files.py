@@ -13,7 +13,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +128,7 @@ class Entry:
 def find_entry(folder: Path) -> Entry | None:
     """The entry at `folder`, or None where it is absent or a listed file is missing or of another size."""
     try:
-        manifest = read_json(folder / MANIFEST)
-        sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
-        digests = {name: file["sha256"] for name, file in manifest["files"].items()}
-        entry = Entry(folder, manifest["record"], digests, released=manifest.get("released", False))
+        entry, sizes = entry_of(folder, read_json(folder / MANIFEST))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError):  # damaged
@@ -141,6 +138,17 @@ def find_entry(folder: Path) -> Entry | None:
         if not entry.released and (not path.is_file() or path.stat().st_size != size):
             return None
     return entry
+
+
+def entry_of(folder: Path, manifest: Any) -> tuple[Entry, dict[str, int]]:
+    """The entry that a manifest tells of, and the sizes of its files.
+
+    Raises:
+        KeyError, TypeError or AttributeError: It is no manifest.
+    """
+    sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
+    digests = {name: file["sha256"] for name, file in manifest["files"].items()}
+    return Entry(folder, manifest["record"], digests, released=manifest.get("released", False)), sizes
 
 
 def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
@@ -161,9 +169,8 @@ def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
             fsync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        manifest = read_json(folder / MANIFEST)
-        digests = {name: f["sha256"] for name, f in manifest["files"].items()}
-        return Entry(folder, manifest["record"], digests, made=True)
+        entry, _ = entry_of(folder, read_json(folder / MANIFEST))
+        return replace(entry, made=True)
 
 
 def release(folder: Path) -> None:
@@ -192,6 +199,11 @@ def temporary_folder(folder: Path) -> Path:
 def partial_folder(folder: Path) -> Path:
     """Where what an entry is made from may lie between two tries of making it."""
     return folder.with_name(f".{folder.name}.part")
+
+
+def failure_file(folder: Path) -> Path:
+    """Where it is remembered that an entry could not be made."""
+    return folder.with_name(f"{folder.name}.failed.json")
 
 
 @contextmanager

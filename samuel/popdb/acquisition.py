@@ -6,22 +6,24 @@ that is there. Failures are remembered beside them.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from samuel.concurrency import side_by_side
 from samuel.config import DownloadConfig, Settings
-from samuel.files import digest, find_entry, partial_folder
+from samuel.files import digest, partial_folder
 from samuel.popdb.catalog import Song
 from samuel.popdb.download.choice import Candidate, rank, verdict
 from samuel.popdb.download.faults import full_disk_stops
 from samuel.popdb.download.fetch import AUDIO, fetch_file, fetch_video, too_long
-from samuel.popdb.download.pace import Pace
+from samuel.popdb.download.pace import Pace, Request
 from samuel.popdb.download.search import hits_of, search
 from samuel.popdb.outcome import Outcome, attempt, attempts_failed
 from samuel.popdb.status import Status
+from samuel.store import pieces_of
 
 # Raise it when the code gives other hits, or other bytes, for the same input.
 VERSION = 3
@@ -30,25 +32,52 @@ PATIENCE = 6
 
 
 def acquire_songs(
-    songs: Sequence[Song], settings: Settings, done: Callable[[Outcome], object] = lambda _: None
+    songs: Sequence[Song],
+    settings: Settings,
+    done: Callable[[Outcome], object] = lambda _: None,
+    asking: AbstractContextManager[object] | None = None,
 ) -> list[Outcome]:
     """The audio of every song, or why there is none, in the order of `songs`.
 
-    Songs that failed by what might pass are tried again after the others, and after a pause. Whoever begins
-    a run calls `pace_of(settings).open()` first: until then a stop holds.
+    What is known of songs comes first. Those that failed by what might pass are tried again after the others,
+    and after a pause. Whoever begins a run calls `pace_of(settings).open()` first: until then a stop holds.
 
     Args:
         songs: Of the list.
         settings: Where, which, and at what pace.
         done: Called once for each song, when its first try is over.
+        asking: Held while the site is asked; not entered where it need not be.
 
     Raises:
         OperatorError: The run must stop: a bot check, a run of refusals, a full disk. What is done stays.
     """
+    outcomes = known(songs, settings)
+    for outcome in outcomes.values():
+        done(outcome)
+    left = [place for place in range(len(songs)) if place not in outcomes]
+    asks = any(songs[place].url is None for place in left)
+    with asking if asking and asks else nullcontext():
+        tried = _in_rounds([songs[place] for place in left], settings, done)
+    outcomes |= dict(zip(left, tried, strict=True))
+    return [outcomes[place] for place in range(len(songs))]
+
+
+def known(songs: Sequence[Song], settings: Settings) -> dict[int, Outcome]:
+    """By place, what became of the songs for which the site need not be asked (again)."""
+    pace, outcomes = _NoSite(settings.download, settings.data / "raw" / ".pace"), dict[int, Outcome]()
+    for place, song in enumerate(songs):
+        if song.url is None:
+            with suppress(_AskedError):
+                outcomes[place] = acquire_song(song, settings, pace)
+    return {place: outcome for place, outcome in outcomes.items() if not outcome.status.retryable}
+
+
+def _in_rounds(songs: Sequence[Song], settings: Settings, done: Callable[[Outcome], object]) -> list[Outcome]:
+    """The outcomes of songs, several at a time, and again of those that failed by what might pass."""
     pace, failed_at = pace_of(settings), time.monotonic()
     outcomes: dict[int, Outcome] = {}
     waiting = list(range(len(songs)))
-    for again in range(settings.download.attempts):
+    for again in range(settings.download.attempts if songs else 0):
         if again:
             pace.rest(again, time.monotonic() - failed_at)
         places = tuple(waiting)
@@ -69,6 +98,19 @@ def acquire_songs(
         if not waiting:
             break
     return [outcomes[i] for i in range(len(songs))]
+
+
+class _AskedError(Exception):
+    """The site would be asked."""
+
+
+class _NoSite(Pace):
+    """A pace at which nothing is asked."""
+
+    @contextmanager
+    def asking(self, what: Request, *, again: bool = False) -> Iterator[None]:
+        raise _AskedError(what, again)
+        yield
 
 
 def acquire_song(song: Song, settings: Settings, pace: Pace) -> Outcome:
@@ -99,7 +141,7 @@ def _file(song: Song, settings: Settings) -> Outcome:
     def make(to: Path) -> dict[str, Any]:
         return fetch_file(song, config, to)
 
-    outcome = attempt(song, "download", folder, make, {}, limits=_limits(config))
+    outcome = attempt(song, "download", folder, make, {}, limits=_limits(config), pieces=pieces_of(settings))
     return _within(outcome, config.max_duration_s)
 
 
@@ -107,36 +149,46 @@ def _searched(song: Song, settings: Settings, pace: Pace) -> Outcome:
     config = settings.download
     key = digest("search", VERSION, config.search, config.search_results, song.title)
     folder = settings.data / "searches" / key
-    again = attempts_failed(folder) > 0
 
     def make(_: Path) -> dict[str, Any]:
-        return search(song.title, config, pace, again=again)
+        return search(song.title, config, pace, again=attempts_failed(folder) > 0)
 
-    return attempt(song, "search", folder, make, {}, retry=not (again and pace.weary))
+    def retry(_: int) -> bool:
+        return not pace.weary
+
+    return attempt(song, "search", folder, make, {}, retry=retry, pieces=pieces_of(settings))
 
 
 def _tried(song: Song, candidates: Sequence[Candidate], settings: Settings, pace: Pace) -> list[Outcome]:
     """The downloads of the acceptable candidates, best first, up to the first that ends the matter."""
     acceptable = [candidate for candidate in candidates if candidate.refusal is None]
-    # One that is there is not left for a better one that keeps failing: the dataset would change by itself.
-    settled = any(find_entry(_video_folder(candidate, settings)) for candidate in acceptable)
-    tried: list[Outcome] = []
+    pieces, tried = pieces_of(settings), list[Outcome]()
+
+    def settled() -> bool:
+        # What is there is not left for a better one that keeps failing: the dataset would change by itself.
+        return any(pieces.find(_video_folder(candidate, settings)) for candidate in acceptable)
+
     for candidate in acceptable:
-        tried.append(_video(song, candidate, settings, pace, settled=settled))
+        tried.append(_video(song, candidate, settings, pace, settled))
         if tried[-1].ok or (tried[-1].status.retryable and tried[-1].attempts < PATIENCE):
             break
     return tried
 
 
-def _video(song: Song, candidate: Candidate, settings: Settings, pace: Pace, *, settled: bool) -> Outcome:
+def _video(
+    song: Song, candidate: Candidate, settings: Settings, pace: Pace, settled: Callable[[], bool]
+) -> Outcome:
     config, folder = settings.download, _video_folder(candidate, settings)
-    failed = attempts_failed(folder)
 
     def make(to: Path) -> dict[str, Any]:
-        return fetch_video(candidate.hit, config, pace, to, partial_folder(folder), again=failed > 0)
+        again = attempts_failed(folder) > 0
+        return fetch_video(candidate.hit, config, pace, to, partial_folder(folder), again=again)
 
-    retry = not (failed and pace.weary) and not (failed >= PATIENCE and settled)
-    outcome = attempt(song, "download", folder, make, {}, limits=_limits(config), retry=retry)
+    def retry(failed: int) -> bool:
+        return not pace.weary and not (failed >= PATIENCE and settled())
+
+    limits, pieces = _limits(config), pieces_of(settings)
+    outcome = attempt(song, "download", folder, make, {}, limits=limits, retry=retry, pieces=pieces)
     return _within(outcome, config.max_duration_s)
 
 

@@ -38,6 +38,8 @@ VOTES = 2
 NEIGHBOURS = 4
 """Songs with which a code is looked up: those next to it among all that hold it. It bounds the work where
 a code is common, and a group of any size still hangs together."""
+SHARES = 31
+"""Codes are looked up by share, which bounds the memory; a prime, so that no bit of a code decides alone."""
 
 logger = logging.getLogger(__name__)
 
@@ -118,24 +120,41 @@ def _candidates(codes: Sequence[Codes]) -> Iterator[tuple[int, int, int]]:
     """Songs a < b that share `VOTES` codes or more at one offset; b begins `offset` codes into a."""
     longest = max((len(own) for own in codes), default=0)
     songs, span = len(codes), 2 * longest + 1
-    for meeting in _frequent(_meetings(*_index(codes), songs=songs, longest=longest)).tolist():
-        pair, offset = divmod(meeting, span)
-        yield pair // songs, pair % songs, offset - longest
+    # By pair and offset too, as the votes for one may come from any code.
+    shares: list[list[Places]] = [[] for _ in range(SHARES)]
+    for index in _indices(codes):
+        found = _meetings(*index, songs=songs, longest=longest)
+        share_of = (found % SHARES).astype(np.uint8)
+        for number, share in enumerate(shares):
+            share.append(found[share_of == number])
+    while shares:
+        for meeting in _frequent(np.concatenate(shares.pop())).tolist():
+            pair, offset = divmod(meeting, span)
+            yield pair // songs, pair % songs, offset - longest
 
 
-def _index(codes: Sequence[Codes]) -> tuple[Codes, Places, Places]:
-    """Code, song and position of each song's first use of each code, ordered by code, then song."""
+def _indices(codes: Sequence[Codes]) -> Iterator[tuple[Codes, Places, Places]]:
+    """Code, song and position of each song's first use of each code, ordered by code, then song.
+
+    Every code is in one of the shares that come one after the other: of 13,000 songs all at once would take
+    a gigabyte.
+    """
     lengths = np.array([len(own) for own in codes], dtype=np.int64)
-    flat = np.concatenate([np.empty(0, dtype=np.uint64), *codes], dtype=np.uint64)
-    # Code above place in one number: sorting these takes a sixth of the time of a sort by two keys.
-    entries = (flat << np.uint64(32)) | np.arange(len(flat), dtype=np.uint64)
-    entries.sort()
-    code, place = (entries >> np.uint64(32)).astype(np.uint32), entries.astype(np.uint32)
-    song = np.repeat(np.arange(len(codes)), lengths)[place]
-    position = place - (np.cumsum(lengths) - lengths)[song]
-    first = np.ones(len(code), dtype=np.bool_)
-    first[1:] = (code[1:] != code[:-1]) | (song[1:] != song[:-1])
-    return code[first], song[first], position[first]
+    starts = np.cumsum(lengths) - lengths
+    flat = np.concatenate([np.empty(0, dtype=np.uint32), *codes])
+    share_of = np.concatenate(
+        [np.empty(0, dtype=np.uint8), *((own % SHARES).astype(np.uint8) for own in codes)]
+    )
+    for number in range(SHARES):
+        place = np.flatnonzero(share_of == number)
+        # Code above place in one number: sorting these takes a sixth of the time of a sort by two keys.
+        entries = (flat[place].astype(np.uint64) << np.uint64(32)) | place.astype(np.uint64)
+        entries.sort()
+        code, place = (entries >> np.uint64(32)).astype(np.uint32), entries.astype(np.uint32).astype(np.int64)
+        song = np.searchsorted(starts, place, side="right") - 1
+        first = np.ones(len(code), dtype=np.bool_)
+        first[1:] = (code[1:] != code[:-1]) | (song[1:] != song[:-1])
+        yield code[first], song[first], (place - starts[song])[first]
 
 
 def _meetings(code: Codes, song: Places, position: Places, *, songs: int, longest: int) -> Places:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from samuel.errors import SongError
 from samuel.files import (
     Entry,
-    find_entry,
+    failure_file,
     locked,
     make_entry,
     partial_folder,
@@ -18,6 +18,7 @@ from samuel.files import (
     temporary_folder,
     write_json,
 )
+from samuel.pieces import HERE, Pieces
 from samuel.popdb.catalog import Song
 from samuel.popdb.status import Status
 
@@ -62,7 +63,8 @@ def attempt(
     earlier: dict[str, Any],
     *,
     limits: Mapping[Status, Any] = MappingProxyType({}),
-    retry: bool = True,
+    retry: Callable[[int], bool] = lambda _: True,
+    pieces: Pieces = HERE,
 ) -> Outcome:
     """The entry at `folder`, found or made, or the failure of making it.
 
@@ -77,25 +79,28 @@ def attempt(
         make: Makes it in a temporary folder; returns its record.
         earlier: What the stages before recorded.
         limits: What a status depends on, as JSON can write it: TOO_LONG on the longest duration.
-        retry: False: what has failed is not tried now.
+        retry: Told how often it has failed; False: it is not tried now.
+        pieces: Where others may have made it, or met the failure.
     """
-    if entry := find_entry(folder):
-        return _success(song, stage, entry, _failures(folder)["attempts"] + 1, earlier)
-    with locked(_failure_path(folder)):
+    if entry := pieces.find(folder):
+        return _success(song, stage, entry, attempts_failed(folder) + 1, earlier)
+    with locked(failure_file(folder)):
         past = _failures(folder)
-        if past["status"] and not (retry and _worth_it(past, limits)):
+        if past["status"] and not (_worth_it(past, limits) and retry(past["attempts"])):
             return _failure(song, stage, past, earlier, worked=False)
         try:
             entry = make_entry(folder, make)
         except SongError as error:
             failed = _told(error, past["attempts"] + 1, folder, song, limits)
-            write_json(_failure_path(folder), failed)
+            write_json(failure_file(folder), failed)
+            pieces.publish_failure(folder)
             return _failure(song, stage, failed, earlier, worked=True)
+        pieces.publish(folder)
     return _success(song, stage, entry, past["attempts"] + 1, earlier)
 
 
 def attempts_failed(folder: Path) -> int:
-    """How often making the entry at `folder` has failed, over all runs."""
+    """How often making the entry at `folder` has failed, over all runs, as far as this machine knows."""
     return _failures(folder)["attempts"]
 
 
@@ -126,13 +131,9 @@ def without_paths(message: str, folder: Path, song: Song) -> str:
     return message
 
 
-def _failure_path(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.failed.json")
-
-
 def _failures(folder: Path) -> dict[str, Any]:
     try:
-        past = read_json(_failure_path(folder))
+        past = read_json(failure_file(folder))
         kept = {name: past[name] for name in ("status", "message", "attempts", "limits")}
         Status(kept["status"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or damaged

@@ -24,13 +24,14 @@ from samuel.concurrency import side_by_side
 from samuel.config import CodecConfig, SeparatorConfig, Settings
 from samuel.demo import compose
 from samuel.device import resolve_device
-from samuel.errors import InputError, MissingPartError, OperatorError
-from samuel.files import Entry, digest, find_entry, forget, make_entry, release
+from samuel.errors import InputError, MissingPartError
+from samuel.files import Entry, digest, make_entry
 from samuel.popdb.encode import encode_pair
 from samuel.popdb.outcome import Outcome, attempt
 from samuel.popdb.separate import separate
 from samuel.popdb.separator import Separator, load_separator
-from samuel.popdb.stems import VOCALS, read_stems
+from samuel.popdb.stems import read_stems
+from samuel.store import pieces_of
 
 # Raise a stage's version when its code gives other bytes for the same input.
 VERSIONS = {"separate": 2, "encode": 2}
@@ -67,24 +68,22 @@ def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
     """Audio → stems in `data/stems/<key>`; a song that failed passes through."""
     if downloaded.entry is None:
         return replace(downloaded, worked=False)
-    separator, audio = separator_for(settings), downloaded.entry
-    folder = stems_folder(audio, settings)
-    stems = find_entry(folder)
-    if stems and stems.released and not find_entry(latents_folder(audio, settings)):
-        forget(folder)
+    separator, audio, pieces = separator_for(settings), downloaded.entry, pieces_of(settings)
+    folder, record = stems_folder(audio, settings), downloaded.record | {"separator": separator.identity}
 
     def make(target: Path) -> dict[str, Any]:
-        path = _at_hand(audio, AUDIO)
+        path = pieces.at_hand(audio).path(AUDIO)
         _prove(settings, lambda: read_wav(path))
         return separate(separator, path, target)
 
-    separated = attempt(
-        downloaded.song,
-        "separate",
-        folder,
-        make,
-        downloaded.record | {"separator": separator.identity},
-    )
+    def tried() -> Outcome:
+        return attempt(downloaded.song, "separate", folder, make, record, pieces=pieces)
+
+    separated = tried()
+    released = separated.entry and separated.entry.released
+    if released and not pieces.find(latents_folder(audio, settings)):
+        pieces.forget(folder)
+        separated = tried()
     return replace(separated, sources=(audio,))
 
 
@@ -92,13 +91,13 @@ def encode_song(separated: Outcome, settings: Settings) -> Outcome:
     """Stems → `data/latents/<key>/latents.safetensors`; a song that failed passes through."""
     if separated.entry is None:
         return replace(separated, worked=False)
-    codec, stems, frames = codec_for(settings), separated.entry, settings.popdb.chunk_frames
+    codec, stems, pieces = codec_for(settings), separated.entry, pieces_of(settings)
     [audio] = separated.sources
 
     def make(target: Path) -> dict[str, Any]:
-        _at_hand(stems, VOCALS)
-        _prove(settings, lambda: np.add(*read_stems(stems.folder, stems.record["stems_scale"])))
-        return encode_pair(codec, stems, frames, target)
+        here = pieces.at_hand(stems)
+        _prove(settings, lambda: np.add(*read_stems(here.folder, here.record["stems_scale"])))
+        return encode_pair(codec, here, settings.popdb.chunk_frames, target)
 
     encoded = attempt(
         separated.song,
@@ -106,6 +105,7 @@ def encode_song(separated: Outcome, settings: Settings) -> Outcome:
         latents_folder(audio, settings),
         make,
         separated.record | {"codec": codec.identity},
+        pieces=pieces,
     )
     return replace(encoded, sources=(audio, stems))
 
@@ -116,11 +116,19 @@ def reclaim_audio(settings: Settings) -> int:
     Returns:
         How many songs that concerns.
     """
-    entries = [find_entry(folder) for folder in (settings.data / "raw").glob("[!.]*/")]
-    removed = [entry for entry in entries if entry and entry.released and AUDIO in entry.sha256]
-    wanted = [entry for entry in removed if not _successor(entry, settings)]
-    for entry in wanted:
-        forget(entry.folder)
+    pieces, data = pieces_of(settings), settings.data
+    removed = [audio for audio in pieces.all(data / "raw") if audio.released and AUDIO in audio.sha256]
+    if not removed:
+        return 0
+    stems = {entry.folder for entry in pieces.all(data / "stems") if not entry.released}
+    latents = {entry.folder for entry in pieces.all(data / "latents")}
+    wanted = [
+        audio.folder
+        for audio in removed
+        if latents_folder(audio, settings) not in latents and stems_folder(audio, settings) not in stems
+    ]
+    for folder in wanted:
+        pieces.forget(folder)
     return len(wanted)
 
 
@@ -177,17 +185,11 @@ def _in_hand(
 def _release_spent(encoded: Outcome, settings: Settings) -> None:
     if not encoded.ok:
         return
-    audio, stems = encoded.sources
+    (audio, stems), pieces = encoded.sources, pieces_of(settings)
     if settings.retention.stems == "remove":
-        release(stems.folder)
+        pieces.release(stems.folder)
     if settings.retention.audio == "remove":
-        release(audio.folder)
-
-
-def _successor(audio: Entry, settings: Settings) -> Entry | None:
-    """What makes the audio of a song superfluous."""
-    stems = find_entry(stems_folder(audio, settings))
-    return find_entry(latents_folder(audio, settings)) or (None if stems and stems.released else stems)
+        pieces.release(audio.folder)
 
 
 def _prove(settings: Settings, song: Callable[[], Audio]) -> None:
@@ -203,15 +205,6 @@ def _prove(settings: Settings, song: Callable[[], Audio]) -> None:
         return asdict(result)
 
     make_entry(round_trip_folder(settings), make)
-
-
-def _at_hand(entry: Entry, name: str) -> Path:
-    path = entry.path(name)
-    if not path.is_file():
-        raise OperatorError(
-            f"{path}: removed by a run with other settings of retention; start this one again"
-        )
-    return path
 
 
 def _stems_recipe(audio: Entry, settings: Settings) -> list[object]:

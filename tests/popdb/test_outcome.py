@@ -81,7 +81,7 @@ def test_limits_concern_the_status_that_depends_on_them(tmp_path: Path) -> None:
 def test_what_failed_is_not_tried_without_leave(tmp_path: Path) -> None:
     folder = tmp_path / "k"
     attempt(SONG, "download", folder, fail_with(Status.NETWORK), {})
-    outcome = attempt(SONG, "download", folder, succeed, {}, retry=False)
+    outcome = attempt(SONG, "download", folder, succeed, {}, retry=lambda _: False)
     assert (outcome.status, outcome.attempts, outcome.worked) == (Status.NETWORK, 1, False)
     assert attempt(SONG, "download", folder, succeed, {}).ok
 

@@ -13,6 +13,7 @@ without a letter or a digit ("+") is compared as it is.
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from rapidfuzz import fuzz
 
@@ -20,6 +21,7 @@ from rapidfuzz import fuzz
 BARE_SHARE = 0.9
 # Their runs grow with the square, and how many a title has is for the site to say.
 MOST_SEGMENTS = 8
+REMEMBERED = 256  # texts: the wanted title is compared with each of a song's hits
 
 # A group that holds nothing else, or what follows a dash in the list, says nothing of the recording.
 NEUTRAL = frozenset({
@@ -102,6 +104,7 @@ def is_clip(found: str) -> bool:
     return bool(CLIP.search(comparable(found)))
 
 
+@lru_cache(maxsize=REMEMBERED)
 def comparable(text: str) -> str:
     """Words of `text` in NFKC and casefold, without punctuation; all of it if there is no letter or digit."""
     folded = VARIATION_SELECTOR.sub("", _folded(text))
@@ -111,6 +114,7 @@ def comparable(text: str) -> str:
     return " ".join("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in spelt).split())
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _folded(text: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())

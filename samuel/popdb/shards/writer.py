@@ -16,6 +16,7 @@ from safetensors.torch import load
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
 from samuel.files import Entry
+from samuel.pieces import Pieces
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards.commit import settle
 from samuel.popdb.shards.index import LATENTS, PLACE, Row, pair_rows, place
@@ -23,6 +24,7 @@ from samuel.popdb.shards.reader import Popdb, open_folder, readable
 from samuel.popdb.shards.remote import folder_of
 from samuel.popdb.shards.save import Content, Pair, save, shard_number, sweep
 from samuel.popdb.songs import chunks_kept, same_recordings, song_rows, why_no_pairs
+from samuel.store import pieces_of
 
 MADE_OF = ("source", "separator", "codec", "chunk_frames", "settings")
 
@@ -55,7 +57,10 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
     }
     rows = pair_rows(kept, groups, least, config.validation_share, config.seed)
     entries = {outcome.song.song_id: outcome.entry for outcome in kept if outcome.entry}
-    content = Content(rows, lambda new: _encoded(new, entries), songs, made_of, config.pairs_per_shard)
+    pieces = pieces_of(settings)
+    content = Content(
+        rows, lambda new: _encoded(new, entries, pieces), songs, made_of, config.pairs_per_shard
+    )
     folder = folder_of(settings.popdb_path, config.cache)
     with folder.locked():
         settle(folder)
@@ -138,14 +143,16 @@ def _placed_in(rows: Sequence[Row], old: Popdb | None, made_of: dict[str, Any]) 
     return place(rows, [row for row in [*old.index, *old.tombstones] if row["shard"] in whole])
 
 
-def _encoded(rows: Sequence[Row], entries: Mapping[str, Entry]) -> Iterator[Pair]:
+def _encoded(rows: Sequence[Row], entries: Mapping[str, Entry], pieces: Pieces) -> Iterator[Pair]:
     """The latents of rows from what the stages left; every song is read once.
 
     Raises:
         DatasetError: They are not those that were encoded.
+        OperatorError: They are gone.
     """
     for song_id, members in groupby(rows, lambda row: row["song_id"]):
-        path, digest = entries[song_id].path(LATENTS), entries[song_id].sha256[LATENTS]
+        entry = pieces.at_hand(entries[song_id])
+        path, digest = entry.path(LATENTS), entry.sha256[LATENTS]
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:
             raise DatasetError(f"{path}: damaged since it was written; delete its folder and run build-popdb")

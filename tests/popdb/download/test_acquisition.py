@@ -137,3 +137,50 @@ def test_songs_that_fail_again_say_nothing_of_the_site(site: LocalSite, workplac
         workplace.outcomes(title, policy="scored", stop_after=100)
     again = workplace.outcomes(*titles, policy="scored", stop_after=3)
     assert [outcome.status for outcome in again] == [Status.FORBIDDEN] * 4
+
+
+class Asking:
+    """Held while the site is asked, and how often that was."""
+
+    def __init__(self, site: LocalSite) -> None:
+        self.site, self.times, self.before = site, 0, -1
+
+    def __enter__(self) -> None:
+        self.times, self.before = self.times + 1, len(self.site.requests)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_what_is_held_for_the_site_is_held_only_where_it_is_asked(
+    site: LocalSite, workplace: Workplace
+) -> None:
+    site.add_video("there", Answer(encoded(sine())))
+    asking, told = Asking(site), list[bool]()
+
+    def acquire(*titles: str) -> list[bool]:
+        told.clear()
+        songs = [Song(title, title) for title in titles]
+        outcomes = acquisition.acquire_songs(
+            songs, workplace.settings, lambda outcome: told.append(outcome.worked), asking
+        )
+        return [outcome.worked for outcome in outcomes]
+
+    assert acquire("Any") == told == [True]
+    assert (asking.times, asking.before) == (1, 0)
+    asked = len(site.requests)
+    assert acquire("Any") == told == [False]
+    assert (asking.times, len(site.requests)) == (1, asked)
+    assert acquire("Another", "Any") == [True, False]
+    assert told == [False, True]  # what is known comes first
+    assert (asking.times, asking.before) == (2, asked)
+
+
+def test_what_is_worth_another_try_asks_the_site(site: LocalSite, workplace: Workplace) -> None:
+    site.add_video("blocked", Answer(b"no", 403))
+    workplace.outcomes("Any")
+    song = Song("1", "Any")
+    assert acquisition.known([song], workplace.settings) == {}
+    site.answers["/media/blocked"] = Answer(b"no", 404)
+    workplace.outcomes("Any")
+    assert acquisition.known([song], workplace.settings)[0].status == Status.UNAVAILABLE

@@ -1,0 +1,211 @@
+"""The stages on machines that share no disk: each has a data folder of its own, and there is one store."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from samuel.audio import Audio
+from samuel.bucket import bucket_of
+from samuel.config import Settings
+from samuel.errors import OperatorError, SongError
+from samuel.files import MANIFEST
+from samuel.popdb import acquisition, pipeline
+from samuel.popdb.acquisition import acquire_songs
+from samuel.popdb.catalog import Song
+from samuel.popdb.outcome import Outcome
+from samuel.popdb.shards import write_popdb
+from samuel.popdb.status import Status
+from tests.popdb.latents import small_settings
+from tests.popdb.shards.songs import digests
+from tests.popdb.test_retention import songs_of
+from tests.stores import KINDS, a_store, damage, names
+
+Result = TypeVar("Result")
+
+
+class Machines:
+    """Working folders: in each, the relative path in the same settings is that of another machine."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, store: str | None) -> None:
+        self.root, self._monkeypatch, self.store = root, monkeypatch, store
+
+    def settings(self, **sections: Any) -> Settings:
+        small = small_settings(self.root, **sections)
+        return small.model_copy(update={"data": Path("data"), "store": self.store})
+
+    def on(self, name: str, work: Callable[[], Result]) -> Result:
+        """What `work` returns on that machine."""
+        (self.root / name).mkdir(exist_ok=True)
+        self._monkeypatch.chdir(self.root / name)
+        return work()
+
+    def files(self, name: str) -> set[str]:
+        """What kinds of files lie on a machine, by stage; the dataset aside."""
+        paths = [path for stage in STAGES for path in (self.root / name / "data" / stage).glob("[!.]*/*.*")]
+        return {f"{path.parent.parent.name}/{path.name}" for path in paths if path.name != MANIFEST}
+
+
+STAGES = ("searches", "raw", "stems", "latents")
+
+
+@pytest.fixture
+def separated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One item for each song that was separated."""
+    calls: list[int] = []
+
+    class Third:
+        identity = "third/1"
+
+        def vocals(self, mix: Audio) -> Audio:
+            calls.append(1)
+            return mix * np.float32(0.3)
+
+        def cancel(self) -> None:
+            """Nobody waits."""
+
+    monkeypatch.setattr(pipeline, "separator_for", lambda _: Third())
+    return calls
+
+
+@pytest.fixture
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    return Machines(tmp_path, monkeypatch, (tmp_path / "store").as_uri())
+
+
+@pytest.fixture(params=KINDS)
+def over_any_store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Machines]:
+    with a_store(request.param, tmp_path, monkeypatch) as url:
+        yield Machines(tmp_path, monkeypatch, url)
+
+
+def run(songs: list[Song], settings: Settings) -> list[Outcome]:
+    """As the flow does it."""
+    pipeline.reclaim_audio(settings)
+    downloaded = acquire_songs(songs, settings)
+    return pipeline.encode_songs(pipeline.separate_songs(downloaded, settings), settings)
+
+
+def dataset_without_store(machines: Machines, songs: list[Song]) -> dict[str, str]:
+    alone = machines.settings().model_copy(update={"store": None})
+    machines.on("alone", lambda: write_popdb(run(songs, alone), alone))
+    return digests(machines.root / "alone" / "data" / "popdb")
+
+
+def test_what_one_machine_did_the_other_does_not_do_again(
+    over_any_store: Machines, separated: list[int]
+) -> None:
+    machines, songs, settings = over_any_store, songs_of(over_any_store.root), over_any_store.settings()
+    expected = dataset_without_store(machines, songs)
+    separated.clear()
+    first = machines.on("a", lambda: run(songs, settings))
+    second = machines.on("b", lambda: run(songs, settings))
+    assert all(outcome.ok and outcome.worked for outcome in first)
+    assert all(outcome.ok and not outcome.worked for outcome in second)
+    assert len(separated) == 3
+    assert machines.files("b") == set()
+    machines.on("b", lambda: write_popdb(second, settings))
+    assert machines.files("b") == {"latents/latents.safetensors"}
+    assert digests(machines.root / "b" / "data" / "popdb") == expected
+
+
+def test_a_machine_has_only_what_its_own_work_needs(machines: Machines, separated: list[int]) -> None:
+    songs, settings = songs_of(machines.root), machines.settings()
+    downloaded = machines.on("a", lambda: acquire_songs(songs, settings))
+    stems = machines.on("b", lambda: pipeline.separate_songs(downloaded, settings))
+    encoded = machines.on("c", lambda: pipeline.encode_songs(stems, settings))
+    machines.on("d", lambda: write_popdb(encoded, settings))
+    assert machines.files("a") == {"raw/audio.wav"}
+    assert machines.files("b") == {"raw/audio.wav", "stems/vocals.flac", "stems/accompaniment.flac"}
+    assert machines.files("c") == {
+        "stems/vocals.flac", "stems/accompaniment.flac", "latents/latents.safetensors",
+    }  # fmt: skip
+    assert machines.files("d") == {"latents/latents.safetensors"}
+    expected = dataset_without_store(machines, songs)
+    assert digests(machines.root / "d" / "data" / "popdb") == expected
+
+
+def test_the_same_absolute_folder_on_every_machine(machines: Machines, separated: list[int]) -> None:
+    data = machines.root / "data"
+    settings = machines.settings().model_copy(update={"data": data})
+    songs = songs_of(machines.root)
+    downloaded = acquire_songs(songs, settings)
+    data.rename(machines.root / "data of a")
+    encoded = pipeline.encode_songs(pipeline.separate_songs(downloaded, settings), settings)
+    data.rename(machines.root / "data of b")
+    write_popdb(encoded, settings)
+    assert digests(data / "popdb") == dataset_without_store(machines, songs)
+
+
+@pytest.mark.parametrize("stage", ["audio", "vocals", "latents"])
+def test_a_piece_that_is_damaged_in_the_store_is_made_again(
+    machines: Machines, separated: list[int], stage: str
+) -> None:
+    settings, songs = machines.settings(), songs_of(machines.root, 1)
+    [made] = machines.on("a", lambda: run(songs, settings))
+    assert made.entry
+    (audio, stems), latents = made.sources, made.entry
+    entry, name = {
+        "audio": (audio, "audio.wav"),
+        "vocals": (stems, "vocals.flac"),
+        "latents": (latents, "latents.safetensors"),
+    }[stage]
+    bucket = bucket_of(machines.store or "")
+    damage(bucket, entry.sha256[name] + Path(name).suffix)
+    # What follows is made anew from it.
+    for later in {"audio": ["stems", "latents"], "vocals": ["latents"], "latents": []}[stage]:
+        bucket.remove([name for name in names(bucket) if name.startswith(later)])
+
+    def whole_run() -> dict[str, str]:
+        write_popdb(run(songs, settings), settings)
+        return digests(machines.root / "b" / "data" / "popdb")
+
+    with pytest.raises(OperatorError, match="start this one again"):
+        machines.on("b", whole_run)
+    assert machines.on("b", whole_run) == dataset_without_store(machines, songs)
+
+
+@pytest.mark.parametrize("stems", ["remove", "keep"])
+def test_removed_audio_comes_back_on_another_machine(
+    machines: Machines, separated: list[int], stems: str
+) -> None:
+    songs = songs_of(machines.root)
+    gone: dict[str, Any] = {"audio": "remove", "stems": stems}
+    settings = machines.settings(retention=gone)
+    machines.on("a", lambda: run(songs, settings))
+    bucket = bucket_of(machines.store or "")
+    assert not [name for name in names(bucket) if name.endswith(".wav")]
+    assert bool([name for name in names(bucket) if name.endswith(".flac")]) == (stems == "keep")
+    assert all(not outcome.worked for outcome in machines.on("b", lambda: run(songs, settings)))
+    other = machines.settings(retention=gone, popdb={"chunk_frames": 72})
+    wanted = 3 if stems == "remove" else 0
+    assert machines.on("c", lambda: pipeline.reclaim_audio(other)) == wanted
+    # The machine that released it has its own word for it, which no longer counts.
+    assert all(outcome.ok and outcome.worked for outcome in machines.on("a", lambda: run(songs, other)))
+    assert len(separated) == 3 + wanted
+    assert machines.on("b", lambda: pipeline.reclaim_audio(other)) == 0
+
+
+def test_a_song_that_failed_for_good_fails_everywhere_without_another_try(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise SongError(Status.UNAVAILABLE, "gone")
+
+    monkeypatch.setattr(acquisition, "fetch_file", fail)
+    songs, settings = songs_of(machines.root, 1), machines.settings()
+    [first] = machines.on("a", lambda: acquire_songs(songs, settings))
+    monkeypatch.setattr(acquisition, "fetch_file", lambda *_: pytest.fail("tried again"))
+    [second] = machines.on("b", lambda: acquire_songs(songs, settings))
+    assert (first.worked, second.worked) == (True, False)
+    assert (first.status, first.message, first.attempts) == (second.status, second.message, second.attempts)
+
+
+def test_a_store_that_cannot_be_written_stops_the_run(machines: Machines) -> None:
+    (machines.root / "store").write_text("a file")
+    with pytest.raises(OperatorError, match=r"the store file://.* cannot be used .* check settings\.store"):
+        machines.on("a", lambda: acquire_songs(songs_of(machines.root, 1), machines.settings()))

@@ -1,0 +1,54 @@
+"""Stores to test with: in memory, in a folder, and in a bucket where s3fs and moto are installed."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from samuel.bucket import Bucket
+
+KINDS = ("memory", "file", "path", "s3")
+
+
+@contextmanager
+def a_store(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty store."""
+    if kind == "s3":
+        with _bucket(monkeypatch) as url:
+            yield url
+    elif kind == "memory":
+        yield f"memory://{uuid.uuid4().hex}"
+    else:
+        yield (folder / "store").as_uri() if kind == "file" else str(folder / "store")
+
+
+@contextmanager
+def _bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    s3fs = pytest.importorskip("s3fs")
+    local = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    local.start()
+    _, port = local.get_host_and_port()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    s3fs.S3FileSystem.clear_instance_cache()  # those of the server before
+    name = f"store-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(name)
+    yield f"s3://{name}/pieces"
+    local.stop()
+
+
+def names(bucket: Bucket) -> list[str]:
+    """Of everything in a store."""
+    return sorted(bucket.sizes(""))
+
+
+def damage(bucket: Bucket, suffix: str) -> str:
+    """Change a byte of the one file in a store that has the suffix; its name."""
+    [name] = [name for name in names(bucket) if name.endswith(suffix)]
+    content = bytearray(bucket.read(name) or b"")
+    content[len(content) // 2] ^= 1
+    bucket.write(bytes(content), name)
+    return name
