@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from samuel.config import Settings
-from samuel.errors import CheckpointError
+from samuel.errors import CheckpointError, StoppedError
 from samuel.files import Entry, digest, find_entry, locked
 from samuel.popdb.shards import Popdb
 from samuel.train.interrupts import heard
@@ -41,6 +41,7 @@ def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Entry:
         CheckpointError: The last checkpoint is damaged, or of another training.
         OperatorError: The memory does not suffice.
         KeyboardInterrupt: It was asked to end.
+        StoppedError: `on_step` raised it, to end it; there is a checkpoint.
     """
     if found := find_entry(run / "model"):
         clear(run / "training")  # where a kill came between the model and this
@@ -67,7 +68,15 @@ def _train(training: Training, on_step: OnStep) -> None:
         while not training.finished:
             row = training.advance()
             if training.rank == 0:
-                on_step(row)
+                _tell(on_step, row, training)
             if training.anyone(interrupt):
                 training.save()
                 raise KeyboardInterrupt
+
+
+def _tell(on_step: OnStep, row: dict[str, Any], training: Training) -> None:
+    try:
+        on_step(row)
+    except StoppedError:
+        training.save()
+        raise

@@ -16,7 +16,7 @@ from samuel.files import find_entry
 from samuel.popdb.shards import Popdb
 
 # What does not change the model that a training ends with.
-OPERATIONAL = {"checkpoint_every", "keep_checkpoints", "tensorboard"}
+OPERATIONAL = {"checkpoint_every", "keep_checkpoints", "processes", "tensorboard"}
 
 
 @dataclass

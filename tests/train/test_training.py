@@ -9,7 +9,7 @@ import torch
 
 from samuel.checkpoint import load_model
 from samuel.config import Settings, parse
-from samuel.errors import CheckpointError
+from samuel.errors import CheckpointError, StoppedError
 from samuel.files import Entry, read_jsonl, sha256
 from samuel.popdb.shards import Popdb, compact, open_popdb, write_popdb
 from samuel.train import Training, fit, learning_rate_at, run_folder
@@ -282,3 +282,22 @@ def test_only_the_newest_checkpoints_are_kept(popdb: Popdb, settings: Settings, 
         folders = sorted(path.name for path in (run / "training").glob("step-*"))
         assert folders == [f"step-{step:08d}" for step in kept]
         assert [path.name for path in (run / "training").glob("best-*")] == ["best-00000003"]
+
+
+def test_a_training_whose_run_ends_leaves_a_checkpoint(
+    popdb: Popdb, settings: Settings, tmp_path: Path
+) -> None:
+    rare = settings.training.model_copy(update={"checkpoint_every": 1000})
+    settings = settings.model_copy(update={"training": rare})
+    whole = trained(popdb, settings, tmp_path / "whole")
+
+    def ended(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 3:
+            raise StoppedError("the run has ended")
+
+    with pytest.raises(StoppedError):
+        fit(popdb, settings, tmp_path / "run", ended)
+    steps: list[int] = []
+    resumed = fit(popdb, settings, tmp_path / "run", lambda metrics: steps.append(metrics["step"]))
+    assert steps == [4, 5, 6]
+    assert resumed.sha256["model.safetensors"] == whole.sha256["model.safetensors"]
