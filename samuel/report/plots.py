@@ -73,7 +73,7 @@ def _plot_validations(axes: Axes, metrics: Sequence[dict[str, Any]]) -> float:
         label = "what the vocal is worth"
         axes.fill_between(steps, own, other, color="tab:red", alpha=0.2, linewidth=0, zorder=1.5, label=label)
     axes.axvline(steps[np.argmin(own)], color="0.4", linestyle=":", label="the exported model")
-    return max(*own, *other)
+    return max([*own, *other])
 
 
 def _plot_course(axes: Axes, name: str, metrics: Sequence[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from samuel.report.plots import drawable, plot_spectrograms, plot_vocal_shares
+from samuel.report.plots import drawable, plot_loss, plot_spectrograms, plot_vocal_shares
 
 
 @pytest.mark.parametrize("least", [0.0, 0.33])
@@ -54,3 +54,10 @@ def test_a_hostile_title_is_drawn_as_one_plain_line(title: str, drawn: str, tmp_
 def test_a_stem_s_name_is_no_mathematics(tmp_path: Path, figures: list[Figure]) -> None:
     plot_spectrograms({"a $x$ \\frac": np.zeros((2, 44_100), dtype=np.float32)}, "t", tmp_path / "plot.png")
     assert figures[0].axes[0].get_title() == r"a \$x\$ \frac"
+
+
+def test_a_validation_without_another_song_is_drawn(tmp_path: Path, figures: list[Figure]) -> None:
+    rows = [{"step": n + 1, "v_mse": 1.0, "learning_rate": 0.1, "gradient_norm": 1.0} for n in range(4)]
+    rows[-1]["validation_loss"] = 2.0
+    plot_loss(rows, tmp_path / "loss.png")
+    assert figures[0].axes[0].get_ylim()[1] == pytest.approx(2.1)
