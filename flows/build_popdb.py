@@ -2,30 +2,36 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.states import Completed
 
 from flows import artifacts
-from flows.stages import bar, gather, groups, shown, submit, told
+from flows.credentials import take_secrets
+from flows.ending import ending, until_ended
+from flows.limits import DOWNLOADS, create_limit, gpu_slot, slot
+from flows.retries import RETRIED
+from flows.runner import Workers, workers
+from flows.stages import Group, bar, gather, groups, shown, submit, told
 from samuel.config import Settings, demo
 from samuel.doctor import dataset_parts, require
 from samuel.popdb import catalog, pipeline
+from samuel.popdb.accounts import counted
 from samuel.popdb.acquisition import acquire_songs, pace_of
 from samuel.popdb.catalog import Song, SongList
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import Popdb, require_place, write_popdb
 from samuel.popdb.space import require_space
 
-WORKERS = 3  # a group downloads while the one before it is separated and the one before that encoded
+THREADS = 3  # a group downloads while the one before it is separated and the one before that encoded
 
 
 @flow(
     name="build-popdb",
     flow_run_name="{settings.songs.source}-{settings.separator.name}-{settings.codec.name}",
-    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),  # type: ignore[arg-type]
 )
 def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (frozen, and the UI's form)
     """Build the dataset POPDB from a list of songs.
@@ -33,28 +39,54 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
     Args:
         settings: What to take, which parts to use and where to write; see `samuel.config`.
     """
-    examine(settings)
-    listed = list_songs(settings)
-    artifacts.show_list(listed)
-    require_space(listed.songs, settings)
-    acquisition = artifacts.Acquisition(listed.songs, settings)
-    stages = submit((download, separate, encode), groups(listed.songs), settings)
-    with ExitStack() as broken_off:
-        broken_off.callback(pace_of(settings).leave)  # or the groups to come would download for nobody
-        outcomes = gather(stages, acquisition.show)
-        broken_off.pop_all()
-    popdb = assemble.submit(outcomes, settings).result()
+    take_secrets()
+    if settings.songs.source == "csv":
+        create_limit(DOWNLOADS)
+    with workers(settings, THREADS) as run, ending():
+        run.submit(examine, computes=True, settings=settings).result()
+        listed = list_songs(settings)
+        artifacts.show_list(listed)
+        require_space(listed.songs, settings)
+        outcomes = prepare(run, listed.songs, settings)
+        popdb = run.submit(assemble, outcomes=Group(outcomes), settings=settings).result()
     artifacts.show_dataset(popdb, outcomes)
-    return {"path": popdb.location, **popdb.info["counts"]}
+    made = {"path": popdb.location, **popdb.info["counts"]}
+    return cast("dict[str, Any]", Completed(message=summary(popdb.info["counts"]), data=made))
 
 
-@task(task_run_name="check this machine", cache_policy=NO_CACHE)
+def prepare(run: Workers, songs: Sequence[Song], settings: Settings) -> list[Outcome]:
+    """Songs → paired latents, group by group, and what became of each."""
+    journey = artifacts.Journey(songs, settings)
+    run.everywhere(partial(begin, settings))
+    with ExitStack() as broken_off:
+        broken_off.callback(leave, settings)
+        outcomes = gather(submit(run, (download, separate, encode), groups(songs), settings), journey.show)
+        broken_off.pop_all()
+    return outcomes
+
+
+def begin(settings: Settings) -> None:
+    """Whoever starts a run has read why the last one stopped."""
+    pace_of(settings).open()
+
+
+def leave(settings: Settings) -> None:
+    """End the downloads of this process: the groups to come would download for nobody."""
+    pace_of(settings).leave()
+
+
+def summary(counts: dict[str, int]) -> str:
+    """What a run ends with, in one line."""
+    kept, listed = counts["songs_kept"], counts["songs_listed"]
+    return f"{counted(counts['pairs'], 'pair')} from {kept:,} of {counted(listed, 'song')}"
+
+
+@task(task_run_name="check the parts", cache_policy=NO_CACHE)
 def examine(settings: Settings) -> None:
     """Stop before the long work where a part that the settings name is missing."""
     require(settings, dataset_parts(settings))
     require_place(settings)
     pipeline.reclaim_audio(settings)
-    pace_of(settings).open()  # whoever starts a run has read why the last one stopped
 
 
 @task(task_run_name="list songs ({settings.songs.source})", cache_policy=NO_CACHE)
@@ -63,28 +95,29 @@ def list_songs(settings: Settings) -> SongList:
     return catalog.list_songs(settings.songs, settings.data, lambda items: bar(items, "compose"))
 
 
-@task(task_run_name="download {group}", cache_policy=NO_CACHE)
-def download(songs: Sequence[Song], settings: Settings, group: str) -> list[Outcome]:
+@task(task_run_name="download {group}", tags=["download"], cache_policy=NO_CACHE, **RETRIED)
+def download(songs: Sequence[Song], settings: Settings, group: str) -> Group[Outcome]:
     """Songs → audio."""
     with bar(songs, f"download {group}") as progress:
-        return told(acquire_songs(songs, settings, lambda _: progress.update()))
+        done = until_ended(lambda _: progress.update())
+        return told(acquire_songs(songs, settings, done, asking=slot(DOWNLOADS)))
 
 
-@task(task_run_name="separate {group}", cache_policy=NO_CACHE)
-def separate(downloaded: Sequence[Outcome], settings: Settings, group: str) -> list[Outcome]:
+@task(task_run_name="separate {group}", tags=["separate"], cache_policy=NO_CACHE, **RETRIED)
+def separate(songs: Sequence[Outcome], settings: Settings, group: str) -> Group[Outcome]:
     """Audio → vocals and accompaniment."""
-    with bar(downloaded, f"separate {group}") as progress:
-        return told(pipeline.separate_songs(downloaded, settings, lambda _: progress.update()))
+    with gpu_slot(settings), bar(songs, f"separate {group}") as progress:
+        return told(pipeline.separate_songs(songs, settings, until_ended(lambda _: progress.update())))
 
 
-@task(task_run_name="encode {group}", cache_policy=NO_CACHE)
-def encode(separated: Sequence[Outcome], settings: Settings, group: str) -> list[Outcome]:
+@task(task_run_name="encode {group}", tags=["encode"], cache_policy=NO_CACHE, **RETRIED)
+def encode(songs: Sequence[Outcome], settings: Settings, group: str) -> Group[Outcome]:
     """Stems → paired latents."""
-    with bar(separated, f"encode {group}") as progress:
-        return told(pipeline.encode_songs(separated, settings, lambda _: progress.update()))
+    with gpu_slot(settings), bar(songs, f"encode {group}") as progress:
+        return told(pipeline.encode_songs(songs, settings, until_ended(lambda _: progress.update())))
 
 
-@task(task_run_name="write shards and index", cache_policy=NO_CACHE)
+@task(task_run_name="write shards and index", cache_policy=NO_CACHE, **RETRIED)
 def assemble(outcomes: Sequence[Outcome], settings: Settings) -> Popdb:
     """Latents → POPDB."""
     popdb = write_popdb(list(outcomes), settings)

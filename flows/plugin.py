@@ -6,18 +6,22 @@ group `prefect.plugins`, switched on in `prefect.toml`); the long form works wit
 """
 
 import functools
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import httpx
 from prefect.plugins import HookContext, SetupResult, register_hook
 
 PREFECT_PLUGIN_API_REQUIRES = ">=0.1,<1"
 LOOKUP = "read_deployment_by_name"
+REMEDY = "start one with `make serve`, or set PREFECT_API_URL"
 
 
 @register_hook
 def setup_environment(*, ctx: HookContext) -> SetupResult | None:
-    """Wrap the client's public lookup, once."""
+    """Wrap the client's public lookup, once, and send nobody word of what is done here."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     from prefect.client.orchestration import PrefectClient
 
     lookup = getattr(PrefectClient, LOOKUP)
@@ -33,6 +37,9 @@ def with_short_names(
 
     @functools.wraps(lookup)
     async def read_deployment_by_name(client: Any, name: str) -> Any:
-        return await lookup(client, name if "/" in name else f"{name}/{name}")
+        try:
+            return await lookup(client, name if "/" in name else f"{name}/{name}")
+        except httpx.ConnectError:
+            raise SystemExit(f"error: no Prefect server answers at {client.api_url}; {REMEDY}") from None
 
     return read_deployment_by_name

@@ -5,37 +5,38 @@ never used. This module does not import prefect: the server boots while the flow
 """
 
 import atexit
-import ctypes
-import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flows.api import API_URL, HOST, PORT, UI_URL, ServerError, credentials, healthy, unfinished_tasks
+from flows.processes import spawn, stop
+
+__all__ = [
+    "API_URL", "HOST", "PORT", "ROOT", "UI_URL", "ServerError", "ensure_server", "environment", "healthy",
+    "prefect", "server_log", "start_server", "take_port", "wait_until_healthy",
+]  # fmt: skip
+
 ROOT = Path(__file__).resolve().parent.parent
-HOST = "127.0.0.1"
-PORT = int(os.environ.get("SAMUEL_PREFECT_PORT", "4200"))
-UI_URL = f"http://{HOST}:{PORT}"
-API_URL = f"{UI_URL}/api"
 BOOT_SECONDS = 120
 RECORD_SECONDS = 15
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
-
-
-class ServerError(RuntimeError):
-    """The server does not come up."""
+LEAVE_SECONDS = 20  # in which a server that was told to end leaves its port
+UNKNOWN_REVISION = "Can't locate revision"  # Alembic's words for a database that another version has written
 
 
 def environment() -> dict[str, str]:
     """Variables for every process that talks to this server."""
-    home = os.environ.get("PREFECT_HOME", str(ROOT / ".prefect"))
-    return {**os.environ, "PREFECT_HOME": home, "PREFECT_API_URL": API_URL, "DO_NOT_TRACK": "1"}
+    return {
+        **os.environ,
+        **credentials(),
+        "PREFECT_HOME": str(_home()),
+        "PREFECT_API_URL": API_URL,
+        "DO_NOT_TRACK": "1",
+    }
 
 
 def prefect(*arguments: str) -> list[str]:
@@ -43,21 +44,19 @@ def prefect(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "prefect", *arguments]
 
 
-def healthy() -> bool:
-    """True when a Prefect server answers at our address.
+def start_server() -> "subprocess.Popen[bytes]":
+    """A server at our address, to whose log it writes on."""
+    # Left by a server that was killed, it would block the next one where another process has got its number.
+    (_home() / "concurrency_leases" / "expirations.lock").unlink(missing_ok=True)
+    command = prefect("server", "start", "--host", HOST, "--port", str(PORT))
+    return spawn(command, ROOT, environment(), server_log())
 
-    Raises:
-        ServerError: Something that is no Prefect server answers there.
-    """
-    try:
-        with urllib.request.urlopen(f"{API_URL}/health", timeout=2) as answer:  # noqa: S310  (http, ours)
-            return json.load(answer) is True
-    except urllib.error.HTTPError as error:
-        raise ServerError(_occupied(f"HTTP {error.code}")) from error
-    except json.JSONDecodeError as error:
-        raise ServerError(_occupied("an answer that is not JSON")) from error
-    except OSError:
-        return False
+
+def server_log() -> Path:
+    """Where a server of ours writes what it has to say."""
+    log = _home() / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log
 
 
 def ensure_server() -> None:
@@ -65,15 +64,35 @@ def ensure_server() -> None:
 
     Call it before importing prefect: exit handlers run last in, first out, so that Prefect's, which send the
     last logs and states, find the server alive, and ours, which stops it, comes after them.
+
+    Raises:
+        ServerError: There is none, and none can be started.
     """
-    if healthy():
+    if not take_port():
         return
-    log = ROOT / ".prefect" / "server.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
-        process = spawn(prefect("server", "start", "--host", HOST, "--port", str(PORT)), output.fileno())
+    log = server_log()
+    log.unlink(missing_ok=True)
+    process = start_server()
     atexit.register(_finish, process, datetime.now(UTC))
     wait_until_healthy(process, log)
+
+
+def take_port() -> bool:
+    """True when a server may be started at our address; False when there is one to use.
+
+    Raises:
+        ServerError: Something else is there, and stays.
+    """
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while not healthy():
+        if _free():
+            return True
+        if time.monotonic() > deadline:
+            raise ServerError(
+                f"port {PORT} is taken by a program that gives no answer; set SAMUEL_PREFECT_PORT"
+            )
+        time.sleep(0.5)
+    return False
 
 
 def wait_until_healthy(process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -85,60 +104,41 @@ def wait_until_healthy(process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + BOOT_SECONDS
     while not healthy():
         if process.poll() is not None:
-            raise ServerError(f"the Prefect server stopped at once; see {log} (is port {PORT} in use?)")
+            raise ServerError(_why_it_stopped(log))
         if time.monotonic() > deadline:
             raise ServerError(f"the Prefect server gave no sign within {BOOT_SECONDS} s; see {log}")
         time.sleep(0.2)
 
 
-def spawn(command: Sequence[str], output: int | None = None) -> "subprocess.Popen[bytes]":
-    """A process in a session of its own, so that Ctrl-C reaches it only through us; it ends when we do."""
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=output, stderr=output, start_new_session=True,
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  (no threads yet)
-    )  # fmt: skip
+def _why_it_stopped(log: Path) -> str:
+    if UNKNOWN_REVISION in log.read_text("utf-8", "replace"):
+        return (
+            f"the Prefect server cannot read its database, which another version of Prefect has written: "
+            f"{_home() / 'prefect.db'} (or what PREFECT_SERVER_DATABASE_CONNECTION_URL names); install that "
+            f"version, or move the database away: songs and models stay, the UI's history begins anew"
+        )
+    return f"the Prefect server stopped at once; see {log} (is port {PORT} in use?)"
 
 
-def _end_with_parent() -> None:
-    """Have the kernel end this process when its parent dies, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _home() -> Path:
+    return Path(os.environ.get("PREFECT_HOME", ROOT / ".prefect"))
 
 
-def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a spawned process and its children."""
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=15)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _free() -> bool:
+    with socket.socket() as ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            ours.bind((HOST, PORT))
+        except OSError:
+            return False
+        return True
 
 
 def _finish(process: "subprocess.Popen[bytes]", since: datetime) -> None:
     """Stop our server once it has recorded how every task that began after `since` ended."""
     deadline = time.monotonic() + RECORD_SECONDS
     try:
-        while process.poll() is None and _unfinished_tasks(since) and time.monotonic() < deadline:
+        while process.poll() is None and unfinished_tasks(since) and time.monotonic() < deadline:
             time.sleep(0.3)
     finally:
         stop(process)
-
-
-def _unfinished_tasks(since: datetime) -> int:
-    unfinished = {
-        "state": {"type": {"any_": ["PENDING", "RUNNING"]}},
-        "start_time": {"after_": since.isoformat()},
-    }
-    request = urllib.request.Request(  # noqa: S310  (http, ours)
-        f"{API_URL}/task_runs/count",
-        json.dumps({"task_runs": unfinished}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-        return json.load(answer)
-
-
-def _occupied(answer: str) -> str:
-    return f"port {PORT} is taken by something that is no Prefect server ({answer}); set SAMUEL_PREFECT_PORT"

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed
 from tqdm import tqdm
 
+from flows.runner import Workers
 from samuel.config import Settings
 from samuel.errors import StoppedError
 from samuel.popdb.outcome import Outcome
@@ -16,24 +17,48 @@ from samuel.popdb.outcome import Outcome
 Item = TypeVar("Item")
 Data = TypeVar("Data")
 
-SONGS_PER_TASK = 32  # 13,000 songs are then some 1,200 task runs, which Prefect's recorder keeps up with
-TASKS_PER_STAGE = 4  # a dozen songs still make four tasks a stage, so that the stages overlap
+
+class Group(Sequence[Item]):
+    """Songs, or what became of them, as one thing.
+
+    Prefect looks for futures in every field of every element of a list that a task is given or gives back:
+    more than half of the time of a run that finds everything done.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = tuple(items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
+        """An element, or several."""
+        return self._items[place]
+
+
+SONGS_PER_TASK = 32  # a task of Demucs is then minutes on a GPU, an hour or two on a CPU
+LEAST_TASKS = 4  # of a stage: a dozen songs still make four tasks, so that the stages overlap
+MOST_TASKS = 500  # of a stage: Prefect's recorder loses history in bursts of more than some 3,500 task runs
 
 
 def groups(songs: Sequence[Item]) -> list[tuple[str, Sequence[Item]]]:
     """Songs in the groups that one task takes, each with its name, such as `songs 1-3`."""
-    size = max(1, min(SONGS_PER_TASK, -(-len(songs) // TASKS_PER_STAGE)))
-    parts = [songs[start : start + size] for start in range(0, len(songs), size)]
+    size = max(1, min(SONGS_PER_TASK, -(-len(songs) // LEAST_TASKS)), -(-len(songs) // MOST_TASKS))
+    parts = [Group(songs[start : start + size]) for start in range(0, len(songs), size)]
     return [(f"songs {i * size + 1}-{i * size + len(part)}", part) for i, part in enumerate(parts)]
 
 
 def submit(
-    stages: Sequence[Any], parts: Sequence[tuple[str, Sequence[Any]]], settings: Settings
-) -> "list[list[PrefectFuture[list[Outcome]]]]":
+    run: Workers, stages: Sequence[Any], parts: Sequence[tuple[str, Sequence[Any]]], settings: Settings
+) -> "list[list[PrefectFuture[Group[Outcome]]]]":
     """Submit every stage of every part, each given what the one before it returns; the futures by stage.
 
-    A task waits for the stage before it in a worker's place. Submitted part by part, all workers would wait
-    for one; in this order a part downloads while the one before it is separated.
+    All but the first compute. A task waits for the stage before it in a worker's place. Submitted part by
+    part, all workers would wait for one; in this order a part downloads while the one before it is separated.
     """
     futures: list[list[Any]] = [[] for _ in stages]
     for tick in range(len(stages) + len(parts) - 1):
@@ -41,7 +66,8 @@ def submit(
             if 0 <= (place := tick - number) < len(parts):
                 name, songs = parts[place]
                 given = futures[number - 1][place] if number else songs
-                futures[number].append(stage.submit(given, settings, name))
+                future = run.submit(stage, computes=number > 0, songs=given, settings=settings, group=name)
+                futures[number].append(future)
     return futures
 
 
@@ -50,21 +76,22 @@ def bar(items: Iterable[Item], title: str, total: int | None = None) -> "tqdm[It
     return tqdm(items, desc=f"{title:<20}", total=total, disable=None, file=sys.stderr)
 
 
-def told(outcomes: list[Outcome]) -> list[Outcome]:
+def told(outcomes: Sequence[Outcome]) -> Group[Outcome]:
     """The outcomes of a task, which shows as cached when every song was done before."""
     cached = not any(outcome.worked for outcome in outcomes)
-    return shown(outcomes, cached=cached, what=f"{len(outcomes)} songs")
+    return shown(Group(outcomes), cached=cached, what=f"{len(outcomes)} songs")
 
 
 def gather(
-    stages: "Sequence[Sequence[PrefectFuture[list[Outcome]]]]", tell: Callable[[list[Outcome]], None]
+    stages: "Sequence[Sequence[PrefectFuture[Group[Outcome]]]]",
+    tell: Callable[[int, Sequence[Outcome]], None],
 ) -> list[Outcome]:
-    """The outcomes of the last stage, group by group; `tell` hears those of the first stage as they come.
+    """The outcomes of the last stage, group by group; `tell` hears those of every stage as they come.
 
     A stage raises only what concerns all songs (a full disk, a bot check, a bug). The first to do so ends the
     flow with its own error; others only say that they never ran, or were stopped.
     """
-    first = {future.task_run_id for future in stages[0]}
+    stage_of = {future.task_run_id: number for number, stage in enumerate(stages) for future in stage}
     followed: Exception | None = None
     for future in as_completed([future for stage in stages for future in stage]):
         try:
@@ -72,8 +99,7 @@ def gather(
         except (StoppedError, UnfinishedRun) as error:
             followed = followed or error
             continue
-        if future.task_run_id in first:
-            tell(outcomes)
+        tell(stage_of[future.task_run_id], outcomes)
     if followed:
         raise followed
     return [outcome for future in stages[-1] for outcome in future.result()]

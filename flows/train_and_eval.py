@@ -1,17 +1,23 @@
 """train-and-eval: training → generation → scores → report (paper §V, §VI)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.states import Completed
 from tqdm import tqdm
 
 from flows import artifacts
+from flows.credentials import take_secrets
+from flows.ending import asked_to_end, ending, until_ended
+from flows.limits import gpu_slot
+from flows.retries import RETRIED
+from flows.runner import Workers, workers
 from flows.stages import bar, shown
+from flows.torchrun import fit_together
 from samuel.checkpoint import TrainedModel, load_model
 from samuel.codec import Codec
 from samuel.config import Settings, demo
@@ -22,17 +28,19 @@ from samuel.evaluate.distribution import DatasetSpace
 from samuel.evaluate.scores import score_lineup
 from samuel.evaluate.systems import OURS
 from samuel.evaluate.tracks import choose_pairs, lineup_of, make_track, require_codec
-from samuel.files import Entry
+from samuel.files import Entry, read_json
+from samuel.popdb.accounts import counted
 from samuel.popdb.pipeline import codec_for
 from samuel.popdb.shards import Popdb, open_popdb
-from samuel.report.report import write_report
+from samuel.report.markdown import number
+from samuel.report.report import SUMMARY, write_report
+from samuel.report.score_names import in_order, score_name
 from samuel.train import fit, run_folder
 
 
 @flow(
     name="train-and-eval",
     flow_run_name="{settings.training.steps}-steps-{settings.codec.name}",
-    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]
 )
 def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (frozen, and the UI's form)
     """Train SAMUeL on POPDB, accompany held-out vocals, score and report.
@@ -40,23 +48,54 @@ def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008
     Args:
         settings: Where the dataset lies, how to train, sample and score; see `samuel.config`.
     """
-    examine(settings)
+    take_secrets()
     popdb = open_popdb(settings.popdb_path)
     require_codec(popdb, settings.codec)
-    run = run_folder(popdb, settings)
-    model = train.submit(popdb, settings, run).result()
-    tracks = generate.submit(popdb, model, settings, run).result()
-    scores = score.submit(popdb, model, tracks, settings, run).result()
-    written = report.submit(popdb, model, tracks, scores, run).result()
+    with workers(settings, threads=1) as run, ending():
+        run.submit(examine, computes=True, settings=settings).result()
+        model, tracks, written = make(run, popdb, settings)
     artifacts.show_report(written)
-    return {
+    made = {
         "model": str(model.folder),
         "accompaniments": [str(track.path("accompaniment.wav")) for track in tracks],
         "report": str(written.path("report.md")),
     }
+    told = summary(model, read_json(written.path(SUMMARY)))
+    return cast("dict[str, Any]", Completed(message=told, data=made))
 
 
-@task(task_run_name="check this machine", cache_policy=NO_CACHE)
+def make(run: Workers, popdb: Popdb, settings: Settings) -> tuple[Entry, list[Entry], Entry]:
+    """POPDB → model, accompaniments and report, one task after the other."""
+    given = {"popdb": popdb, "settings": settings, "run": run_folder(popdb, settings)}
+    model = run.submit(train, computes=True, **given).result()
+    tracks = run.submit(generate, computes=True, model=model, **given).result()
+    scores = run.submit(score, computes=True, model=model, tracks=tracks, **given).result()
+    written = run.submit(report, model=model, tracks=tracks, scores=scores, **given).result()
+    return model, tracks, written
+
+
+def summary(model: Entry, measured: Mapping[str, Any]) -> str:
+    """What a run ends with, in one line.
+
+    Args:
+        model: The trained model.
+        measured: The summary of its scores.
+    """
+    progress = model.record["progress"]
+    held = "held-out" if model.record["held_out"] else "training"
+    parts = [
+        counted(progress["step"], "step"),
+        f"{held} loss {number(progress['best_loss'], 4)} of v at step {progress['best_step']:,}",
+        f"{counted(measured['tracks'], 'track')} scored",
+    ]
+    scored = {name: systems[OURS] for name, systems in measured["scores"].items() if OURS in systems}
+    if first := next(iter(in_order(scored)), None):
+        name = score_name(first)
+        parts.append(f"{name.name} {number(scored[first]['mean'], name.digits)} ({name.unit})")
+    return "; ".join(parts)
+
+
+@task(task_run_name="check the parts", cache_policy=NO_CACHE)
 def examine(settings: Settings) -> None:
     """Stop before the long work where a part that the settings name is missing; warn of a scorer that is."""
     require(settings, training_parts(settings))
@@ -66,44 +105,61 @@ def examine(settings: Settings) -> None:
         )
 
 
-@task(task_run_name="train {settings.training.steps} steps", cache_policy=NO_CACHE)
+@task(task_run_name="train {settings.training.steps} steps", tags=["train"], cache_policy=NO_CACHE, **RETRIED)
 def train(popdb: Popdb, settings: Settings, run: Path) -> Entry:
     """POPDB → model."""
-    with bar(range(settings.training.steps), "train") as progress:
-        model = fit(popdb, settings, run, lambda metrics: advance(progress, metrics))
+    page = artifacts.TrainingPage(settings.training, run / "training" / "metrics.jsonl")
+    processes = settings.training.processes
+    with gpu_slot(settings, processes), bar(range(settings.training.steps), "train") as progress:
+
+        def on_step(metrics: dict[str, Any]) -> None:
+            advance(progress, metrics)
+            page.show(metrics)
+
+        if processes > 1:
+            model = fit_together(settings, run, on_step, asked_to_end())
+        else:
+            model = fit(popdb, settings, run, until_ended(on_step))
+    page.end(model)
     return shown(model, cached=not model.made, what="the model")
 
 
-@task(task_run_name="generate", cache_policy=NO_CACHE)
+@task(task_run_name="generate", tags=["generate"], cache_policy=NO_CACHE, **RETRIED)
 def generate(popdb: Popdb, model: Entry, settings: Settings, run: Path) -> list[Entry]:
     """Held-out vocals → accompaniments."""
     load = parts_of(model, settings)
     pairs = choose_pairs(popdb, settings.evaluation.tracks)
     digest, takes = model.sha256["model.safetensors"], settings.evaluation.takes
-    tracks = [
-        make_track(pair, popdb, load, digest, settings.sampling, run / "samples", takes)
-        for pair in bar(pairs, "generate")
-    ]
+    share = artifacts.Share("generate", "Tracks generated")
+    with gpu_slot(settings):
+        tracks = [
+            make_track(pair, popdb, load, digest, settings.sampling, run / "samples", takes)
+            for pair in share.over(bar(pairs, "generate"), len(pairs))
+        ]
     return shown(tracks, cached=not any(track.made for track in tracks), what=f"{len(tracks)} tracks")
 
 
-@task(task_run_name="score", cache_policy=NO_CACHE)
+@task(task_run_name="score", tags=["score"], cache_policy=NO_CACHE, **RETRIED)
 def score(popdb: Popdb, model: Entry, tracks: Sequence[Entry], settings: Settings, run: Path) -> Entry:
     """Accompaniments → scores."""
-    cost = make_cost(parts_of(model, settings), model, settings, run / "cost")
-    scores = score_lineup(
-        lineup_of(tracks),
-        settings.evaluation,
-        run / "scores",
-        DatasetSpace(popdb, tracks, model.sha256["model.safetensors"]),
-        {OURS: cost.record},
-        lambda items: bar(items, "score", len(tracks)),
-    )
+    share = artifacts.Share("score", "Tracks scored")
+    with gpu_slot(settings):
+        cost = make_cost(parts_of(model, settings), model, settings, run / "cost")
+        scores = score_lineup(
+            lineup_of(tracks),
+            settings.evaluation,
+            run / "scores",
+            DatasetSpace(popdb, tracks, model.sha256["model.safetensors"]),
+            {OURS: cost.record},
+            lambda items: share.over(bar(items, "score", len(tracks)), len(tracks)),
+        )
     return shown(scores, cached=not scores.made, what="the scores")
 
 
-@task(task_run_name="report", cache_policy=NO_CACHE)
-def report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, run: Path) -> Entry:
+@task(task_run_name="report", tags=["report"], cache_policy=NO_CACHE, **RETRIED)
+def report(
+    popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, settings: Settings, run: Path
+) -> Entry:
     """Everything → a page to read."""
     written = write_report(popdb, model, tracks, scores, run / "report")
     return shown(written, cached=not written.made, what="the report")

@@ -48,6 +48,9 @@ def below(module: str, *rooms: str) -> bool:
         ("samuel.checkpoint", ("samuel.train", "samuel.generate", "samuel.evaluate")),
         ("samuel.generate", ("samuel.train", "samuel.evaluate", "samuel.report", "samuel.app")),
         ("flows.server", ("prefect",)),
+        ("flows.api", ("prefect",)),
+        ("flows.processes", ("prefect",)),
+        ("flows.supervision", ("prefect",)),
     ],
 )  # fmt: skip
 def test_imports_point_one_way(room: str, forbidden: tuple[str, ...]) -> None:

@@ -1,0 +1,134 @@
+"""`make serve` in a process of its own, with a port, a database and a home of its own."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PATIENCE_S = 300
+
+
+def until(condition: Callable[[], Any], told: Callable[[], object]) -> Any:
+    """What the condition gives once it is true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.1)
+    return found
+
+
+class Served:
+    """A running `make serve`."""
+
+    def __init__(self, home: Path, port: int, **variables: str) -> None:
+        self.home, self.port, self.log = home, port, home / "output"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+            "PREFECT_HOME": str(home),
+            "SAMUEL_PREFECT_PORT": str(port),
+            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            **variables,
+        }
+        self.process = self.start("flows.serve")
+
+    def start(self, *module: str) -> "subprocess.Popen[bytes]":
+        """A Python module with these variables, that writes into our log."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", *module], cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
+
+    def said(self) -> str:
+        """What it has printed."""
+        return self.log.read_text("utf-8", "replace")
+
+    def until_said(self, words: str, times: int = 1) -> None:
+        """Wait until it has printed a regular expression so many times."""
+        until(lambda: len(re.findall(words, self.said())) >= times, self.said)
+
+    def child(self, words: str) -> psutil.Process:
+        """The process below it whose command line ends like this, or has it."""
+        return until(lambda: self._found(words), self.said)[-1]
+
+    def _found(self, words: str) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if words in command_line(child)]
+
+    def everyone(self) -> list[psutil.Process]:
+        """All processes below it."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def end(self) -> int:
+        """Its exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+    @contextmanager
+    def client(self) -> Iterator[SyncPrefectClient]:
+        """A client of its server."""
+        settings = {PREFECT_API_URL: self.environment["PREFECT_API_URL"]}
+        password = self.environment.get("PREFECT_SERVER_API_AUTH_STRING")
+        known = temporary_settings({**settings, PREFECT_API_AUTH_STRING: password})
+        with known, get_client(sync_client=True) as client:
+            yield client
+
+    def run(self, deployment: str, settings: Any) -> FlowRun:
+        """A flow run of a deployment, submitted."""
+        with self.client() as client:
+            found = client.read_deployment_by_name(deployment)
+            return client.create_flow_run_from_deployment(
+                found.id, parameters={"settings": settings.model_dump(mode="json")}
+            )
+
+    def until_state(self, run: FlowRun, *names: str) -> str:
+        """The message of the run's state, once it has one of these names."""
+
+        def reached() -> FlowRun | None:
+            with contextlib.suppress(httpx.TransportError), self.client() as client:  # or the server is away
+                found = client.read_flow_run(run.id)
+                return found if found.state_name in names else None
+            return None
+
+        return str(until(reached, self.said).state.message)
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as once:
+        return once.getsockname()[1]
+
+
+@contextmanager
+def serving(home: Path, **variables: str) -> Iterator[Served]:
+    """`make serve`, ready; nothing of it is left afterwards."""
+    served = Served(home, free_port(), **variables)
+    try:
+        served.until_said("Worker '.*' started")
+        yield served
+    finally:
+        if served.process.poll() is None:
+            left = served.everyone()
+            served.end()
+            for process in psutil.wait_procs(left, timeout=5)[1]:
+                process.kill()

@@ -1,0 +1,99 @@
+"""Groups of songs, and how tasks hear that their run is to end."""
+
+import threading
+from typing import Any
+
+import pytest
+from prefect import flow, task
+from prefect.utilities.collections import visit_collection
+
+from flows.ending import asked_to_end, ending, until_ended
+from flows.runner import workers
+from flows.stages import MOST_TASKS, SONGS_PER_TASK, Group, groups
+from samuel.errors import StoppedError
+from tests.popdb.latents import small_settings
+
+
+def test_prefect_does_not_look_into_a_group() -> None:
+    seen: list[Any] = []
+    visit_collection({"songs": Group([["a"], ["b"]])}, seen.append, return_data=False)
+    assert "a" not in seen
+    visit_collection({"songs": [["a"], ["b"]]}, seen.append, return_data=False)
+    assert "a" in seen
+
+
+def test_a_group_is_a_sequence() -> None:
+    group = Group(number for number in range(5))
+    assert (len(group), group[1], group[-1], list(group), list(group[1:3])) == (
+        5,
+        1,
+        4,
+        [0, 1, 2, 3, 4],
+        [1, 2],
+    )
+
+
+@pytest.mark.parametrize(
+    ("songs", "tasks"), [(1, 1), (3, 3), (12, 4), (128, 4), (13_987, 438), (50_000, 500)]
+)
+def test_every_song_is_in_one_group_and_the_tasks_stay_few(songs: int, tasks: int) -> None:
+    parts = groups(range(songs))
+    assert [song for _, part in parts for song in part] == list(range(songs))
+    assert len(parts) == tasks <= MOST_TASKS
+    assert parts[-1][0].endswith(f"-{songs}")
+    assert songs > MOST_TASKS * SONGS_PER_TASK or max(len(part) for _, part in parts) <= SONGS_PER_TASK
+
+
+@pytest.mark.usefixtures("server")
+def test_the_end_of_a_run_is_heard_by_its_tasks(tmp_path: Any) -> None:
+    settings, begun, heard = small_settings(tmp_path), threading.Event(), threading.Event()
+
+    @task
+    def long() -> None:
+        ends = asked_to_end()
+        begun.set()
+        while not ends():
+            pass
+        heard.set()
+
+    @flow
+    def broken() -> None:
+        with workers(settings, 1) as run, ending():
+            run.submit(long)
+            begun.wait(60)
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        broken()
+    assert heard.is_set()
+
+
+@pytest.mark.usefixtures("server")
+def test_what_is_told_ends_when_the_run_does() -> None:
+    told: list[int] = []
+
+    @flow
+    def broken() -> None:
+        tell = until_ended(told.append)
+        tell(1)
+        with pytest.raises(ValueError, match="a bug"), ending():
+            raise ValueError("a bug")
+        with pytest.raises(StoppedError, match="the run has ended"):
+            tell(2)
+
+    broken()
+    assert told == [1, 2]
+
+
+@pytest.mark.usefixtures("server")
+def test_a_run_that_is_tried_again_is_not_ending() -> None:
+    @flow
+    def again() -> list[bool]:
+        ends = asked_to_end()
+        with pytest.raises(ValueError, match="a bug"), ending():
+            raise ValueError("a bug")
+        before = ends()
+        with ending():
+            return [before, ends()]
+
+    assert again() == [True, False]
