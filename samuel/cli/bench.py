@@ -1,6 +1,8 @@
 """`samuel bench`: what this machine does in a second, and what the parts are worth."""
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +24,7 @@ CHOICES = {
     "generate": "from a vocal to an accompaniment",
     "samplers": "how few steps they may take; takes hours without a GPU",
     "scoring": "scorers against their own commands",
+    "orchestration": "what Prefect costs over a full song list, with stand-ins for the stages; minutes",
 }
 
 
@@ -31,8 +34,15 @@ def add_commands(commands: Commands) -> None:
     told = "; ".join(f"{what}: {meaning}" for what, meaning in CHOICES.items())
     command.add_argument("what", nargs="?", default="machine", choices=list(CHOICES), help=told)
     add_settings(command)
-    command.add_argument("--songs", type=int, help="pipeline, separation, scoring: how many songs")
-    command.add_argument("--seconds", type=float, help="pipeline, scoring: their duration")
+    command.add_argument(
+        "--songs", type=int, help="pipeline, separation, scoring, orchestration: how many songs"
+    )
+    command.add_argument(
+        "--seconds",
+        type=float,
+        help="pipeline, scoring: their duration; orchestration: what a stand-in sleeps for each",
+    )
+    command.add_argument("--list", type=Path, help="orchestration: a song list; none: made-up titles")
     command.add_argument("--model", type=Path, help="generate, samplers: folder of a trained model")
     _add_samplers(command)
     command.set_defaults(command=bench)
@@ -55,6 +65,8 @@ def _add_samplers(command: argparse.ArgumentParser) -> None:
 
 def bench(options: argparse.Namespace) -> int:
     """Print what this machine does, figure by figure, as they are measured."""
+    if options.what == "orchestration":
+        return _orchestration(options)
     settings, what = read_settings(options.settings), options.what
     if what == "separation":
         return _separation(settings, options.songs)
@@ -97,6 +109,17 @@ def _rows_of_songs(what: str, settings: Settings, options: argparse.Namespace) -
     from samuel.bench.pipeline import pipeline_rows
 
     return pipeline_rows(settings, options.songs, options.seconds)
+
+
+def _orchestration(options: argparse.Namespace) -> int:
+    """The flows are above this library: a process of their own runs them, and prints what it measures."""
+    if options.settings:
+        raise InputError(
+            "bench orchestration has settings of its own, for its stand-ins; leave --settings out"
+        )
+    given = {name: getattr(options, name) for name in ("list", "songs", "seconds")}
+    told = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return subprocess.run([sys.executable, "-m", "flows.orchestration", *told], check=False).returncode
 
 
 def _separation(settings: Settings, songs: int | None) -> int:
