@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint types check bench lock clean
+.PHONY: help install demo serve test lint types check bench chaos lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -42,8 +42,12 @@ bench: install  ## speeds and deviations, as ratios within one run; half an hour
 	$(BIN)/samuel bench scoring
 	$(BIN)/samuel bench pipeline
 	$(BIN)/samuel bench loader
+	$(BIN)/samuel bench orchestration --songs 1000
 	$(BIN)/samuel bench separation
 	$(BIN)/python -m tests.rehearsal --songs 100 --faults 0
+
+chaos: install  ## fifty SIGKILLs at random moments of the demo; three quarters of an hour
+	$(BIN)/python -m tests.chaos
 
 lock: install  ## pin what pyproject.toml asks for
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url \
