@@ -4,7 +4,7 @@ import runpy
 import signal
 import sys
 
-from flows.processes import LIBC, PR_SET_PDEATHSIG
+from flows.service.processes import LIBC, PR_SET_PDEATHSIG
 
 if __name__ == "__main__":
     if LIBC:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from flows.processes import spawn
-from flows.server import (
+from flows.service.processes import spawn
+from flows.service.server import (
     API_URL,
     HOST,
     PORT,
@@ -28,7 +28,7 @@ from flows.server import (
     take_port,
     wait_until_healthy,
 )
-from flows.supervision import Child, SupervisionError
+from flows.service.supervision import Child, SupervisionError
 
 POOL = "samuel"
 PAGES_PORT = int(os.environ.get("SAMUEL_PAGES_PORT", str(PORT + 1)))
@@ -77,10 +77,12 @@ def _serve(children: list[Child]) -> NoReturn:
         children.append(Child("server", start_server, str(server_log()), process=server))
         wait_until_healthy(server, server_log())
     _register_patiently(children)
-    children.append(_supervised("worker", "flows.processes", *prefect("worker", "start", "--pool", POOL)))
-    children.append(_supervised("watch over silent runs", "flows.orphans", essential=False))
+    children.append(
+        _supervised("worker", "flows.service.processes", *prefect("worker", "start", "--pool", POOL))
+    )
+    children.append(_supervised("watch over silent runs", "flows.service.orphans", essential=False))
     where = ("--port", str(PAGES_PORT), "--directory", str(ARTIFACTS))
-    children.append(_supervised("page of reports", "flows.pages", *where, essential=False))
+    children.append(_supervised("page of reports", "flows.service.pages", *where, essential=False))
     for child in children:
         child.keep()
     print(MESSAGE, flush=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from prefect.logging import get_run_logger
 
-from flows.processes import spawn, stop
+from flows.service.processes import spawn, stop
 from samuel.config import Settings
 from samuel.device import resolve_device
 from samuel.errors import MissingPartError, SamuelError, StoppedError

@@ -12,7 +12,7 @@ from flows.artifacts.pictures import with_pictures
 from samuel.files import Entry, read_json
 from samuel.report.evaluation import score_table
 
-# In the environment of a flow: where `flows.pages` answers, and the folder that it serves.
+# In the environment of a flow: where `flows.service.pages` answers, and the folder that it serves.
 URL, FOLDER = "SAMUEL_PAGES_URL", "SAMUEL_PAGES_FOLDER"
 PLAYER = re.compile(r"\[([^\]]*)\]\((audio/[^)\s]*)\)")
 TRACK_PICTURE = re.compile(r"!\[[^\]]*\]\(spectrogram-[\w.-]+\.png\)\n*")

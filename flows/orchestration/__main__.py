@@ -17,7 +17,7 @@ from flows.orchestration.pages import page_rows
 from flows.orchestration.rows import rows
 from flows.orchestration.stand_ins import FULL_LIST, write_list
 from flows.orchestration.work import Order
-from flows.processes import stop
+from flows.service.processes import stop
 from samuel.errors import InputError, SamuelError
 
 
@@ -53,7 +53,7 @@ def own_server(home: Path) -> Iterator[Server]:
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ.update(PREFECT_HOME=str(home), SAMUEL_PREFECT_PORT=str(_free_port()))
-    from flows import server  # only now: it reads the port when it is imported
+    from flows.service import server  # only now: it reads the port when it is imported
 
     process, log = server.start_server(), server.server_log()
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from flows.orchestration.work import Order, Told
-from flows.processes import spawn
+from flows.service.processes import spawn
 from samuel.errors import SamuelError
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -8,9 +8,9 @@ import httpx
 import psutil
 import pytest
 
-from flows import supervision
-from flows.processes import exit_words
-from flows.supervision import Child, SupervisionError
+from flows.service import supervision
+from flows.service.processes import exit_words
+from flows.service.supervision import Child, SupervisionError
 from tests.flows.serving import ROOT, Served, serving, until
 
 pytestmark = pytest.mark.timeout(600)  # a server boots four times
@@ -109,7 +109,7 @@ def test_nothing_is_left_of_what_stands_inside_a_fence(tmp_path: Path) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "flows.processes", sys.executable, "-c", worker],
+        [sys.executable, "-m", "flows.service.processes", sys.executable, "-c", worker],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert exit_words(done.returncode) == "SIGKILL"

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from flows.server import ensure_server, environment
+from flows.service.server import ensure_server, environment
 from samuel.cli import read_settings
 
 

@@ -1,7 +1,7 @@
 """Reports and their audio for the browser, as it opens no `file://` link from the UI.
 
-`make serve` runs it: `python -m flows.pages --port 4201 --directory artifacts`. It only reads, it answers to
-this machine alone, and what does not lie in that folder is not there.
+`make serve` runs it: `python -m flows.service.pages --port 4201 --directory artifacts`. It only reads, it
+answers to this machine alone, and what does not lie in that folder is not there.
 """
 
 import argparse

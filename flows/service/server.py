@@ -13,15 +13,15 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.api import API_URL, HOST, PORT, UI_URL, ServerError, credentials, healthy, unfinished_tasks
-from flows.processes import spawn, stop
+from flows.service.api import API_URL, HOST, PORT, UI_URL, ServerError, credentials, healthy, unfinished_tasks
+from flows.service.processes import spawn, stop
 
 __all__ = [
     "API_URL", "HOST", "PORT", "ROOT", "UI_URL", "ServerError", "ensure_server", "environment", "healthy",
     "prefect", "server_log", "start_server", "take_port", "wait_until_healthy",
 ]  # fmt: skip
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 BOOT_SECONDS = 120
 RECORD_SECONDS = 15
 LEAVE_SECONDS = 20  # in which a server that was told to end leaves its port

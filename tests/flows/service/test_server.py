@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from flows import api, server
-from flows.api import ServerError
+from flows.service import api, server
+from flows.service.api import ServerError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 SECRET = b"not for the browser"
 AUDIO = bytes(range(256)) * 40
 
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def port(folder: Path) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "flows.pages", "--port", str(port), "--directory", str(folder)]
+    command = [sys.executable, "-m", "flows.service.pages", "--port", str(port), "--directory", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         wait_for(port)
@@ -127,7 +127,7 @@ def test_only_this_machine_is_answered(port: int) -> None:
 
 
 def test_a_port_in_use_is_named(port: int, folder: Path) -> None:
-    command = [sys.executable, "-m", "flows.pages", "--port", str(port), "--directory", str(folder)]
+    command = [sys.executable, "-m", "flows.service.pages", "--port", str(port), "--directory", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"127.0.0.1:{port}: Address already in use; give another --port" in done.stderr

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from flows.processes import exit_words, stop
+from flows.service.processes import exit_words, stop
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0

@@ -1,8 +1,8 @@
 """Ends what the server would show as running for ever, as long as `make serve` runs.
 
-The automation of `flows.automations` hears of a flow run's death by its silence. Two things are left to do.
-Whose silence falls into a time without a server is forgotten by the automation. And of the tasks of a flow
-run that was killed the server learns nothing at all.
+The automation of `automations` hears of a flow run's death by its silence. Two things are left to do. Whose
+silence falls into a time without a server is forgotten by the automation. And of the tasks of a flow run that
+was killed the server learns nothing at all.
 """
 
 import time
@@ -29,7 +29,7 @@ from prefect.events.filters import EventFilter, EventOccurredFilter, EventOrder,
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from flows.automations import SILENCE, register_automation, silent_message
+from flows.service.automations import SILENCE, register_automation, silent_message
 
 EVERY_S = 30
 SETTLED = timedelta(seconds=120)  # in which the last states of a flow run's tasks come in
