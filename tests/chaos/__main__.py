@@ -33,7 +33,8 @@ from tests.chaos.witness import Witness, content_of  # noqa: E402
 
 FLOWS = ("build-popdb/demo", "train-and-eval/demo")
 VICTIMS = ("flow", "flow", "worker", "server", "machine")  # what dies most often, twice
-LONGEST_WAIT_S = 30.0  # until the next kill: it may come while a run starts, or well into its work
+LONGEST_WAIT_S = 30.0  # until the next kill, from when the run is at work
+AT_START = 0.2  # of the kills come while a run starts, which takes about as long
 WATCH_EVERY_S = 0.05
 LOOK_EVERY_S = 1.0
 GONE_S = 25.0  # without a process, a run that is not over has died; a worker takes seconds to start one
@@ -67,7 +68,7 @@ class Disturbed:
         self.runs = 0
         self._draw = Random(seed)  # noqa: S311
         self._next_s = self._seen_s = 0.0
-        self._deadly = False
+        self._deadly = self._at_work = False
 
     def folder(self, name: str) -> Settings:
         """Settings of a run in a folder of this name."""
@@ -89,11 +90,12 @@ class Disturbed:
         run = submit(flow, settings.model_dump(mode="json"))
         self.runs += 1
         self._wait_anew()
+        self._at_work = self._draw.random() < AT_START
         self._deadly, self._seen_s = False, time.monotonic()
         deadline, looked_s = time.monotonic() + RUN_S, 0.0
         while time.monotonic() < deadline:
             witness.watch()
-            if self.left and time.monotonic() > self._next_s and self._kill(witness):
+            if self.left and self._at_work and time.monotonic() > self._next_s and self._kill(witness):
                 return False
             if time.monotonic() - looked_s > LOOK_EVERY_S:
                 looked_s = time.monotonic()
@@ -108,6 +110,9 @@ class Disturbed:
         state = state_of(run)
         if state and state.type == StateType.COMPLETED:
             return True
+        if state and state.type == StateType.RUNNING and not self._at_work:
+            self._at_work = True
+            self._wait_anew()
         waits = state and state.type == StateType.SCHEDULED  # for a worker that is about to start
         if waits or any(self.operation.processes("flow")):
             self._seen_s = time.monotonic()
