@@ -42,12 +42,17 @@ class Group(Sequence[Item]):
 
 SONGS_PER_TASK = 32  # a task of Demucs is then minutes on a GPU, an hour or two on a CPU
 LEAST_TASKS = 4  # of a stage: a dozen songs still make four tasks, so that the stages overlap
-MOST_TASKS = 500  # of a stage: Prefect's recorder loses history in bursts of more than some 3,500 task runs
+MOST_TASKS = 220  # of a stage: the UI's page of a run takes seconds with more, and each costs some 20 ms
+
+
+def group_size(songs: int) -> int:
+    """How many songs a task takes, of so many."""
+    return max(1, min(SONGS_PER_TASK, -(-songs // LEAST_TASKS)), -(-songs // MOST_TASKS))
 
 
 def groups(songs: Sequence[Item]) -> list[tuple[str, Sequence[Item]]]:
     """Songs in the groups that one task takes, each with its name, such as `songs 1-3`."""
-    size = max(1, min(SONGS_PER_TASK, -(-len(songs) // LEAST_TASKS)), -(-len(songs) // MOST_TASKS))
+    size = group_size(len(songs))
     parts = [Group(songs[start : start + size]) for start in range(0, len(songs), size)]
     return [(f"songs {i * size + 1}-{i * size + len(part)}", part) for i, part in enumerate(parts)]
 

@@ -26,7 +26,6 @@ from samuel.popdb.accounts import (
 from samuel.popdb.catalog import Song, SongList
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import Popdb
-from samuel.report.training import caveats, vocal_share_report
 
 STAGES = {"download": "Songs downloaded", "separate": "Songs separated", "encode": "Songs encoded"}
 
@@ -129,6 +128,8 @@ def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
 
 
 def _show_vocal_share(popdb: Popdb) -> None:
+    from samuel.report.training import caveats, vocal_share_report  # matplotlib: not before it is drawn
+
     with TemporaryDirectory() as folder:
         text = with_pictures(vocal_share_report(popdb, Path(folder)), Path(folder))
     markdown = f"# Vocal share of the chunks\n\n{text}\n\n{caveats(popdb)}"

@@ -15,7 +15,6 @@ from samuel.config import TrainingConfig
 from samuel.files import Entry, read_jsonl
 from samuel.popdb.accounts import duration
 from samuel.report.markdown import number, table
-from samuel.report.plots import plot_loss
 
 LEAST_S, GROWTH = 60.0, 0.02
 RECENT_STEPS = 100
@@ -79,6 +78,8 @@ def training_markdown(rows: Sequence[dict[str, Any]], steps: int, state: str) ->
         steps: How many there will be.
         state: How long it takes, or that it is over.
     """
+    from samuel.report.plots import plot_loss  # matplotlib: not before something is drawn
+
     step_s = median(row["seconds"] for row in rows[-RECENT_STEPS:])
     pace = f"{1 / step_s:,.3g} steps a second (median of the last {min(len(rows), RECENT_STEPS)})"
     head = f"**Step {rows[-1]['step']:,} of {steps:,}**, {pace}. {state}."

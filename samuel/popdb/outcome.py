@@ -82,8 +82,8 @@ def attempt(
         retry: Told how often it has failed; False: it is not tried now.
         pieces: Where others may have made it, or met the failure.
     """
-    if entry := pieces.find(folder):
-        return _success(song, stage, entry, attempts_failed(folder) + 1, earlier)
+    if there := found(song, stage, folder, earlier, pieces):
+        return there
     with locked(failure_file(folder)):
         past = _failures(folder)
         if past["status"] and not (_worth_it(past, limits) and retry(past["attempts"])):
@@ -97,6 +97,14 @@ def attempt(
             return _failure(song, stage, failed, earlier, worked=True)
         pieces.publish(folder)
     return _success(song, stage, entry, past["attempts"] + 1, earlier)
+
+
+def found(
+    song: Song, stage: str, folder: Path, earlier: dict[str, Any], pieces: Pieces = HERE
+) -> Outcome | None:
+    """The entry at `folder`, as `attempt` tells of it; None where there is none."""
+    entry = pieces.find(folder)
+    return entry and _success(song, stage, entry, attempts_failed(folder) + 1, earlier)
 
 
 def attempts_failed(folder: Path) -> int:

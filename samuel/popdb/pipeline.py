@@ -22,12 +22,11 @@ from samuel.codec import HOP, Codec, load_codec
 from samuel.codec.round_trip import loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
 from samuel.config import CodecConfig, SeparatorConfig, Settings
-from samuel.demo import compose
 from samuel.device import resolve_device
 from samuel.errors import InputError, MissingPartError
 from samuel.files import Entry, digest, make_entry
 from samuel.popdb.encode import encode_pair
-from samuel.popdb.outcome import Outcome, attempt
+from samuel.popdb.outcome import Outcome, attempt, found
 from samuel.popdb.separate import separate
 from samuel.popdb.separator import Separator, load_separator
 from samuel.popdb.stems import read_stems
@@ -47,7 +46,7 @@ def separate_songs(
 ) -> list[Outcome]:
     """`separate_song` for each, in the order given; `done` is told of each when it is over."""
     separator = separator_for(settings)  # before the threads, which would each try to load it
-    return _in_hand(lambda song: separate_song(song, settings), downloaded, settings, done, separator.cancel)
+    return _in_hand(stems_known, separate_song, downloaded, settings, done, separator.cancel)
 
 
 def encode_songs(
@@ -55,13 +54,26 @@ def encode_songs(
 ) -> list[Outcome]:
     """`encode_song` for each, in the order given; then what `settings.retention` lets go is removed."""
 
-    def work(song: Outcome) -> Outcome:
-        encoded = encode_song(song, settings)
-        _release_spent(encoded, settings)
-        return encoded
+    def over(song: Outcome) -> None:
+        _release_spent(song, settings)
+        done(song)
 
     codec = codec_for(settings)
-    return _in_hand(work, separated, settings, done, codec.cancel)
+    return _in_hand(latents_known, encode_song, separated, settings, over, codec.cancel)
+
+
+def stems_known(downloaded: Outcome, settings: Settings) -> Outcome | None:
+    """What `separate_song` gives where there is nothing to do; None where there is."""
+    if downloaded.entry is None:
+        return replace(downloaded, worked=False)
+    audio, pieces = downloaded.entry, pieces_of(settings)
+    folder, record = stems_folder(audio, settings), _with_separator(downloaded, settings)
+    separated = found(downloaded.song, "separate", folder, record, pieces)
+    if separated is None or separated.entry is None:
+        return None
+    if separated.entry.released and not pieces.find(latents_folder(audio, settings)):
+        return None
+    return replace(separated, sources=(audio,))
 
 
 def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
@@ -69,7 +81,7 @@ def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
     if downloaded.entry is None:
         return replace(downloaded, worked=False)
     separator, audio, pieces = separator_for(settings), downloaded.entry, pieces_of(settings)
-    folder, record = stems_folder(audio, settings), downloaded.record | {"separator": separator.identity}
+    folder, record = stems_folder(audio, settings), _with_separator(downloaded, settings)
 
     def make(target: Path) -> dict[str, Any]:
         path = pieces.at_hand(audio).path(AUDIO)
@@ -85,6 +97,16 @@ def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
         pieces.forget(folder)
         separated = tried()
     return replace(separated, sources=(audio,))
+
+
+def latents_known(separated: Outcome, settings: Settings) -> Outcome | None:
+    """What `encode_song` gives where there is nothing to do; None where there is."""
+    if separated.entry is None:
+        return replace(separated, worked=False)
+    [audio] = separated.sources
+    folder, record = latents_folder(audio, settings), _with_codec(separated, settings)
+    encoded = found(separated.song, "encode", folder, record, pieces_of(settings))
+    return encoded and replace(encoded, sources=(audio, separated.entry))
 
 
 def encode_song(separated: Outcome, settings: Settings) -> Outcome:
@@ -104,7 +126,7 @@ def encode_song(separated: Outcome, settings: Settings) -> Outcome:
         "encode",
         latents_folder(audio, settings),
         make,
-        separated.record | {"codec": codec.identity},
+        _with_codec(separated, settings),
         pieces=pieces,
     )
     return replace(encoded, sources=(audio, stems))
@@ -169,17 +191,33 @@ def songs_in_hand(settings: Settings) -> int:
 
 
 def _in_hand(
-    work: Callable[[Outcome], Outcome],
+    known: Callable[[Outcome, Settings], Outcome | None],
+    work: Callable[[Outcome, Settings], Outcome],
     outcomes: Sequence[Outcome],
     settings: Settings,
     done: Done,
     cancel: Callable[[], object],
 ) -> list[Outcome]:
+    """First what is known: threads that read many small files, as a rerun does, hinder each other."""
     results: dict[int, Outcome] = {}
-    for place, result in side_by_side(work, outcomes, songs_in_hand(settings), cancel):
-        results[place] = result
+    for place, outcome in enumerate(outcomes):
+        if result := known(outcome, settings):
+            results[place] = result
+            done(result)
+    left = [place for place in range(len(outcomes)) if place not in results]
+    todo = [outcomes[place] for place in left]
+    for number, result in side_by_side(lambda s: work(s, settings), todo, songs_in_hand(settings), cancel):
+        results[left[number]] = result
         done(result)
     return [results[place] for place in range(len(outcomes))]
+
+
+def _with_separator(downloaded: Outcome, settings: Settings) -> dict[str, Any]:
+    return downloaded.record | {"separator": separator_for(settings).identity}
+
+
+def _with_codec(separated: Outcome, settings: Settings) -> dict[str, Any]:
+    return separated.record | {"codec": codec_for(settings).identity}
 
 
 def _release_spent(encoded: Outcome, settings: Settings) -> None:
@@ -200,6 +238,8 @@ def _prove(settings: Settings, song: Callable[[], Audio]) -> None:
         try:
             result = require_faithful(codec, loudest_chunk(song(), samples))
         except (MissingPartError, InputError):  # one odd song proves nothing against a codec
+            from samuel.demo import compose  # two seconds of imports, hardly ever needed
+
             result = require_faithful(codec, loudest_chunk(compose(0, 0).mix, samples))
         logger.info("round trip of a chunk through %s: %s", codec.identity, result)
         return asdict(result)

@@ -33,9 +33,9 @@ STEMS_BYTES_PER_S = 400_000
 LATENTS_BYTES_PER_S = 2 * 64 * 2 * SAMPLE_RATE / 2048
 TYPICAL_DURATION_S = 211.0
 """The median of the Kaggle list."""
-# What is removed lies there from a song's download to the end of its encoding. The flow takes 32 songs a task
-# and three tasks at a time, in the order submitted: at most five groups are between the two.
-SONGS_IN_HAND = 160
+# What is removed lies there from a song's download to the end of its encoding. The flow takes three tasks at
+# a time, in the order submitted: at most so many groups of songs are between the two.
+GROUPS_IN_HAND = 5
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Need:
     spared_bytes: int = 0
 
 
-def require_space(songs: Sequence[Song], settings: Settings) -> list[Need]:
+def require_space(songs: Sequence[Song], settings: Settings, group: int) -> list[Need]:
     """Stop a run whose audio, stems, latents and shards will not find room.
 
     Synthetic songs and files at hand lie where they lie already: only their copies in `data/raw` count.
@@ -64,6 +64,7 @@ def require_space(songs: Sequence[Song], settings: Settings) -> list[Need]:
         songs: The list. Where it states no duration the header of the file does, and else the typical one is
             taken. A song over `download.max_duration_s` is never fetched and needs nothing.
         settings: Where it goes, and what of it is kept.
+        group: How many songs go through the stages together.
 
     Returns:
         What is needed in each folder.
@@ -71,12 +72,12 @@ def require_space(songs: Sequence[Song], settings: Settings) -> list[Need]:
     Raises:
         OperatorError: It does not fit; the message says what is needed, what is free, and what to change.
     """
-    durations_s, data = _durations_s(songs, settings), settings.data
+    durations_s, data, in_hand = _durations_s(songs, settings), settings.data, GROUPS_IN_HAND * group
     audio = _kept("audio", data / "raw", AUDIO_BYTES_PER_S, durations_s)
     stems = _kept("stems", data / "stems", STEMS_BYTES_PER_S, durations_s)
     needs = [
-        _removed(audio, AUDIO_BYTES_PER_S, durations_s, settings.retention.audio),
-        _removed(stems, STEMS_BYTES_PER_S, durations_s, settings.retention.stems),
+        _removed(audio, AUDIO_BYTES_PER_S, durations_s, in_hand, settings.retention.audio),
+        _removed(stems, STEMS_BYTES_PER_S, durations_s, in_hand, settings.retention.stems),
         _kept("latents", data / "latents", LATENTS_BYTES_PER_S, durations_s),
         *_shards(settings.popdb_path, durations_s),
     ]
@@ -120,10 +121,12 @@ def _kept(name: str, folder: Path, bytes_per_s: float, durations_s: Sequence[flo
     return Need(name, folder, round(bytes_per_s * sum(durations_s) * share_left))
 
 
-def _removed(need: Need, bytes_per_s: float, durations_s: Sequence[float], retention: str) -> Need:
+def _removed(
+    need: Need, bytes_per_s: float, durations_s: Sequence[float], in_hand: int, retention: str
+) -> Need:
     """`need` where files go once they are spent, or with what that would spare."""
     ends_s = [0.0, *accumulate(durations_s)]
-    starts_s = [0.0] * SONGS_IN_HAND + ends_s
+    starts_s = [0.0] * in_hand + ends_s
     in_hand_s = max(end_s - start_s for start_s, end_s in zip(starts_s, ends_s, strict=False))
     n_bytes = min(need.n_bytes, round(bytes_per_s * in_hand_s))
     if retention == "remove":

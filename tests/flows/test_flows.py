@@ -19,12 +19,11 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.artifacts import few_tracks_pictured
 from flows.build_popdb import THREADS, build_popdb
-from flows.stages import SONGS_PER_TASK
 from flows.train_and_eval import train_and_eval
 from samuel.audio import read_wav
 from samuel.config import Settings, SongsConfig
 from samuel.errors import DatasetError, InputError, MissingPartError, OperatorError
-from samuel.popdb.space import SONGS_IN_HAND
+from samuel.popdb.space import GROUPS_IN_HAND
 from tests.popdb.latents import FRAMES, small_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -244,7 +243,7 @@ def test_a_disk_too_small_stops_the_run_before_any_song(
 
 
 def test_no_more_songs_are_in_hand_than_the_space_for_them() -> None:
-    assert (THREADS + 2) * SONGS_PER_TASK == SONGS_IN_HAND
+    assert THREADS + 2 == GROUPS_IN_HAND
 
 
 def test_what_an_operator_must_mend_ends_the_flow_with_its_own_words(

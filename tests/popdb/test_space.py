@@ -20,13 +20,16 @@ from samuel.popdb import pipeline, space
 from samuel.popdb.acquisition import acquire_songs
 from samuel.popdb.catalog import Song
 from samuel.popdb.shards import write_popdb
-from samuel.popdb.space import SONGS_IN_HAND, Need, require_audio_space, require_space
+from samuel.popdb.space import GROUPS_IN_HAND, Need, require_audio_space
+from samuel.popdb.space import require_space as require_space_in_groups_of
 from tests.popdb.latents import small_settings
 
 AUDIO = 352_800  # 44,100 × 2 channels × 4 bytes
 STEMS = 400_000
 LATENTS = 5512.5  # 2 stems × 64 channels × 2 bytes × 44,100 / 2048
 PLENTY = 10**15
+GROUP = 32  # songs that go through the stages together
+IN_HAND = GROUPS_IN_HAND * GROUP
 
 Offer = Callable[[int], None]
 
@@ -44,6 +47,10 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Offer:
 
 def listed(durations_s: Sequence[float | None]) -> list[Song]:
     return [Song(f"{i:020x}", f"Title {i}", duration_s=s) for i, s in enumerate(durations_s)]
+
+
+def require_space(songs: Sequence[Song], settings: Settings) -> list[Need]:
+    return require_space_in_groups_of(songs, settings, GROUP)
 
 
 def by_name(needs: Sequence[Need]) -> dict[str, int]:
@@ -102,7 +109,7 @@ def test_what_is_removed_counts_while_it_is_in_hand(
     durations_s = np.random.default_rng(0).integers(30, 900, 500).tolist()
     settings = small_settings(tmp_path, **keeping(audio, stems))
     needs = by_name(require_space(listed(durations_s), settings))
-    rows = max(sum(durations_s[first : first + SONGS_IN_HAND]) for first in range(500))
+    rows = max(sum(durations_s[first : first + IN_HAND]) for first in range(500))
     seconds = {"keep": sum(durations_s), "remove": rows}
     assert needs["audio"] == seconds[audio] * AUDIO
     assert needs["stems"] == seconds[stems] * STEMS
@@ -110,7 +117,7 @@ def test_what_is_removed_counts_while_it_is_in_hand(
 
 
 def test_few_songs_are_all_in_hand(tmp_path: Path, offer: Offer) -> None:
-    songs = listed([60.0] * SONGS_IN_HAND)
+    songs = listed([60.0] * IN_HAND)
     kept = require_space(songs, small_settings(tmp_path))
     removed = require_space(songs, small_settings(tmp_path, **keeping("remove", "remove")))
     assert by_name(kept) == by_name(removed)
@@ -264,7 +271,7 @@ def groups_in_hand(groups: int, workers: int, rng: np.random.Generator) -> int:
 
 def test_no_more_songs_are_in_hand_than_is_said() -> None:
     rng = np.random.default_rng(0)
-    assert max(groups_in_hand(20, 3, rng) for _ in range(500)) * 32 == SONGS_IN_HAND
+    assert max(groups_in_hand(20, 3, rng) for _ in range(500)) == GROUPS_IN_HAND
 
 
 def test_a_real_run_takes_what_was_said(tmp_path: Path) -> None:

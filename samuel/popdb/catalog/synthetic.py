@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from samuel.config import SongsConfig
-from samuel.demo import write_song
 from samuel.files import digest
 from samuel.popdb.catalog.song import Rule, Song, SongList, Track
 
@@ -18,6 +17,8 @@ def synthetic_songs(config: SongsConfig, data: Path, track: Track) -> SongList:
 
 
 def _song(seed: int, index: int, folder: Path) -> Song:
+    from samuel.demo import write_song  # two seconds of imports, for those who want these songs
+
     entry = write_song(seed, index, folder)
     return Song(
         song_id=digest("synthetic", entry.folder.name),
