@@ -196,3 +196,4 @@ def test_a_cancelled_run_leaves_no_process(served: Served, songs_folder: Path, t
     served.until_state(run, "Cancelled")
     assert psutil.wait_procs(family, timeout=5)[1] == []
     served.until_state(served.run("build-popdb/demo", settings), "Completed")
+    assert "Failed to initialize plugins" not in served.said()
