@@ -198,9 +198,12 @@ def _in_hand(
     done: Done,
     cancel: Callable[[], object],
 ) -> list[Outcome]:
-    """First what is known: threads that read many small files, as a rerun does, hinder each other."""
+    """First what is known here: threads that only read small files, as in a rerun, hinder each other.
+
+    A store is asked by several at a time.
+    """
     results: dict[int, Outcome] = {}
-    for place, outcome in enumerate(outcomes):
+    for place, outcome in enumerate(outcomes if settings.store is None else ()):
         if result := known(outcome, settings):
             results[place] = result
             done(result)
