@@ -10,7 +10,7 @@ from samuel.codec import load_codec
 from samuel.config import CodecConfig
 from samuel.device import resolve_device
 from samuel.errors import MissingPartError
-from samuel.files import find_entry
+from samuel.files import find_entry, release
 from samuel.popdb import pipeline
 from samuel.popdb.acquisition import acquire_songs
 from samuel.popdb.catalog import Song
@@ -67,6 +67,31 @@ def test_another_separator_separates_again(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(pipeline, "separator_for", lambda *_, name=identity: Half(name))
         encoded(tmp_path)
     assert len(list((tmp_path / "data" / "stems").glob("*/entry.json"))) == 2
+
+
+def test_what_is_known_is_what_the_stage_would_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "separator_for", lambda *_: Half("half/1"))
+    settings = small_settings(tmp_path)
+    wav = tmp_path / "song-0.1.wav"
+    write_wav(wav, (0.1 * np.random.default_rng(0).normal(size=(2, 4 * 44_100))).astype(np.float32))
+    songs = [Song("song", "noise", url=wav.as_uri()), Song("none", "none", url=(tmp_path / "no").as_uri())]
+    downloaded, failed = acquire_songs(songs, settings)
+    assert downloaded.entry
+    assert pipeline.stems_known(downloaded, settings) is None
+    separated = pipeline.separate_song(downloaded, settings)
+    assert pipeline.latents_known(separated, settings) is None
+    release(pipeline.stems_folder(downloaded.entry, settings))  # and nothing made of them: made again
+    assert pipeline.stems_known(downloaded, settings) is None
+    separated = pipeline.separate_song(downloaded, settings)
+    made = pipeline.encode_song(separated, settings)
+    release(pipeline.stems_folder(downloaded.entry, settings))
+    known = pipeline.stems_known(downloaded, settings)
+    assert known
+    assert known == pipeline.separate_song(downloaded, settings)
+    assert pipeline.latents_known(known, settings) == pipeline.encode_song(known, settings)
+    assert made.worked
+    assert pipeline.stems_known(failed, settings) == pipeline.separate_song(failed, settings)
+    assert pipeline.latents_known(failed, settings) == pipeline.encode_song(failed, settings)
 
 
 def low_notes(root: Path) -> Song:
