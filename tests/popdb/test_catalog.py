@@ -79,7 +79,7 @@ def test_synthetic_songs_are_twelve(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         asked.append((seed, index))
         return FakeEntry(root / f"{seed}-{index}")
 
-    monkeypatch.setattr("samuel.popdb.catalog.synthetic.write_song", write_song)
+    monkeypatch.setattr("samuel.demo.write_song", write_song)
     songs = list_songs(SongsConfig(seed=5), tmp_path).songs
     assert asked == [(5, index) for index in range(12)]
     assert len({song.song_id for song in songs}) == 12
