@@ -66,12 +66,10 @@ def stems_known(downloaded: Outcome, settings: Settings) -> Outcome | None:
     """What `separate_song` gives where there is nothing to do; None where there is."""
     if downloaded.entry is None:
         return replace(downloaded, worked=False)
-    audio, pieces = downloaded.entry, pieces_of(settings)
+    audio = downloaded.entry
     folder, record = stems_folder(audio, settings), _with_separator(downloaded, settings)
-    separated = found(downloaded.song, "separate", folder, record, pieces)
-    if separated is None or separated.entry is None:
-        return None
-    if separated.entry.released and not pieces.find(latents_folder(audio, settings)):
+    separated = found(downloaded.song, "separate", folder, record, pieces_of(settings))
+    if separated is None or _gone(separated, audio, settings):
         return None
     return replace(separated, sources=(audio,))
 
@@ -92,8 +90,7 @@ def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
         return attempt(downloaded.song, "separate", folder, make, record, pieces=pieces)
 
     separated = tried()
-    released = separated.entry and separated.entry.released
-    if released and not pieces.find(latents_folder(audio, settings)):
+    if _gone(separated, audio, settings):
         pieces.forget(folder)
         separated = tried()
     return replace(separated, sources=(audio,))
@@ -213,6 +210,12 @@ def _in_hand(
         results[left[number]] = result
         done(result)
     return [results[place] for place in range(len(outcomes))]
+
+
+def _gone(separated: Outcome, audio: Entry, settings: Settings) -> bool:
+    """Whether stems were removed, and nothing is there that was made of them."""
+    released = separated.entry is not None and separated.entry.released
+    return released and not pieces_of(settings).find(latents_folder(audio, settings))
 
 
 def _with_separator(downloaded: Outcome, settings: Settings) -> dict[str, Any]:
