@@ -21,7 +21,9 @@ from samuel.popdb.download.faults import full_disk_stops
 from samuel.popdb.download.fetch import AUDIO, fetch_file, fetch_video, too_long
 from samuel.popdb.download.pace import Pace, Request
 from samuel.popdb.download.search import hits_of, search
+from samuel.popdb.fingerprint import to_bytes
 from samuel.popdb.outcome import Outcome, attempt, attempts_failed
+from samuel.popdb.packed import Packed
 from samuel.popdb.status import Status
 from samuel.store import pieces_of
 
@@ -212,18 +214,21 @@ def _folder(settings: Settings, *source: str) -> Path:
 
 
 def _within(outcome: Outcome, longest_s: float) -> Outcome:
-    """`outcome` with the digest of its audio; refused where it was downloaded under a larger limit."""
+    """`outcome` with what its audio is known by; refused where it was downloaded under a larger limit."""
     if outcome.entry is None:
         return outcome
     if (duration_s := outcome.record["duration_s"]) <= longest_s:
-        return replace(outcome, record=outcome.record | {"audio_sha256": outcome.entry.sha256[AUDIO]})
+        codes = to_bytes(outcome.record["fingerprint"])
+        told = {"audio_sha256": outcome.entry.sha256[AUDIO], "fingerprint": codes}
+        return replace(outcome, record=outcome.record | told)
     message = str(too_long(duration_s, longest_s))
     return replace(outcome, status=Status.TOO_LONG, message=message, entry=None, record={})
 
 
 def _told(searched: Outcome, candidates: Sequence[Candidate], tried: Sequence[Outcome]) -> Outcome:
     """What became of a song that was searched for, with every candidate and what spoke for or against it."""
-    table = {"candidates": [_row(c, tried[i] if i < len(tried) else None) for i, c in enumerate(candidates)]}
+    rows = (_row(c, tried[i] if i < len(tried) else None) for i, c in enumerate(candidates))
+    table = {"candidates": Packed(rows)}
     if not tried:
         status, message = verdict(candidates)
         return replace(searched, stage="match", status=status, message=message, entry=None, record=table)

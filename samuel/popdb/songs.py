@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from samuel.popdb.fingerprint import from_text, recordings
+from samuel.popdb.fingerprint import from_bytes, recordings
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.tables import write_rows
 
@@ -88,7 +88,7 @@ def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Digest of a song's audio → name of its recording: the lowest digest of all that sound the same."""
     records = [outcome.record for outcome in outcomes if "audio_sha256" in outcome.record]
     return recordings(
-        {record["audio_sha256"]: from_text(record.get("fingerprint", "")) for record in records}
+        {record["audio_sha256"]: from_bytes(record.get("fingerprint", b"")) for record in records}
     )
 
 

@@ -8,12 +8,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samuel.files import replacing
+from samuel.popdb.packed import Packed
+
+ROWS_AT_A_TIME = 1024
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write `rows` as a Parquet file, whole or not at all."""
+    """Write `rows` as a Parquet file, whole or not at all; what they hold packed is unpacked part by part."""
+    parts = [rows[start : start + ROWS_AT_A_TIME] for start in range(0, len(rows), ROWS_AT_A_TIME)]
+    tables = [pa.Table.from_pylist([_unpacked(row) for row in part], schema=schema) for part in parts]
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
+        pq.write_table(pa.concat_tables([schema.empty_table(), *tables]).combine_chunks(), temporary)
+
+
+def _unpacked(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.rows() if isinstance(value, Packed) else value for name, value in row.items()}
 
 
 def read_table(content: bytes, schema: pa.Schema | None = None) -> pa.Table:

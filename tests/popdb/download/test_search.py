@@ -27,9 +27,10 @@ def test_first_acceptable_hit_is_downloaded(site: LocalSite, workplace: Workplac
 
 def test_record_is_the_same_in_every_place(site: LocalSite, tmp_path: Path) -> None:
     site.add_video("a", Answer(encoded(sine())))
-    records = [json.dumps(Workplace(tmp_path / name).search()) for name in ("one", "two")]
-    assert records[0] == records[1]
-    assert "127.0.0.1" not in records[0]
+    one, two = (Workplace(tmp_path / name).search() for name in ("one", "two"))
+    found = [record | {"candidates": list(record["candidates"])} for record in (one, two)]
+    assert found[0] == found[1]
+    assert "127.0.0.1" not in repr(found[0])
 
 
 @pytest.mark.parametrize(
