@@ -52,14 +52,18 @@ def separate_songs(
 def encode_songs(
     separated: Sequence[Outcome], settings: Settings, done: Done = lambda _: None
 ) -> list[Outcome]:
-    """`encode_song` for each, in the order given; then what `settings.retention` lets go is removed."""
+    """`encode_song` for each, in the order given; then what `settings.retention` lets go is removed.
+
+    What comes back no longer names its sources, which nobody needs and a long list has many of.
+    """
 
     def over(song: Outcome) -> None:
         _release_spent(song, settings)
         done(song)
 
     codec = codec_for(settings)
-    return _in_hand(latents_known, encode_song, separated, settings, over, codec.cancel)
+    encoded = _in_hand(latents_known, encode_song, separated, settings, over, codec.cancel)
+    return [replace(song, sources=()) for song in encoded]
 
 
 def stems_known(downloaded: Outcome, settings: Settings) -> Outcome | None:

@@ -85,9 +85,13 @@ def over_any_store(
 
 def run(songs: list[Song], settings: Settings) -> list[Outcome]:
     """As the flow does it."""
+    return pipeline.encode_songs(separate(songs, settings), settings)
+
+
+def separate(songs: list[Song], settings: Settings) -> list[Outcome]:
+    """As far as the stems."""
     pipeline.reclaim_audio(settings)
-    downloaded = acquire_songs(songs, settings)
-    return pipeline.encode_songs(pipeline.separate_songs(downloaded, settings), settings)
+    return pipeline.separate_songs(acquire_songs(songs, settings), settings)
 
 
 def dataset_without_store(machines: Machines, songs: list[Song]) -> dict[str, str]:
@@ -146,9 +150,11 @@ def test_a_piece_that_is_damaged_in_the_store_is_made_again(
     machines: Machines, separated: list[int], stage: str
 ) -> None:
     settings, songs = machines.settings(), songs_of(machines.root, 1)
-    [made] = machines.on("a", lambda: run(songs, settings))
-    assert made.entry
-    (audio, stems), latents = made.sources, made.entry
+    [separated_here] = machines.on("a", lambda: separate(songs, settings))
+    [made] = machines.on("a", lambda: pipeline.encode_songs([separated_here], settings))
+    [audio], stems, latents = separated_here.sources, separated_here.entry, made.entry
+    assert stems
+    assert latents
     entry, name = {
         "audio": (audio, "audio.wav"),
         "vocals": (stems, "vocals.flac"),
