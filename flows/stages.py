@@ -1,11 +1,12 @@
 """What the tasks of both flows share: groups of songs, progress bars, the truth about what was cached."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import SimpleQueue
 from typing import Any, TypeVar, cast, overload
 
 from prefect.exceptions import UnfinishedRun
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
 from prefect.states import Completed
 from tqdm import tqdm
 
@@ -88,26 +89,47 @@ def told(outcomes: Sequence[Outcome]) -> Group[Outcome]:
 
 
 def gather(
-    stages: "Sequence[Sequence[PrefectFuture[Group[Outcome]]]]",
+    stages: "list[list[PrefectFuture[Group[Outcome]]]]",
     tell: Callable[[int, Sequence[Outcome]], None],
 ) -> list[Outcome]:
     """The outcomes of the last stage, group by group; `tell` hears those of every stage as they come.
 
     A stage raises only what concerns all songs (a full disk, a bot check, a bug). The first to do so ends the
     flow with its own error; others only say that they never ran, or were stopped.
+
+    Args:
+        stages: What `submit` gave; emptied, for a future keeps what its task brought.
+        tell: Given the number of a stage, and what became of some songs there.
     """
-    stage_of = {future.task_run_id: number for number, stage in enumerate(stages) for future in stage}
     followed: Exception | None = None
-    for future in as_completed([future for stage in stages for future in stage]):
+    last: dict[int, Group[Outcome]] = {}
+    final = len(stages) - 1
+    for stage, place, future in _as_they_end(stages):
         try:
             outcomes = future.result()
         except (StoppedError, UnfinishedRun) as error:
             followed = followed or error
             continue
-        tell(stage_of[future.task_run_id], outcomes)
+        tell(stage, outcomes)
+        if stage == final:
+            last[place] = outcomes
     if followed:
         raise followed
-    return [outcome for future in stages[-1] for outcome in future.result()]
+    return [outcome for place in sorted(last) for outcome in last[place]]
+
+
+def _as_they_end(
+    stages: "list[list[PrefectFuture[Data]]]",
+) -> "Iterator[tuple[int, int, PrefectFuture[Data]]]":
+    """Stage, place and future of each that ends; Prefect's own `as_completed` would hold all of them."""
+    where = {f.task_run_id: (s, p) for s, stage in enumerate(stages) for p, f in enumerate(stage)}
+    ended = SimpleQueue[PrefectFuture[Data]]()
+    while stages:
+        for future in stages.pop():
+            future.add_done_callback(ended.put)
+    for _ in where:
+        future = ended.get()
+        yield *where[future.task_run_id], future
 
 
 def shown(data: Data, *, cached: bool, what: str) -> Data:

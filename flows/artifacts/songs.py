@@ -15,6 +15,7 @@ from samuel.config import Settings
 from samuel.popdb.accounts import (
     SEARCHES,
     STEPS,
+    WHY_NO_PAIR,
     Progress,
     Step,
     duration,
@@ -118,7 +119,8 @@ def rows_under_way(outcomes: Iterable[Outcome], listed: int, *, at_hand: bool) -
 
 def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
     """What became of the songs, and what the dataset holds."""
-    kept = step_into_dataset(popdb.songs().to_pylist(), popdb.info["settings"]["min_vocal_share"])
+    songs = popdb.songs().select(list(WHY_NO_PAIR)).to_pylist()  # the candidates of all songs are many
+    kept = step_into_dataset(songs, popdb.info["settings"]["min_vocal_share"])
     rows = [step.row() for step in [*funnel(outcomes), kept]]
     get_run_logger().info("What became of the songs\n%s", text_of(rows))
     show(TableArtifact(key="songs", table=rows, description="What became of the songs"))

@@ -20,6 +20,7 @@ STEPS = {
     "encode": "encoded",
 }
 SEARCHES = ("search", "match")
+WHY_NO_PAIR = ("status", "message", "vocal_shares", "pairs")
 MOST_REASONS, LONGEST_REASON = 3, 100
 
 
@@ -77,7 +78,7 @@ def step_into_dataset(rows: Sequence[Mapping[str, Any]], least: float) -> Step:
     """The last step of songs that were encoded: to at least one pair of the dataset.
 
     Args:
-        rows: Of `songs.parquet`.
+        rows: Of `songs.parquet`, the columns `WHY_NO_PAIR`.
         least: Least vocal share of a chunk that becomes a pair.
     """
     reasons = Counter(

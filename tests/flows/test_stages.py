@@ -1,6 +1,8 @@
 """Groups of songs, and how tasks hear that their run is to end."""
 
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from prefect.utilities.collections import visit_collection
 
 from flows.ending import asked_to_end, ending, until_ended
 from flows.runner import workers
-from flows.stages import MOST_TASKS, SONGS_PER_TASK, Group, groups
+from flows.stages import MOST_TASKS, SONGS_PER_TASK, Group, gather, groups, submit
 from samuel.errors import StoppedError
 from tests.popdb.latents import small_settings
 
@@ -97,3 +99,36 @@ def test_a_run_that_is_tried_again_is_not_ending() -> None:
             return [before, ends()]
 
     assert again() == [True, False]
+
+
+@pytest.mark.usefixtures("server")
+def test_what_a_stage_gave_is_let_go_while_the_run_goes_on(tmp_path: Any) -> None:
+    settings = small_settings(tmp_path)
+    made: list[weakref.ref[Group[int]]] = []
+    told: list[tuple[int, list[int]]] = []
+    alive: list[int] = []
+
+    @task
+    def first(songs: Group[int], settings: Any, group: str) -> Group[int]:
+        found = Group(number + 10 for number in songs)
+        made.append(weakref.ref(found))
+        return found
+
+    @task
+    def second(songs: Group[int], settings: Any, group: str) -> Group[int]:
+        return Group(number + 100 for number in songs)
+
+    def tell(stage: int, group: Any) -> None:
+        told.append((stage, list(group)))
+        gc.collect()
+        alive.append(sum(found() is not None for found in made))
+
+    @flow
+    def numbers() -> list[Any]:
+        with workers(settings, 2) as run:
+            return gather(submit(run, (first, second), groups(range(640)), settings), tell)
+
+    assert numbers() == [number + 100 for number in range(10, 650)]
+    assert sorted(number for stage, group in told for number in group if stage == 0) == [*range(10, 650)]
+    assert len(made) == 20
+    assert alive[-1] < 10  # a thread may still hold its last
