@@ -1,5 +1,6 @@
 """The finished pieces of songs (entries of `samuel.files`), wherever they lie: here, in the data folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from samuel.errors import OperatorError
@@ -13,9 +14,9 @@ class Pieces:
         """The entry that belongs at `folder`; its files may still lie in the store."""
         return find_entry(folder)
 
-    def all(self, stage: Path) -> list[Entry]:
+    def all(self, stage: Path) -> Iterator[Entry]:
         """Every entry that belongs into the folder of a stage."""
-        return [entry for folder in stage.glob("[!.]*/") if (entry := find_entry(folder))]
+        return (entry for folder in stage.glob("[!.]*/") if (entry := find_entry(folder)))
 
     def at_hand(self, entry: Entry) -> Entry:
         """The entry with its files on this machine.

@@ -17,7 +17,7 @@ last holds; who was told of the other still finds its files. Nothing is locked.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -88,18 +88,21 @@ class Store(Pieces):
             return here
         return self._agreed(here, there)
 
-    def all(self, stage: Path) -> list[Entry]:
+    def all(self, stage: Path) -> Iterator[Entry]:
         """Every entry that belongs into the folder of a stage: the store's word before this machine's."""
         listed: dict[str, dict[str, int]] = {}
         for name, size in self.bucket.sizes(stage.name).items():
             key, _, file = name.partition("/")
             listed.setdefault(key, {})[file] = size
         told = {stage / key: files for key, files in listed.items() if MANIFEST in files}
+        found = set[Path]()
         with ThreadPoolExecutor(AT_ONCE) as readers:
-            there = list(readers.map(lambda folder: self._found(folder, told[folder]), told))
-        here = [entry for entry in super().all(stage) if entry.folder not in told or not entry.released]
-        entries = {entry.folder: entry for entry in [*here, *(entry for entry in there if entry)]}
-        return list(entries.values())
+            for entry in filter(None, readers.map(lambda folder: self._found(folder, told[folder]), told)):
+                found.add(entry.folder)
+                yield entry
+        for entry in super().all(stage):
+            if entry.folder not in found and not (entry.folder in told and entry.released):
+                yield entry
 
     def at_hand(self, entry: Entry) -> Entry:
         """The entry, which another machine may have told of, with its files on this machine.

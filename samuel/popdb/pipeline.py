@@ -140,7 +140,8 @@ def reclaim_audio(settings: Settings) -> int:
         How many songs that concerns.
     """
     pieces, data = pieces_of(settings), settings.data
-    removed = [audio for audio in pieces.all(data / "raw") if audio.released and AUDIO in audio.sha256]
+    released = (audio for audio in pieces.all(data / "raw") if audio.released and AUDIO in audio.sha256)
+    removed = [replace(audio, record={}) for audio in released]  # of a long list, the records fill memory
     if not removed:
         return 0
     stems = {entry.folder for entry in pieces.all(data / "stems") if not entry.released}
