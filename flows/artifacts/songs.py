@@ -119,7 +119,7 @@ def rows_under_way(outcomes: Iterable[Outcome], listed: int, *, at_hand: bool) -
 
 def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
     """What became of the songs, and what the dataset holds."""
-    songs = popdb.songs().select(list(WHY_NO_PAIR)).to_pylist()  # the candidates of all songs are many
+    songs = popdb.songs(WHY_NO_PAIR).to_pylist()  # without the candidates, which are many
     kept = step_into_dataset(songs, popdb.info["settings"]["min_vocal_share"])
     rows = [step.row() for step in [*funnel(outcomes), kept]]
     get_run_logger().info("What became of the songs\n%s", text_of(rows))

@@ -43,6 +43,10 @@ def test_a_table_has_the_bytes_that_all_rows_at_once_have(tmp_path: Any) -> None
         assert (tmp_path / name).read_bytes() == (tmp_path / "at once").read_bytes()
 
 
+def test_the_memory_of_tables_is_everybodys() -> None:
+    assert pa.default_memory_pool().backend_name == "system"
+
+
 def test_a_table_without_rows_has_its_columns(tmp_path: Any) -> None:
     write_rows(tmp_path / "empty", [], SONGS_SCHEMA)
     assert pq.read_table(tmp_path / "empty").schema.equals(SONGS_SCHEMA)

@@ -81,7 +81,7 @@ def export_manifest(popdb: Popdb, folder: Path) -> Path:
 
 
 def _lines(popdb: Popdb) -> bytes:
-    songs = {row["song_id"]: row for row in popdb.songs().select(["song_id", *OF_SONG]).to_pylist()}
+    songs = {row["song_id"]: row for row in popdb.songs(["song_id", *OF_SONG]).to_pylist()}
     unknown: dict[str, Any] = dict.fromkeys(OF_SONG)
     rows = [
         {name: row[name] for name in OF_PAIR}

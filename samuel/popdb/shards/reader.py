@@ -84,13 +84,13 @@ class Popdb:
         _require_split(split)
         return [row for row in self.index if row["split"] == split]
 
-    def songs(self) -> pa.Table:
-        """`songs.parquet`: a row per song of the list."""
-        return read_table(self.state.read(SONGS), SONGS_SCHEMA)
+    def songs(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """`songs.parquet`: a row per song of the list; all columns, or some."""
+        return read_table(self.state.read(SONGS), SONGS_SCHEMA, columns)
 
     def vocal_shares(self) -> list[float]:
         """Vocal share of every chunk that was measured, those that were left out included."""
-        chunks = self.songs()["vocal_shares"].to_pylist()
+        chunks = self.songs(["vocal_shares"])["vocal_shares"].to_pylist()
         return [share for shares in chunks for share in shares if share is not None]
 
     def read(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
