@@ -53,7 +53,7 @@ def _again(order: Order, elsewhere: Order, folder: Path, server: Server) -> Iter
     yield "rerun: a plain loop", _times(measured("loop", elsewhere, folder, server))
     rerun = measured("flow", order, folder, server)
     yield "rerun: the flow", f"{_times(rerun)}; {_goal(rerun.wall_s < RERUN_S, f'under {RERUN_S:.0f} s')}"
-    yield "rerun: memory at its peak", _mebibytes(rerun.peak)
+    yield "rerun: memory at its peak", _peak(rerun)
     yield from history("rerun: the server's task runs", rerun, server)
 
 
@@ -73,8 +73,13 @@ def _cost(first: Run, alone: Run, songs: int) -> Iterator[Row]:
 def _memory(run: Run) -> Iterator[Row]:
     tenth, last = run.memory_at(AFTER), run.memory_at(LAST_SONGS)
     yield "memory after a tenth of the tasks", f"{_mebibytes(tenth)}, {_mebibytes(last)} after the last songs"
-    peak = f"{_mebibytes(run.peak)}, of which {_mebibytes(run.of_files)} pages of libraries"
-    yield "memory at its peak", f"{peak}; {_goal(run.peak < MEMORY_BYTES, 'under 1 GiB')}"
+    yield "memory at its peak", _peak(run)
+
+
+def _peak(run: Run) -> str:
+    _, most, of_files = run.peak
+    told = f"{_mebibytes(most)}, of which {_mebibytes(of_files)} pages of libraries"
+    return f"{told}; {_goal(most < MEMORY_BYTES, 'under 1 GiB')}"
 
 
 def history(what: str, run: Run, server: Server) -> Iterator[Row]:
