@@ -15,7 +15,7 @@ from flows.ending import ending, until_ended
 from flows.limits import DOWNLOADS, create_limit, gpu_slot, slot
 from flows.retries import RETRIED
 from flows.runner import Workers, workers
-from flows.stages import Group, bar, gather, group_size, groups, shown, submit, told
+from flows.stages import Group, bar, gather, group_sizes, groups, shown, submit, told
 from samuel.config import Settings, demo
 from samuel.doctor import dataset_parts, require
 from samuel.popdb import catalog, pipeline
@@ -46,7 +46,7 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
         run.submit(examine, computes=True, settings=settings).result()
         listed = list_songs(settings)
         artifacts.show_list(listed)
-        require_space(listed.songs, settings, group_size(len(listed.songs)))
+        require_space(listed.songs, settings, max(group_sizes(len(listed.songs), settings), default=1))
         outcomes = prepare(run, listed.songs, settings)
         popdb = run.submit(assemble, outcomes=Group(outcomes), settings=settings).result()
     artifacts.show_dataset(popdb, outcomes)
@@ -60,7 +60,9 @@ def prepare(run: Workers, songs: Sequence[Song], settings: Settings) -> list[Out
     run.everywhere(partial(begin, settings))
     with ExitStack() as broken_off:
         broken_off.callback(leave, settings)
-        outcomes = gather(submit(run, (download, separate, encode), groups(songs), settings), journey.show)
+        outcomes = gather(
+            submit(run, (download, separate, encode), groups(songs, settings), settings), journey.show
+        )
         broken_off.pop_all()
     return outcomes
 

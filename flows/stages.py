@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast, overload
 
@@ -43,19 +44,29 @@ class Group(Sequence[Item]):
 
 SONGS_PER_TASK = 32  # a task of Demucs is then minutes on a GPU, an hour or two on a CPU
 LEAST_TASKS = 4  # of a stage: a dozen songs still make four tasks, so that the stages overlap
-MOST_TASKS = 220  # of a stage: the UI's page of a run takes seconds with more, and each costs some 20 ms
+MOST_TASKS = 66  # of a stage: with 200 in all, the UI's page of a run takes 2 s, and with 660 more than 3
+MOST_TASKS_IN_LITTLE_SPACE = 220  # where audio is removed: it lies there until its group is encoded
+FIRST_TASKS = 8  # of a long list: they are small all the same, so that there is soon something to see
 
 
-def group_size(songs: int) -> int:
-    """How many songs a task takes, of so many."""
-    return max(1, min(SONGS_PER_TASK, -(-songs // LEAST_TASKS)), -(-songs // MOST_TASKS))
+def group_sizes(songs: int, settings: Settings) -> list[int]:
+    """How many songs each task of a stage takes, of so many."""
+    most = MOST_TASKS_IN_LITTLE_SPACE if settings.retention.audio == "remove" else MOST_TASKS
+    size = max(1, min(SONGS_PER_TASK, -(-songs // LEAST_TASKS)))
+    first = FIRST_TASKS if songs > size * most else 0
+    left = songs - first * size
+    then = max(size, -(-left // (most - first)))
+    return [*[size] * first, *[then] * (left // then), *([left % then] if left % then else [])]
 
 
-def groups(songs: Sequence[Item]) -> list[tuple[str, Sequence[Item]]]:
+def groups(songs: Sequence[Item], settings: Settings) -> list[tuple[str, Sequence[Item]]]:
     """Songs in the groups that one task takes, each with its name, such as `songs 1-3`."""
-    size = group_size(len(songs))
-    parts = [Group(songs[start : start + size]) for start in range(0, len(songs), size)]
-    return [(f"songs {i * size + 1}-{i * size + len(part)}", part) for i, part in enumerate(parts)]
+    sizes = group_sizes(len(songs), settings)
+    ends = list(accumulate(sizes))
+    return [
+        (f"songs {end - size + 1}-{end}", Group(songs[end - size : end]))
+        for size, end in zip(sizes, ends, strict=True)
+    ]
 
 
 def submit(

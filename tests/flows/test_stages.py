@@ -11,7 +11,17 @@ from prefect.utilities.collections import visit_collection
 
 from flows.ending import asked_to_end, ending, until_ended
 from flows.runner import workers
-from flows.stages import MOST_TASKS, SONGS_PER_TASK, Group, gather, groups, submit
+from flows.stages import (
+    FIRST_TASKS,
+    MOST_TASKS,
+    MOST_TASKS_IN_LITTLE_SPACE,
+    SONGS_PER_TASK,
+    Group,
+    gather,
+    group_sizes,
+    groups,
+    submit,
+)
 from samuel.errors import StoppedError
 from tests.popdb.latents import small_settings
 
@@ -36,14 +46,39 @@ def test_a_group_is_a_sequence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("songs", "tasks"), [(1, 1), (3, 3), (12, 4), (128, 4), (7_040, 220), (13_987, 219), (50_000, 220)]
+    ("songs", "audio", "tasks"),
+    [
+        (0, "keep", 0),
+        (1, "keep", 1),
+        (3, "keep", 3),
+        (12, "keep", 4),
+        (128, "keep", 4),
+        (2_112, "keep", 66),
+        (2_113, "keep", 65),
+        (13_987, "keep", 66),
+        (50_000, "keep", 66),
+        (2_113, "remove", 67),
+        (7_040, "remove", 220),
+        (13_987, "remove", 219),
+    ],
 )
-def test_every_song_is_in_one_group_and_the_tasks_stay_few(songs: int, tasks: int) -> None:
-    parts = groups(range(songs))
+def test_every_song_is_in_one_group_and_the_tasks_stay_few(
+    songs: int, audio: Any, tasks: int, tmp_path: Any
+) -> None:
+    settings = small_settings(tmp_path, retention={"audio": audio})
+    parts = groups(range(songs), settings)
     assert [song for _, part in parts for song in part] == list(range(songs))
-    assert len(parts) == tasks <= MOST_TASKS
-    assert parts[-1][0].endswith(f"-{songs}")
-    assert songs > MOST_TASKS * SONGS_PER_TASK or max(len(part) for _, part in parts) <= SONGS_PER_TASK
+    assert [name for name, _ in parts] == [f"songs {part[0] + 1}-{part[-1] + 1}" for _, part in parts]
+    assert [len(part) for _, part in parts] == group_sizes(songs, settings)
+    assert len(parts) == tasks <= (MOST_TASKS if audio == "keep" else MOST_TASKS_IN_LITTLE_SPACE)
+
+
+@pytest.mark.parametrize("songs", [2_113, 13_987, 50_000])
+def test_the_first_groups_of_a_long_list_are_small(songs: int, tmp_path: Any) -> None:
+    sizes = group_sizes(songs, small_settings(tmp_path))
+    assert sizes[:FIRST_TASKS] == [SONGS_PER_TASK] * FIRST_TASKS
+    assert max(sizes) - min(sizes[FIRST_TASKS:-1]) == 0  # the others are as large as each other
+    assert max(sizes) < 1.2 * songs / MOST_TASKS
 
 
 @pytest.mark.usefixtures("server")
@@ -126,7 +161,7 @@ def test_what_a_stage_gave_is_let_go_while_the_run_goes_on(tmp_path: Any) -> Non
     @flow
     def numbers() -> list[Any]:
         with workers(settings, 2) as run:
-            return gather(submit(run, (first, second), groups(range(640)), settings), tell)
+            return gather(submit(run, (first, second), groups(range(640), settings), settings), tell)
 
     assert numbers() == [number + 100 for number in range(10, 650)]
     assert sorted(number for stage, group in told for number in group if stage == 0) == [*range(10, 650)]
