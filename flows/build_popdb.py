@@ -60,9 +60,8 @@ def prepare(run: Workers, songs: Sequence[Song], settings: Settings) -> list[Out
     run.everywhere(partial(begin, settings))
     with ExitStack() as broken_off:
         broken_off.callback(leave, settings)
-        outcomes = gather(
-            submit(run, (download, separate, encode), groups(songs, settings), settings), journey.show
-        )
+        parts = groups(songs, settings)
+        outcomes = gather(submit(run, (download, separate, encode), parts, settings), journey.show)
         broken_off.pop_all()
     return outcomes
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import httpx
 import psutil
 import pytest
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
@@ -119,6 +121,28 @@ def test_killed_in_three_ways_a_build_goes_on_to_the_same_bytes(
     after = entries(tmp_path / "killed")
     assert made.items() <= made_by_two.items() <= after.items(), "something was done twice"
     assert digests(Path(killed.popdb_path)) == undisturbed
+
+
+@pytest.mark.slow  # a minute
+def test_a_server_that_is_silent_for_a_minute_ends_no_run(
+    served: Served, undisturbed: dict[str, str], songs_folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_in(tmp_path, songs_folder)
+    run, _ = at_work(served, settings, 1)
+    server = served.child(SERVER)
+    server.suspend()
+    time.sleep(60)
+    server.resume()
+    assert served.until_state(run, "Completed") == "6 pairs from 3 of 6 songs"
+    assert digests(Path(settings.popdb_path)) == undisturbed
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+
+    def ended() -> list[str | None]:
+        with served.client() as client:
+            return [task.state_name for task in client.read_task_runs(flow_run_filter=of_run)]
+
+    until(lambda: set(ended()) == {"Completed"}, ended)
+    assert len(ended()) == 3 + 3 * 4
 
 
 @pytest.mark.slow  # it waits for the silence of 180 s
