@@ -9,7 +9,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.credentials import held
+from flows.credentials import held, hold
 from flows.ending import begin, end
 from samuel.config import RunnerConfig, Settings
 from samuel.device import resolve_device
@@ -109,24 +109,12 @@ def workers(settings: Settings, threads: int) -> Iterator[Workers]:
 
     with DaskTaskRunner(**_cluster(settings)) as runner:
         client = connect(runner, settings.runner)
-        with _secrets_for_all(client, run := str(flow_run.id)), ExitStack() as early:
-            client.run(begin, run)
+        client.run(hold, held())
+        client.run(begin, run := str(flow_run.id))
+        with ExitStack() as early:
             early.callback(_tell_the_end, client, run)  # Dask ends no task that has begun
             yield DaskWorkers(client, gpu=wants_gpu(offers(client), settings))
             early.pop_all()
-
-
-@contextmanager
-def _secrets_for_all(client: "PrefectDaskClient", run: str) -> Iterator[None]:
-    """Every worker has the secrets of this process, also one that joins before the block ends."""
-    from flows.joining import Secrets
-
-    client.register_plugin(plugin := Secrets(run, held()))
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # a cluster that is gone keeps nothing
-            client.unregister_worker_plugin(plugin.name)
 
 
 def _tell_the_end(client: "PrefectDaskClient", run: str) -> None:

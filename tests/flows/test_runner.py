@@ -100,36 +100,6 @@ def test_tasks_run_in_the_workers_processes(server: str, tmp_path: Path) -> None
     assert os.getpid() not in ask()
 
 
-def test_a_worker_that_comes_later_has_the_secrets_while_the_run_lasts(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def pids(client: Any) -> dict[int, str | None]:
-        found = client.run(lambda: (os.getpid(), os.environ.get("HF_TOKEN")))
-        return dict(found.values())
-
-    with cluster(n_workers=1, env={"PREFECT_PLUGINS_ENABLED": "false"}) as local:
-        runner = {"kind": "dask", "address": local.scheduler_address}
-        monkeypatch.setenv("HF_TOKEN", "hf_of_the_flow")
-
-        @flow
-        def look() -> list[dict[int, str | None]]:
-            with workers(small_settings(tmp_path, runner=runner), 1) as run:
-                client: Any = run._client  # type: ignore[attr-defined]
-                first = pids(client)
-                os.kill(next(iter(first)), signal.SIGKILL)
-                monkeypatch.delenv("HF_TOKEN")  # what starts now does not inherit it
-                local.scale(2)
-                wait_for(lambda: len(local.scheduler_info["workers"]) == 2 and not {*first} & {*pids(client)})
-                return [first, pids(client)]
-
-        first, later = look()
-        with local.get_client() as client:
-            kept: Any = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.worker_plugins))
-    assert set(first.values()) == set(later.values()) == {"hf_of_the_flow"}
-    assert len(later) == 2
-    assert not [name for name in kept if "samuel" in name]
-
-
 def test_what_computes_runs_where_a_gpu_is_offered(server: str, tmp_path: Path) -> None:
     @task
     def here() -> int:
