@@ -42,7 +42,7 @@ class Group(Sequence[Item]):
         return self._items[place]
 
 
-SONGS_PER_TASK = 32  # a task of Demucs is then minutes on a GPU, an hour or two on a CPU
+SONGS_PER_TASK = 32  # of a list that is not long: Demucs takes minutes on a GPU, an hour or two on a CPU
 LEAST_TASKS = 4  # of a stage: a dozen songs still make four tasks, so that the stages overlap
 MOST_TASKS = 66  # of a stage: with 200 in all, the UI's page of a run takes 2 s, and with 660 more than 3
 MOST_TASKS_IN_LITTLE_SPACE = 220  # where audio is removed: it lies there until its group is encoded

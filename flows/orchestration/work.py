@@ -21,7 +21,7 @@ from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import require_place, write_popdb
 
-GROUP, AT_A_TIME = 237, 3  # as the flow for the full list: songs of a task, and tasks in hand
+GROUP, AT_A_TIME = 237, 3  # as most of the flow for the full list: songs of a task, and tasks in hand
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Outcome:
         entry: The stage's files; None when it failed.
         record: What the stages up to this one recorded.
         worked: True when this run did the work or met the failure, False when it was known before.
-        sources: What the entry was made from: the audio, then the stems.
+        sources: What the entry was made from: the audio, then the stems; no longer told of what is encoded.
     """
 
     song: Song

@@ -46,7 +46,8 @@ class Need:
         name: audio, stems, latents or shards.
         folder: Where they go.
         n_bytes: How much.
-        spared_bytes: So much less it is with `retention.<name>` = "remove"; 0 where that is so already.
+        spared_bytes: So much less it is with `retention.<name>` = "remove", and more where groups become
+            smaller by it; 0 where that is so already.
     """
 
     name: str
@@ -159,7 +160,7 @@ def _complaint(disk: Sequence[Need]) -> str:
     if needed <= free:
         return ""
     remedies = [
-        f"set retention.{need.name} = 'remove' ({_text(need.spared_bytes)} less)"
+        f"set retention.{need.name} = 'remove' (at least {_text(need.spared_bytes)} less)"
         for need in disk
         if need.spared_bytes
     ]

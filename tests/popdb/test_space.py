@@ -177,7 +177,8 @@ def test_the_message_says_what_for_where_and_what_to_do(tmp_path: Path, offer: O
         f"the run needs about 76.4 GB of disk space (audio 35.3 GB in {data}/raw, "
         f"stems 40.0 GB in {data}/stems, latents 551 MB in {data}/latents, "
         f"shards 551 MB in {data}/popdb), 1.5 GB free; "
-        "set retention.audio = 'remove' (29.6 GB less), or set retention.stems = 'remove' (33.6 GB less), "
+        "set retention.audio = 'remove' (at least 29.6 GB less), "
+        "or set retention.stems = 'remove' (at least 33.6 GB less), "
         "or take fewer songs (songs.limit), or use another disk (data, popdb.path), "
         "or where few of the songs will be found set retention.check_space = false"
     )
