@@ -25,7 +25,7 @@ serve: install  ## Prefect server, worker and deployments, until Ctrl-C
 	$(BIN)/python -m flows.serve
 
 test: install  ## the tests, several files at a time
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## style
 	$(BIN)/ruff check .
