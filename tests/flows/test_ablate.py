@@ -11,6 +11,7 @@ from samuel.config import Settings
 from samuel.errors import DatasetError
 from samuel.files import read_json
 from samuel.popdb.shards import write_popdb
+from tests.flows.artifacts import latest_artifacts
 from tests.popdb.latents import encoded_song, small_settings
 
 FITS = ["as set, seed 0", "loss_weight = snr, seed 0", "loss_weight = uniform, seed 0"]
@@ -46,8 +47,7 @@ def test_a_study_is_run_shown_and_not_run_again(server: str, settings: Settings)
     assert made["fits"] == len(FITS)
     numbers = read_json(table.with_name("ablation.json"))
     assert [fit["value"] for fit in numbers["fits"]] == [None, "snr", "uniform"]
-    with get_client(sync_client=True) as client:
-        found = {artifact.key: str(artifact.data) for artifact in client.read_artifacts()}
+    found = latest_artifacts()
     text = table.read_text("utf-8")
     assert found["ablation"].startswith(text.partition("![Ablations]")[0])
     assert "![Ablations](data:image/png;base64,iVBOR" in found["ablation"]

@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from prefect.client.orchestration import get_client
 
 from flows.build_popdb import build_popdb
 from samuel.config import Settings
 from samuel.errors import OperatorError
 from samuel.popdb.acquisition import acquire_songs
 from samuel.popdb.catalog import Song
+from tests.flows.artifacts import latest_artifacts
 from tests.flows.conftest import song
 from tests.popdb.latents import small_settings
 from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded, serving, yt_dlp_plugin
@@ -46,12 +46,6 @@ def settings(tmp_path: Path) -> Settings:
     return small_settings(tmp_path, songs=songs, download=download)
 
 
-def artifacts_of_last_run() -> dict[str, Any]:
-    with get_client(sync_client=True) as client:
-        found = sorted(client.read_artifacts(), key=lambda artifact: str(artifact.created))
-    return {artifact.key or "": artifact.data for artifact in found}
-
-
 def test_every_song_of_the_list_is_accounted_for(
     server: str, site: LocalSite, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -69,12 +63,12 @@ def test_every_song_of_the_list_is_accounted_for(
     }
     assert rows["22"]["video_id"] == "v6"
     assert [len(row["candidates"]) for row in rows.values()] == [6] * 6
-    shown = artifacts_of_last_run()
+    shown = latest_artifacts()
     for words in ("popularity under 51", "rows of the list"):
-        assert words in str(shown["song-list"])
+        assert words in shown["song-list"]
     for words in ("no_match 1", "decode_failed 1", "forbidden 1", "downloaded", "encoded"):
-        assert words in str(shown["songs"])
-    assert shown["download"] == 100.0
+        assert words in shown["songs"]
+    assert float(shown["download"]) == 100
     assert "6 of 6 songs" in caplog.text
 
 

@@ -24,6 +24,7 @@ from samuel.audio import read_wav
 from samuel.config import Settings, SongsConfig
 from samuel.errors import DatasetError, InputError, MissingPartError, OperatorError
 from samuel.popdb.space import GROUPS_IN_HAND
+from tests.flows.artifacts import latest_artifacts
 from tests.popdb.latents import FRAMES, small_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -276,8 +277,7 @@ def test_the_ui_keeps_the_pictures_of_the_first_tracks_alone() -> None:
 def test_the_ui_gets_counts_and_pictures(undisturbed: Settings) -> None:
     train_and_eval(undisturbed)
     build_popdb(undisturbed)
-    with get_client(sync_client=True) as client:
-        found = {artifact.key: str(artifact.data) for artifact in client.read_artifacts()}
+    found = latest_artifacts()
     assert "decode_failed" in found["songs"]
     assert "songs_kept" in found["popdb"]
     assert "data:image/png;base64," in found["report"]
