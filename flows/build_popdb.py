@@ -12,10 +12,11 @@ from prefect.states import Completed
 from flows import artifacts
 from flows.credentials import take_secrets
 from flows.ending import ending, until_ended
+from flows.groups import Group, group_sizes, groups
 from flows.limits import DOWNLOADS, create_limit, gpu_slot, slot
 from flows.retries import RETRIED
 from flows.runner import Workers, workers
-from flows.stages import Group, bar, gather, group_sizes, groups, shown, submit, told
+from flows.stages import bar, gather, shown, submit, told
 from samuel.config import Settings, demo
 from samuel.doctor import dataset_parts, require
 from samuel.popdb import catalog, pipeline

@@ -7,11 +7,13 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.groups import groups
 from flows.orchestration.stand_ins import install, stand_in_settings
 from samuel.config import Settings
 from samuel.files import write_json
@@ -21,7 +23,7 @@ from samuel.popdb.catalog import Song
 from samuel.popdb.outcome import Outcome
 from samuel.popdb.shards import require_place, write_popdb
 
-GROUP, AT_A_TIME = 237, 3  # as most of the flow for the full list: songs of a task, and tasks in hand
+AT_A_TIME = 3  # tasks in hand, as the flow has
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,14 @@ def loop(settings: Settings) -> Told:
     pipeline.reclaim_audio(settings)
     pace_of(settings).open()
     songs = catalog.list_songs(settings.songs, settings.data).songs
-    parts = [songs[start : start + GROUP] for start in range(0, len(songs), GROUP)]
 
-    def stages(part: list[Song]) -> list[Outcome]:
+    def stages(part: Sequence[Song]) -> list[Outcome]:
         separated = pipeline.separate_songs(acquire_songs(part, settings), settings)
         return pipeline.encode_songs(separated, settings)
 
+    parts = [part for _, part in groups(songs, settings)]
     with ThreadPoolExecutor(AT_A_TIME) as workers:
-        outcomes = [outcome for part in workers.map(stages, parts) for outcome in part]
+        outcomes = [outcome for made in workers.map(stages, parts) for outcome in made]
     told.counts = write_popdb(outcomes, settings).info["counts"]
     told.ended = time.time()
     return told

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from prefect import flow, task
 
+from flows.groups import SONGS_PER_TASK, Group, groups
 from flows.runner import workers
-from flows.stages import Group, gather, groups, submit
+from flows.stages import gather, submit
 from tests.popdb.latents import small_settings
 
 GROUPS = 20
+SONGS = GROUPS * SONGS_PER_TASK
 PATIENCE_S = 60.0  # for Prefect to send its events, which hold what their task was given
 
 
@@ -52,9 +54,11 @@ def test_what_a_stage_gave_is_let_go_while_the_run_goes_on(tmp_path: Any) -> Non
     @flow
     def numbers() -> list[Any]:
         with workers(settings, 2) as run:
-            return gather(submit(run, (first, second), groups(range(32 * GROUPS), settings), settings), tell)
+            return gather(submit(run, (first, second), groups(range(SONGS), settings), settings), tell)
 
-    assert numbers() == [number + 100 for number in range(10, 650)]
-    assert sorted(number for stage, group in told for number in group if stage == 0) == [*range(10, 650)]
+    assert numbers() == [number + 100 for number in range(10, SONGS + 10)]
+    assert sorted(number for stage, group in told for number in group if stage == 0) == [
+        *range(10, SONGS + 10)
+    ]
     assert len(made) == GROUPS
     assert let_go == [True]
