@@ -9,19 +9,22 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows import artifacts
-from flows.ending import ending, until_ended
-from flows.limits import gpu_slot
-from flows.retries import RETRIED
-from flows.runner import workers
-from flows.stages import bar, shown
+from flows.runner import ending, until_ended, workers
+from flows.tasks import RETRIED, bar, gpu_slot, shown
 from flows.train_and_eval import advance
-from samuel.ablation import PlannedFit, Result, planned_fits, run_fit, write_table
+from samuel.ablation import (
+    PlannedFit,
+    Result,
+    planned_fits,
+    run_fit,
+    write_table,
+)
+from samuel.artifacts import Entry
 from samuel.config import Settings, demo
 from samuel.device import resolve_device
 from samuel.doctor import require
-from samuel.files import Entry
 from samuel.popdb.accounts import counted
-from samuel.popdb.shards import Popdb, open_popdb
+from samuel.popdb.dataset import Popdb, open_popdb
 
 
 @flow(

@@ -11,21 +11,33 @@ from prefect.states import Completed
 
 from flows import artifacts
 from flows.credentials import take_secrets
-from flows.ending import ending, until_ended
-from flows.groups import Group, group_sizes, groups
-from flows.limits import DOWNLOADS, create_limit, gpu_slot, slot
-from flows.retries import RETRIED
-from flows.runner import Workers, workers
-from flows.stages import bar, gather, shown, submit, told
+from flows.runner import Workers, ending, until_ended, workers
+from flows.tasks import (
+    DOWNLOADS,
+    RETRIED,
+    Group,
+    bar,
+    create_limit,
+    gather,
+    gpu_slot,
+    group_sizes,
+    groups,
+    shown,
+    slot,
+    submit,
+    told,
+)
 from samuel.config import Settings, demo
 from samuel.doctor import dataset_parts, require
-from samuel.popdb import catalog, pipeline
+from samuel.popdb import songs as catalog
+from samuel.popdb import stages as pipeline
 from samuel.popdb.accounts import counted
-from samuel.popdb.acquisition import acquire_songs, pace_of
-from samuel.popdb.catalog import Song, SongList
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import Popdb, require_place, write_popdb
+from samuel.popdb.acquire import acquire_songs, pace_of
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.songs import Song, SongList
 from samuel.popdb.space import require_space
+from samuel.popdb.status import Outcome
+from samuel.popdb.writer import require_place, write_popdb
 
 THREADS = 3  # a group downloads while the one before it is separated and the one before that encoded
 

@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.service.server import UI_URL, ServerError, ensure_server, environment
+from flows.service.server import (
+    UI_URL,
+    ServerError,
+    ensure_server,
+    environment,
+)
 from samuel.cli import read_settings
 from samuel.config import Settings
 from samuel.errors import SamuelError

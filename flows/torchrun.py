@@ -18,10 +18,10 @@ import torch
 from prefect.logging import get_run_logger
 
 from flows.service.processes import spawn, stop
+from samuel.artifacts import Entry, find_entry
 from samuel.config import Settings
 from samuel.device import resolve_device
 from samuel.errors import MissingPartError, SamuelError, StoppedError
-from samuel.files import Entry, find_entry
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOK_EVERY_S = 0.5

@@ -12,14 +12,12 @@ from tqdm import tqdm
 
 from flows import artifacts
 from flows.credentials import take_secrets
-from flows.ending import asked_to_end, ending, until_ended
-from flows.limits import gpu_slot
-from flows.retries import RETRIED
-from flows.runner import Workers, workers
-from flows.stages import bar, shown
+from flows.runner import Workers, asked_to_end, ending, until_ended, workers
+from flows.tasks import RETRIED, bar, gpu_slot, shown
 from flows.torchrun import fit_together
+from samuel.artifacts import Entry, read_json
 from samuel.checkpoint import TrainedModel, load_model
-from samuel.codec import Codec
+from samuel.codecs.base import Codec
 from samuel.config import Settings, demo
 from samuel.device import resolve_device
 from samuel.doctor import require, training_parts, unmeasured
@@ -27,12 +25,16 @@ from samuel.evaluate.cost import make_cost
 from samuel.evaluate.distribution import DatasetSpace
 from samuel.evaluate.scores import score_lineup
 from samuel.evaluate.systems import OURS
-from samuel.evaluate.tracks import choose_pairs, lineup_of, make_track, require_codec
-from samuel.files import Entry, read_json
+from samuel.evaluate.tracks import (
+    choose_pairs,
+    lineup_of,
+    make_track,
+    require_codec,
+)
 from samuel.popdb.accounts import counted
-from samuel.popdb.pipeline import codec_for
-from samuel.popdb.shards import Popdb, open_popdb
-from samuel.report.markdown import number
+from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.popdb.stages import codec_for
+from samuel.report.html import number
 from samuel.report.report import SUMMARY, write_report
 from samuel.report.score_names import in_order, score_name
 from samuel.train import fit, run_folder

@@ -1,6 +1,7 @@
 """Checkpoints: what training needs to go on, and the model people share.
 
-Both are entries (`samuel.files`): safetensors plus JSON, whole or absent, digests checked on loading. Nothing
+Both are entries (`samuel.artifacts`): safetensors plus JSON, whole or absent, digests checked on loading.
+Nothing
 is ever unpickled.
 """
 
@@ -14,12 +15,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from samuel.artifacts import (
+    Entry,
+    find_entry,
+    make_entry,
+    sha256,
+)
 from samuel.config import DiffusionConfig, ModelConfig
-from samuel.dataset import Normaliser
 from samuel.errors import CheckpointError
-from samuel.files import Entry, find_entry, make_entry, sha256
 from samuel.model.unet import SamuelUNet
 from samuel.model.windows import FRAMES
+from samuel.popdb.loader import Normaliser
 
 MODEL_FORMAT = 1
 

@@ -129,7 +129,7 @@ def _gpu(settings: Settings) -> Finding:
 
 def _ffmpeg() -> Finding:
     from samuel.audio import ffmpeg
-    from samuel.popdb.fingerprint import supported
+    from samuel.popdb.duplicates import supported
 
     try:
         name = Path(ffmpeg()).name
@@ -150,7 +150,7 @@ def _javascript() -> Finding:
 
 
 def _cookies(settings: Settings) -> Finding:
-    from samuel.popdb.download.site import read_cookies
+    from samuel.popdb.site import read_cookies
 
     path = settings.download.cookies
     if path is None:
@@ -175,8 +175,7 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _dataset(url: str) -> Finding:
-    from samuel.popdb.shards.manifest import MANIFEST
-    from samuel.popdb.shards.remote import folder_of
+    from samuel.popdb.dataset import MANIFEST, folder_of
 
     try:
         there = folder_of(url).read(MANIFEST) is not None
@@ -193,7 +192,7 @@ def _demucs(settings: Settings) -> Finding:
         return _local(
             name, config.repo, [single.name if single else f"{config.model}.yaml"], "separator.repo"
         )
-    from samuel.popdb.separator.demucs import hub_repository
+    from samuel.separators.demucs import hub_repository
 
     repository, listing = hub_repository(config.model)
     return on_hub(name, repository, [listing], "separator.repo")
@@ -231,7 +230,7 @@ def _local(name: str, folder: Path, files: list[str], setting: str) -> Finding:
 
 def on_hub(name: str, repository: str, files: list[str], setting: str) -> Finding:
     """Whether files of a hub repository are in the local cache, or can be fetched."""
-    from samuel.weights import cached, refusal
+    from samuel.hub import cached, refusal
 
     if cached(repository, files):
         return Finding(name, "present", f"in the hub cache: {repository}")

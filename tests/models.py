@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from samuel.codec import load_codec
+from samuel.codecs import load_codec
 from samuel.config import CodecConfig
 from samuel.device import resolve_device
-from samuel.popdb.shards import write_popdb
+from samuel.popdb.writer import write_popdb
 from samuel.train import fit
 from tests.popdb.latents import encoded_song, small_settings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samuel.bucket import Bucket
+from samuel.artifacts import Bucket
 
 KINDS = ("memory", "file", "path", "s3")
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for folder in ("samuel", "flows")
+    for folder in ("samuel", "flows", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
 }
 
@@ -34,17 +34,17 @@ def below(module: str, *rooms: str) -> bool:
 @pytest.mark.parametrize(
     ("room", "forbidden"),
     [
-        ("samuel", ("prefect", "flows")),
-        ("samuel.popdb", ("samuel.model", "samuel.dataset", "samuel.train", "samuel.evaluate")),
+        ("samuel", ("prefect", "flows", "tests")),
+        ("samuel.popdb", ("samuel.model", "samuel.train", "samuel.generate", "samuel.evaluate")),
         ("samuel.popdb", ("samuel.report", "samuel.baselines")),
         ("samuel.train", ("samuel.ablation",)),
         ("samuel.evaluate", ("samuel.ablation", "samuel.report", "samuel.train")),
         ("samuel.report", ("samuel.ablation",)),
-        ("samuel.model", ("samuel.popdb", "samuel.codec", "samuel.audio", "samuel.files", "samuel.dataset")),
-        ("samuel.codec", ("samuel.popdb", "samuel.model", "samuel.dataset")),
-        ("samuel.audio", ("samuel.popdb", "samuel.model", "samuel.codec")),
-        ("samuel.files", ("samuel.audio", "samuel.popdb", "samuel.model", "samuel.codec")),
-        ("samuel.dataset", ("samuel.train", "samuel.generate", "samuel.evaluate")),
+        ("samuel.model", ("samuel.popdb", "samuel.codecs", "samuel.audio", "samuel.artifacts")),
+        ("samuel.codecs", ("samuel.popdb", "samuel.model", "samuel.separators")),
+        ("samuel.audio", ("samuel.popdb", "samuel.model", "samuel.codecs")),
+        ("samuel.artifacts", ("samuel.audio", "samuel.popdb", "samuel.model", "samuel.codecs")),
+        ("samuel.popdb.loader", ("samuel.train", "samuel.generate", "samuel.evaluate")),
         ("samuel.checkpoint", ("samuel.train", "samuel.generate", "samuel.evaluate")),
         ("samuel.generate", ("samuel.train", "samuel.evaluate", "samuel.report", "samuel.app")),
         ("flows.service.server", ("prefect",)),
@@ -86,7 +86,7 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
 
 def test_a_run_that_only_downloads_needs_no_torch() -> None:
     code = (
-        "import sys, samuel.doctor, samuel.popdb.acquisition, samuel.popdb.songs, samuel.popdb.space; "
+        "import sys, samuel.doctor, samuel.popdb.acquire, samuel.popdb.tables, samuel.popdb.space; "
         "print([m for m in ('torch', 'prefect') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -94,5 +94,5 @@ def test_a_run_that_only_downloads_needs_no_torch() -> None:
 
 
 def test_files_stay_small() -> None:
-    long = {str(p): n for p in MODULES.values() if (n := len(p.read_text().splitlines())) > 300}
+    long = {str(p): n for p in MODULES.values() if (n := len(p.read_text().splitlines())) > 500}
     assert long == {}

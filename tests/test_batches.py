@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samuel.batches import Batcher, batch_size
+from samuel.device import Batcher, batch_size
 from samuel.errors import MissingPartError, StoppedError
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from samuel import bucket as module
-from samuel.bucket import Bucket, bucket_of
+from samuel import artifacts as module
+from samuel.artifacts import Bucket, bucket_of
 from samuel.errors import MissingPartError, OperatorError, SettingsError
 from tests.stores import KINDS, a_store
 

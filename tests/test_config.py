@@ -6,7 +6,12 @@ import yaml
 from pydantic import ValidationError
 
 from samuel.cli import read_settings
-from samuel.config import Settings, demo, paper, parse
+from samuel.config import (
+    Settings,
+    demo,
+    paper,
+    parse,
+)
 from samuel.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from samuel.dataset import (
+from samuel.errors import DatasetError, SettingsError
+from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.popdb.loader import (
     SHUFFLE_BLOCK,
     Batches,
     Latents,
@@ -20,9 +22,8 @@ from samuel.dataset import (
     evaluation_pairs,
     training_pairs,
 )
-from samuel.errors import DatasetError, SettingsError
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import Popdb, compact, open_popdb, write_popdb
+from samuel.popdb.status import Outcome
+from samuel.popdb.writer import compact, write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 
 CPU = torch.device("cpu")

@@ -5,9 +5,17 @@ from pathlib import Path
 import pytest
 
 from samuel.config import Settings, parse
-from samuel.doctor import Finding, dataset_parts, examine, on_hub, require, table, training_parts
+from samuel.doctor import (
+    Finding,
+    dataset_parts,
+    examine,
+    on_hub,
+    require,
+    table,
+    training_parts,
+)
 from samuel.errors import MissingPartError
-from samuel.weights import fetch
+from samuel.hub import fetch
 from tests.hub import LocalHub, local_hub, point_at
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from samuel.files import (
+from samuel.artifacts import (
     MANIFEST,
     digest,
     find_entry,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from samuel.popdb.shards import write_popdb
 from samuel.popdb.status import Status
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, failed_song, small_settings
 from tests.popdb.shards.songs import sung
 

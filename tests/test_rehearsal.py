@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from samuel.artifacts import find_entry
 from samuel.audio import read_wav
 from samuel.config import Settings, parse
-from samuel.files import find_entry
-from samuel.popdb.acquisition import acquire_songs
-from samuel.popdb.catalog import Song, list_songs
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.status import Status
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.songs import Song, list_songs
+from samuel.popdb.status import Outcome, Status
 from tests.popdb.site import encoded, serving, yt_dlp_plugin
 from tests.rehearsal.faults import FAULTS
 from tests.rehearsal.made_up import HOSTILE, write_list

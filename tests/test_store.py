@@ -11,12 +11,25 @@ from typing import Any
 
 import pytest
 
-from samuel.bucket import Bucket, bucket_of
+from samuel.artifacts import (
+    Bucket,
+    Entry,
+    Store,
+    bucket_of,
+    failure_file,
+    find_entry,
+    make_entry,
+    read_json,
+    write_json,
+)
 from samuel.errors import OperatorError
-from samuel.files import Entry, failure_file, find_entry, make_entry, read_json, write_json
-from samuel.store import Store
 from tests.popdb.shards.songs import digests
-from tests.stores import KINDS, a_store, damage, names
+from tests.stores import (
+    KINDS,
+    a_store,
+    damage,
+    names,
+)
 
 KEY = Path("stems") / "k1"
 

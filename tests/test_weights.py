@@ -10,10 +10,10 @@ import huggingface_hub
 import pytest
 import torch
 
-from samuel.codec import load_codec
+from samuel.codecs import load_codec
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError, OperatorError, SamuelError
-from samuel.weights import (
+from samuel.hub import (
     cached,
     fetch,
     hub_error,
@@ -24,7 +24,12 @@ from samuel.weights import (
     weights_digest,
 )
 from tests.hub import LocalHub, local_hub, point_at
-from tests.weights import ONE_HOT, write_demucs, write_demucs_hub, write_stable_audio
+from tests.weights import (
+    ONE_HOT,
+    write_demucs,
+    write_demucs_hub,
+    write_stable_audio,
+)
 
 CPU = torch.device("cpu")
 REPOSITORY = "someone/vae"

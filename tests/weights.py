@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from samuel.weights import quietly
+from samuel.hub import quietly
 
 STRIDES = [2, 4, 4, 8, 8]
 PHASES = [1, 1, 1, 4, 8]

@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from samuel.artifacts import make_entry
 from samuel.config import Settings, parse
 from samuel.errors import InputError
-from samuel.files import make_entry
-from samuel.popdb import acquisition, pipeline
-from samuel.popdb.catalog.rows import COLUMNS
-from samuel.popdb.download.choice import Hit
-from samuel.popdb.download.pace import Pace
-from samuel.popdb.fingerprint import to_text
-from samuel.popdb.stems import ACCOMPANIMENT, VOCALS
+from samuel.popdb import acquire as acquisition
+from samuel.popdb import stages as pipeline
+from samuel.popdb.duplicates import to_text
+from samuel.popdb.rate_limit import Pace
+from samuel.popdb.search import Hit
+from samuel.popdb.songs import COLUMNS
+from samuel.popdb.stages import ACCOMPANIMENT, VOCALS
 
 FULL_LIST = 13_070
 """Titles of the Kaggle list, each once."""

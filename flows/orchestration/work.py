@@ -13,15 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.groups import groups
 from flows.orchestration.stand_ins import install, stand_in_settings
+from flows.tasks import groups
+from samuel.artifacts import write_json
 from samuel.config import Settings
-from samuel.files import write_json
-from samuel.popdb import catalog, pipeline
-from samuel.popdb.acquisition import acquire_songs, pace_of
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import require_place, write_popdb
+from samuel.popdb import songs as catalog
+from samuel.popdb import stages as pipeline
+from samuel.popdb.acquire import acquire_songs, pace_of
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Outcome
+from samuel.popdb.writer import require_place, write_popdb
 
 AT_A_TIME = 3  # tasks in hand, as the flow has
 

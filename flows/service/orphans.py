@@ -25,7 +25,12 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
-from prefect.events.filters import EventFilter, EventOccurredFilter, EventOrder, EventResourceFilter
+from prefect.events.filters import (
+    EventFilter,
+    EventOccurredFilter,
+    EventOrder,
+    EventResourceFilter,
+)
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 

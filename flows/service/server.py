@@ -13,7 +13,16 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.service.api import API_URL, HOST, PORT, UI_URL, ServerError, credentials, healthy, unfinished_tasks
+from flows.service.api import (
+    API_URL,
+    HOST,
+    PORT,
+    UI_URL,
+    ServerError,
+    credentials,
+    healthy,
+    unfinished_tasks,
+)
 from flows.service.processes import spawn, stop
 
 __all__ = [

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.baselines.renderer import DTYPES, BaselineConfig
+from samuel.baselines.render import DTYPES, BaselineConfig
 from samuel.baselines.weights import (
     hushed,
     loaded,

@@ -11,20 +11,186 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+)
 
 import numpy as np
+import torch
+from pydantic import Field, ValidationError
 
+from samuel.artifacts import (
+    digest,
+    locked,
+    read_json,
+    sha256,
+    write_json,
+)
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
-from samuel.baselines.renderer import Renderer, track_seed
-from samuel.errors import InputError
-from samuel.files import locked, read_json, sha256, write_json
-from samuel.generate.output import LONGEST_ADDITION, no_space_told, write_accompaniment, write_limited
+from samuel.checkpoint import TrainedModel
+from samuel.codecs.base import Codec
+from samuel.config import SamplingConfig, Section, Seed
+from samuel.errors import InputError, SettingsError
+from samuel.generate.accompany import accompany
+from samuel.generate.output import (
+    LONGEST_ADDITION,
+    no_space_told,
+    write_accompaniment,
+    write_limited,
+)
 from samuel.generate.vocal import vocal_of
-from samuel.popdb.catalog import AUDIO_SUFFIXES
+from samuel.popdb.songs import AUDIO_SUFFIXES
+
+# What a system must be able to do, and the settings that the paper's baselines share.
+
+
+PROMPT = "instrumental pop accompaniment with drums, bass, guitar and keyboards"
+"""Says what a pop band is and nothing of any song: the same for every track."""
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Renderer(Protocol):
+    """A system, loaded and ready.
+
+    Attributes:
+        name: What reports call it.
+        model: The hub's repository, or the name of the folder, that its weights are from.
+        parameters: Of the network that writes latents or tokens, without codec and text encoder: as the
+            paper counts SAMUeL's 15 M and MusicGen's 3.3 B.
+        conditioning: What it hears or reads: "vocal", "text", "vocal, text".
+        settings: Everything else that determines its audio, the weights' digest and the base seed included
+            (JSON).
+        seed: The base seed.
+        device: Where it computes.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - the attributes above
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def parameters(self) -> int: ...  # noqa: D102
+    @property
+    def conditioning(self) -> str: ...  # noqa: D102
+    @property
+    def settings(self) -> dict[str, Any]: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    def render(self, vocal: Audio, seed: int) -> Audio:
+        """An accompaniment, about as long as the vocal.
+
+        Args:
+            vocal: (2, S) float32 at 44.1 kHz, S at least 1.
+            seed: The same seed and vocal give the same samples on the same machine.
+
+        Returns:
+            (2, S') float32 at 44.1 kHz; it may pass full scale.
+
+        Raises:
+            InputError: The system cannot do it for this vocal.
+        """
+        ...
+
+
+class BaselineConfig(Section):
+    """What MusicGen and Stable Audio Open are both told."""
+
+    prompt: str = Field(default=PROMPT, min_length=1, description="the same text for every track")
+    precision: Precision = Field(default="auto", description="auto: fp16 on a CUDA GPU, fp32 elsewhere")
+    seed: Seed = Field(default=0, description="each track's own seed follows from it and the track's name")
+
+    def precision_on(self, device: torch.device) -> str:
+        """The precision that `auto` stands for there."""
+        if self.precision != "auto":
+            return self.precision
+        return "fp16" if device.type == "cuda" else "fp32"
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+def parse_section(section: type[Config], values: Any) -> Config:
+    """Settings of one system from plain values.
+
+    Raises:
+        SettingsError: One line per wrong setting.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"setting {'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
+            f" (given: {problem['input']!r:.200})"
+            for problem in error.errors()
+        ]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def track_seed(seed: int, track: str) -> int:
+    """The seed of one track, below 2³²: whichever tracks are rendered besides, and in whatever order.
+
+    With one seed for all, a system that hears no vocal would write the same audio for every track.
+    """
+    return int(digest("track", seed, track)[:8], 16)
+
+
+# Our own model, as one system among others.
+
+
+@dataclass(frozen=True)
+class Samuel:
+    """A trained model behind the call of all systems.
+
+    Attributes:
+        model: The name of its folder.
+        trained: From `load_model`.
+        codec: The codec whose latents it learned.
+        sampling: How it samples.
+        device: Where it computes.
+    """
+
+    model: str
+    trained: TrainedModel
+    codec: Codec
+    sampling: SamplingConfig
+    device: torch.device
+    name: str = "SAMUeL"
+    conditioning: str = "vocal"
+
+    @property
+    def parameters(self) -> int:
+        """Of the U-Net: the paper's 15 M."""
+        return sum(parameter.numel() for parameter in self.trained.network.parameters())
+
+    @property
+    def seed(self) -> int:
+        """The base seed."""
+        return self.sampling.seed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that determines the audio."""
+        return self.sampling.model_dump(mode="json") | {
+            "codec": self.codec.identity,
+            "weights": self.trained.sha256,
+        }
+
+    def render(self, vocal: Audio, seed: int) -> Audio:
+        """(2, S) → (2, S): what `samuel generate --seed` writes with the same seed."""
+        sampling = self.sampling.model_copy(update={"seed": seed})
+        return accompany(vocal, self.trained, self.codec, sampling)
+
 
 if TYPE_CHECKING:
-    from samuel.evaluate.efficiency import Peak
+    from samuel.evaluate.cost import Peak
 
 ABOUT = "system.json"
 IDENTITY = ("system", "model", "parameters", "conditioning", "device", "settings")
@@ -148,7 +314,7 @@ class _Folder:
 
     @classmethod
     def opened(cls, path: Path, renderer: Renderer) -> "_Folder":
-        from samuel.evaluate.efficiency import Peak
+        from samuel.evaluate.cost import Peak
 
         peak = Peak(renderer.device)
         about = _about(path, renderer) | {"memory": peak.memory}
@@ -231,7 +397,7 @@ def _digest(vocal: Path) -> str:
 
 def _about(output: Path, renderer: Renderer) -> dict[str, Any]:
     """The record that a folder has, or the first of a new one."""
-    from samuel.evaluate.efficiency import machine_name
+    from samuel.evaluate.cost import machine_name
 
     path, machine = output / ABOUT, machine_name(renderer.device)
     identity = {key: getattr(renderer, key) for key in ("model", "parameters", "conditioning", "settings")}

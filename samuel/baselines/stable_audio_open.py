@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from samuel.audio import SAMPLE_RATE, SLACK_S, Audio
-from samuel.baselines.renderer import DTYPES, BaselineConfig
+from samuel.baselines.render import DTYPES, BaselineConfig
 from samuel.baselines.weights import (
     hushed,
     loaded,

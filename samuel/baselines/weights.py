@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from samuel.artifacts import digest, read_json, sha256
 from samuel.errors import MissingPartError
-from samuel.files import digest, read_json, sha256
-from samuel.weights import hub_error, quietly
+from samuel.hub import hub_error, quietly
 
 INSTALL = "pip install 'samuel[baselines]', or in a copy of the repository: uv pip install '.[baselines]'"
 MOST_NAMES = 3

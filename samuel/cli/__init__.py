@@ -21,7 +21,12 @@ from samuel.cli import (
     training,
 )
 from samuel.cli.settings import read_settings
-from samuel.cli.terminal import PlainFormatter, plain, print_what_it_can, unread
+from samuel.cli.terminal import (
+    PlainFormatter,
+    plain,
+    print_what_it_can,
+    unread,
+)
 from samuel.errors import SamuelError
 
 __all__ = ["main", "read_settings"]

@@ -7,9 +7,22 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from tqdm import tqdm
 
-from samuel.cli.settings import Commands, add_codec, add_settings, codec_of, read_settings
+from samuel.cli.settings import (
+    Commands,
+    add_codec,
+    add_settings,
+    codec_of,
+    read_settings,
+)
 from samuel.cli.terminal import ending_cleanly
-from samuel.config import CodecConfig, Sampler, SeparatorConfig, Settings, TrainingPrecision, parse
+from samuel.config import (
+    CodecConfig,
+    Sampler,
+    SeparatorConfig,
+    Settings,
+    TrainingPrecision,
+    parse,
+)
 from samuel.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +30,7 @@ if TYPE_CHECKING:
 
     from samuel.checkpoint import TrainedModel
     from samuel.generate import Keep
-    from samuel.popdb.separator import Separator
+    from samuel.separators.base import Separator
 
 SAMPLING = {
     "sampler": "sampler", "steps": "steps", "seed": "seed", "precision": "precision",
@@ -133,7 +146,7 @@ def _keep(options: argparse.Namespace) -> "Keep | None":
 
 
 def _separator(config: SeparatorConfig, device: "torch.device") -> "Separator":
-    from samuel.popdb.separator import load_separator
+    from samuel.separators import load_separator
 
     return load_separator(config, device)
 

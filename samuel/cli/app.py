@@ -23,7 +23,7 @@ def app(options: argparse.Namespace) -> int:
     from samuel.checkpoint import load_model
     from samuel.config import SeparatorConfig
     from samuel.device import resolve_device
-    from samuel.popdb.separator import load_separator
+    from samuel.separators import load_separator
 
     require_gradio()
     device = resolve_device(options.device)

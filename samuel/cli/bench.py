@@ -79,23 +79,23 @@ def bench(options: argparse.Namespace) -> int:
 
 def _rows(what: str, settings: Settings, options: argparse.Namespace) -> Figures:
     if what == "machine":
-        from samuel.bench.machine import machine_rows
+        from benchmarks.machine import machine_rows
 
         return machine_rows(settings)
     if what == "exactness":
-        from samuel.bench.exactness import exactness_rows
+        from benchmarks.exactness import exactness_rows
 
         return exactness_rows(settings)
     if what == "loader":
-        from samuel.bench.loader import loader_rows
+        from benchmarks.loader import loader_rows
 
         return loader_rows()
     if what == "training":
-        from samuel.bench.training import training_rows
+        from benchmarks.training import training_rows
 
         return training_rows(settings)
     if what == "generate":
-        from samuel.bench.generation import generation_rows
+        from benchmarks.generation import generation_rows
 
         return generation_rows(settings, options.model)
     return _rows_of_songs(what, settings, options)
@@ -103,10 +103,10 @@ def _rows(what: str, settings: Settings, options: argparse.Namespace) -> Figures
 
 def _rows_of_songs(what: str, settings: Settings, options: argparse.Namespace) -> Figures:
     if what == "scoring":
-        from samuel.bench.scoring import scoring_rows
+        from benchmarks.scoring import scoring_rows
 
         return scoring_rows(settings, options.songs, options.seconds)
-    from samuel.bench.pipeline import pipeline_rows
+    from benchmarks.pipeline import pipeline_rows
 
     return pipeline_rows(settings, options.songs, options.seconds)
 
@@ -123,7 +123,7 @@ def _orchestration(options: argparse.Namespace) -> int:
 
 
 def _separation(settings: Settings, songs: int | None) -> int:
-    from samuel.bench.separation import separation_rows
+    from benchmarks.separation import separation_rows
     from samuel.device import resolve_device
     from samuel.popdb.accounts import text_of
 
@@ -140,11 +140,11 @@ def _separation(settings: Settings, songs: int | None) -> int:
 
 def _samplers(settings: Settings, options: argparse.Namespace) -> int:
     """A line for each setting and seed as it is drawn, or found, and the table."""
-    from samuel.bench.samplers import draws, plan, table
+    from benchmarks.samplers import draws, plan, table
     from samuel.checkpoint import load_model
     from samuel.device import resolve_device
     from samuel.popdb.accounts import text_of
-    from samuel.popdb.shards import open_popdb
+    from samuel.popdb.dataset import open_popdb
 
     if options.model is None:
         raise InputError("bench samplers draws with a trained model; give its folder with --model")

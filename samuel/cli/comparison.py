@@ -24,9 +24,7 @@ def compare(options: argparse.Namespace) -> int:
     """Print what differs, and write it where that is asked for."""
     from samuel.popdb.accounts import text_of
     from samuel.report.compare import compare as differences
-    from samuel.report.compare import notes
-    from samuel.report.comparison import legend, table_rows, write_comparison
-    from samuel.report.runs import read_runs
+    from samuel.report.compare import legend, notes, read_runs, table_rows, write_comparison
 
     runs = read_runs(options.runs)
     rows, told = differences(runs), notes(runs)

@@ -33,7 +33,7 @@ def verify(options: argparse.Namespace) -> int:
 def _repair(location: str, cache: Path | None) -> bool:
     """Repair a dataset and say what became of it; False where nothing could be done."""
     from samuel.popdb.accounts import counted
-    from samuel.popdb.repair import repair
+    from samuel.popdb.writer import repair
 
     repaired = repair(location, cache)
     for fault in repaired.faults:
@@ -59,8 +59,8 @@ def _line(title: str) -> str:
 def compact(options: argparse.Namespace) -> int:
     """Rewrite a dataset with full shards, and say what that changed."""
     from samuel.popdb.accounts import counted
-    from samuel.popdb.shards import compact as rewrite
-    from samuel.popdb.shards import open_popdb
+    from samuel.popdb.dataset import open_popdb
+    from samuel.popdb.writer import compact as rewrite
 
     before = open_popdb(options.path, options.cache).info["counts"]
     popdb = rewrite(options.path, options.cache)

@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from samuel.cli.settings import Commands, add_codec, add_settings, codec_of, read_settings
+from samuel.artifacts import full_disk_told, read_json
+from samuel.cli.settings import (
+    Commands,
+    add_codec,
+    add_settings,
+    codec_of,
+    read_settings,
+)
 from samuel.cli.terminal import GOES_ON, ending_cleanly, plain
 from samuel.config import EvaluationConfig, Settings, parse
 from samuel.errors import InputError
-from samuel.files import full_disk_told, read_json
 
 if TYPE_CHECKING:
-    from samuel.codec import Codec
+    from samuel.artifacts import Entry
+    from samuel.codecs.base import Codec
     from samuel.evaluate.systems import Lineup
-    from samuel.files import Entry
-    from samuel.popdb.shards import Popdb
+    from samuel.popdb.dataset import Popdb
 
 
 def add_commands(commands: Commands) -> None:
@@ -63,9 +69,9 @@ def evaluate(options: argparse.Namespace) -> int:
 def _run(
     lineup: "Lineup", config: EvaluationConfig, codec: "Codec", popdb: "Popdb | None", root: Path
 ) -> "Entry":
-    from samuel.evaluate.ceiling import with_ceiling
     from samuel.evaluate.distribution import FolderSpace
     from samuel.evaluate.scores import score_lineup
+    from samuel.evaluate.tracks import with_ceiling
     from samuel.report.report import write_evaluation_report
 
     lineup = with_ceiling(lineup, codec, root / "through-codec", _bar("codec", lineup))
@@ -132,14 +138,14 @@ def _systems(given: Iterable[str]) -> dict[str, Path]:
 
 
 def _dataset(options: argparse.Namespace) -> "Popdb | None":
-    from samuel.popdb.shards import open_popdb
+    from samuel.popdb.dataset import open_popdb
 
     return open_popdb(options.dataset) if options.dataset else None
 
 
 def _codec(options: argparse.Namespace, settings: Settings, popdb: "Popdb | None") -> "Codec":
     """The dataset's codec, or that of the settings; the path of weights means the one that has any."""
-    from samuel.codec import load_codec
+    from samuel.codecs import load_codec
     from samuel.device import resolve_device
 
     if options.device == "auto":

@@ -40,7 +40,7 @@ def add_commands(commands: Commands) -> None:
 def import_popdb(options: argparse.Namespace) -> int:
     """Make a dataset of two files of latents."""
     from samuel.popdb.accounts import counted
-    from samuel.popdb.exchange.published import import_published
+    from samuel.popdb.exchange import import_published
 
     vocal, accompaniment = _published(options.files)
     with tqdm(desc="import", unit=" pairs", disable=None) as bar:
@@ -54,8 +54,8 @@ def import_popdb(options: argparse.Namespace) -> int:
 
 def export_sat(options: argparse.Namespace) -> int:
     """Write a dataset for stable-audio-tools."""
-    from samuel.popdb.exchange.stable_audio import export_stable_audio
-    from samuel.popdb.shards import open_popdb
+    from samuel.popdb.dataset import open_popdb
+    from samuel.popdb.exchange import export_stable_audio
 
     popdb = open_popdb(options.path, options.cache)
     with tqdm(total=popdb.info["counts"]["pairs"], desc="export", unit=" pairs", disable=None) as bar:
@@ -65,8 +65,8 @@ def export_sat(options: argparse.Namespace) -> int:
 
 def export_manifest(options: argparse.Namespace) -> int:
     """Write a manifest of a dataset."""
-    from samuel.popdb.exchange.manifest import export_manifest as export
-    from samuel.popdb.shards import open_popdb
+    from samuel.popdb.dataset import open_popdb
+    from samuel.popdb.exchange import export_manifest as export
 
     print(plain(str(export(open_popdb(options.path, options.cache), options.output))))
     return 0

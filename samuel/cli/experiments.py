@@ -32,7 +32,7 @@ def synthesise(options: argparse.Namespace) -> int:
     """Make a dataset of pairs that no separator has touched."""
     from samuel.doctor import require
     from samuel.popdb.accounts import counted, funnel, text_of
-    from samuel.popdb.outcome import Outcome
+    from samuel.popdb.status import Outcome
     from samuel.popdb.true_stems import write_true_pairs
 
     if not 1 <= options.songs <= MOST_SONGS:
@@ -58,7 +58,7 @@ def ablate(options: argparse.Namespace) -> int:
     from samuel.ablation import planned_fits, run_study, write_table
     from samuel.device import resolve_device
     from samuel.doctor import require
-    from samuel.popdb.shards import open_popdb
+    from samuel.popdb.dataset import open_popdb
 
     settings = read_settings(options.settings)
     require(settings, set())

@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from samuel.cli.settings import Commands, add_codec, add_dataset, codec_of
+from samuel.cli.settings import (
+    Commands,
+    add_codec,
+    add_dataset,
+    codec_of,
+)
 from samuel.cli.terminal import plain
 from samuel.errors import InputError, MissingPartError
 
 if TYPE_CHECKING:
-    from samuel.popdb.shards import Popdb
+    from samuel.popdb.dataset import Popdb
 
 MOST_PAIRS = 50
 PLACE = Path("artifacts/inspect")
@@ -32,8 +37,8 @@ def add_commands(commands: Commands) -> None:
 
 def inspect(options: argparse.Namespace) -> int:
     """Print what a dataset holds, then write a contact sheet of some pairs with clips beside it."""
-    from samuel.popdb.overview import overview
-    from samuel.popdb.shards import open_popdb
+    from samuel.popdb.accounts import overview
+    from samuel.popdb.dataset import open_popdb
 
     if not 0 <= options.pairs <= MOST_PAIRS:
         raise InputError(f"--pairs {options.pairs}: give how many to draw, from 0 to {MOST_PAIRS}")
@@ -54,7 +59,7 @@ def _require_folder(path: Path) -> None:
 
 
 def _draw(popdb: "Popdb", options: argparse.Namespace) -> Path:
-    from samuel.files import digest
+    from samuel.artifacts import digest
     from samuel.report.contact_sheet import choose_strips, write_contact_sheet
 
     # Not what the dataset says of itself, which would be anybody's path.

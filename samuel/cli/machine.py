@@ -28,7 +28,13 @@ def add_commands(commands: Commands) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """Print what this machine has and lacks for these settings; 1 where something they need is lacking."""
-    from samuel.doctor import dataset_parts, examine, require, table, training_parts
+    from samuel.doctor import (
+        dataset_parts,
+        examine,
+        require,
+        table,
+        training_parts,
+    )
 
     settings = read_settings(options.settings)
     print(table(examine(settings)))

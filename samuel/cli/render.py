@@ -6,13 +6,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samuel.cli.settings import Commands, add_codec, add_settings, codec_of, read_settings
+from samuel.cli.settings import (
+    Commands,
+    add_codec,
+    add_settings,
+    codec_of,
+    read_settings,
+)
 from samuel.cli.terminal import GOES_ON, ending_cleanly, plain
 from samuel.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
-    from samuel.baselines.render import Outcome
-    from samuel.baselines.renderer import Renderer
+    from samuel.baselines.render import Outcome, Renderer
 
 SYSTEMS = ("samuel", "musicgen", "stable-audio-open")
 
@@ -61,7 +66,7 @@ def _tell(outcome: "Outcome") -> None:
 
 
 def _ours(options: argparse.Namespace) -> "Renderer":
-    from samuel.baselines.samuel_model import Samuel
+    from samuel.baselines.render import Samuel
     from samuel.checkpoint import load_model
     from samuel.config import CodecConfig, parse
     from samuel.device import resolve_device
@@ -84,7 +89,7 @@ def _ours(options: argparse.Namespace) -> "Renderer":
 
 def _baseline(options: argparse.Namespace) -> "Renderer":
     from samuel.baselines import musicgen, stable_audio_open
-    from samuel.baselines.renderer import parse_section
+    from samuel.baselines.render import parse_section
     from samuel.device import resolve_device
 
     device, values = resolve_device(options.device), _values(options)

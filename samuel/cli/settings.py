@@ -9,7 +9,7 @@ from samuel.config import CodecConfig, Settings, parse
 from samuel.errors import InputError, MissingPartError, SettingsError
 
 if TYPE_CHECKING:
-    from samuel.codec import Codec
+    from samuel.codecs.base import Codec
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -64,8 +64,8 @@ def codec_of(identity: str, options: argparse.Namespace, *, one_song: bool = Fal
     Raises:
         MissingPartError: This version has none of that name, or its weights are not at hand.
     """
-    from samuel.codec import load_codec
-    from samuel.codec.stable_audio import REMEDY
+    from samuel.codecs import load_codec
+    from samuel.codecs.stable_audio_open import REMEDY
     from samuel.device import resolve_device, uses_bf16
 
     device = resolve_device(options.device)

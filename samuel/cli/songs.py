@@ -11,7 +11,7 @@ from samuel.cli.terminal import GOES_ON
 
 if TYPE_CHECKING:
     from samuel.popdb.accounts import Progress
-    from samuel.popdb.outcome import Outcome
+    from samuel.popdb.status import Outcome
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -26,11 +26,16 @@ def add_commands(commands: Commands) -> None:
 def download(options: argparse.Namespace) -> int:
     """Acquire the songs of the list and write what became of each; the rest is the flow's."""
     from samuel.doctor import require
-    from samuel.popdb.accounts import Progress, funnel, least_s, text_of
-    from samuel.popdb.acquisition import acquire_songs, pace_of
-    from samuel.popdb.catalog import list_songs
-    from samuel.popdb.songs import same_recordings, song_rows, write_songs
+    from samuel.popdb.accounts import (
+        Progress,
+        funnel,
+        least_s,
+        text_of,
+    )
+    from samuel.popdb.acquire import acquire_songs, pace_of
+    from samuel.popdb.songs import list_songs
     from samuel.popdb.space import require_audio_space
+    from samuel.popdb.tables import same_recordings, song_rows, write_songs
 
     settings = read_settings(options.settings)
     require(settings, {settings.songs.source})

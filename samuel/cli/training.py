@@ -11,7 +11,7 @@ from samuel.cli.settings import Commands, add_settings, read_settings
 from samuel.cli.terminal import plain
 
 if TYPE_CHECKING:
-    from samuel.files import Entry
+    from samuel.artifacts import Entry
 
 
 def add_commands(commands: Commands) -> None:
@@ -31,7 +31,7 @@ def add_commands(commands: Commands) -> None:
 def train(options: argparse.Namespace) -> int:
     """Train where the flow train-and-eval would, which then finds the model there."""
     from samuel.doctor import require
-    from samuel.popdb.shards import open_popdb
+    from samuel.popdb.dataset import open_popdb
     from samuel.train import fit, run_folder
 
     settings = read_settings(options.settings)
@@ -50,8 +50,8 @@ def validate(options: argparse.Namespace) -> int:
     from samuel.checkpoint import load_model
     from samuel.device import resolve_device
     from samuel.popdb.accounts import text_of
-    from samuel.popdb.shards import open_popdb
-    from samuel.train.worth import worth_of_vocal
+    from samuel.popdb.dataset import open_popdb
+    from samuel.train.validation import worth_of_vocal
 
     settings = read_settings(options.settings)
     model = load_model(options.model, resolve_device(settings.device))

@@ -1,23 +1,11 @@
-"""Accompaniment prompt adherence (APA): do the accompaniments of a set belong to their vocals?
-
-Grachten and Nistal, "Accompaniment Prompt Adherence" (arXiv 2503.06346), by the authors' own package
-`audio-metrics`. It is under the GPL-3 and no part of the default installation. It hears mixes of vocal and
-accompaniment in windows of 5 s through CLAP, and compares sets of them by their Fréchet distances:
-
-    APA = ½ + (FAD(C, R') - FAD(C, R)) / (2 FAD(R, R'))
-
-with the mixes C of the candidates, those R of true pairs, and those R' of true pairs that were dealt anew.
-1: as true pairs, 0: as pairs of strangers. It is one figure for a set, and a rough one for a small set: 512
-dimensions are estimated from as many windows as there are.
-
-Shapes: (2, S) audio at 44.1 kHz.
-"""
+"""The accompaniment prompt adherence (APA) of a lineup: one figure for each system, by the true pairs."""
 
 import contextlib
 import errno
 import io
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,9 +15,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samuel.artifacts import (
+    digest,
+    read_json,
+    sha256,
+    write_json,
+)
 from samuel.audio import SAMPLE_RATE, Audio
+from samuel.config import EvaluationConfig
 from samuel.errors import InputError, MissingPartError, SamuelError
-from samuel.weights import fetch, hub_error, quietly, require_finite
+from samuel.evaluate.systems import CEILING, REAL, Lineup
+from samuel.evaluate.tracks import load_start
+from samuel.hub import (
+    fetch,
+    hub_error,
+    quietly,
+    require_finite,
+)
+
+# Accompaniment prompt adherence (APA): do the accompaniments of a set belong to their vocals?
+#
+# Grachten and Nistal, "Accompaniment Prompt Adherence" (arXiv 2503.06346), by the authors' own package
+# `audio-metrics`. It is under the GPL-3 and no part of the default installation. It hears mixes of vocal and
+# accompaniment in windows of 5 s through CLAP, and compares sets of them by their Fréchet distances:
+#
+#     APA = ½ + (FAD(C, R') - FAD(C, R)) / (2 FAD(R, R'))
+#
+# with the mixes C of the candidates, those R of true pairs, and those R' of true pairs that were dealt anew.
+# 1: as true pairs, 0: as pairs of strangers. It is one figure for a set, and a rough one for a small set: 512
+# dimensions are estimated from as many windows as there are.
+#
+# Shapes: (2, S) audio at 44.1 kHz.
+
 
 REPOSITORY = "lukewys/laion_clap"
 CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
@@ -251,3 +268,61 @@ def _refusal(error: Exception, path: Path) -> MissingPartError:
         f"{path}: not a usable checkpoint of CLAP ({type(error).__name__}: {lines[0]}); fetch {CHECKPOINT} of"
         f" {REPOSITORY} again"
     )
+
+
+VERSION = 1
+NOT_CHOSEN = "it was not chosen (evaluation.scorers)"
+NO_REFERENCE = "there are no true accompaniments to compare with"
+
+
+@dataclass(frozen=True)
+class Adherence:
+    """APA by system, by these weights; `missing` is why there is none."""
+
+    by_system: dict[str, float] = field(default_factory=dict)
+    missing: str | None = None
+    weights: str | None = None
+
+
+def adherence_of(lineup: Lineup, identity: Any, config: EvaluationConfig, root: Path) -> Adherence:
+    """APA of every system but the one that it is measured by, measured or found.
+
+    The true pairs are those as recorded, or through the codec where no recordings are known.
+
+    Args:
+        lineup: What is compared.
+        identity: What determines the lineup, as JSON.
+        config: Whether it is wanted, and where the weights are.
+        root: Where it is kept.
+    """
+    if "apa" not in config.scorers:
+        return Adherence(missing=NOT_CHOSEN)
+    reference = lineup.system(REAL) or lineup.system(CEILING)
+    if reference is None:
+        return Adherence(missing=NO_REFERENCE)
+    path = config.apa_path
+    if path and not path.is_file():
+        return Adherence(missing=f"{path}: no such file (evaluation.apa_path)")
+    weights = sha256(path) if path else CHECKPOINT
+    place = root / f"{digest('apa', VERSION, identity, weights)}.json"
+    if place.is_file():
+        return Adherence(read_json(place), weights=weights)
+    try:
+        measure = Apa(load_clap(path), _pairs(lineup, reference.files))
+        others = [system for system in lineup.systems if system is not reference]
+        found = {system.name: measure.score(_pairs(lineup, system.files)) for system in others}
+    except (MissingPartError, InputError) as error:
+        return Adherence(missing=str(error))
+    write_json(place, found)
+    return Adherence(found, weights=weights)
+
+
+def _pairs(lineup: Lineup, files: Mapping[str, Path]) -> Iterator[Pair]:
+    """Vocals with accompaniments, one pair at a time; what cannot be read is named by the other scores."""
+    for track in lineup.tracks:
+        if track.name in files:
+            try:
+                pair = load_start(track.vocal)[0], load_start(files[track.name])[0]
+            except InputError:
+                continue
+            yield pair

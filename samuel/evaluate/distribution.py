@@ -11,19 +11,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from samuel.artifacts import Entry, digest
 from samuel.audio import SAMPLE_RATE
-from samuel.codec import HOP, Codec
-from samuel.codec.identity import made_by
-from samuel.dataset import Normaliser
+from samuel.codecs.base import HOP, Codec, made_by
 from samuel.errors import SamuelError
-from samuel.evaluate.crossed import crossed_distances
 from samuel.evaluate.diversity import diversity
+from samuel.evaluate.following import crossed_distances
 from samuel.evaluate.frechet import Gaussian, floor, gaussian_distance
-from samuel.evaluate.nearest import Nearest, held_out_tracks, nearest_pairs, suspicious, yardstick
+from samuel.evaluate.nearest import (
+    Nearest,
+    held_out_tracks,
+    nearest_pairs,
+    suspicious,
+    yardstick,
+)
 from samuel.evaluate.systems import CEILING, OURS, REAL
 from samuel.evaluate.tracks import latents_of
-from samuel.files import Entry, digest
-from samuel.popdb.shards import Popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.loader import Normaliser
 
 VERSION = 1
 TRUE_PAIRS = 512

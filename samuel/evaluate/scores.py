@@ -1,7 +1,13 @@
 """Everything that is measured of a lineup: `scores.parquet`, a row for each number, and `summary.json`."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +15,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from samuel.artifacts import (
+    Entry,
+    digest,
+    find_entry,
+    make_entry,
+    sha256,
+    write_json,
+)
 from samuel.config import EvaluationConfig
-from samuel.evaluate.adherence import Adherence, adherence_of
-from samuel.evaluate.aesthetics import Aesthetics, aesthetics_of
-from samuel.evaluate.audiobox import AXES
+from samuel.evaluate.apa import Adherence, adherence_of
+from samuel.evaluate.audiobox import AXES, Aesthetics, aesthetics_of
+from samuel.evaluate.cost import stated_efficiency
 from samuel.evaluate.distribution import Space
-from samuel.evaluate.hearing import Hearing, hear_lineup
-from samuel.evaluate.pairing import Pairing, left_out, pairings
-from samuel.evaluate.stated import stated_efficiency
+from samuel.evaluate.following import Hearing, Pairing, hear_lineup, left_out, pairings
 from samuel.evaluate.statistics import mean_interval
 from samuel.evaluate.systems import Lineup, Problem
-from samuel.files import Entry, digest, find_entry, make_entry, sha256, write_json
 
 VERSION = 1
 SCORES, SUMMARY = "scores.parquet", "summary.json"

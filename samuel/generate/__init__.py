@@ -1,9 +1,12 @@
 """Vocal → accompaniment: any audio, any length."""
 
-from samuel.generate.accompany import OnStep, accompany, accompany_latents, mix
-from samuel.generate.keep import Keep, ranges_of
-from samuel.generate.request import Request, Take
-from samuel.generate.takes import OnProgress, generate
+from samuel.generate.accompany import (
+    OnStep,
+    accompany,
+    accompany_latents,
+    mix,
+)
+from samuel.generate.takes import Keep, OnProgress, Request, Take, generate, ranges_of
 
 __all__ = [
     "Keep",

@@ -15,19 +15,55 @@ from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.checkpoint import TrainedModel
-from samuel.codec import Codec
-from samuel.codec.identity import made_by
-from samuel.codec.windows import decode_windows
+from samuel.codecs.base import HOP, Codec, decode_windows, encode_windows, made_by
 from samuel.config import SamplingConfig
 from samuel.device import inference, uses_bf16
 from samuel.errors import CheckpointError
-from samuel.generate.encode import encoded
 from samuel.generate.output import write_limited
-from samuel.generate.vocal import vocal_of
+from samuel.generate.vocal import Vocal, vocal_of
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.inpaint import Kept
 from samuel.model.sample import sample
-from samuel.model.windows import AT_A_TIME, AT_A_TIME_ON_GPU, FRAMES, OVERLAP, Windowed
+from samuel.model.windows import (
+    AT_A_TIME,
+    AT_A_TIME_ON_GPU,
+    FRAMES,
+    OVERLAP,
+    Windowed,
+)
+
+# A vocal on disk → its latents. Shapes: C = 64 latent channels, T frames, S samples at 44.1 kHz.
+
+
+def encoded(
+    vocal: Vocal, codec: Codec, least_frames: int, on_read: Callable[[int, int], object] | None = None
+) -> Tensor:
+    """Codec latents of a vocal, a stretch at a time.
+
+    Args:
+        vocal: The vocal; one that is shorter than `least_frames` goes on in silence.
+        codec: Any.
+        least_frames: T at least.
+        on_read: Called with (samples read, samples in all) before every stretch is encoded.
+
+    Returns:
+        (1, C, T) on the CPU.
+    """
+    samples = max(vocal.samples, least_frames * HOP)
+
+    def read(start: int, stop: int) -> Audio:
+        if on_read is not None:
+            on_read(stop, samples)
+        return _padded(vocal, start, stop)
+
+    return encode_windows(codec, read, samples)
+
+
+def _padded(vocal: Vocal, start: int, stop: int) -> Audio:
+    """(2, stop - start) of a vocal, silent after its end."""
+    sung = vocal.read(start, min(stop, vocal.samples)) if start < vocal.samples else np.zeros((2, 0))
+    return np.pad(sung, ((0, 0), (0, stop - start - sung.shape[1]))).astype(np.float32)
+
 
 OnStep = Callable[[int, int], object]
 """(steps done, steps in all)"""

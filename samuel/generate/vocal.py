@@ -14,12 +14,19 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, channels_of, decode_to_wav, read_blocks, read_wav
+from samuel.audio import (
+    CHANNELS,
+    SAMPLE_RATE,
+    Audio,
+    channels_of,
+    decode_to_wav,
+    read_blocks,
+    read_wav,
+)
 from samuel.errors import InputError
-from samuel.generate.balance import level_db
-from samuel.generate.output import no_space_told, write_stream
-from samuel.popdb.separate import MOST_PEAK, SILENCE_DBFS
-from samuel.popdb.separator import Separator
+from samuel.generate.output import level_db, no_space_told, write_stream
+from samuel.popdb.stages import MOST_PEAK, SILENCE_DBFS
+from samuel.separators.base import Separator
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from huggingface_hub import DatasetCardData
 
 from samuel.audio import SAMPLE_RATE
-from samuel.codec import HOP
+from samuel.codecs.base import HOP
 
 BINS = 10
 WIDEST_BAR = 40
@@ -60,7 +60,7 @@ READING = """\
 With [SAMUeL](https://arxiv.org/abs/2507.19991)'s library, from the dataset's folder:
 
 ```python
-from samuel.popdb.shards import open_popdb
+from samuel.popdb.dataset import open_popdb
 
 popdb = open_popdb(".")  # or another folder, or a URL
 vocal, accompaniment = popdb.read(popdb.pairs("train")[:4])  # each float16 (4, 64, {frames})

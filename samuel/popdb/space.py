@@ -16,11 +16,11 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import soundfile
 
+from samuel.artifacts import MANIFEST
 from samuel.audio import CHANNELS, SAMPLE_RATE
 from samuel.config import Settings
 from samuel.errors import OperatorError
-from samuel.files import MANIFEST
-from samuel.popdb.catalog import Song
+from samuel.popdb.songs import Song
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ AUDIO_BYTES_PER_S = CHANNELS * 4 * SAMPLE_RATE
 # synthetic songs 328,000 to 349,000. White noise would take 472,000.
 STEMS_BYTES_PER_S = 400_000
 # Two streams of 64 float16 channels, a frame to 2048 samples: numbers here, for a run that only downloads
-# has no need of torch, which samuel.codec brings.
+# has no need of torch, which samuel.codecs brings.
 LATENTS_BYTES_PER_S = 2 * 64 * 2 * SAMPLE_RATE / 2048
 TYPICAL_DURATION_S = 211.0
 """The median of the Kaggle list."""

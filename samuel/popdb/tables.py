@@ -1,14 +1,25 @@
-"""Rows in Parquet: the same rows give the same bytes."""
+"""`songs.parquet`: a row per song of the list, whatever became of it.
 
-from collections.abc import Sequence
+`vocal_shares` has a value for each of the song's chunks, `pairs` counts those that the dataset holds. A song
+whose chunks were all left out has status `ok`, vocal shares and no pairs; one that failed has neither.
+"""
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from samuel.files import replacing
-from samuel.popdb.packed import Packed
+from samuel.artifacts import replacing
+from samuel.popdb.duplicates import from_bytes, recordings
+from samuel.popdb.status import Outcome
+
+# Rows in Parquet: the same rows give the same bytes.
+
 
 ROWS_AT_A_TIME = 1024
 
@@ -52,3 +63,137 @@ def read_table(
         return file.read(columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"not Parquet ({error})") from error
+
+
+# Rows kept small: a run over a long list has the candidates of all its songs in memory.
+
+
+Row = dict[str, Any]
+
+
+class Packed(Sequence[Row]):
+    """Rows that JSON can hold, unpacked whenever they are looked at; a tenth of the rows as objects.
+
+    Args:
+        rows: Read once.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._content = zlib.compress(json.dumps(list(rows)).encode(), 1)
+
+    def rows(self) -> list[Row]:
+        """All of them; cheaper than one after the other."""
+        return json.loads(zlib.decompress(self._content))
+
+    def __len__(self) -> int:
+        return len(self.rows())
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        """A row, or several."""
+        return self.rows()[place]
+
+
+CANDIDATE = pa.struct(
+    [
+        ("video_id", pa.string()), ("title", pa.string()), ("channel", pa.string()),
+        ("duration_s", pa.float64()), ("title_likeness", pa.float64()), ("score", pa.float64()),
+        ("verdict", pa.string()), ("reason", pa.string()),
+    ]
+)  # fmt: skip
+SONGS_SCHEMA = pa.schema(
+    [
+        ("song_id", pa.string()), ("title", pa.string()), ("listed_duration_s", pa.float64()),
+        ("popularity", pa.int32()), ("stage", pa.string()), ("status", pa.string()),
+        ("retryable", pa.bool_()), ("attempts", pa.int32()), ("message", pa.string()),
+        ("video_id", pa.string()), ("video_title", pa.string()), ("channel", pa.string()),
+        ("match_score", pa.float64()), ("match_reason", pa.string()), ("duration_s", pa.float64()),
+        ("peak", pa.float64()), ("clipped_share", pa.float64()), ("audio_sha256", pa.string()),
+        ("recording", pa.string()),
+        ("vocal_shares", pa.list_(pa.float64())), ("pairs", pa.int32()),
+        ("candidates", pa.list_(CANDIDATE)),
+    ]
+)  # fmt: skip
+# Columns that are what the stages recorded under the same name.
+RECORDED = (
+    "video_id", "video_title", "channel", "match_score", "match_reason", "duration_s", "peak",
+    "clipped_share", "audio_sha256",
+)  # fmt: skip
+
+
+def song_rows(
+    outcomes: Sequence[Outcome], groups: Mapping[str, str], min_vocal_share: float = 0.0
+) -> list[dict[str, Any]]:
+    """The rows of `songs.parquet`.
+
+    Args:
+        outcomes: One per song of the list, failures included.
+        groups: What `same_recordings` found.
+        min_vocal_share: Least vocal share of a chunk that becomes a pair.
+    """
+    return [_row(outcome, groups, min_vocal_share) for outcome in outcomes]
+
+
+def chunks_kept(outcome: Outcome, min_vocal_share: float) -> list[tuple[int, dict[str, Any]]]:
+    """Number and description of each chunk of a song that becomes a pair, in order."""
+    chunks = enumerate(outcome.record.get("chunks", []))
+    return [(number, chunk) for number, chunk in chunks if chunk["vocal_share"] >= min_vocal_share]
+
+
+def song_counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """What `dataset.json` counts of these rows; a chunk left out is one that became no pair."""
+    chunks = sum(len(row["vocal_shares"]) for row in rows)
+    return {
+        "songs_listed": len(rows),
+        "songs_kept": sum(row["pairs"] > 0 for row in rows),
+        "chunks": chunks,
+        "chunks_left_out": chunks - sum(row["pairs"] for row in rows),
+    }
+
+
+def why_no_pairs(rows: Sequence[dict[str, Any]], min_vocal_share: float) -> str:
+    """Why none of these songs gave a pair, for people."""
+    if shares := [share for row in rows for share in row["vocal_shares"]]:
+        return (
+            f"popdb.min_vocal_share = {min_vocal_share:g} leaves none of {len(shares)} chunks, of which the "
+            f"most sung has a vocal share of {max(shares):.2f}; lower it"
+        )
+    counts = dict(Counter(row["status"] for row in rows))
+    first = next(row for row in rows if row["status"] != "ok")
+    return f"no song could be used: {counts}, the first being {first['title']!r}: {first['message']}"
+
+
+def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Digest of a song's audio → name of its recording: the lowest digest of all that sound the same."""
+    records = [outcome.record for outcome in outcomes if "audio_sha256" in outcome.record]
+    return recordings(
+        {record["audio_sha256"]: from_bytes(record.get("fingerprint", b"")) for record in records}
+    )
+
+
+def write_songs(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `songs.parquet`, whole or not at all."""
+    write_rows(path, rows, SONGS_SCHEMA)
+
+
+def _row(outcome: Outcome, groups: Mapping[str, str], min_vocal_share: float) -> dict[str, Any]:
+    song, record = outcome.song, outcome.record
+    return {
+        "song_id": song.song_id,
+        "title": song.title,
+        "listed_duration_s": song.duration_s,
+        "popularity": song.popularity,
+        "stage": outcome.stage,
+        "status": outcome.status.value,
+        "retryable": outcome.status.retryable,
+        "attempts": outcome.attempts,
+        "message": outcome.message,
+        **{name: record.get(name) for name in RECORDED},
+        "recording": groups.get(record.get("audio_sha256", "")),
+        "vocal_shares": [chunk["vocal_share"] for chunk in record.get("chunks", [])],
+        "pairs": len(chunks_kept(outcome, min_vocal_share)),
+        "candidates": record.get("candidates", []),
+    }

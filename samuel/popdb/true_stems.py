@@ -16,18 +16,17 @@ from typing import Any
 
 import torch
 
-from samuel.codec import load_codec
+from samuel.artifacts import digest
+from samuel.codecs import load_codec
 from samuel.config import Settings
-from samuel.demo import VERSION as SONGS
-from samuel.demo import compose
 from samuel.errors import InputError, SettingsError
-from samuel.files import digest
-from samuel.popdb.catalog import Song
-from samuel.popdb.encode import encode_audio
-from samuel.popdb.outcome import Outcome, attempt
-from samuel.popdb.shards import Popdb, write_popdb
-from samuel.popdb.shards.reader import readable
-from samuel.popdb.shards.remote import folder_of
+from samuel.popdb.dataset import Popdb, folder_of, readable
+from samuel.popdb.songs import Song
+from samuel.popdb.stages import encode_audio
+from samuel.popdb.status import Outcome, attempt
+from samuel.popdb.writer import write_popdb
+from samuel.synthetic.song import VERSION as SONGS
+from samuel.synthetic.song import compose
 
 VERSION = 1
 SEPARATOR = "true-stems/1"

@@ -1,22 +1,170 @@
-"""Runs side by side: what differs, by how much, and whether it is more than noise.
+"""A comparison of runs as text, as a page and as a table."""
 
-Every difference is to the first run. Tracks that both runs hold, by name and by the digest of the vocal, are
-compared in pairs, which takes away what is common to a track; runs without common tracks are compared as
-independent samples.
-"""
-
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from samuel.artifacts import replacing, sha256
 from samuel.errors import InputError
-from samuel.evaluate.statistics import Interval, mean_interval, paired_p, unpaired_p
-from samuel.report.runs import Run, Values
-from samuel.report.score_names import in_order
+from samuel.evaluate.scores import (
+    OTHERS,
+    SCHEMA,
+    SCORES,
+    SUMMARY,
+    VERSION,
+)
+from samuel.evaluate.statistics import (
+    Interval,
+    mean_interval,
+    paired_p,
+    unpaired_p,
+)
+from samuel.popdb.tables import read_table, write_rows
+from samuel.report.html import (
+    NONE,
+    NOT_MEASURED,
+    bullets,
+    interval,
+    number,
+    page,
+    plain,
+    probability,
+    section,
+    table,
+)
+from samuel.report.score_names import in_order, score_name
+
+# Finished evaluations as they lie on disk, in the folder of a report or of its scores.
+
+
+DEEPEST = 3
+Values = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished evaluation.
+
+    Attributes:
+        name: What a comparison calls it.
+        folder: Where its scores lie.
+        summary: `summary.json`.
+        values: By system and score, the value of each track; scores that look at the vocal, with its own.
+        titles: By track.
+    """
+
+    name: str
+    folder: Path
+    summary: dict[str, Any]
+    values: dict[tuple[str, str], Values]
+    titles: dict[str, str]
+
+    @property
+    def vocals(self) -> dict[str, str]:
+        """Digest of each track's vocal, which tells songs of one name apart; empty where it was not kept."""
+        found = self.summary.get("vocals")
+        return found if isinstance(found, dict) else {}
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Runs that are to be compared.
+
+    Raises:
+        InputError: There are not two, one is not there, is given twice, or is damaged or of another version.
+    """
+    if len(paths) < 2:
+        raise InputError("a comparison takes two runs at least: give the folders of their reports")
+    folders = [find_run(path) for path in paths]
+    for place, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:place]]:
+            raise InputError(f"{paths[place]}: the run in {folder} is given twice")
+    return [_read(name, folder) for name, folder in zip(_names(paths), folders, strict=True)]
+
+
+def find_run(path: Path) -> Path:
+    """The folder of a run: `path`, or the only one below it; a run's report and scores count as one.
+
+    Raises:
+        InputError: There is none, or there are several.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; give the folder of a report, with {SCORES} and {SUMMARY}")
+    if _holds_run(path):
+        return path
+    below = [folder for depth in range(1, DEEPEST + 1) for folder in sorted(path.glob("/".join("*" * depth)))]
+    found = [folder for folder in below if _holds_run(folder) and not _hidden(folder, path)]
+    if not found:
+        raise InputError(
+            f"{path}: holds no {SCORES} with {SUMMARY}, nor does a folder in it; give a report's"
+        )
+    different = {(sha256(folder / SCORES), sha256(folder / SUMMARY)): folder for folder in reversed(found)}
+    if len(different) > 1:
+        listed = ", ".join(str(folder) for folder in sorted(different.values()))
+        raise InputError(f"{path}: holds several runs; give one of {listed}")
+    return found[0]
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / SCORES).is_file() and (folder / SUMMARY).is_file()
+
+
+def _hidden(folder: Path, root: Path) -> bool:
+    """Whether it is in the making."""
+    return any(part.startswith(".") for part in folder.relative_to(root).parts)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The last part of each path, or all of it where that would leave two runs with one name."""
+    short = [path.resolve().name for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+
+
+def _read(name: str, folder: Path) -> Run:
+    summary, rows = _summary(folder / SUMMARY), _rows(folder / SCORES)
+    values: dict[tuple[str, str], Values] = {}
+    for row in rows:
+        if row["against"] != OTHERS:
+            values.setdefault((row["system"], row["score"]), {})[row["track"]] = row["value"]
+    return Run(name, folder, summary, values, {row["track"]: row["title"] or "" for row in rows})
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); evaluate again") from error
+    version = found.get("version") if isinstance(found, dict) else None
+    if version != VERSION:
+        raise InputError(
+            f"{path}: scores of version {version!r:.40}, this reads version {VERSION}; evaluate again"
+        )
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = read_table(path.read_bytes(), SCHEMA).to_pylist()
+    except ValueError as error:
+        raise InputError(f"{path}: not a table of scores ({error}); evaluate again") from error
+    if any(row[name] is None for row in rows for name in ("system", "track", "score")):
+        raise InputError(f"{path}: not a table of scores (a row without a name); evaluate again")
+    return rows
+
+
+# Runs side by side: what differs, by how much, and whether it is more than noise.
+#
+# Every difference is to the first run. Tracks that both runs hold, by name and by the digest of the vocal,
+# are
+# compared in pairs, which takes away what is common to a track; runs without common tracks are compared as
+# independent samples.
+
 
 SIGNIFICANT = 0.05
 CONFIDENCE = 0.95
@@ -221,3 +369,126 @@ def _other_songs(first: Run, run: Run) -> Iterator[str]:
             f"tracks of one name in {first.name} and {run.name} whose vocals were not recorded: {unknown}; "
             "they may be different songs, so they were not paired"
         )
+
+
+MARK = "†"
+TITLE = "SAMUeL runs compared"
+DIFFERENCES_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("system", "score", "run")]
+    + [("n", pa.int64())]
+    + [(name, pa.float64()) for name in ("mean", "low", "high")]
+    + [(f"difference_{name}", pa.float64()) for name in ("mean", "low", "high")]
+    + [("test", pa.string()), ("p", pa.float64()), ("adjusted", pa.float64())]
+    + [("tested", pa.int64()), ("left_out", pa.int64())]
+)
+
+
+def legend(rows: Sequence[Compared]) -> list[str]:
+    """What the numbers of a comparison are."""
+    tests = sum(row.difference is not None and row.difference.p is not None for row in rows)
+    return [
+        "Each mean is over a run's own tracks; in brackets, its 95 % interval (bootstrap over the tracks).",
+        "A difference is to the first run. *In pairs*: over the tracks that both runs have, with the "
+        "same vocal, by permuting the two runs of a track, with a bootstrap interval. *Independent*: there "
+        "are no two such tracks; by permuting all values, with Welch's interval.",
+        f"{MARK}: p after Benjamini and Hochberg, over the {tests} differences tested, is below "
+        f"{SIGNIFICANT:g}. Of what is marked, about one in twenty is expected to be chance. What is not "
+        "marked may be noise.",
+    ]
+
+
+def table_rows(rows: Sequence[Compared]) -> list[dict[str, str]]:
+    """A row for each score, system and run, as words."""
+    return [_words(row) for row in rows]
+
+
+def write_comparison(
+    runs: Sequence[Run], rows: Sequence[Compared], notes: Sequence[str], folder: Path
+) -> list[Path]:
+    """Write `compare.html`, `compare.md` and `compare.parquet` into `folder`, each in one step.
+
+    Returns:
+        Their paths.
+    """
+    text = _markdown(runs, rows, notes)
+    paths = [folder / f"compare.{suffix}" for suffix in ("html", "md", "parquet")]
+    for path, content in zip(paths, (page(text, folder, TITLE), text), strict=False):
+        with replacing(path) as temporary:
+            temporary.write_text(content, "utf-8")
+    write_rows(paths[-1], [row.row() for row in rows], DIFFERENCES_SCHEMA)
+    return paths
+
+
+def _markdown(runs: Sequence[Run], rows: Sequence[Compared], notes: Sequence[str]) -> str:
+    listed = [
+        f"**{plain(run.name)}**{' (the first)' if run is runs[0] else ''}: {plain(str(run.folder))}"
+        for run in runs
+    ]
+    sections = [
+        section(f"# {TITLE}", bullets(listed)),
+        section("## In short", bullets(_in_short(rows))),
+        *(_of_system(system, rows) for system in dict.fromkeys(row.system for row in rows)),
+        section("## How to read this", bullets(legend(rows))),
+        section("## What differs beside the scores", bullets(plain(note) for note in notes)) if notes else "",
+    ]
+    return section(*sections) + "\n"
+
+
+def _in_short(rows: Sequence[Compared]) -> list[str]:
+    """The differences that are more than noise, and how many are not shown to be."""
+    marked = [row for row in rows if row.difference and row.difference.significant]
+    tested = [row for row in rows if row.difference and row.difference.p is not None]
+    lines = [
+        f"**{plain(row.system)}**, {plain(score_name(row.score).name)}: {_gain(row)} in {plain(row.run)}"
+        for row in marked
+    ]
+    return [*lines, f"{len(tested) - len(marked)} of {len(tested)} differences tested may be noise."]
+
+
+def _gain(row: Compared) -> str:
+    return number(
+        row.difference.interval.mean if row.difference else None, score_name(row.score).digits, sign="+"
+    )
+
+
+def _of_system(system: str, rows: Sequence[Compared]) -> str:
+    """Its table, with the score named on the first row of its runs."""
+    lines, before = [], ""
+    for row in rows:
+        if row.system == system:
+            words = _words(row)
+            label = plain(score_name(row.score).label) if row.score != before else ""
+            lines.append([label, plain(row.run), *(words[name] for name in HEAD[3:])])
+            before = row.score
+    return section(f"## {plain(system)}", table(["score", *HEAD[2:]], lines, words=2))
+
+
+HEAD = ("system", "score", "run", "tracks", "mean", "difference", "p", "adjusted", "test")
+
+
+def _words(row: Compared) -> dict[str, str]:
+    digits = score_name(row.score).digits
+    within = interval(row.mean.low, row.mean.high, max(1, digits - 1))
+    mean = f"{number(row.mean.mean, digits)} {within}".rstrip()
+    cells = (
+        row.system,
+        score_name(row.score).name,
+        row.run,
+        str(row.mean.n),
+        mean,
+        *_tested(row.difference, digits),
+    )
+    return dict(zip(HEAD, cells, strict=True))
+
+
+def _tested(found: Difference | None, digits: int) -> tuple[str, str, str, str]:
+    """Difference, p, adjusted p and test as words."""
+    if found is None:
+        return NONE, NONE, NONE, NONE
+    within = interval(found.interval.low, found.interval.high, digits, sign="+")
+    gain = f"{number(found.interval.mean, digits, sign='+')} {within}".rstrip()
+    out = f", {found.left_out} left out" if found.left_out else ""
+    if found.p is None:
+        return gain, NOT_MEASURED, NOT_MEASURED, f"too few tracks{out}"
+    adjusted = f"{probability(found.adjusted)}{f' {MARK}' if found.significant else ''}"
+    return gain, probability(found.p), adjusted, f"{found.test}, n = {found.n}{out}"

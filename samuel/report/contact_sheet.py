@@ -15,15 +15,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samuel.artifacts import replacing
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
-from samuel.codec import HOP, Codec
-from samuel.codec.identity import made_by
+from samuel.codecs.base import HOP, Codec, made_by
 from samuel.errors import MissingPartError
 from samuel.evaluate.signal import log_mel_db
-from samuel.files import replacing
 from samuel.generate import mix
-from samuel.popdb.activity import HOP_S, vocal_activity
-from samuel.popdb.shards import STREAMS, Popdb
+from samuel.popdb.dataset import STREAMS, Popdb
+from samuel.popdb.vocal_activity import HOP_S, vocal_activity
 from samuel.report.plots import drawable
 
 SHEET = "contact-sheet.png"

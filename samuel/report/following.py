@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from samuel.evaluate.systems import CEILING, REAL
-from samuel.report.markdown import (
+from samuel.report.html import (
     NONE,
     NOT_MEASURED,
     bullets,
@@ -145,7 +145,7 @@ def told(verdict: Verdict) -> str:
 def following_section(summary: Summary) -> str:
     """Own vocal against other songs' vocals, for every score and system, and what follows from it.
 
-    Its picture is `following.png`, which `samuel.report.score_plots` draws.
+    Its picture is `following.png`, which `samuel.report.plots` draws.
     """
     title = "## Does it follow the vocal?"
     if not summary.get("following"):

@@ -15,10 +15,24 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, decode_to_wav, failed_write_told, read_blocks
+from samuel.artifacts import (
+    Entry,
+    find_entry,
+    locked,
+    make_entry,
+    partial_folder,
+    replacing,
+)
+from samuel.audio import (
+    CHANNELS,
+    SAMPLE_RATE,
+    Audio,
+    decode_to_wav,
+    failed_write_told,
+    read_blocks,
+)
 from samuel.errors import InputError
-from samuel.files import Entry, find_entry, locked, make_entry, partial_folder, replacing
-from samuel.report.markdown import bullets, plain, section
+from samuel.report.html import bullets, plain, section
 from samuel.report.plots import plot_spectrograms
 
 AUDIO = "audio"

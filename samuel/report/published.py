@@ -3,8 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from samuel.evaluate.paper_tables import TABLE_I, TABLE_II, TRACK_S, PaperEfficiency
-from samuel.report.markdown import NONE, NOT_MEASURED, interval, plain, section, table
+from samuel.evaluate.cost import (
+    TABLE_I,
+    TABLE_II,
+    TRACK_S,
+    PaperEfficiency,
+)
+from samuel.report.html import (
+    NONE,
+    NOT_MEASURED,
+    interval,
+    plain,
+    section,
+    table,
+)
 from samuel.report.score_names import AUDIOBOX, AXES
 
 Summary = Mapping[str, Any]

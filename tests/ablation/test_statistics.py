@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from samuel.ablation.statistics import Spread, paired_difference, share_marked_by_chance, spread
+from samuel.ablation import (
+    Spread,
+    paired_difference,
+    share_marked_by_chance,
+    spread,
+)
 
 
 def test_mean_and_deviation_are_those_of_numpy() -> None:

@@ -6,12 +6,20 @@ from typing import Any
 import pytest
 import torch
 
-from samuel.ablation import PlannedFit, Result, planned_fits, run_fit, run_study, write_table
-from samuel.ablation import study as module
+from samuel import ablation as module
+from samuel.ablation import (
+    PlannedFit,
+    Result,
+    planned_fits,
+    run_fit,
+    run_study,
+    write_table,
+)
+from samuel.artifacts import read_json, read_jsonl
 from samuel.config import Settings
 from samuel.errors import DatasetError
-from samuel.files import read_json, read_jsonl
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
 from samuel.train import fit, run_folder
 from tests.popdb.latents import encoded_song, small_settings
 

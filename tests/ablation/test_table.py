@@ -6,9 +6,10 @@ import pytest
 from matplotlib.image import imread
 
 from samuel.ablation import Result, write_table
+from samuel.artifacts import read_json
 from samuel.config import Settings
-from samuel.files import read_json
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 
 BASE = {0: 0.50, 1: 0.60, 2: 0.55}

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from samuel.checkpoint import save_model
-from samuel.codec import LATENT_CHANNELS, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import LATENT_CHANNELS
 from samuel.config import CodecConfig
 from samuel.model.unet import SamuelUNet
 from tests.popdb.latents import small_settings

@@ -20,7 +20,12 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 from tests.app.saved_model import save_untrained_model
 

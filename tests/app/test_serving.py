@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.app.spectrogram import MEL_BANDS, MOST_COLUMNS, mel_spectrogram
+from samuel.app import MEL_BANDS, MOST_COLUMNS, mel_spectrogram
 from samuel.cli import main
 from tests.app.saved_model import save_untrained_model
 

@@ -9,7 +9,14 @@ from torch import Tensor
 from torchaudio.functional import resample
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.baselines.musicgen import MusicGen, MusicGenConfig, faded, load_musicgen, undelayed, windows_of
+from samuel.baselines.musicgen import (
+    MusicGen,
+    MusicGenConfig,
+    faded,
+    load_musicgen,
+    undelayed,
+    windows_of,
+)
 from samuel.baselines.weights import hushed
 
 CPU = torch.device("cpu")

@@ -8,12 +8,16 @@ import soundfile
 import torch
 
 from samuel.audio import Audio
-from samuel.baselines.render import fitted
-from samuel.baselines.renderer import track_seed
+from samuel.baselines.render import fitted, track_seed
 from samuel.errors import InputError
-from samuel.evaluate.stated import stated_efficiency
+from samuel.evaluate.cost import stated_efficiency
 from samuel.evaluate.systems import folders
-from tests.baselines.quieter import Quieter, about, run, write
+from tests.baselines.quieter import (
+    Quieter,
+    about,
+    run,
+    write,
+)
 from tests.generate.voices import voice
 
 

@@ -11,7 +11,12 @@ from samuel.baselines import render as rendering
 from samuel.baselines.render import vocals_in
 from samuel.errors import InputError, OperatorError
 from samuel.evaluate.systems import folders
-from tests.baselines.quieter import Quieter, about, run, write
+from tests.baselines.quieter import (
+    Quieter,
+    about,
+    run,
+    write,
+)
 from tests.generate.voices import voice
 
 HOSTILE = [

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import constants
 
 from samuel.baselines.musicgen import FILES, MusicGenConfig, load_musicgen
-from samuel.baselines.renderer import parse_section, track_seed
+from samuel.baselines.render import parse_section, track_seed
 from samuel.baselines.stable_audio_open import StableAudioOpenConfig, load_stable_audio_open
 from samuel.baselines.weights import hushed, weights_of
 from samuel.errors import MissingPartError, SettingsError

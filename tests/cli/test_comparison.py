@@ -5,7 +5,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from samuel.cli import main
-from tests.report.evaluations import OURS, rows_of, summary, write_scores
+from tests.report.evaluations import (
+    OURS,
+    rows_of,
+    summary,
+    write_scores,
+)
 
 HOSTILE = "b\x1b[31m<i>"
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from samuel.cli import main
-from samuel.popdb.shards import Popdb, open_popdb, write_popdb
+from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.shards.songs import digests
 
@@ -61,7 +62,7 @@ def test_a_hostile_title_does_not_steer_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.popdb.latents.Song", lambda name, _: Song(name, "\x1b[2J\r\nrun rm -rf"))
-    from samuel.popdb.catalog import Song
+    from samuel.popdb.songs import Song
 
     popdb = write_popdb([encoded_song(tmp_path, name) for name in "ab"], small_settings(tmp_path))
     flip_a_bit(popdb, max(popdb.index, key=lambda row: row["row"])["pair_id"])

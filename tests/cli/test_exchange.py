@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from samuel.cli import main
-from samuel.popdb.shards import Popdb, open_popdb, write_popdb
+from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.popdb.writer import write_popdb
 from tests.popdb.exchange.arrays import noise, write_published
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.shards.songs import digests

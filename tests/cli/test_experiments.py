@@ -6,7 +6,8 @@ import pytest
 
 from samuel.cli import main
 from samuel.config import Settings
-from samuel.popdb.shards import open_popdb, write_popdb
+from samuel.popdb.dataset import open_popdb
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 
 
@@ -73,6 +74,6 @@ def test_an_interrupted_study_says_that_it_goes_on(
 
     settings, path = written(tmp_path)
     write_popdb([encoded_song(tmp_path, name) for name in "ab"], settings)
-    monkeypatch.setattr("samuel.ablation.study.fit", interrupt)
+    monkeypatch.setattr("samuel.ablation.fit", interrupt)
     assert main(["ablate", "--settings", path]) == 130
     assert "what is done stays, and the same command goes on from there" in capsys.readouterr().err

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from samuel.artifacts import digest
 from samuel.cli import main
-from samuel.codec import load_codec
+from samuel.codecs import load_codec
 from samuel.config import CodecConfig
 from samuel.device import resolve_device
-from samuel.files import digest
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
 from samuel.popdb.status import Status
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, failed_song, small_settings
 from tests.popdb.shards.songs import digests, sung
 
@@ -151,7 +152,7 @@ def test_a_dataset_does_not_choose_where_its_sheet_goes(
     said: str, popdb: Popdb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     popdb.info["content_sha256"] = said.format(root=tmp_path)
-    monkeypatch.setattr("samuel.popdb.shards.open_popdb", lambda *_: popdb)
+    monkeypatch.setattr("samuel.popdb.dataset.open_popdb", lambda *_: popdb)
     monkeypatch.chdir(tmp_path)
     assert main(["inspect", str(popdb.root), "--no-audio", "--pairs", "1"]) == 0
     (sheet,) = tmp_path.rglob("contact-sheet.png")

@@ -61,7 +61,7 @@ def test_an_interrupt_is_said_in_one_line(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("samuel.popdb.acquisition.fetch_file", interrupt)
+    monkeypatch.setattr("samuel.popdb.acquire.fetch_file", interrupt)
     assert main(["download", "--settings", str(settings_of_a_folder(tmp_path))]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
         "interrupted; what is done stays, and the same command goes on from there"
@@ -74,7 +74,7 @@ def test_an_interrupted_command_that_starts_anew_says_so(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("samuel.popdb.shards.open_popdb", interrupt)
+    monkeypatch.setattr("samuel.popdb.dataset.open_popdb", interrupt)
     assert main(["compact", "anywhere"]) == 130
     assert capsys.readouterr().err == "interrupted; nothing half-written was left, run it again\n"
 
@@ -129,7 +129,7 @@ def test_an_error_is_printed_without_control_characters(capsys: pytest.CaptureFi
 def test_bench_prints_the_figures_of_the_loader(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("samuel.bench.loader.loader_rows", lambda: iter([("batches", "9 pairs/s")]))
+    monkeypatch.setattr("benchmarks.loader.loader_rows", lambda: iter([("batches", "9 pairs/s")]))
     assert main(["bench", "loader"]) == 0
     assert capsys.readouterr().out.split() == ["batches", "9", "pairs/s"]
 

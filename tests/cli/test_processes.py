@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 
 AGAIN = 6
 """Times that a process is run whose end went wrong in about one of two."""
-OPEN = "from samuel.popdb.shards import open_popdb; open_popdb({!r})"
+OPEN = "from samuel.popdb.dataset import open_popdb; open_popdb({!r})"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.baselines.renderer import track_seed
+from samuel.baselines.render import track_seed
 from samuel.cli import main
 from samuel.evaluate.systems import folders
 from tests.app.saved_model import save_untrained_model

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from samuel.cli import main
-from samuel.popdb.shards import open_popdb, write_popdb
+from samuel.popdb.dataset import open_popdb
+from samuel.popdb.writer import write_popdb
 from samuel.train import run_folder
 from tests.popdb.latents import encoded_song, small_settings
 

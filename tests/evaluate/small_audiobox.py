@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from samuel.weights import quietly
+from samuel.hub import quietly
 from tests.weights import write_audiobox
 
 SMALL = {

@@ -9,10 +9,15 @@ import pytest
 from samuel.audio import read_wav, write_wav
 from samuel.config import EvaluationConfig
 from samuel.errors import MissingPartError
-from samuel.evaluate import adherence
-from samuel.evaluate.adherence import NO_REFERENCE, NOT_CHOSEN, adherence_of
-from samuel.evaluate.apa import Pair
-from samuel.evaluate.systems import CEILING, REAL, Lineup, System, Track
+from samuel.evaluate import apa as adherence
+from samuel.evaluate.apa import NO_REFERENCE, NOT_CHOSEN, Pair, adherence_of
+from samuel.evaluate.systems import (
+    CEILING,
+    REAL,
+    Lineup,
+    System,
+    Track,
+)
 from tests.evaluate.songs import write_songs
 
 APA = EvaluationConfig(scorers=("apa",))

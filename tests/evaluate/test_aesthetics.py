@@ -8,7 +8,7 @@ import pytest
 from samuel.audio import read_wav
 from samuel.config import EvaluationConfig
 from samuel.evaluate import audiobox
-from samuel.evaluate.aesthetics import NOT_CHOSEN, aesthetics_of
+from samuel.evaluate.audiobox import NOT_CHOSEN, aesthetics_of
 from samuel.evaluate.systems import Lineup, System, Track
 from tests.evaluate.small_audiobox import small_audiobox
 from tests.evaluate.songs import write_songs

@@ -20,8 +20,13 @@ from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE
 from samuel.errors import InputError, MissingPartError
-from samuel.evaluate.apa import CHECKPOINT, Apa, Pair, load_clap
-from samuel.weights import quietly
+from samuel.evaluate.apa import (
+    CHECKPOINT,
+    Apa,
+    Pair,
+    load_clap,
+)
+from samuel.hub import quietly
 from tests.hub import local_hub
 
 PITCHES = (110.0, 220.0, 440.0, 880.0)
@@ -140,7 +145,12 @@ STRANGERS = (900.0, 2000.0, 70.0, 333.0)
 
 def write_hub(cache: Path) -> None:
     """The tokenizers that laion-clap asks for, of a few words each, and a language model of one layer."""
-    from transformers import BartConfig, BertConfig, RobertaConfig, RobertaModel
+    from transformers import (
+        BartConfig,
+        BertConfig,
+        RobertaConfig,
+        RobertaModel,
+    )
 
     words = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4, "a": 5}
     small = RobertaConfig(

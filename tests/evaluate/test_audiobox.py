@@ -14,7 +14,7 @@ import torch
 from samuel.audio import SAMPLE_RATE, write_wav
 from samuel.errors import InputError
 from samuel.evaluate.audiobox import AXES, load_audiobox, score
-from samuel.weights import quietly
+from samuel.hub import quietly
 from tests.evaluate.small_audiobox import small_audiobox
 
 

@@ -11,7 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from samuel.errors import MissingPartError
-from samuel.evaluate.audiobox import REPOSITORY, identity, load_audiobox, score
+from samuel.evaluate.audiobox import (
+    REPOSITORY,
+    identity,
+    load_audiobox,
+    score,
+)
 from tests.evaluate.small_audiobox import small_audiobox
 from tests.evaluate.test_audiobox import tone
 from tests.hub import local_hub

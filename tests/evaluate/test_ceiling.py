@@ -5,10 +5,17 @@ import pytest
 import torch
 
 from samuel.audio import read_wav, write_wav
-from samuel.codec import Codec, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import Codec
 from samuel.config import CodecConfig
-from samuel.evaluate.ceiling import with_ceiling
-from samuel.evaluate.systems import CEILING, REAL, Lineup, System, Track
+from samuel.evaluate.systems import (
+    CEILING,
+    REAL,
+    Lineup,
+    System,
+    Track,
+)
+from samuel.evaluate.tracks import with_ceiling
 from tests.evaluate.songs import band
 
 

@@ -3,13 +3,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from samuel.artifacts import Entry, find_entry
 from samuel.audio import SAMPLE_RATE
 from samuel.checkpoint import load_model
-from samuel.codec import HOP, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import HOP
 from samuel.config import CodecConfig, Settings
 from samuel.evaluate import cost
 from samuel.evaluate.cost import FRAMES, make_cost
-from samuel.files import Entry, find_entry
 from tests.models import small_model
 from tests.popdb.latents import small_settings
 

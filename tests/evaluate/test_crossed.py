@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from samuel.errors import InputError
-from samuel.evaluate.crossed import crossed_distances
+from samuel.evaluate.following import crossed_distances
 from samuel.evaluate.frechet import Gaussian, frechet_distance
 
 

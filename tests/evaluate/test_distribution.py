@@ -6,14 +6,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from samuel.codec import Codec, load_codec
+from samuel.artifacts import Entry, make_entry
+from samuel.codecs import load_codec
+from samuel.codecs.base import Codec
 from samuel.config import CodecConfig
-from samuel.dataset import Normaliser
-from samuel.evaluate.distribution import SEED, SLICE, SPLITS, DatasetSpace, FolderSpace
+from samuel.evaluate.distribution import (
+    SEED,
+    SLICE,
+    SPLITS,
+    DatasetSpace,
+    FolderSpace,
+)
 from samuel.evaluate.frechet import floor, frechet_distance
 from samuel.evaluate.nearest import nearest_pairs
-from samuel.files import Entry, make_entry
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.loader import Normaliser
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import FRAMES, encoded_song, small_settings
 
 TAKES = 3

@@ -14,9 +14,17 @@ from torch import nn
 
 from samuel.config import Settings
 from samuel.errors import InputError
-from samuel.evaluate import efficiency
-from samuel.evaluate.efficiency import Peak, machine_name, measure, parameters_of, resident_bytes
-from samuel.evaluate.paper_tables import TABLE_I, TABLE_II, TRACK_S
+from samuel.evaluate import cost as efficiency
+from samuel.evaluate.cost import (
+    TABLE_I,
+    TABLE_II,
+    TRACK_S,
+    Peak,
+    machine_name,
+    measure,
+    parameters_of,
+    resident_bytes,
+)
 from samuel.model.unet import SamuelUNet, parameter_count
 
 CPU = torch.device("cpu")
@@ -86,7 +94,7 @@ def test_another_system_tells_its_own_peak(tmp_path: Path, monkeypatch: pytest.M
 @on_linux
 def test_a_child_does_not_begin_with_what_its_parent_held() -> None:
     held = np.ones(2**30, np.uint8)
-    code = "from samuel.evaluate.efficiency import *; import torch; print(Peak(torch.device('cpu')).bytes())"
+    code = "from samuel.evaluate.cost import *; import torch; print(Peak(torch.device('cpu')).bytes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 2**26 < int(done.stdout) < 2**30
     assert held[-1]

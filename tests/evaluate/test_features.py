@@ -8,7 +8,13 @@ from scipy.stats import pearsonr
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.errors import InputError
-from samuel.evaluate.features import PROFILES, TONICS, Features, features, key_of
+from samuel.evaluate.features import (
+    PROFILES,
+    TONICS,
+    Features,
+    features,
+    key_of,
+)
 
 RATE = 22_050
 SECONDS = 30  # several blocks

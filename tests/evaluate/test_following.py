@@ -10,10 +10,12 @@ import torch
 from scipy.stats import pearsonr, wilcoxon
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.codec import Codec, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import Codec
 from samuel.config import CodecConfig
-from samuel.demo import compose
-from samuel.evaluate.following import FOLLOWING, Features, beat_f1_to_reference, features, follow
+from samuel.evaluate.features import Features, features
+from samuel.evaluate.following import FOLLOWING, beat_f1_to_reference, follow
+from samuel.synthetic.song import compose
 
 SILENCE = features(np.zeros((2, 20 * SAMPLE_RATE), dtype=np.float32))
 BEATS_S = np.arange(0.5, 20.0, 0.5)

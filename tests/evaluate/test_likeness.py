@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samuel.errors import InputError
-from samuel.evaluate import likeness
-from samuel.evaluate.likeness import similarities
+from samuel.evaluate import nearest as likeness
+from samuel.evaluate.nearest import similarities
 
 
 def noise(seed: int, *shape: int) -> Tensor:

@@ -6,12 +6,12 @@ import soundfile
 import torch
 
 from samuel.audio import SAMPLE_RATE, dbfs, write_wav
-from samuel.codec import load_codec
+from samuel.codecs import load_codec
 from samuel.config import CodecConfig
 from samuel.errors import InputError
-from samuel.evaluate import listen
-from samuel.evaluate.listen import hear, load_start
+from samuel.evaluate import tracks as listen
 from samuel.evaluate.signal import log_mel_db
+from samuel.evaluate.tracks import hear, load_start
 from tests.evaluate.songs import band, tune
 
 

@@ -8,20 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from samuel.bench.loader import noise, write_noise
-from samuel.dataset import Normaliser
+from benchmarks.loader import noise, write_noise
 from samuel.errors import DatasetError, InputError
-from samuel.evaluate.likeness import similarities
 from samuel.evaluate.nearest import (
     Nearest,
     Yardstick,
     held_out_tracks,
     nearest_held_out,
     nearest_pairs,
+    similarities,
     suspicious,
     yardstick,
 )
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.loader import Normaliser
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 
 SONGS = "abcdefghijkl"

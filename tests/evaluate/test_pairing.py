@@ -2,9 +2,16 @@ import numpy as np
 import pytest
 
 from samuel.audio import SAMPLE_RATE
-from samuel.evaluate import pairing
-from samuel.evaluate.following import FOLLOWING, Features, features, follow
-from samuel.evaluate.pairing import Pairing, blocks_of, left_out, pairings
+from samuel.evaluate import following as pairing
+from samuel.evaluate.features import Features, features
+from samuel.evaluate.following import (
+    FOLLOWING,
+    Pairing,
+    blocks_of,
+    follow,
+    left_out,
+    pairings,
+)
 from tests.evaluate.songs import band, tune
 
 

@@ -7,20 +7,25 @@ import numpy as np
 import pytest
 import torch
 
+from samuel.artifacts import Entry
 from samuel.audio import read_wav
 from samuel.checkpoint import load_model
-from samuel.codec import Codec, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import Codec
 from samuel.config import EvaluationConfig, Settings
 from samuel.errors import CheckpointError, SettingsError
 from samuel.evaluate.distribution import DatasetSpace
 from samuel.evaluate.scores import score_lineup
-from samuel.evaluate.tracks import choose_pairs, lineup_of, make_track, require_codec
-from samuel.files import Entry
+from samuel.evaluate.tracks import (
+    choose_pairs,
+    lineup_of,
+    make_track,
+    require_codec,
+)
 from samuel.generate import accompany
-from samuel.popdb.exchange.published import import_published
-from samuel.popdb.shards import Popdb
-from samuel.report.report import write_report
-from samuel.report.training import vocal_share_report
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.exchange import import_published
+from samuel.report.report import vocal_share_report, write_report
 from samuel.train import fit, run_folder
 from tests.popdb.exchange.arrays import FRAMES, GAP, write_published
 from tests.popdb.latents import small_settings

@@ -9,15 +9,17 @@ import pytest
 import soundfile
 import torch
 
+from samuel.artifacts import Entry, read_json, sha256
 from samuel.audio import SAMPLE_RATE, read_wav, write_wav
-from samuel.codec import Codec, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import Codec
 from samuel.config import CodecConfig, EvaluationConfig
 from samuel.evaluate.distribution import FolderSpace
-from samuel.evaluate.following import FOLLOWING, features, follow
+from samuel.evaluate.features import features
+from samuel.evaluate.following import FOLLOWING, follow
 from samuel.evaluate.scores import OTHERS, OWN, score_lineup
 from samuel.evaluate.signal import log_mel_db, log_mel_distance_db
 from samuel.evaluate.systems import folders
-from samuel.files import Entry, read_json, sha256
 from tests.evaluate.songs import write_songs
 
 SECONDS = 12.0

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from samuel.evaluate.stated import stated_efficiency
+from samuel.evaluate.cost import stated_efficiency
 from samuel.evaluate.systems import System
 
 

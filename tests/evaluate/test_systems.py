@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 
 from samuel.errors import InputError
-from samuel.evaluate.systems import CEILING, REAL, Problem, System, folders
+from samuel.evaluate.systems import (
+    CEILING,
+    REAL,
+    Problem,
+    System,
+    folders,
+)
 
 
 def fill(folder: Path, *names: str) -> Path:

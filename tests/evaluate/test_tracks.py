@@ -8,18 +8,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from samuel.artifacts import Entry
 from samuel.audio import read_wav
 from samuel.checkpoint import load_model
-from samuel.codec import Codec, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import Codec
 from samuel.config import CodecConfig, SamplingConfig
 from samuel.errors import SettingsError
 from samuel.evaluate import tracks
 from samuel.evaluate.signal import clipped_share
 from samuel.evaluate.systems import CEILING, OURS
-from samuel.evaluate.tracks import choose_pairs, latents_of, lineup_of, make_track, require_codec
-from samuel.files import Entry
+from samuel.evaluate.tracks import (
+    choose_pairs,
+    latents_of,
+    lineup_of,
+    make_track,
+    require_codec,
+)
 from samuel.generate import accompany_latents
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
 from tests.models import small_model
 from tests.popdb.latents import encoded_song, small_settings
 

@@ -7,10 +7,10 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.ablate import ablate
+from samuel.artifacts import read_json
 from samuel.config import Settings
 from samuel.errors import DatasetError
-from samuel.files import read_json
-from samuel.popdb.shards import write_popdb
+from samuel.popdb.writer import write_popdb
 from tests.flows.artifacts import latest_artifacts
 from tests.popdb.latents import encoded_song, small_settings
 

@@ -11,12 +11,19 @@ import pytest
 from flows.build_popdb import build_popdb
 from samuel.config import Settings
 from samuel.errors import OperatorError
-from samuel.popdb.acquisition import acquire_songs
-from samuel.popdb.catalog import Song
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.songs import Song
 from tests.flows.artifacts import latest_artifacts
 from tests.flows.conftest import song
 from tests.popdb.latents import small_settings
-from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded, serving, yt_dlp_plugin
+from tests.popdb.site import (
+    AT_ONCE,
+    Answer,
+    LocalSite,
+    encoded,
+    serving,
+    yt_dlp_plugin,
+)
 
 SECONDS = 7.0
 TITLES = ("--exec touch x", "TRUE", "../../x", "Nowhere to be found", "Broken", "Blocked", "22")

@@ -19,15 +19,21 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import PrefectHTTPStatusError
 
 from flows import artifacts
-from flows.artifacts.live import Connection, Live, Pace
-from flows.artifacts.report import FOLDER, URL, address_of, with_links
-from flows.artifacts.training import training_markdown
+from flows.artifacts import (
+    FOLDER,
+    URL,
+    Connection,
+    Live,
+    Pace,
+    address_of,
+    training_markdown,
+    with_links,
+)
+from samuel.artifacts import make_entry
 from samuel.config import Settings, TrainingConfig
-from samuel.files import make_entry
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.status import Status
-from samuel.train.metrics import MetricsLog
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Outcome, Status
+from samuel.train.run_log import MetricsLog
 from tests.popdb.latents import encoded_song
 
 
@@ -108,7 +114,7 @@ def test_many_groups_at_once_are_one_table(server: str, outcomes: dict[str, Outc
 
 def test_the_pace_slows_down_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0.0, 48 * 3600.0, 1.0))
-    monkeypatch.setattr("flows.artifacts.live.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("flows.artifacts.time.monotonic", lambda: next(clock))
     pace = Pace(10, 0.005)
     assert [pace.due() for _ in range(30)] == [number % 10 == 9 for number in range(30)]
     assert 500 < sum(pace.due() for _ in range(47 * 3600)) < 1500

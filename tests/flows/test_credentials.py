@@ -8,7 +8,13 @@ from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
 
 from flows.build_popdb import build_popdb
-from flows.credentials import BLOCKS, held, hold, secret, take_secrets
+from flows.credentials import (
+    BLOCKS,
+    held,
+    hold,
+    secret,
+    take_secrets,
+)
 from tests.flows.test_flows import folder_settings
 
 VALUE = "a-token-that-nobody-may-read"

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from prefect import flow, task
 
-from flows.ending import asked_to_end, ending, until_ended
-from flows.runner import workers
+from flows.runner import asked_to_end, ending, until_ended, workers
 from samuel.errors import StoppedError
 from tests.popdb.latents import small_settings
 

@@ -22,7 +22,12 @@ from flows.build_popdb import THREADS, build_popdb
 from flows.train_and_eval import train_and_eval
 from samuel.audio import read_wav
 from samuel.config import Settings, SongsConfig
-from samuel.errors import DatasetError, InputError, MissingPartError, OperatorError
+from samuel.errors import (
+    DatasetError,
+    InputError,
+    MissingPartError,
+    OperatorError,
+)
 from samuel.popdb.space import GROUPS_IN_HAND
 from tests.flows.artifacts import latest_artifacts
 from tests.popdb.latents import FRAMES, small_settings
@@ -253,7 +258,7 @@ def test_what_an_operator_must_mend_ends_the_flow_with_its_own_words(
     def full(*_: Any) -> dict[str, Any]:
         raise OperatorError("the disk is full: make room")
 
-    monkeypatch.setattr("samuel.popdb.acquisition.fetch_file", full)
+    monkeypatch.setattr("samuel.popdb.acquire.fetch_file", full)
     with pytest.raises(OperatorError, match="the disk is full: make room"):
         build_popdb(folder_settings(tmp_path, songs_folder))
 

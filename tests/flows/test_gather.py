@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from prefect import flow, task
 
-from flows.groups import SONGS_PER_TASK, Group, groups
 from flows.runner import workers
-from flows.stages import gather, submit
+from flows.tasks import SONGS_PER_TASK, Group, gather, groups, submit
 from tests.popdb.latents import small_settings
 
 GROUPS = 20

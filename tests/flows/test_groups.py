@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from prefect.utilities.collections import visit_collection
 
-from flows.groups import (
+from flows.tasks import (
     FIRST_TASKS,
     MOST_TASKS,
     MOST_TASKS_IN_LITTLE_SPACE,

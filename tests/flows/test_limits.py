@@ -11,7 +11,7 @@ import pytest
 import torch
 from prefect.client.orchestration import get_client
 
-from flows.limits import create_limit, gpu_slot, slot
+from flows.tasks import create_limit, gpu_slot, slot
 from samuel.config import Settings, parse
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 HOLDER = """
 import sys, time
 from pathlib import Path
-from flows.limits import slot
+from flows.tasks import slot
 name, out, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
 with slot(name):
     begin = time.time()
@@ -63,7 +63,7 @@ def test_a_cpu_is_shared(server: str) -> None:
 def test_a_gpu_belongs_to_one_task_by_whatever_name_it_is_called(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.limits.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("flows.tasks.resolve_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda n: SimpleNamespace(uuid="AB"[n]))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from prefect import flow
 
-from samuel.dataset import Batches
-from samuel.popdb.shards import write_popdb
+from samuel.popdb.loader import Batches
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 
 

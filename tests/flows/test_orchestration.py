@@ -16,9 +16,10 @@ from flows.orchestration.stand_ins import install, stand_in_settings, write_list
 from flows.orchestration.work import Order
 from samuel.cli import main
 from samuel.errors import InputError, SamuelError
-from samuel.popdb import acquisition, pipeline
-from samuel.popdb.catalog import list_songs
-from samuel.popdb.shards import open_popdb
+from samuel.popdb import acquire as acquisition
+from samuel.popdb import stages as pipeline
+from samuel.popdb.dataset import open_popdb
+from samuel.popdb.songs import list_songs
 
 SONGS = 40
 SAME = "the same as the client's"

@@ -9,8 +9,8 @@ import soundfile
 
 from flows.build_popdb import build_popdb
 from samuel.config import Settings
-from samuel.popdb import pipeline
-from samuel.popdb.shards import open_popdb
+from samuel.popdb import stages as pipeline
+from samuel.popdb.dataset import open_popdb
 from tests.popdb.latents import small_settings
 from tests.weights import write_demucs, write_stable_audio
 

@@ -7,8 +7,13 @@ import httpx
 import pytest
 from prefect import flow, task
 
-from flows.build_popdb import assemble, download, encode, separate
-from flows.retries import RETRIED
+from flows.build_popdb import (
+    assemble,
+    download,
+    encode,
+    separate,
+)
+from flows.tasks import RETRIED
 from samuel.errors import MissingPartError, OperatorError
 
 AT_ONCE = {**RETRIED, "retry_delay_seconds": 0}

@@ -17,8 +17,7 @@ from distributed import LocalCluster
 from prefect import flow, task
 
 from flows.build_popdb import build_popdb
-from flows.ending import asked_to_end
-from flows.runner import GPU, wants_gpu, workers
+from flows.runner import GPU, asked_to_end, wants_gpu, workers
 from flows.train_and_eval import train_and_eval
 from samuel.config import RunnerConfig, Settings
 from samuel.errors import MissingPartError

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 
 from flows.torchrun import fit_together, newest_row
 from flows.train_and_eval import train
+from samuel.artifacts import Entry, find_entry
 from samuel.config import Settings
 from samuel.errors import MissingPartError, SamuelError, StoppedError
-from samuel.files import Entry, find_entry
-from samuel.popdb.shards import open_popdb, write_popdb
+from samuel.popdb.dataset import open_popdb
+from samuel.popdb.writer import write_popdb
 from samuel.train import fit, run_folder
 from tests.popdb.latents import encoded_song, small_settings
 from tests.train.trainings import ignore, put_nan

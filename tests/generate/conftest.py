@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from samuel.checkpoint import TrainedModel, load_model
-from samuel.codec import Codec, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import Codec
 from samuel.config import CodecConfig
 from tests.models import small_model
 

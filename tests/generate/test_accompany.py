@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 from samuel.checkpoint import TrainedModel
-from samuel.codec import HOP, Codec
+from samuel.codecs.base import HOP, Codec
 from samuel.config import SamplingConfig
 from samuel.errors import CheckpointError, InputError
 from samuel.generate import accompany, accompany_latents, mix

@@ -8,7 +8,7 @@ import torchaudio.functional
 
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
 from samuel.errors import InputError, SettingsError
-from samuel.generate.balance import Balance, balance_of, loudness_lufs
+from samuel.generate.output import Balance, balance_of, loudness_lufs
 
 
 def music(level: float, seed: int = 0, seconds: float = 6.0, hz: float = 440.0) -> Audio:

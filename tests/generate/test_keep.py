@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from samuel.codec import HOP, Codec
+from samuel.codecs.base import HOP, Codec
 from samuel.errors import InputError
-from samuel.generate.keep import FADE_S, kept_latents, pasted, ranges_of, settled
+from samuel.generate.takes import (
+    FADE_S,
+    kept_latents,
+    pasted,
+    ranges_of,
+    settled,
+)
 from samuel.generate.vocal import Vocal, vocal_of
 from tests.generate.voices import voice
 

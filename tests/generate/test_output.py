@@ -12,10 +12,16 @@ import pytest
 import soundfile
 from scipy.io import wavfile
 
-from samuel.audio import SAMPLE_RATE, Audio, load_audio, read_wav, write_wav
+from samuel.audio import (
+    SAMPLE_RATE,
+    Audio,
+    load_audio,
+    read_wav,
+    write_wav,
+)
 from samuel.errors import InputError, OperatorError
-from samuel.generate.balance import Balance
 from samuel.generate.output import (
+    Balance,
     Written,
     require_writable,
     write_accompaniment,

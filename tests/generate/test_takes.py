@@ -11,11 +11,16 @@ import pytest
 import soundfile
 
 from samuel.checkpoint import TrainedModel
-from samuel.codec import Codec
+from samuel.codecs.base import Codec
 from samuel.config import SamplingConfig, SeparatorConfig
 from samuel.errors import InputError, OperatorError
-from samuel.generate import Keep, Request, Take, generate
-from samuel.popdb.separator import load_separator
+from samuel.generate import (
+    Keep,
+    Request,
+    Take,
+    generate,
+)
+from samuel.separators import load_separator
 from tests.generate.conftest import CPU
 from tests.generate.voices import voice
 
@@ -239,7 +244,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("samuel.files.fsync", full)
+    monkeypatch.setattr("samuel.artifacts.fsync", full)
     with pytest.raises(OperatorError, match="disk is full"):
         make()
     assert names(tmp_path / "out") == []

@@ -7,12 +7,22 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from samuel.config import DiffusionConfig, Mixing, ModelConfig
-from samuel.config.model import Film
+from samuel.config import DiffusionConfig, Film, Mixing, ModelConfig
 from samuel.errors import InputError
 from samuel.model import attention
-from samuel.model.diffusion import CosineSchedule, q_sample, v_target, x0_from_v
-from samuel.model.unet import PooledFiLM, ResidualBlock, SamuelUNet, TemporalFiLM, parameter_count
+from samuel.model.diffusion import (
+    CosineSchedule,
+    q_sample,
+    v_target,
+    x0_from_v,
+)
+from samuel.model.unet import (
+    PooledFiLM,
+    ResidualBlock,
+    SamuelUNet,
+    TemporalFiLM,
+    parameter_count,
+)
 from tests.model.conftest import SMALL, awake
 
 MIXINGS: tuple[Mixing, ...] = get_args(Mixing)

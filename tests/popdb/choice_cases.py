@@ -34,8 +34,8 @@ from typing import Any
 from unittest import mock
 
 from samuel.config import DownloadConfig
-from samuel.popdb.download import choice
-from samuel.popdb.download.choice import Hit, hit_of, rank
+from samuel.popdb import search as choice
+from samuel.popdb.search import Hit, hit_of, rank
 from tests.popdb import choice_wording as wording
 
 HITS, TUNING_SEED, HELD_OUT_SEED = 5, 1, 2

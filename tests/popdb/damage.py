@@ -19,14 +19,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samuel.config import Settings
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import INDEX_SCHEMA, Popdb, open_popdb, write_popdb
-from samuel.popdb.shards.index import TOMBSTONE_SCHEMA, content_digest
-from samuel.popdb.shards.tensors import layout_of, pair_sha256
-from samuel.popdb.songs import SONGS_SCHEMA
-from samuel.popdb.status import Status
-from samuel.popdb.tables import read_table, write_rows
-from tests.popdb.latents import FRAMES, encoded_song, failed_song, shard_bytes, small_settings
+from samuel.popdb.dataset import (
+    INDEX_SCHEMA,
+    TOMBSTONE_SCHEMA,
+    Popdb,
+    content_digest,
+    layout_of,
+    open_popdb,
+    pair_sha256,
+)
+from samuel.popdb.status import Outcome, Status
+from samuel.popdb.tables import SONGS_SCHEMA, read_table, write_rows
+from samuel.popdb.writer import write_popdb
+from tests.popdb.latents import (
+    FRAMES,
+    encoded_song,
+    failed_song,
+    shard_bytes,
+    small_settings,
+)
 
 SCHEMAS = {"index": INDEX_SCHEMA, "songs": SONGS_SCHEMA, "tombstones": TOMBSTONE_SCHEMA}
 ROW_BYTES = 64 * FRAMES * 2

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from safetensors.torch import save, save_file
 
+from samuel.artifacts import make_entry
 from samuel.config import Settings, parse
-from samuel.files import make_entry
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.status import Status
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Outcome, Status
 
 FRAMES = 64
 

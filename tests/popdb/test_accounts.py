@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from samuel.artifacts import Entry
 from samuel.config import DownloadConfig
-from samuel.files import Entry
 from samuel.popdb.accounts import (
     Progress,
     Step,
@@ -17,10 +17,9 @@ from samuel.popdb.accounts import (
     step_into_dataset,
     text_of,
 )
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.songs import song_rows
-from samuel.popdb.status import Status
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Outcome, Status
+from samuel.popdb.tables import song_rows
 
 
 def outcome(stage: str, status: Status, *, worked: bool = True, url: str | None = None) -> Outcome:

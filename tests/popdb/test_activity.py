@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.popdb.activity import vocal_activity, vocal_share
+from samuel.popdb.vocal_activity import vocal_activity, vocal_share
 
 SECONDS = 20
 RNG = np.random.default_rng(0)

@@ -11,14 +11,17 @@ import soundfile
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from samuel.audio import SAMPLE_RATE, Audio, read_wav, run_ffmpeg
-from samuel.codec.mel import FLOOR
-from samuel.popdb.acquisition import acquire_songs
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.pipeline import encode_song, separate_song
-from samuel.popdb.status import Status
-from samuel.popdb.stems import read_stems
+from samuel.audio import (
+    SAMPLE_RATE,
+    Audio,
+    read_wav,
+    run_ffmpeg,
+)
+from samuel.codecs.mel import FLOOR
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.songs import Song
+from samuel.popdb.stages import encode_song, read_stems, separate_song
+from samuel.popdb.status import Outcome, Status
 from tests.popdb.latents import FRAMES, small_settings
 
 CHUNK = FRAMES * 2048

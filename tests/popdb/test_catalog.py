@@ -9,7 +9,13 @@ import pytest
 from samuel.audio import read_wav
 from samuel.config import SongsConfig
 from samuel.errors import InputError
-from samuel.popdb.catalog import Rule, Song, SongList, list_songs, normalise_title
+from samuel.popdb.songs import (
+    Rule,
+    Song,
+    SongList,
+    list_songs,
+    normalise_title,
+)
 
 
 def folder_songs(path: Path, **settings: Any) -> list[Song]:
@@ -79,7 +85,7 @@ def test_synthetic_songs_are_twelve(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         asked.append((seed, index))
         return FakeEntry(root / f"{seed}-{index}")
 
-    monkeypatch.setattr("samuel.demo.write_song", write_song)
+    monkeypatch.setattr("samuel.synthetic.write_song", write_song)
     songs = list_songs(SongsConfig(seed=5), tmp_path).songs
     assert asked == [(5, index) for index in range(12)]
     assert len({song.song_id for song in songs}) == 12
@@ -182,6 +188,6 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied", str(path))
 
     put(tmp_path / "songs" / "locked.wav")
-    monkeypatch.setattr("samuel.popdb.catalog.folder.sha256", deny)  # root may read everything
+    monkeypatch.setattr("samuel.popdb.songs.sha256", deny)  # root may read everything
     with pytest.raises(InputError, match=r"locked\.wav: Permission denied; make it readable"):
         folder_songs(tmp_path / "songs")

@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 
-from samuel.config import SongsConfig
-from samuel.config.popdb import LIST_RULES
+from samuel.config import LIST_RULES, SongsConfig
 from samuel.errors import InputError
-from samuel.popdb.catalog import Rule, Song, SongList, list_songs, normalise_title
+from samuel.popdb.songs import (
+    Rule,
+    Song,
+    SongList,
+    list_songs,
+    normalise_title,
+)
 
 REAL_LIST = Path(__file__).parents[3] / "shared" / "data" / "song_data.csv"
 NO_REAL_LIST = pytest.mark.skipif(not REAL_LIST.exists(), reason=f"the Kaggle list is not at {REAL_LIST}")

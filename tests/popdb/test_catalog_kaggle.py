@@ -12,8 +12,7 @@ import pytest
 
 from samuel.config import SongsConfig
 from samuel.errors import MissingPartError
-from samuel.popdb.catalog import list_songs
-from samuel.popdb.catalog.kaggle import FILE, fetch_list
+from samuel.popdb.songs import FILE, fetch_list, list_songs
 from tests.popdb.kaggle import (
     AUTHORIZATION,
     KEY,
@@ -76,7 +75,7 @@ def test_a_new_version_is_fetched(kaggle: LocalKaggle) -> None:
 
 
 def test_nothing_is_printed(kaggle: LocalKaggle, tmp_path: Path) -> None:
-    code = "from samuel.popdb.catalog.kaggle import fetch_list; fetch_list()"
+    code = "from samuel.popdb.songs import fetch_list; fetch_list()"
     variables = {**os.environ, **environment(kaggle.proxy, tmp_path)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -8,7 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from samuel.config import DownloadConfig
-from samuel.popdb.download.choice import Candidate, Hit, hit_of, rank, verdict
+from samuel.popdb.search import (
+    Candidate,
+    Hit,
+    hit_of,
+    rank,
+    verdict,
+)
 from samuel.popdb.status import Status
 from tests.popdb.choice_cases import (
     HELD_OUT_SEED,

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from samuel.artifacts import Entry, make_entry
 from samuel.audio import SAMPLE_RATE, Audio, dbfs
-from samuel.codec import HOP, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import HOP
 from samuel.config import CodecConfig
 from samuel.errors import SongError
-from samuel.files import Entry, make_entry
-from samuel.popdb.encode import encode_pair
-from samuel.popdb.stems import write_stems
+from samuel.popdb.stages import encode_pair, write_stems
 
 FRAMES = 64
 CHUNK = FRAMES * HOP

@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.audio import SAMPLE_RATE, Audio, decode_to_wav, ffmpeg, write_wav
-from samuel.demo import compose
+from samuel.audio import (
+    SAMPLE_RATE,
+    Audio,
+    decode_to_wav,
+    ffmpeg,
+    write_wav,
+)
 from samuel.errors import InputError, MissingPartError
-from samuel.popdb import fingerprint as subject
-from samuel.popdb.fingerprint import Codes, fingerprint, recordings
+from samuel.popdb import duplicates as subject
+from samuel.popdb.duplicates import Codes, fingerprint, recordings
+from samuel.synthetic.song import compose
 
 REAL_SONG = Path(__file__).parents[3] / "shared" / "data" / "songs" / "lets_go_fishin.ogg"
 LENGTH_S = 30.0

@@ -7,21 +7,25 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from samuel.artifacts import MANIFEST, bucket_of
 from samuel.audio import Audio
-from samuel.bucket import bucket_of
 from samuel.config import Settings
 from samuel.errors import OperatorError, SongError
-from samuel.files import MANIFEST
-from samuel.popdb import acquisition, pipeline
-from samuel.popdb.acquisition import acquire_songs
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import write_popdb
-from samuel.popdb.status import Status
+from samuel.popdb import acquire as acquisition
+from samuel.popdb import stages as pipeline
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Outcome, Status
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import small_settings
 from tests.popdb.shards.songs import digests
 from tests.popdb.test_retention import songs_of
-from tests.stores import KINDS, a_store, damage, names
+from tests.stores import (
+    KINDS,
+    a_store,
+    damage,
+    names,
+)
 
 Result = TypeVar("Result")
 

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from samuel.errors import OperatorError, SongError
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import attempt
-from samuel.popdb.status import Status
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Status, attempt
 
 SONG = Song("s1", "A title")
 

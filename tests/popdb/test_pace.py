@@ -16,7 +16,7 @@ import pytest
 
 from samuel.config import DownloadConfig
 from samuel.errors import OperatorError, SongError
-from samuel.popdb.download.pace import Pace, Request
+from samuel.popdb.rate_limit import Pace, Request
 from samuel.popdb.status import Status
 
 START = 1_700_000_000.0

@@ -7,9 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from samuel.popdb.packed import Packed
-from samuel.popdb.songs import SONGS_SCHEMA
-from samuel.popdb.tables import ROWS_AT_A_TIME, write_rows
+from samuel.popdb.tables import ROWS_AT_A_TIME, SONGS_SCHEMA, Packed, write_rows
 
 ROWS: list[dict[str, Any]] = [
     {"video_id": f"v{number}", "title": "T \N{GUITAR} \udcff", "duration_s": 1 / (number + 1), "score": None}

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samuel.artifacts import find_entry, release
 from samuel.audio import Audio, write_wav
-from samuel.codec import load_codec
+from samuel.codecs import load_codec
 from samuel.config import CodecConfig
 from samuel.device import resolve_device
 from samuel.errors import MissingPartError
-from samuel.files import find_entry, release
-from samuel.popdb import pipeline
-from samuel.popdb.acquisition import acquire_songs
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import Outcome
+from samuel.popdb import stages as pipeline
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Outcome
 from tests.popdb.latents import small_settings
 from tests.weights import write_stable_audio
 

@@ -4,10 +4,16 @@ import pytest
 import torch
 
 from samuel.errors import DatasetError
-from samuel.popdb.repair import repair
-from samuel.popdb.shards import compact, open_popdb, write_popdb
+from samuel.popdb.dataset import open_popdb
 from samuel.popdb.verify import verify
-from tests.popdb.damage import flip, outcomes, settings_of, shard_names, written
+from samuel.popdb.writer import compact, repair, write_popdb
+from tests.popdb.damage import (
+    flip,
+    outcomes,
+    settings_of,
+    shard_names,
+    written,
+)
 from tests.popdb.damage_cases import CASES
 from tests.popdb.latents import encoded_song
 from tests.popdb.shards.songs import digests
@@ -120,7 +126,7 @@ def test_a_pair_that_changes_under_way_is_not_copied(tmp_path: Path, monkeypatch
     CASES["a bit of a vocal"].act(popdb)
     info = (popdb.root / "dataset.json").read_bytes()
     monkeypatch.setattr(
-        "samuel.popdb.repair.settle", lambda _: flip(popdb, 0, lambda layout: layout.offsets[0])
+        "samuel.popdb.writer.settle", lambda _: flip(popdb, 0, lambda layout: layout.offsets[0])
     )
     with pytest.raises(DatasetError, match=r"changes while it is read; check the disk"):
         repair(popdb.root)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from samuel.artifacts import find_entry, release
 from samuel.audio import Audio, write_wav
 from samuel.config import Settings
 from samuel.errors import OperatorError
-from samuel.files import find_entry, release
-from samuel.popdb import pipeline
-from samuel.popdb.acquisition import acquire_songs
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import Outcome
+from samuel.popdb import stages as pipeline
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Outcome
 from tests.popdb.latents import small_settings
 
 

@@ -5,11 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samuel.audio import SAMPLE_RATE, Audio, dbfs, read_wav, write_wav
+from samuel.artifacts import make_entry
+from samuel.audio import (
+    SAMPLE_RATE,
+    Audio,
+    dbfs,
+    read_wav,
+    write_wav,
+)
 from samuel.errors import SongError
-from samuel.files import make_entry
-from samuel.popdb.separate import separate
-from samuel.popdb.stems import read_stems
+from samuel.popdb.stages import read_stems, separate
 
 
 class Louder:

@@ -5,9 +5,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.songs import SONGS_SCHEMA, same_recordings, song_rows, write_songs
-from samuel.popdb.status import Status
+from samuel.popdb.status import Outcome, Status
+from samuel.popdb.tables import (
+    SONGS_SCHEMA,
+    same_recordings,
+    song_rows,
+    write_songs,
+)
 from tests.popdb.latents import encoded_song, failed_song
 
 

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import soundfile
 
+from samuel.artifacts import MANIFEST, make_entry, release
 from samuel.audio import Audio, write_wav
 from samuel.config import Settings
 from samuel.errors import OperatorError
-from samuel.files import MANIFEST, make_entry, release
-from samuel.popdb import pipeline, space
-from samuel.popdb.acquisition import acquire_songs
-from samuel.popdb.catalog import Song
-from samuel.popdb.shards import write_popdb
+from samuel.popdb import space
+from samuel.popdb import stages as pipeline
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.songs import Song
 from samuel.popdb.space import GROUPS_IN_HAND, Need, require_audio_space
 from samuel.popdb.space import require_space as require_space_in_groups_of
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import small_settings
 
 AUDIO = 352_800  # 44,100 × 2 channels × 4 bytes

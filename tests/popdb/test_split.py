@@ -1,6 +1,6 @@
 import pytest
 
-from samuel.popdb.split import held_out
+from samuel.popdb.dataset import held_out
 
 SONGS = [f"song{i}" for i in range(2000)]
 

@@ -8,7 +8,7 @@ import soundfile
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.errors import InputError
-from samuel.popdb.stems import read_stems, write_stems
+from samuel.popdb.stages import read_stems, write_stems
 
 STEP = 2.0**-23
 

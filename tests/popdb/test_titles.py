@@ -3,7 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from samuel.popdb.download.titles import comparable, is_clip, likeness, other_version
+from samuel.popdb.search import (
+    comparable,
+    is_clip,
+    likeness,
+    other_version,
+)
 from tests.popdb.choice_cases import read_rows
 
 REAL_LIST = Path(__file__).parents[3] / "shared" / "data" / "song_data.csv"

@@ -5,15 +5,17 @@ from typing import Any
 import pytest
 import torch
 
-from samuel.codec import HOP, load_codec
+from samuel.codecs import load_codec
+from samuel.codecs.base import HOP
 from samuel.config import Settings, parse
-from samuel.demo import compose
 from samuel.errors import InputError, SettingsError
 from samuel.popdb import true_stems
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.status import Outcome
 from samuel.popdb.true_stems import encode_true_stems, write_true_pairs
 from samuel.popdb.verify import verify
+from samuel.popdb.writer import write_popdb
+from samuel.synthetic.song import compose
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.shards.songs import digests
 

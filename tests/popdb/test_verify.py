@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from samuel.files import sha256
-from samuel.popdb.repair import repair
-from samuel.popdb.shards import open_popdb, write_popdb
-from samuel.popdb.shards.commit import state_of
-from samuel.popdb.verify import examination, verify
-from tests.popdb.damage import change, outcomes, reindex, seal, set_row, settings_of, shard_names, written
+from samuel.artifacts import sha256
+from samuel.popdb import verify as examination
+from samuel.popdb.dataset import open_popdb, state_of
+from samuel.popdb.verify import verify
+from samuel.popdb.writer import repair, write_popdb
+from tests.popdb.damage import (
+    change,
+    outcomes,
+    reindex,
+    seal,
+    set_row,
+    settings_of,
+    shard_names,
+    written,
+)
 from tests.popdb.damage_cases import CASES
 from tests.popdb.latents import encoded_song, small_settings
 

@@ -23,7 +23,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from samuel.config import Settings, parse
-from samuel.popdb.catalog import Song, list_songs
+from samuel.popdb.songs import Song, list_songs
 from tests.popdb.site import PLUGIN_FOLDER, serving
 from tests.rehearsal.made_up import write_list
 from tests.rehearsal.site import DOWNLOAD, ListSite, Request

@@ -16,9 +16,14 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from samuel.popdb.catalog import Song
+from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
-from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded
+from tests.popdb.site import (
+    AT_ONCE,
+    Answer,
+    LocalSite,
+    encoded,
+)
 from tests.rehearsal.faults import FAULTS, Fault
 from tests.rehearsal.hits import uploads
 

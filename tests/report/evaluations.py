@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from samuel.files import Entry, make_entry, write_json
+from samuel.artifacts import Entry, make_entry, write_json
 
 REAL, CEILING, OURS = "real", "real (through the codec)", "SAMUeL"
 OWN = {

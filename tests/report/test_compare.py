@@ -7,8 +7,13 @@ import pytest
 from scipy import stats
 
 from samuel.errors import InputError
-from samuel.report.compare import Compared, Difference, compare, notes
-from samuel.report.runs import Run
+from samuel.report.compare import (
+    Compared,
+    Difference,
+    Run,
+    compare,
+    notes,
+)
 from tests.report.evaluations import OURS, REAL, summary
 
 KEY = (OURS, "beat_f1")

@@ -3,8 +3,13 @@ from typing import Any
 
 import pytest
 
-from samuel.report.distribution import distribution_section, in_short_of_distribution
-from tests.report.evaluations import CEILING, OURS, SUMMARY, summary
+from samuel.report.evaluation import distribution_section, in_short_of_distribution
+from tests.report.evaluations import (
+    CEILING,
+    OURS,
+    SUMMARY,
+    summary,
+)
 from tests.report.test_following import cells
 
 

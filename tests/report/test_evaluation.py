@@ -7,7 +7,13 @@ from samuel.report.evaluation import (
     scores_section,
 )
 from samuel.report.score_names import NAMES
-from tests.report.evaluations import CEILING, OURS, REAL, interval, summary
+from tests.report.evaluations import (
+    CEILING,
+    OURS,
+    REAL,
+    interval,
+    summary,
+)
 from tests.report.test_following import cells
 
 NONE = {"n": 0, "mean": None, "low": None, "high": None}

@@ -3,7 +3,14 @@ from typing import Any
 
 import pytest
 
-from samuel.report.following import Verdict, adjusted_p, following_section, holm, told, verdicts
+from samuel.report.following import (
+    Verdict,
+    adjusted_p,
+    following_section,
+    holm,
+    told,
+    verdicts,
+)
 from tests.report.evaluations import (
     CEILING,
     FOLLOWED_BY,

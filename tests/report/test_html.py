@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samuel.report.html import page
-from samuel.report.markdown import plain
+from samuel.report.html import page, plain
 
 PNG = b"\x89PNG of a kind"
 HOSTILE = (

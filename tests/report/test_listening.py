@@ -6,7 +6,12 @@ import soundfile
 
 from samuel.audio import write_wav
 from samuel.errors import InputError
-from samuel.report.listening import Heard, file_names, write_audio, write_tracks
+from samuel.report.listening import (
+    Heard,
+    file_names,
+    write_audio,
+    write_tracks,
+)
 from tests.report.evaluations import noise
 
 

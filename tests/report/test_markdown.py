@@ -1,7 +1,14 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from samuel.report.markdown import enumerated, interval, number, plain, probability, table
+from samuel.report.html import (
+    enumerated,
+    interval,
+    number,
+    plain,
+    probability,
+    table,
+)
 
 HOSTILE = "a\n# b <i> | [x](y) $ ![p](q) **c** `d` ~e~ &amp; \\ \x1b[31m\u202e \udcff"
 

@@ -6,7 +6,12 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from samuel.report.plots import drawable, plot_loss, plot_spectrograms, plot_vocal_shares
+from samuel.report.plots import (
+    drawable,
+    plot_loss,
+    plot_spectrograms,
+    plot_vocal_shares,
+)
 
 
 @pytest.mark.parametrize("least", [0.0, 0.33])

@@ -6,14 +6,23 @@ import numpy as np
 import pytest
 import soundfile
 
+from samuel.artifacts import Entry, make_entry
 from samuel.audio import write_wav
 from samuel.evaluate.systems import Lineup, System, Track
-from samuel.files import Entry, make_entry
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
 from samuel.report.report import write_evaluation_report, write_report
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
-from tests.report.evaluations import CEILING, NOT_FOLLOWED, OURS, noise, rows_of, scores_entry, summary
+from tests.report.evaluations import (
+    CEILING,
+    NOT_FOLLOWED,
+    OURS,
+    noise,
+    rows_of,
+    scores_entry,
+    summary,
+)
 
 STEMS = ("vocal", "accompaniment", "reference", "mix")
 TITLE = "A <b>song</b> | with [a](link), $1 & `code`"

@@ -6,8 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from samuel.errors import InputError
-from samuel.report.runs import find_run, read_runs
-from tests.report.evaluations import OURS, rows_of, summary, write_scores
+from samuel.report.compare import find_run, read_runs
+from tests.report.evaluations import (
+    OURS,
+    rows_of,
+    summary,
+    write_scores,
+)
 
 ROWS = [
     *rows_of(OURS, "beat_f1", {"a": 0.5, "b": None}),

@@ -7,8 +7,19 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from samuel.report.score_plots import OTHER, OWN, plot_audiobox, plot_following
-from tests.report.evaluations import OURS, REAL, followed, interval, summary
+from samuel.report.plots import (
+    OTHER,
+    OWN,
+    plot_audiobox,
+    plot_following,
+)
+from tests.report.evaluations import (
+    OURS,
+    REAL,
+    followed,
+    interval,
+    summary,
+)
 from tests.report.evaluations import OWN as MEANS
 
 HOSTILE = "a $\\frac$ \x1b[31m" + "W" * 100

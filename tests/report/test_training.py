@@ -9,10 +9,16 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from samuel.files import Entry, make_entry
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.artifacts import Entry, make_entry
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
 from samuel.report.plots import plot_loss, smooth
-from samuel.report.training import caveats, training_section, training_summary, vocal_share_report
+from samuel.report.report import (
+    caveats,
+    training_section,
+    training_summary,
+    vocal_share_report,
+)
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from samuel.config import Settings
-from samuel.popdb.shards import Popdb, write_popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 
 

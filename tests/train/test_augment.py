@@ -4,7 +4,7 @@ from scipy import stats
 from torch import Tensor
 
 from samuel.config import AugmentationConfig
-from samuel.train.augment import augmented
+from samuel.train.objective import augmented
 
 ITEMS, CHANNELS, FRAMES = 400, 64, 32
 EVERYTHING = AugmentationConfig(noise=0.3, equaliser=0.4, gain=0.5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samuel.errors import MissingPartError
-from samuel.popdb.shards import Popdb
+from samuel.popdb.dataset import Popdb
 from samuel.train import Training
 from tests.popdb.latents import small_settings
 from tests.train.trainings import two_steps, weights

@@ -9,14 +9,26 @@ from typing import Any
 import pytest
 import torch
 
+from samuel.artifacts import read_jsonl
 from samuel.config import Settings
-from samuel.errors import CheckpointError, DatasetError, OperatorError, SettingsError
-from samuel.files import read_jsonl
-from samuel.popdb.shards import Popdb, open_popdb, write_popdb
+from samuel.errors import (
+    CheckpointError,
+    DatasetError,
+    OperatorError,
+    SettingsError,
+)
+from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.popdb.writer import write_popdb
 from samuel.train import Training, fit
-from samuel.train.faults import WINDOW, out_of_memory, watch
+from samuel.train.trainer import WINDOW, out_of_memory, watch
 from tests.popdb.latents import encoded_song, small_settings
-from tests.train.trainings import KilledError, ignore, put_nan, stop_at, weights
+from tests.train.trainings import (
+    KilledError,
+    ignore,
+    put_nan,
+    stop_at,
+    weights,
+)
 
 
 @pytest.mark.parametrize("stream", ["vocal", "accompaniment"])

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from samuel.artifacts import read_jsonl
 from samuel.errors import MissingPartError
-from samuel.files import read_jsonl
-from samuel.train.metrics import MetricsLog
+from samuel.train.run_log import MetricsLog
 
 
 def row(step: int, run: int = 0) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def test_without_tensorboard_its_absence_does_not_matter(
 def test_nothing_of_tensorboard_is_imported_unless_it_is_wanted(path: Path) -> None:
     code = (
         "import sys, pathlib\n"
-        "from samuel.train.metrics import MetricsLog\n"
+        "from samuel.train.run_log import MetricsLog\n"
         "log = MetricsLog(pathlib.Path(sys.argv[1]), None)\n"
         "log.append({'step': 1}); log.flush(); log.close()\n"
         "print([name for name in sys.modules if name.partition('.')[0] == 'tensorboard'])\n"

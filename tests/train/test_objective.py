@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from samuel.config import Settings
-from samuel.dataset import Normaliser
 from samuel.model.diffusion import CosineSchedule
-from samuel.popdb.shards import Popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.loader import Normaliser
 from samuel.train import Training
 from samuel.train.objective import Objective
 from tests.popdb.latents import small_settings

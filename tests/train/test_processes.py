@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from samuel.files import read_jsonl
-from samuel.popdb.shards import Popdb
+from samuel.artifacts import read_jsonl
+from samuel.popdb.dataset import Popdb
 from tests.train.trainings import put_nan
 
 ALONE = [sys.executable]

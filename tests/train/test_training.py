@@ -7,15 +7,27 @@ from typing import Any
 import pytest
 import torch
 
+from samuel.artifacts import Entry, read_jsonl, sha256
 from samuel.checkpoint import load_model
 from samuel.config import Settings, parse
 from samuel.errors import CheckpointError, StoppedError
-from samuel.files import Entry, read_jsonl, sha256
-from samuel.popdb.shards import Popdb, compact, open_popdb, write_popdb
-from samuel.train import Training, fit, learning_rate_at, run_folder
+from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.popdb.writer import compact, write_popdb
+from samuel.train import (
+    Training,
+    fit,
+    learning_rate_at,
+    run_folder,
+)
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
-from tests.train.trainings import KilledError, ignore, stop_at, two_steps, weights
+from tests.train.trainings import (
+    KilledError,
+    ignore,
+    stop_at,
+    two_steps,
+    weights,
+)
 
 CPU = torch.device("cpu")
 

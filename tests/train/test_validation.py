@@ -6,11 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samuel.dataset import Normaliser
 from samuel.errors import DatasetError
 from samuel.model.diffusion import CosineSchedule
-from samuel.popdb.shards import Popdb, write_popdb
-from samuel.train.validation import LEVELS, NOISES, Validation, other_songs
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.loader import Normaliser
+from samuel.popdb.writer import write_popdb
+from samuel.train.validation import (
+    LEVELS,
+    NOISES,
+    Validation,
+    other_songs,
+)
 from tests.popdb.latents import encoded_song, small_settings
 
 

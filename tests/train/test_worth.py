@@ -9,9 +9,9 @@ from torch import Tensor
 from samuel.config import Settings
 from samuel.errors import DatasetError
 from samuel.model.unet import SamuelUNet
-from samuel.popdb.shards import Popdb, write_popdb
-from samuel.train.validation import LEVELS, Validation
-from samuel.train.worth import Worth, worth_of_vocal
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
+from samuel.train.validation import LEVELS, Validation, Worth, worth_of_vocal
 from tests.model.conftest import awake
 from tests.popdb.latents import encoded_song, small_settings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from samuel.errors import SamuelError
-from samuel.popdb.shards import open_popdb
+from samuel.popdb.dataset import open_popdb
 from samuel.train import fit
 from tests.lines import append_line
 from tests.popdb.latents import small_settings

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from samuel.popdb.shards import Popdb
+from samuel.popdb.dataset import Popdb
 from samuel.train import Training
 from tests.popdb.latents import small_settings
 

@@ -14,11 +14,21 @@ from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventResourceFilter
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
-from prefect.states import Cancelling, Completed, Pending, Running
+from prefect.states import (
+    Cancelling,
+    Completed,
+    Pending,
+    Running,
+)
 from prefect.tasks import task
 
 from flows.service.automations import NAME, SILENCE, register_automation
-from flows.service.orphans import RUN, end_cancelled_processes, end_orphaned_task_runs, end_silent_flow_runs
+from flows.service.orphans import (
+    RUN,
+    end_cancelled_processes,
+    end_orphaned_task_runs,
+    end_silent_flow_runs,
+)
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SHORT = timedelta(seconds=1)

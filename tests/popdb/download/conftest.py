@@ -6,15 +6,19 @@ from typing import Any
 
 import pytest
 
+from samuel.artifacts import read_json, sha256
 from samuel.audio import read_wav
 from samuel.config import Settings, parse
 from samuel.errors import SongError
-from samuel.files import read_json, sha256
-from samuel.popdb.acquisition import acquire_songs
-from samuel.popdb.catalog import Song
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.status import Status
-from tests.popdb.site import AT_ONCE, LocalSite, serving, yt_dlp_plugin
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Outcome, Status
+from tests.popdb.site import (
+    AT_ONCE,
+    LocalSite,
+    serving,
+    yt_dlp_plugin,
+)
 
 
 class Workplace:

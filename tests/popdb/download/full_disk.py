@@ -12,8 +12,8 @@ from typing import Any
 
 from samuel.config import Settings
 from samuel.errors import SamuelError
-from samuel.popdb.acquisition import acquire_songs, pace_of
-from samuel.popdb.catalog import Song
+from samuel.popdb.acquire import acquire_songs, pace_of
+from samuel.popdb.songs import Song
 from tests.popdb.site import yt_dlp_plugin
 
 

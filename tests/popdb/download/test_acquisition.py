@@ -4,11 +4,16 @@ from typing import Any
 
 import pytest
 
-from samuel.popdb import acquisition
-from samuel.popdb.catalog import Song
+from samuel.popdb import acquire as acquisition
+from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
-from tests.popdb.site import Answer, LocalSite, encoded, sine
+from tests.popdb.site import (
+    Answer,
+    LocalSite,
+    encoded,
+    sine,
+)
 
 
 def verdicts(record: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,10 +11,15 @@ import pytest
 
 from samuel.audio import decode_to_wav
 from samuel.errors import OperatorError
-from samuel.popdb.acquisition import pace_of
+from samuel.popdb.acquire import pace_of
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
-from tests.popdb.site import Answer, LocalSite, encoded, sine
+from tests.popdb.site import (
+    Answer,
+    LocalSite,
+    encoded,
+    sine,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMESPACE = ("unshare", "--map-root-user", "--mount")

@@ -8,15 +8,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from yt_dlp.networking.exceptions import TransportError
-from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, YoutubeDLError
+from yt_dlp.utils import (
+    DownloadError,
+    ExtractorError,
+    GeoRestrictedError,
+    YoutubeDLError,
+)
 
 from samuel.errors import OperatorError
-from samuel.popdb.acquisition import pace_of
-from samuel.popdb.download.faults import classify
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.status import Status
+from samuel.popdb.acquire import pace_of
+from samuel.popdb.site import classify
+from samuel.popdb.status import Outcome, Status
 from tests.popdb.download.conftest import Workplace
-from tests.popdb.site import Answer, LocalSite, encoded, sine
+from tests.popdb.site import (
+    Answer,
+    LocalSite,
+    encoded,
+    sine,
+)
 
 SEARCH, PAGE, MEDIA = "/search?q=Faulty", "/watch/faulty", "/media/faulty"
 TITLES = ("Faulty", "Next")

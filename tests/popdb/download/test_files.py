@@ -11,11 +11,16 @@ import soundfile
 
 from samuel.audio import read_wav
 from samuel.errors import SongError
-from samuel.popdb.catalog import Song
-from samuel.popdb.download import fetch
+from samuel.popdb import download as fetch
+from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
-from tests.popdb.site import Answer, LocalSite, encoded, sine
+from tests.popdb.site import (
+    Answer,
+    LocalSite,
+    encoded,
+    sine,
+)
 
 
 def test_file_url_gives_the_whole_song_and_nothing_else(tmp_path: Path, workplace: Workplace) -> None:

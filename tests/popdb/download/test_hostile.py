@@ -11,11 +11,16 @@ import pytest
 from samuel import audio
 from samuel.audio import decode_to_wav
 from samuel.errors import OperatorError
-from samuel.popdb import acquisition
-from samuel.popdb.acquisition import pace_of
+from samuel.popdb import acquire as acquisition
+from samuel.popdb.acquire import pace_of
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
-from tests.popdb.site import Answer, LocalSite, encoded, sine
+from tests.popdb.site import (
+    Answer,
+    LocalSite,
+    encoded,
+    sine,
+)
 
 DEEP = "[" * 100_000
 

@@ -13,14 +13,20 @@ import pytest
 from samuel.audio import read_wav
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
-from tests.popdb.site import PLUGIN_FOLDER, Answer, LocalSite, encoded, sine
+from tests.popdb.site import (
+    PLUGIN_FOLDER,
+    Answer,
+    LocalSite,
+    encoded,
+    sine,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE = """
 import sys
 from samuel.config import Settings
-from samuel.popdb.acquisition import acquire_songs
-from samuel.popdb.catalog import Song
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.songs import Song
 
 settings = Settings.model_validate_json(sys.argv[1])
 print([outcome.status.value for outcome in acquire_songs([Song("0" * 20, "Any song")], settings)])

@@ -9,7 +9,12 @@ import pytest
 from samuel.audio import read_wav
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
-from tests.popdb.site import Answer, LocalSite, encoded, sine
+from tests.popdb.site import (
+    Answer,
+    LocalSite,
+    encoded,
+    sine,
+)
 
 
 def test_first_acceptable_hit_is_downloaded(site: LocalSite, workplace: Workplace) -> None:

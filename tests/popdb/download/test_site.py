@@ -8,10 +8,21 @@ import pytest
 from samuel.config import DownloadConfig
 from samuel.doctor import require
 from samuel.errors import InputError, MissingPartError
-from samuel.popdb.download.site import YtDlp, file_options, read_cookies, site_options
+from samuel.popdb.site import (
+    YtDlp,
+    file_options,
+    read_cookies,
+    site_options,
+)
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
-from tests.popdb.site import Answer, LocalSite, encoded, serving, sine
+from tests.popdb.site import (
+    Answer,
+    LocalSite,
+    encoded,
+    serving,
+    sine,
+)
 
 HEADER = "# Netscape HTTP Cookie File\n"
 COOKIES = f"{HEADER}#HttpOnly_127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\tsecret-value\n"
@@ -52,7 +63,7 @@ def test_nothing_is_printed(
     site.add_song("Gone", "gone", Answer(b"", 404))
     assert [outcome.ok for outcome in workplace.outcomes("Here", "Gone")] == [True, False]
     assert capfd.readouterr() == ("", "")
-    ours = [record for record in caplog.records if record.name == "samuel.popdb.download.site"]
+    ours = [record for record in caplog.records if record.name == "samuel.popdb.site"]
     assert any("HTTP Error 404" in record.getMessage() for record in ours)
     assert {record.levelname for record in ours} == {"DEBUG"}
 

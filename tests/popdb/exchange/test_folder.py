@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from samuel.errors import InputError, OperatorError
-from samuel.popdb.exchange.folder import export_folder
+from samuel.popdb.exchange import export_folder
 
 STATED = {"holds": "one file"}
 

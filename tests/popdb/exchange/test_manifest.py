@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from samuel.errors import InputError
-from samuel.popdb.exchange.manifest import export_manifest
-from samuel.popdb.exchange.published import import_published
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import Popdb, compact, write_popdb
-from samuel.popdb.status import Status
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.exchange import export_manifest, import_published
+from samuel.popdb.status import Outcome, Status
+from samuel.popdb.writer import compact, write_popdb
 from tests.popdb.exchange.arrays import write_published
 from tests.popdb.latents import encoded_song, failed_song, small_settings
 

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from samuel.errors import DatasetError, InputError, SettingsError
-from samuel.popdb.exchange.published import import_published, longest_song, sides
-from samuel.popdb.shards import Popdb, open_popdb, write_popdb
-from samuel.popdb.shards.manifest import BESIDE
+from samuel.popdb.dataset import BESIDE, Popdb, open_popdb
+from samuel.popdb.exchange import import_published, longest_song, sides
 from samuel.popdb.verify import verify
-from tests.popdb.exchange.arrays import FRAMES, GAP, noise, write_published
+from samuel.popdb.writer import write_popdb
+from tests.popdb.exchange.arrays import (
+    FRAMES,
+    GAP,
+    noise,
+    write_published,
+)
 from tests.popdb.latents import encoded_song, small_settings
 
 COUNT = 340
@@ -105,7 +110,7 @@ def test_the_same_again_is_found(files: tuple[Path, Path], popdb: Popdb) -> None
 def test_the_same_again_reads_no_latents(
     files: tuple[Path, Path], popdb: Popdb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("samuel.popdb.exchange.published.pair_sha256", None)
+    monkeypatch.setattr("samuel.popdb.exchange.pair_sha256", None)
     assert not import_published(*files, popdb.root, pairs_per_shard=16).made
 
 

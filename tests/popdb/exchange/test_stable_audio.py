@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from samuel.errors import DatasetError, InputError
-from samuel.popdb.exchange.stable_audio import export_stable_audio
-from samuel.popdb.shards import Popdb, write_popdb
-from samuel.weights import quietly
+from samuel.hub import quietly
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.exchange import export_stable_audio
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import FRAMES, encoded_song, small_settings
 
 TITLE = 'A\r\n" \N{LINE SEPARATOR}\x00 ../../sóng'

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from samuel.errors import OperatorError
-from samuel.popdb.shards import open_popdb, write_popdb
+from samuel.popdb.dataset import open_popdb
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.shards.songs import digests
 

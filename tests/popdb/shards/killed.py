@@ -18,9 +18,10 @@ import torch
 
 from samuel.config import Settings
 from samuel.errors import DatasetError
-from samuel.popdb.shards import compact, open_popdb, write_popdb
+from samuel.popdb.dataset import open_popdb
 from samuel.popdb.status import Status
 from samuel.popdb.verify import verify
+from samuel.popdb.writer import compact, write_popdb
 from tests.popdb.latents import encoded_song, failed_song, small_settings
 from tests.popdb.shards.songs import digests
 

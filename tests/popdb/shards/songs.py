@@ -4,9 +4,8 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards.folder import LOCK
-from samuel.popdb.status import Status
+from samuel.popdb.dataset import LOCK
+from samuel.popdb.status import Outcome, Status
 from tests.popdb.latents import encoded_song, failed_song
 
 

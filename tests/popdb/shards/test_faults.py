@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from samuel.errors import DatasetError
-from samuel.popdb.shards import compact, open_popdb, write_popdb
-from samuel.popdb.shards.folder import LocalFolder
+from samuel.popdb.dataset import LocalFolder, open_popdb
 from samuel.popdb.verify import verify
+from samuel.popdb.writer import compact, write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.shards.songs import digests, songs
 

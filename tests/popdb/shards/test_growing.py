@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
-from samuel.popdb.outcome import Outcome
-from samuel.popdb.shards import Popdb, compact, open_popdb, require_place, write_popdb
+from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.popdb.status import Outcome
 from samuel.popdb.verify import verify
+from samuel.popdb.writer import compact, require_place, write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.shards.songs import digests, sung
 

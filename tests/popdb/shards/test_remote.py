@@ -11,11 +11,16 @@ from torch.utils.data import DataLoader
 
 from samuel.config import Settings, parse
 from samuel.doctor import require
-from samuel.errors import DatasetError, MissingPartError, OperatorError, SettingsError
-from samuel.popdb.shards import compact, open_popdb, remote, write_popdb
-from samuel.popdb.shards.commit import state_of
-from samuel.popdb.shards.remote import LOCK, UrlFolder, folder_of
+from samuel.errors import (
+    DatasetError,
+    MissingPartError,
+    OperatorError,
+    SettingsError,
+)
+from samuel.popdb import dataset as remote
+from samuel.popdb.dataset import URL_LOCK, UrlFolder, folder_of, open_popdb, state_of
 from samuel.popdb.verify import verify
+from samuel.popdb.writer import compact, write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.shards.songs import digests, songs
 
@@ -115,7 +120,7 @@ def test_two_writers_cannot_meet(tmp_path: Path, settings: Settings, url: str) -
         write_popdb(songs(tmp_path), settings)
     assert stored(url) == before
     assert write_popdb(songs(tmp_path), settings).made
-    assert LOCK not in stored(url)
+    assert URL_LOCK not in stored(url)
 
 
 @pytest.mark.parametrize("step", range(40))
@@ -151,7 +156,7 @@ def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
     popdb = open_popdb(url, tmp_path / "new cache")
     for row in popdb.index:
         popdb.read_checked(row)
-    fsspec.filesystem("memory").store.pop(fsspec.core.url_to_fs(f"{url}/{LOCK}")[1], None)
+    fsspec.filesystem("memory").store.pop(fsspec.core.url_to_fs(f"{url}/{URL_LOCK}")[1], None)
     goal = write_popdb(more, settings).info
     assert popdb.info in (old, goal)
     assert broke or popdb.info == goal

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from samuel.errors import OperatorError
-from samuel.popdb.shards import compact, open_popdb, write_popdb
-from samuel.popdb.shards.remote import folder_of
+from samuel.popdb.dataset import folder_of, open_popdb
 from samuel.popdb.verify import verify
+from samuel.popdb.writer import compact, write_popdb
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.shards.songs import songs
 

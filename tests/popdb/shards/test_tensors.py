@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from samuel.errors import DatasetError
-from samuel.popdb.shards.open_shards import MOST_OPEN, OpenShards
-from samuel.popdb.shards.tensors import (
+from samuel.popdb.dataset import (
+    MOST_OPEN,
     STREAMS,
+    OpenShards,
     as_tensors,
     empty_batch,
     finite,

@@ -6,14 +6,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from samuel.artifacts import sha256, write_json
 from samuel.errors import DatasetError, InputError
-from samuel.files import sha256, write_json
-from samuel.popdb.shards import open_popdb, write_popdb
-from samuel.popdb.statistics import ChannelStatistics
+from samuel.popdb.dataset import ChannelStatistics, open_popdb
 from samuel.popdb.status import Status
 from samuel.popdb.verify import verify
-from tests.popdb.latents import FRAMES, encoded_song, failed_song, small_settings
-from tests.popdb.shards.songs import digests, songs, songs_sung, sung
+from samuel.popdb.writer import write_popdb
+from tests.popdb.latents import (
+    FRAMES,
+    encoded_song,
+    failed_song,
+    small_settings,
+)
+from tests.popdb.shards.songs import (
+    digests,
+    songs,
+    songs_sung,
+    sung,
+)
 
 
 def test_shares_that_are_measured_anew_change_what_is_left_out(tmp_path: Path) -> None:

@@ -1,0 +1,248 @@
+"""What the tasks of both flows share: submitting, gathering, bars, and the truth about what was cached."""
+
+import sys
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import contextmanager
+from itertools import accumulate
+from queue import SimpleQueue
+from typing import Any, TypeVar, cast, overload
+
+import httpx
+import torch
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, UnfinishedRun
+from prefect.futures import PrefectFuture
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
+from tqdm import tqdm
+
+from flows.runner import Workers
+from samuel.config import Settings
+from samuel.device import resolve_device
+from samuel.errors import StoppedError
+from samuel.popdb.status import Outcome
+
+# Songs in the groups that one task takes.
+
+
+Item = TypeVar("Item")
+
+
+class Group(Sequence[Item]):
+    """Songs, or what became of them, as one thing.
+
+    Prefect looks for futures in every field of every element of a list that a task is given or gives back:
+    more than half of the time of a run that finds everything done.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = tuple(items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
+        """An element, or several."""
+        return self._items[place]
+
+
+SONGS_PER_TASK = 32  # of a list that is not long: Demucs takes minutes on a GPU, an hour or two on a CPU
+LEAST_TASKS = 4  # of a stage: a dozen songs still make four tasks, so that the stages overlap
+MOST_TASKS = 66  # of a stage: with 200 in all, the UI's page of a run takes 2 s, and with 660 more than 3
+MOST_TASKS_IN_LITTLE_SPACE = 220  # where audio is removed: it lies there until its group is encoded
+FIRST_TASKS = 8  # of a long list: they are small all the same, so that there is soon something to see
+
+
+def group_sizes(songs: int, settings: Settings) -> list[int]:
+    """How many songs each task of a stage takes, of so many."""
+    most = MOST_TASKS_IN_LITTLE_SPACE if settings.retention.audio == "remove" else MOST_TASKS
+    size = max(1, min(SONGS_PER_TASK, -(-songs // LEAST_TASKS)))
+    first = FIRST_TASKS if songs > size * most else 0
+    left = songs - first * size
+    then = max(size, -(-left // (most - first)))
+    return [*[size] * first, *[then] * (left // then), *([left % then] if left % then else [])]
+
+
+def groups(songs: Sequence[Item], settings: Settings) -> list[tuple[str, Sequence[Item]]]:
+    """Songs in the groups that one task takes, each with its name, such as `songs 1-3`."""
+    sizes = group_sizes(len(songs), settings)
+    ends = list(accumulate(sizes))
+    return [
+        (f"songs {end - size + 1}-{end}", Group(songs[end - size : end]))
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+# Which faults of a task are worth another try, and after which pauses.
+#
+# A song that fails is no fault of its task: the stages remember and retry songs themselves. What reaches a
+# task concerns all songs. A connection that broke may come back; a full disk, missing weights or a bug do not
+# mend themselves, and are shown at once.
+
+
+PASSING = (ConnectionError, TimeoutError, httpx.TransportError)
+
+
+def may_pass(task: Any, run: Any, state: Any) -> bool:
+    """Whether what a task failed by, or what that came from, is a fault of a connection."""
+    error = state.data
+    while isinstance(error, BaseException):
+        if isinstance(error, PASSING):
+            return True
+        error = error.__cause__
+    return False
+
+
+# Pauses of 10, 20, 40, 80 and 160 s, and up to half as much again: a server or a bucket may be away for five
+# minutes.
+RETRIED: dict[str, Any] = {
+    "retries": 5,
+    "retry_delay_seconds": exponential_backoff(10),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": may_pass,
+}
+
+
+# How many tasks may do the same at a time, over all runs, processes and machines of a Prefect server.
+#
+# These are Prefect's global concurrency limits: the UI shows them and who holds them, `prefect gcl update`
+# changes them, and a slot whose holder was killed comes back once its lease is over.
+
+
+# Every song list of every run asks the same site; its pace is kept by whoever shares a data folder, and this
+# is what holds between those that do not.
+DOWNLOADS = "samuel-download"
+GPU = "samuel-gpu"
+LEASE_S = 120  # a killed holder blocks the others for so long, and a server may be away for as long
+
+
+@contextmanager
+def gpu_slot(settings: Settings, gpus: int = 1) -> Iterator[None]:
+    """Have the GPU of this process to oneself, or its first `gpus`; a CPU is shared."""
+    if resolve_device(settings.device).type != "cuda":
+        yield
+        return
+    here = range(min(gpus, torch.cuda.device_count())) if gpus > 1 else [torch.cuda.current_device()]
+    with slot(*(f"{GPU}-{torch.cuda.get_device_properties(number).uuid}" for number in here)):
+        yield
+
+
+@contextmanager
+def slot(*names: str) -> Iterator[None]:
+    """Hold a slot of each limit, all at once; one that is not there is created, for one holder."""
+    for name in names:
+        create_limit(name)
+    # A server that was away must not end a task of hours: what it holds is then only warned about.
+    with concurrency(list(names), lease_duration=LEASE_S, strict=True, raise_on_lease_renewal_failure=False):
+        yield
+
+
+def create_limit(name: str, slots: int = 1) -> None:
+    """Create a limit, unless it is there: whoever changed it knew why."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            try:
+                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
+            except ObjectAlreadyExists:  # by another task, since then
+                return
+
+
+Item = TypeVar("Item")
+Data = TypeVar("Data")
+
+
+def submit(
+    run: Workers, stages: Sequence[Any], parts: Sequence[tuple[str, Sequence[Any]]], settings: Settings
+) -> "list[list[PrefectFuture[Group[Outcome]]]]":
+    """Submit every stage of every part, each given what the one before it returns; the futures by stage.
+
+    All but the first compute. A task waits for the stage before it in a worker's place. Submitted part by
+    part, all workers would wait for one; in this order a part downloads while the one before it is separated.
+    """
+    futures: list[list[Any]] = [[] for _ in stages]
+    for tick in range(len(stages) + len(parts) - 1):
+        for number, stage in enumerate(stages):
+            if 0 <= (place := tick - number) < len(parts):
+                name, songs = parts[place]
+                given = futures[number - 1][place] if number else songs
+                future = run.submit(stage, computes=number > 0, songs=given, settings=settings, group=name)
+                futures[number].append(future)
+    return futures
+
+
+def bar(items: Iterable[Item], title: str, total: int | None = None) -> "tqdm[Item]":
+    """A progress bar on a terminal; nothing where the output is a file."""
+    return tqdm(items, desc=f"{title:<20}", total=total, disable=None, file=sys.stderr)
+
+
+def told(outcomes: Sequence[Outcome]) -> Group[Outcome]:
+    """The outcomes of a task, which shows as cached when every song was done before."""
+    cached = not any(outcome.worked for outcome in outcomes)
+    return shown(Group(outcomes), cached=cached, what=f"{len(outcomes)} songs")
+
+
+def gather(
+    stages: "list[list[PrefectFuture[Group[Outcome]]]]",
+    tell: Callable[[int, Sequence[Outcome]], None],
+) -> list[Outcome]:
+    """The outcomes of the last stage, group by group; `tell` hears those of every stage as they come.
+
+    A stage raises only what concerns all songs (a full disk, a bot check, a bug). The first to do so ends the
+    flow with its own error; others only say that they never ran, or were stopped.
+
+    Args:
+        stages: What `submit` gave; emptied, for a future keeps what its task brought.
+        tell: Given the number of a stage, and what became of some songs there.
+    """
+    followed: Exception | None = None
+    last: dict[int, Group[Outcome]] = {}
+    final = len(stages) - 1
+    for stage, place, future in _as_they_end(stages):
+        try:
+            outcomes = future.result()
+        except (StoppedError, UnfinishedRun) as error:
+            followed = followed or error
+            continue
+        tell(stage, outcomes)
+        if stage == final:
+            last[place] = outcomes
+    if followed:
+        raise followed
+    return [outcome for place in sorted(last) for outcome in last[place]]
+
+
+def _as_they_end(
+    stages: "list[list[PrefectFuture[Data]]]",
+) -> "Iterator[tuple[int, int, PrefectFuture[Data]]]":
+    """Stage, place and future of each that ends; Prefect's own `as_completed` would hold all of them."""
+    where = {f.task_run_id: (s, p) for s, stage in enumerate(stages) for p, f in enumerate(stage)}
+    ended = SimpleQueue[PrefectFuture[Data]]()
+    while stages:
+        for future in stages.pop():
+            future.add_done_callback(ended.put)
+    for _ in where:
+        future = ended.get()
+        yield *where[future.task_run_id], future
+
+
+def shown(data: Data, *, cached: bool, what: str) -> Data:
+    """A task's result, as a state named Cached where nothing had to be done; the caller gets `data` anyway.
+
+    The files decide: Prefect's own cache would go on answering after a file is gone.
+    """
+    if not cached:
+        return data
+    return cast("Data", Completed(name="Cached", message=f"{what}: already there", data=data))

@@ -1,0 +1,513 @@
+"""The experiments that the papers leave open: one choice varied at a time, several seeds, one table.
+
+`variants` says what is trained, `study` trains it, `statistics` compares, `table` and `plot` show.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+
+from samuel.artifacts import (
+    Entry,
+    digest,
+    find_entry,
+    make_entry,
+    read_jsonl,
+    write_json,
+)
+from samuel.config import (
+    Factor,
+    LossWeight,
+    Mixing,
+    Settings,
+)
+from samuel.device import resolve_device
+from samuel.errors import DatasetError, SettingsError
+from samuel.model.unet import SamuelUNet, parameter_count
+from samuel.popdb.dataset import Popdb
+from samuel.report.html import plain
+from samuel.report.report import caveats
+from samuel.train import fit, run_folder
+
+# What an ablation trains: the settings as they are, and every other value of each factor.
+
+
+Value: TypeAlias = str | int | float
+
+AS_SET = "as set"
+SEEDS = 2**32  # there are no more
+
+VALUES: Mapping[Factor, tuple[Value, ...]] = {
+    "mixing": get_args(Mixing),
+    "window": (8, 16, 32, 64),
+    "condition_dropout": (0.0, 0.05, 0.1, 0.2),
+    "loss_weight": get_args(LossWeight),
+}
+"""The values that are compared; those of window and condition dropout are the papers' open questions."""
+
+SECTIONS: Mapping[Factor, str] = {
+    "mixing": "model",
+    "window": "model",
+    "condition_dropout": "diffusion",
+    "loss_weight": "diffusion",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings that differ in one choice from those an ablation starts from.
+
+    Attributes:
+        factor: What differs; None: nothing does.
+        value: The choice; None where nothing differs.
+        settings: The whole tree.
+    """
+
+    factor: Factor | None
+    value: Value | None
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """For people: "window = 8"."""
+        return AS_SET if self.factor is None else f"{self.factor} = {self.value}"
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """One training of one variant.
+
+    Attributes:
+        variant: What is trained.
+        seed: Of its weights, batches, noise and dropout.
+    """
+
+    variant: Variant
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For people: "window = 8, seed 0"."""
+        return f"{self.variant.name}, seed {self.seed}"
+
+    @property
+    def settings(self) -> Settings:
+        """The variant's, with this seed."""
+        return _changed(self.variant.settings, "training", "seed", self.seed)
+
+
+def variants(settings: Settings) -> list[Variant]:
+    """The settings as they are, once, then each other value of every factor of `settings.ablation`."""
+    found = [Variant(None, None, settings)]
+    for factor in dict.fromkeys(settings.ablation.factors):
+        section, own = SECTIONS[factor], value_of(settings, factor)
+        found += [
+            Variant(factor, value, _changed(settings, section, factor, value))
+            for value in VALUES[factor]
+            if value != own
+        ]
+    return found
+
+
+def planned_fits(settings: Settings) -> list[PlannedFit]:
+    """Every variant with every seed, from `settings.training.seed` on; seed by seed."""
+    seeds = [(settings.training.seed + place) % SEEDS for place in range(settings.ablation.seeds)]
+    return [PlannedFit(variant, seed) for seed in seeds for variant in variants(settings)]
+
+
+def value_of(settings: Settings, factor: Factor) -> Value:
+    """What the settings say of a factor."""
+    return getattr(getattr(settings, SECTIONS[factor]), factor)
+
+
+def _changed(settings: Settings, section: str, name: str, value: Value) -> Settings:
+    old = getattr(settings, section)
+    return settings.model_copy(update={section: old.model_copy(update={name: value})})
+
+
+# Means over seeds, and differences from the settings as they are.
+
+
+MARK_ERRORS = 2.0  # standard errors that a mean difference has to exceed to be marked
+LEAST_SEEDS = 3  # with fewer, a deviation says nothing
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Some numbers as one.
+
+    Attributes:
+        mean: Their mean.
+        deviation: Sample standard deviation (n - 1); None for a single number.
+        count: n.
+    """
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @property
+    def marked(self) -> bool:
+        """True where the mean is more than two standard errors away from zero, by three numbers or more."""
+        if self.deviation is None or self.count < LEAST_SEEDS:
+            return False
+        return abs(self.mean) > MARK_ERRORS * self.deviation / math.sqrt(self.count)
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """Mean and sample standard deviation; None of nothing."""
+    numbers = list(values)
+    if not numbers:
+        return None
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Spread(statistics.fmean(numbers), deviation, len(numbers))
+
+
+def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) -> Spread | None:
+    """Mean and deviation of value less base over the seeds that both have.
+
+    What a seed does to both of them alike cancels, so this is less than the deviations of either suggest.
+    """
+    return spread(values[seed] - base[seed] for seed in sorted(values.keys() & base.keys()))
+
+
+def share_marked_by_chance(count: int) -> float:
+    """How often `count` differences would be marked if nothing but chance were in them (Student's t)."""
+    return float(2.0 * student.sf(MARK_ERRORS, count - 1))
+
+
+# Training every variant with every seed; each fit is found again by its settings, wherever it was made.
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a fit. The losses are mean squared errors of v on held-out songs.
+
+    Attributes:
+        factor: What was varied; None: nothing.
+        value: The choice; None where nothing was varied.
+        seed: Of the fit.
+        best_step: Step of the best validation, whose model was exported; None where the fit failed.
+        best_loss: Its validation loss.
+        shuffled_loss: The same with the vocals of other songs; None where it was not measured.
+        last_step: Step of the last validation.
+        last_loss: Its validation loss.
+        message: Why there is no result; empty where there is one.
+        worked: True when something was trained, False when all was there.
+    """
+
+    factor: Factor | None
+    value: Value | None
+    seed: int
+    best_step: int | None = None
+    best_loss: float | None = None
+    shuffled_loss: float | None = None
+    last_step: int | None = None
+    last_loss: float | None = None
+    message: str = ""
+    worked: bool = field(default=True, compare=False)
+
+    @property
+    def vocal_worth(self) -> float | None:
+        """How much the loss grows with the vocal of another song; None where it was not measured."""
+        if self.shuffled_loss is None or self.best_loss is None:
+            return None
+        return self.shuffled_loss - self.best_loss
+
+
+def run_study(
+    popdb: Popdb,
+    settings: Settings,
+    on_step: Callable[[int], object],
+    on_result: Callable[[PlannedFit, Result], object],
+) -> list[Result]:
+    """Train what `settings.ablation` asks for; what was trained before, here or elsewhere, is not again.
+
+    Args:
+        popdb: The dataset of all fits.
+        settings: What the variants start from.
+        on_step: Called with the number of steps of all fits so far.
+        on_result: Called after each fit.
+
+    Raises:
+        OSError: What concerns all fits ends the study, such as a full disk; started again, it goes on.
+    """
+    results: list[Result] = []
+    steps = settings.training.steps
+    for place, planned in enumerate(planned_fits(settings)):
+        before = place * steps
+        results.append(run_fit(popdb, planned, lambda row, before=before: on_step(before + row["step"])))
+        on_step(before + steps)  # it may have been there, or have ended early
+        on_result(planned, results[-1])
+    return results
+
+
+def run_fit(popdb: Popdb, planned: PlannedFit, on_step: Callable[[dict[str, Any]], object]) -> Result:
+    """Train one variant with one seed, or find it. One that fails by itself has a result that says why."""
+    variant, settings = planned.variant, planned.settings
+    try:
+        model = fit(popdb, settings, run_folder(popdb, settings), on_step)
+    except (DatasetError, SettingsError) as error:  # a loss that is not finite, above all
+        return Result(variant.factor, variant.value, planned.seed, message=str(error))
+    return Result(variant.factor, variant.value, planned.seed, **_losses(model), worked=model.made)
+
+
+def _losses(model: Entry) -> dict[str, Any]:
+    rows = [row for row in read_jsonl(model.path("metrics.jsonl")) if "validation_loss" in row]
+    best = {row["step"]: row for row in rows}[model.record["progress"]["best_step"]]
+    return {
+        "best_step": best["step"],
+        "best_loss": best["validation_loss"],
+        "shuffled_loss": best.get("validation_shuffled"),
+        "last_step": rows[-1]["step"],
+        "last_loss": rows[-1]["validation_loss"],
+    }
+
+
+# The rows of an ablation's table: for each value of each factor, what its fits came to.
+
+
+@dataclass(frozen=True)
+class Row:
+    """A value of a factor, over the seeds.
+
+    Attributes:
+        factor: What is varied.
+        value: The choice.
+        as_set: True where the settings say so.
+        results: One per seed, failures included.
+        best: Loss of the best validation.
+        last: Loss of the last validation.
+        vocal_worth: What the vocal of another song adds to the loss of the exported model.
+        difference: `best` less that of the settings as they are, paired by seed; None for those themselves.
+    """
+
+    factor: Factor
+    value: Value
+    as_set: bool
+    results: tuple[Result, ...]
+    best: Spread | None
+    last: Spread | None
+    vocal_worth: Spread | None
+    difference: Spread | None
+
+
+def table_rows(results: Sequence[Result], settings: Settings) -> list[Row]:
+    """A row for each value of every factor, the settings' own among them."""
+    rows: list[Row] = []
+    for factor in dict.fromkeys(settings.ablation.factors):
+        own, values = value_of(settings, factor), VALUES[factor]
+        shown = values if own in values else (own, *values)
+        rows += [_row(results, factor, value, as_set=value == own) for value in shown]
+    return rows
+
+
+def best_losses(results: Sequence[Result]) -> dict[int, float]:
+    """Seed → loss of the best validation, where there is one."""
+    return {result.seed: result.best_loss for result in results if result.best_loss is not None}
+
+
+def _row(results: Sequence[Result], factor: Factor, value: Value, *, as_set: bool) -> Row:
+    base = [result for result in results if result.factor is None]
+    named = [result for result in results if (result.factor, result.value) == (factor, value)]
+    mine = base if as_set else named
+    return Row(
+        factor,
+        value,
+        as_set,
+        tuple(mine),
+        best=spread(best_losses(mine).values()),
+        last=spread(result.last_loss for result in mine if result.last_loss is not None),
+        vocal_worth=spread(result.vocal_worth for result in mine if result.vocal_worth is not None),
+        difference=None if as_set else paired_difference(best_losses(mine), best_losses(base)),
+    )
+
+
+# An ablation as a picture: every fit a dot.
+
+
+MEASURES: tuple[tuple[str, Callable[[Result], float | None]], ...] = (
+    ("best validation loss\n(squared error of v)", lambda result: result.best_loss),
+    ("what the vocal is worth\n(squared error of v)", lambda result: result.vocal_worth),
+)
+INCHES_PER_VALUE = 0.75
+
+
+def plot_rows(rows: Sequence[Row], path: Path) -> None:
+    """A column for each factor, a dot for each fit, a line at each mean; the settings' own value in colour.
+
+    What no fit measured has no row of plots.
+    """
+    factors = [list(group) for _, group in groupby(rows, lambda row: row.factor)]
+    results = [result for row in rows for result in row.results]
+    shown = [measure for measure in MEASURES if any(measure[1](result) is not None for result in results)]
+    widths = [len(group) for group in factors]
+    figure = Figure(figsize=(INCHES_PER_VALUE * sum(widths) + 2, 3.2 * len(shown)), layout="constrained")
+    plots = figure.subplots(
+        len(shown), len(factors), squeeze=False, sharey="row", sharex="col", width_ratios=widths
+    )
+    for line, (title, measure) in zip(plots, shown, strict=True):
+        line[0].set_ylabel(title)
+        for axes, group in zip(line, factors, strict=True):
+            _draw(axes, group, measure)
+    for axes, group in zip(plots[-1], factors, strict=True):
+        axes.set_xlabel(group[0].factor.replace("_", " "))
+    figure.suptitle("each fit, and the mean; orange: the settings as they are", fontsize="medium")
+    figure.savefig(path, dpi=110, metadata={"Software": ""})
+
+
+def _draw(axes: Axes, rows: Sequence[Row], measure: Callable[[Result], float | None]) -> None:
+    axes.set_xticks(range(len(rows)), [str(row.value) for row in rows])
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.grid(axis="y", color="0.92")
+    axes.set_axisbelow(True)
+    for place, row in enumerate(rows):
+        values = [value for result in row.results if (value := measure(result)) is not None]
+        colour = "tab:orange" if row.as_set else "tab:blue"
+        axes.plot([place] * len(values), values, "o", color=colour, alpha=0.6, markersize=5)
+        if middle := spread(values):
+            axes.hlines(middle.mean, place - 0.25, place + 0.25, color=colour, linewidth=2)
+
+
+# The table of an ablation, as Markdown, as JSON and as a picture.
+
+
+VERSION = 1
+MARK = "†"
+HEAD = """\
+| choice | value | fits | validation loss, best | last | what the vocal is worth | best, less as set |
+|---|---|---|---|---|---|---|"""
+
+
+def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> Entry:
+    """Write `ablation.md`, `ablation.json` and `ablation.png`, or find them, in `artifacts/ablations/<key>`.
+
+    Args:
+        popdb: The dataset of all fits.
+        settings: What the variants started from.
+        results: Of every fit.
+
+    Raises:
+        DatasetError: Every fit failed; says why the first did.
+    """
+    if not any(result.best_loss is not None for result in results):
+        raise DatasetError(f"no fit came to a result; the first: {results[0].message}")
+    numbers = {
+        "dataset": {part: popdb.info[part] for part in ("content_sha256", "source", "separator", "codec")},
+        "settings": {part: getattr(settings, part).model_dump(mode="json") for part in SHAPING},
+        "device": _device(settings),
+        "fits": [_numbers(result) for result in results],
+    }
+    folder = settings.artifacts / "ablations" / digest("ablation", VERSION, numbers)
+
+    def make(target: Path) -> dict[str, Any]:
+        rows = table_rows(results, settings)
+        plot_rows(rows, target / "ablation.png")
+        write_json(target / "ablation.json", numbers | {"rows": [_row_numbers(row) for row in rows]})
+        (target / "ablation.md").write_text(_text(rows, results, popdb, settings), "utf-8")
+        return {"fits": len(results)}
+
+    return find_entry(folder) or make_entry(folder, make)
+
+
+SHAPING = ("model", "diffusion", "training", "ablation")
+
+
+def _numbers(result: Result) -> dict[str, Any]:
+    kept = {name: value for name, value in asdict(result).items() if name != "worked"}
+    return kept | {"vocal_worth": result.vocal_worth}
+
+
+def _row_numbers(row: Row) -> dict[str, Any]:
+    marked = row.difference is not None and row.difference.marked
+    return {name: value for name, value in asdict(row).items() if name != "results"} | {"marked": marked}
+
+
+def _text(rows: Sequence[Row], results: Sequence[Result], popdb: Popdb, settings: Settings) -> str:
+    sections = [
+        "# Ablations",
+        "\n".join([HEAD, *map(_line, rows)]),
+        _legend(results, settings),
+        _failures(results, settings),
+        "![Ablations](ablation.png)",
+        _made_of(popdb, settings),
+        caveats(popdb),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _line(row: Row) -> str:
+    value = f"`{row.value}`{' (as set)' if row.as_set else ''}"
+    count, whole = row.best.count if row.best else 0, len(row.results)
+    fits = str(count) if count == whole else f"{count} of {whole}"
+    difference = "–" if row.as_set else _spread(row.difference, "+z.5f")
+    difference += f" {MARK}" if row.difference and row.difference.marked else ""
+    cells = [_spread(row.best), _spread(row.last), _spread(row.vocal_worth, "+z.4f"), difference]
+    return f"| {row.factor.replace('_', ' ')} | {value} | {fits} | {' | '.join(cells)} |"
+
+
+def _spread(spread: Spread | None, form: str = ".4f") -> str:
+    if spread is None:
+        return "not measured"
+    deviation = "" if spread.deviation is None else f" ± {spread.deviation:{form.lstrip('+z')}}"
+    return f"{spread.mean:{form}}{deviation}"
+
+
+def _legend(results: Sequence[Result], settings: Settings) -> str:
+    seeds = settings.ablation.seeds
+    sentences = [
+        "Mean ± sample standard deviation over the seeds; a loss is better when lower.",
+        "The validation loss is the unweighted mean squared error of v, at noise levels and with noise that "
+        "are the same for all fits, every vocal given: so choices of loss weight and of condition dropout "
+        "compare fairly.",
+        "*Best* is the lowest of a fit's validations, which flatters all fits alike; *last* was not chosen.",
+        "*What the vocal is worth*: how much the best model's loss grows with the vocal of another held-out "
+        "song; where there is no other, it is not measured.",
+        "*Best, less as set* pairs the fits by seed, so what a seed does to both cancels.",
+    ]
+    if seeds < LEAST_SEEDS:
+        sentences.append(f"With fewer than {LEAST_SEEDS} seeds, no difference is marked.")
+    elif len(results) > seeds:
+        chance = share_marked_by_chance(seeds)
+        sentences.append(
+            f"{MARK}: more than two standard errors from zero. By chance alone, that would mark about "
+            f"{chance:.0%} of the differences, and a mark says nothing of their size."
+        )
+    return " ".join(sentences)
+
+
+def _failures(results: Sequence[Result], settings: Settings) -> str:
+    failed = [result for result in results if result.best_loss is None]
+    named = [(Variant(result.factor, result.value, settings).name, result) for result in failed]
+    lines = [f"- `{name}`, seed {result.seed}: {plain(result.message)}" for name, result in named]
+    return "\n".join(["Fits without a result:", "", *lines]) if lines else ""
+
+
+def _made_of(popdb: Popdb, settings: Settings) -> str:
+    counts, training = popdb.info["counts"], settings.training
+    held = "held out by song" if popdb.pairs("validation") else "none held out: validated on training songs"
+    patience = f", ended after {training.patience} validations without gain" if training.patience else ""
+    parameters = parameter_count(SamuelUNet(settings.model, settings.diffusion))
+    source, separator, codec = (plain(str(popdb.info[part])) for part in ("source", "separator", "codec"))
+    lines = [
+        f"- dataset: source {source}, separator {separator}, codec {codec}; {counts['pairs']} pairs of "
+        f"{counts['songs_kept']} songs: {counts['train']} to train on, {counts['validation']} {held}",
+        f"- each fit: {training.steps} steps of {training.batch_size} pairs{patience}",
+        f"- network: {parameters:,} parameters, channels {settings.model.channels}",
+        f"- device: {_device(settings)}",
+    ]
+    return "\n".join(lines)
+
+
+def _device(settings: Settings) -> str:
+    device = resolve_device(settings.device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,369 @@
+"""`samuel app`: a page where a vocal goes up and an accompaniment comes down. Nothing leaves the machine.
+
+It needs gradio, which the extra `app` brings.
+"""
+
+import html
+import importlib.util
+import logging
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import gradio as gr
+import numpy as np
+import soundfile
+from gradio.themes import Soft
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from samuel.audio import SAMPLE_RATE
+from samuel.checkpoint import TrainedModel
+from samuel.codecs.base import Codec
+from samuel.config import Sampler, SamplingConfig, parse
+from samuel.errors import InputError, MissingPartError, SamuelError, StoppedError
+from samuel.generate import Request, generate
+from samuel.generate.accompany import require_codec
+from samuel.separators.base import Separator
+
+logger = logging.getLogger(__name__)
+
+
+# A picture of what was made, in the same time and memory however long it is.
+
+
+N_FFT = 4096
+MOST_COLUMNS = 1000  # more than the page has pixels
+MEL_BANDS = 96
+RANGE_DB = 80.0
+GREY = "#808080"  # to be read on a light page and on a dark one
+TICKS_HZ = (125, 500, 2000, 8000)
+
+
+def draw_spectrograms(tracks: dict[str, Path], picture: Path) -> None:
+    """Draw mel spectrograms of files of ours, one above the other, as a PNG with a transparent background."""
+    figure = Figure(figsize=(9, 2.2 * len(tracks)), layout="constrained", facecolor="none")
+    axes = figure.subplots(len(tracks), 1, sharex=True, squeeze=False)[:, 0]
+    for plot, (name, track) in zip(axes, tracks.items(), strict=True):
+        _draw(plot, mel_spectrogram(track), soundfile.info(track).duration)
+        plot.set_title(name, loc="left", color=GREY, fontsize=10)
+        plot.label_outer()
+    axes[-1].set_xlabel("seconds", color=GREY)
+    figure.savefig(picture, format="png", dpi=110, metadata={"Software": ""})
+
+
+def mel_spectrogram(track: Path) -> NDArray[np.float32]:
+    """Levels of a file's mean channel in dB under its loudest, (96 mel bands, at most 1000 columns).
+
+    Of a longer file, as many windows of 93 ms are read as there are columns, evenly spread.
+    """
+    import librosa
+
+    spectra = np.abs(np.fft.rfft(_windows(track) * np.hanning(N_FFT))) ** 2
+    bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=MEL_BANDS)
+    return librosa.power_to_db(bands @ spectra.T, ref=np.max, top_db=RANGE_DB).astype(np.float32)
+
+
+def _windows(track: Path) -> NDArray[np.float64]:
+    """(columns, 4096) samples of the mean channel, silence where the file has ended."""
+    with soundfile.SoundFile(track) as file:
+        columns = min(MOST_COLUMNS, -(-file.frames // (N_FFT // 2)))
+        windows = np.zeros((max(columns, 1), N_FFT))
+        last = max(file.frames - N_FFT, 0)
+        for column, start in enumerate(np.linspace(0, last, columns, dtype=int)):
+            file.seek(start)
+            samples = file.read(N_FFT, always_2d=True).mean(axis=1)
+            windows[column, : len(samples)] = samples
+    return windows
+
+
+def _draw(plot: Axes, levels_db: NDArray[np.float32], duration_s: float) -> None:
+    import librosa
+
+    plot.imshow(
+        levels_db, origin="lower", aspect="auto", extent=(0, duration_s, 0, MEL_BANDS),
+        vmin=-RANGE_DB, vmax=0, cmap="magma", interpolation="nearest",
+    )  # fmt: skip
+    centres_hz = librosa.mel_frequencies(n_mels=MEL_BANDS + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
+    places = np.interp(TICKS_HZ, centres_hz, np.arange(MEL_BANDS)) + 0.5
+    plot.set_yticks(places, [f"{hertz / 1000:g}" for hertz in TICKS_HZ])
+    plot.set_ylabel("kHz", color=GREY)
+    plot.tick_params(colors=GREY)
+    for spine in plot.spines.values():
+        spine.set_visible(False)
+
+
+# The page itself: its fields, its buttons, and what they do. gradio is imported here and nowhere else.
+
+
+TITLE = "SAMUeL"
+WHAT_IT_IS = (
+    "Give it a vocal, and it writes the band: an accompaniment of the same length, made on this machine."
+)
+STAND_IN = (
+    "**A sketch, not music quality.** This model learned from latents of the embedded codec `mel`, "
+    "a stand-in without weights: mono and hollow. For music, take a model of `stable-audio-open` latents."
+)
+STAGES = {
+    "separate": "Taking the vocals out of the song",
+    "encode": "Reading the vocal",
+    "sample": "Writing the accompaniment",
+    "decode": "Turning it into sound",
+    "write": "Saving",
+}
+FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/]+/)+")
+"""Of a path of this machine, all but its last name."""
+CLEAN_EVERY_S, KEEP_S = 600, 4 * 3600
+STYLE = """
+.gradio-container {max-width: 1200px !important; margin: 0 auto !important}
+.stand-in:not(.stand-in .stand-in) {border-left: 4px solid #f59e0b; padding: 0.4em 0.8em !important}
+.made-by:not(.made-by .made-by) {opacity: 0.7; font-size: 0.85em}
+"""
+
+DOWNLOADS = ("⬇ Accompaniment", "⬇ Mix", "⬇ Record (JSON)")
+
+
+class Page:
+    """One model's page."""
+
+    def __init__(self, model: TrainedModel, codec: Codec, separator: Separator, folder: Path) -> None:
+        """Lay it out; nothing is served yet.
+
+        Args:
+            model: From `load_model`.
+            codec: The codec whose latents the model learned.
+            separator: Takes the vocals out of whole songs.
+            folder: For files while they are made.
+        """
+        self._model, self._codec, self._separator, self._folder = model, codec, separator, folder
+        self._stop, self._closing = threading.Event(), False
+        self._blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CLEAN_EVERY_S, KEEP_S))
+        with self._blocks:
+            self._lay_out()
+        self._blocks.queue(api_open=False, default_concurrency_limit=1)
+
+    def launch(self, host: str, port: int, largest_upload: str) -> str:
+        """Begin to serve, in threads of gradio's; gives the address.
+
+        Raises:
+            InputError: The port is taken.
+        """
+        try:
+            _, address, _ = self._blocks.launch(
+                server_name=host, server_port=port, max_file_size=largest_upload, share=False, quiet=True,
+                prevent_thread_lock=True, footer_links=[], run_history=False, enable_monitoring=False,
+                ssr_mode=False, mcp_server=False, theme=Soft(font=["system-ui", "sans-serif"],
+                font_mono=["monospace"]), css=STYLE,
+            )  # fmt: skip
+        except OSError as error:
+            raise InputError(f"port {port} is taken, or not for you; choose another with --port") from error
+        return address
+
+    def close(self) -> None:
+        """End what is being made, and serve no more."""
+        self._closing = True
+        self._stop.set()
+        self._codec.cancel()
+        self._separator.cancel()
+        self._blocks.close(verbose=False)
+
+    def accompany(
+        self,
+        vocal: str | None,
+        is_song: bool,
+        length_s: float | None,
+        suffix: str | None,
+        steps: int | None,
+        guidance_scale: float | None,
+        seed: int | None,
+        sampler: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (where gradio looks for it)
+    ) -> Iterator[list[Any]]:
+        """Make an accompaniment of what the fields hold; a generator, so that its files last until copied."""
+        if not self._closing:
+            self._stop.clear()
+        sampling = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "sampler": sampler}
+        chosen = {"sampling": sampling, "diffusion": self._model.diffusion.model_dump()}
+        with tempfile.TemporaryDirectory(dir=self._folder) as workspace, _told(vocal, workspace):
+            if vocal is None:
+                raise InputError("There is no vocal yet: upload a file, or record one.")
+            request = Request(
+                vocal=Path(vocal),
+                output=Path(workspace, f"accompaniment.{(suffix or 'wav').lower()}"),
+                sampling=parse(chosen).sampling,
+                length_s=length_s or None,
+                separator=self._separator if is_song else None,
+            )
+            yield self._make(request, progress)
+
+    def _make(self, request: Request, progress: gr.Progress) -> list[Any]:
+        def on_progress(what: str, done: int, of: int) -> None:
+            if self._stop.is_set():
+                raise StoppedError("stopped from the page")
+            progress((done, of), desc=STAGES.get(what, what))
+
+        take = generate(request, self._model, self._codec, on_progress)[0]
+        picture = request.output.with_suffix(".png")
+        draw_spectrograms({"Accompaniment": take.accompaniment, "Mix": take.mix}, picture)
+        files = (take.accompaniment, take.mix, take.record)
+        downloads = [gr.DownloadButton(value=str(file), interactive=True) for file in files]
+        return [str(take.accompaniment), str(take.mix), str(picture), *downloads]
+
+    def _lay_out(self) -> None:
+        gr.Markdown(f"# {TITLE}\n{WHAT_IT_IS}")
+        if self._codec.identity.startswith("mel/"):
+            gr.Markdown(STAND_IN, elem_classes="stand-in")
+        with gr.Row():
+            with gr.Column(scale=2):
+                fields = _fields()
+                with gr.Row():
+                    make = gr.Button("Accompany", variant="primary", scale=3)
+                    stop = gr.Button("Stop", scale=1)
+            with gr.Column(scale=3):
+                results = _results()
+        gr.Markdown(
+            f"Model `{self._model.sha256[:12]}` · codec `{self._codec.identity}`", elem_classes="made-by"
+        )
+        make.click(
+            self.accompany, fields, results, show_progress_on=results[0], trigger_mode="once",
+            concurrency_limit=1, api_visibility="private",
+        )  # fmt: skip
+        stop.click(self._stop.set, queue=False, api_visibility="private")
+
+
+def _fields() -> list[Any]:
+    """What is asked, in the order of `Page.accompany`."""
+    default = SamplingConfig()
+    vocal = gr.Audio(
+        label="Vocal", sources=["upload", "microphone"], type="filepath", editable=False, buttons=[]
+    )
+    is_song = gr.Checkbox(label="It is a whole song: take its vocals out first")
+    with gr.Row():
+        length_s = gr.Number(0, label="Seconds", info="from the beginning; 0: all of it", minimum=0)
+        suffix = gr.Radio(["WAV", "FLAC"], value="WAV", label="Files")
+    with gr.Accordion("How it is drawn", open=False):
+        with gr.Row():
+            steps = gr.Number(default.steps, label="Steps", info="more: finer, slower", precision=0)
+            guidance = gr.Number(default.guidance_scale, label="Guidance", info="1: none", step=0.5)
+        with gr.Row():
+            seed = gr.Number(default.seed, label="Seed", info="another seed, another take", precision=0)
+            sampler = gr.Dropdown(list(get_args(Sampler)), value=default.sampler, label="Sampler", info=" ")
+    return [vocal, is_song, length_s, suffix, steps, guidance, seed, sampler]
+
+
+def _results() -> list[Any]:
+    """What is shown, in the order of `Page._make`."""
+    accompaniment = gr.Audio(label="Accompaniment", type="filepath", interactive=False, buttons=[])
+    mix = gr.Audio(label="Mix with the vocal", type="filepath", interactive=False, buttons=[])
+    picture = gr.Image(
+        label="Spectrograms", type="filepath", format="png", interactive=False, buttons=[], show_label=False
+    )
+    with gr.Row():
+        files = [gr.DownloadButton(label, size="md", interactive=False) for label in DOWNLOADS]
+    return [accompaniment, mix, picture, *files]
+
+
+class _Toasts(logging.Handler):
+    """Shows on the page what the library warns of in the page's thread, such as a silent vocal."""
+
+    def __init__(self, as_shown: Callable[[str], str]) -> None:
+        super().__init__(logging.WARNING)
+        self._as_shown, self._thread = as_shown, threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            gr.Warning(self._as_shown(record.getMessage()))
+
+
+@contextmanager
+def _told(vocal: str | None, workspace: str) -> Iterator[None]:
+    """Show warnings and errors as sentences, without stack traces and without paths of this machine."""
+
+    def as_shown(text: str) -> str:
+        for path, name in ((vocal, Path(vocal or "").name), (f"{workspace}/", "")):
+            text = text.replace(path, name) if path else text
+        text = FOLDERS.sub("", text)
+        return html.escape(text, quote=False).replace("\n", "<br>")  # for the page takes it for HTML
+
+    library, toasts = logging.getLogger("samuel"), _Toasts(as_shown)
+    library.addHandler(toasts)
+    title = "Error"
+    try:
+        yield
+    except StoppedError:
+        title, told = "Stopped", "Nothing of it was kept."
+    except SamuelError as error:
+        told = str(error)
+    except OSError as error:
+        logger.warning("%s", error, exc_info=error)
+        told = (
+            f"{error.strerror or 'a file could not be read or written'}; the terminal of samuel app says more"
+        )
+    except Exception:
+        logger.exception("an accompaniment failed")
+        told = "Something went wrong that should not; the terminal of samuel app says what."
+    else:
+        return
+    finally:
+        library.removeHandler(toasts)
+    raise gr.Error(as_shown(told), duration=None, title=title, print_exception=False)
+
+
+HOST = "127.0.0.1"
+LARGEST_UPLOAD = "1gb"
+"""Fifteen minutes of 96 kHz stereo float are 0.7 GB."""
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def require_gradio() -> None:
+    """Say what to install where it is missing, before minutes go into loading a model.
+
+    Raises:
+        MissingPartError: There is no gradio.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingPartError(
+            "samuel app needs the package gradio: pip install 'samuel[app]', "
+            "or in a copy of the repository: uv pip install '.[app]'"
+        )
+
+
+@contextmanager
+def serving(model: TrainedModel, codec: Codec, separator: Separator, port: int) -> Iterator[str]:
+    """Serve the page to this machine alone, for as long as the block lasts.
+
+    What goes up and what is made lies in a temporary folder, which is removed at the end. gradio is told by
+    environment variables to report to nobody; they stay set.
+
+    Args:
+        model: From `load_model`.
+        codec: The codec whose latents the model learned.
+        separator: Takes the vocals out of whole songs.
+        port: Of 127.0.0.1.
+
+    Yields:
+        The page's address.
+
+    Raises:
+        MissingPartError: There is no gradio.
+        CheckpointError: The model learned another codec's latents.
+        InputError: The port is taken, or none.
+    """
+    require_gradio()
+    require_codec(model, codec)
+    if not 1 <= port <= 65_535:
+        raise InputError(f"port {port}: must be from 1 to 65535")
+    with tempfile.TemporaryDirectory(prefix="samuel-app-", ignore_cleanup_errors=True) as folder:
+        os.environ.update(QUIET, GRADIO_TEMP_DIR=f"{folder}/served")
+
+        page = Page(model, codec, separator, Path(folder))
+        try:
+            yield page.launch(HOST, port, LARGEST_UPLOAD)
+        finally:
+            page.close()

@@ -1,0 +1,160 @@
+"""Log-mel latents: an embedded stand-in for a learned codec, with the same shapes and no weights.
+
+Mono: both channels carry the mean, so the stereo image is lost. Legend: B batch, S samples, T frames.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchaudio.functional import melscale_fbanks
+
+from samuel.audio import SAMPLE_RATE
+from samuel.codecs.base import HOP, LATENT_CHANNELS, pad_to_frames
+
+# Phases for magnitudes: Griffin-Lim for frames that overlap by half.
+#
+# torchaudio's does the same in a dozen passes over memory per round, and takes four times as long.
+# Legend: B batch, T frames, H hop, half a frame.
+
+
+BLOCK = 128
+"""Frames at a time, so that what lies between two steps of a round stays in the processor's cache."""
+TINY = 1e-32
+"""Least squared magnitude whose phase is believed: the silent keep theirs finite."""
+
+
+def griffin_lim(magnitude: Tensor, window: Tensor, rounds: int, momentum: float) -> Tensor:
+    """Samples whose short-time spectrum has nearly these magnitudes; the first phases are zero.
+
+    Source: Perraudin, Balazs and Søndergaard, "A fast Griffin-Lim algorithm" (2013), α = `momentum`. Each
+    round carries what a frame holds one frame further, and the sum at the end into the half that it shares
+    with the next: two windows of one song agree wherever `rounds` + 1 frames on either side are the same.
+
+    Args:
+        magnitude: (B, T, H + 1). Frame t covers the hops t and t + 1.
+        window: (2 H), of analysis and synthesis alike.
+        rounds: Corrections of the phases.
+        momentum: At 0, the algorithm of Griffin and Lim (1984).
+
+    Returns:
+        (B, T + 1, H); the first hop and the last, which one frame alone covers, fade.
+    """
+    hop = len(window) // 2
+    synthesis = window / window.square().view(2, hop).sum(0).repeat(2)
+    previous = torch.zeros(magnitude.shape, dtype=torch.complex64, device=magnitude.device)
+    signal = magnitude.new_zeros(magnitude.shape[0], magnitude.shape[1] + 1, hop)
+    _overlap_add(signal, (part.to(torch.complex64) for part in magnitude.split(BLOCK, dim=1)), synthesis)
+    for _ in range(rounds):
+        spectra = _corrected(signal, magnitude, previous, window, momentum)
+        signal = _overlap_add(torch.zeros_like(signal), spectra, synthesis)
+    return signal
+
+
+def _corrected(
+    signal: Tensor, magnitude: Tensor, previous: Tensor, window: Tensor, momentum: float
+) -> Iterator[Tensor]:
+    """The magnitudes with the phases of `signal`'s own spectrum, pushed on; that goes into `previous`.
+
+    The sum of equation 2, c + α (c − previous c), is divided by 1 + α: its phase is all that counts.
+    """
+    start = 0
+    for target, last in zip(magnitude.split(BLOCK, dim=1), previous.split(BLOCK, dim=1), strict=True):
+        stop = start + target.shape[1]
+        samples = signal[:, start : stop + 1].flatten(1)
+        rebuilt = torch.fft.rfft(samples.unfold(-1, len(window), signal.shape[-1]) * window)
+        spectrum = torch.sub(rebuilt, last, alpha=momentum / (1 + momentum))
+        last.copy_(rebuilt)
+        squares = torch.view_as_real(spectrum).square()
+        spectrum *= (squares[..., 0] + squares[..., 1]).add_(TINY).rsqrt_().mul_(target)
+        yield spectrum
+        start = stop
+
+
+def _overlap_add(signal: Tensor, spectra: Iterable[Tensor], synthesis: Tensor) -> Tensor:
+    """Add to `signal` (B, T + 1, H) the frames of successive spectra (B, ·, H + 1)."""
+    start = 0
+    for spectrum in spectra:
+        frames = torch.fft.irfft(spectrum, n=len(synthesis)).mul_(synthesis)
+        first, second = frames.chunk(2, dim=-1)
+        stop = start + frames.shape[1]
+        signal[:, start:stop] += first
+        signal[:, start + 1 : stop + 1] += second
+        start = stop
+    return signal
+
+
+N_FFT = 4096
+WINDOW = 256
+"""Frames of a window. Stretches of four take 80 MB to decode; longer ones are no faster."""
+ROUNDS = 32
+"""Of Griffin-Lim."""
+MOMENTUM = 0.9
+"""Of Griffin-Lim; 0.99 and 1.3 leave larger errors after eight rounds and more."""
+REFINEMENTS = 20
+"""Multiplicative steps after the pseudo-inverse; they halve the log-mel error of the round trip."""
+FLOOR = 1e-3
+"""Least mel magnitude, about 89 dB under a full-scale tone: keeps the logarithm of silence finite."""
+CEILING = 8.0
+"""Far above any audio in [-1, 1]: keeps the exponential of a model's stray latents finite."""
+MARGIN = (N_FFT - HOP) // 2
+"""Samples that a window reaches beyond its frame on either side, so that it is centred on the frame."""
+
+
+class MelCodec:
+    """64 Slaney mel bands, natural logarithm of the magnitude; back by pseudo-inverse and Griffin-Lim."""
+
+    window = WINDOW
+    decode_reach = ROUNDS + 1
+
+    def __init__(self, device: torch.device) -> None:
+        self.identity = f"mel/1 bands={LATENT_CHANNELS} n_fft={N_FFT} hop={HOP} floor={FLOOR:g}"
+        bands = melscale_fbanks(
+            N_FFT // 2 + 1,
+            0.0,
+            SAMPLE_RATE / 2,
+            LATENT_CHANNELS,
+            SAMPLE_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self._bands = bands.T.contiguous().to(device)
+        self._inverse = torch.linalg.pinv(bands.T).to(device)
+        self._window = torch.hann_window(N_FFT, device=device)
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """(B, 2, S) → (B, 64, ceil(S / 2048)) log-mel of the mono mean."""
+        mono = pad_to_frames(audio.mean(dim=1).to(self._window.device, torch.float32))
+        padded = functional.pad(mono, (MARGIN, MARGIN))
+        spectrum = torch.stft(padded, N_FFT, HOP, window=self._window, center=False, return_complex=True)
+        return (self._bands @ spectrum.abs()).clamp(min=FLOOR).log().to(audio.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, 64, T) → (B, 2, T · 2048); the same latents give the same samples."""
+        logarithms = latents.to(self._window.device, torch.float32).clamp(max=CEILING)
+        mel = (logarithms.exp() - FLOOR).clamp(min=0.0)
+        # A frame's own samples are the middle of its window: with one frame more at each end of the song, two
+        # frames cover every sample that is kept.
+        mel = functional.pad(mel, (1, 1), mode="replicate")
+        magnitude = torch.cat([self._magnitude(part) for part in mel.split(BLOCK, dim=-1)], dim=1)
+        mono = griffin_lim(magnitude, self._window, ROUNDS, MOMENTUM).flatten(1)
+        outside = HOP + MARGIN
+        return mono[:, None, outside:-outside].expand(-1, 2, -1).contiguous().to(latents.device)
+
+    def cancel(self) -> None:
+        """Nobody waits for anybody here."""
+
+    def _magnitude(self, mel: Tensor) -> Tensor:
+        """Mel (B, 64, T) → magnitude spectrum (B, T, 2049), none below zero.
+
+        The pseudo-inverse is cut off at zero, and what that spoils is mended by the multiplicative steps of
+        non-negative least squares (Lee and Seung, 2000).
+        """
+        magnitude = (self._inverse @ mel).clamp(min=1e-8)
+        spread = self._bands.T @ mel
+        for _ in range(REFINEMENTS):
+            magnitude = magnitude * spread / (self._bands.T @ (self._bands @ magnitude) + 1e-9)
+        return magnitude.mT.contiguous()

@@ -1,0 +1,186 @@
+"""A video, or a file at hand → `audio.wav` (44.1 kHz stereo float32), and what is measured of it."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from samuel.audio import CutShortError, decode_to_wav
+from samuel.config import DownloadConfig
+from samuel.errors import InputError, SongError
+from samuel.popdb.duplicates import fingerprint, supported, to_text
+from samuel.popdb.rate_limit import Pace
+from samuel.popdb.search import Hit, is_live, seconds_of
+from samuel.popdb.site import YtDlp, file_options, full_disk_stops, site_options, yt_dlp_fails
+from samuel.popdb.songs import AUDIO_SUFFIXES, Song
+from samuel.popdb.status import Status
+
+AUDIO = "audio.wav"
+WAV_LIMIT_BYTES = 2**32
+WEB_PAGE = (b"<!doctype html", b"<html")
+
+
+def fetch_video(
+    hit: Hit, config: DownloadConfig, pace: Pace, folder: Path, partial: Path, *, again: bool = False
+) -> dict[str, Any]:
+    """Download the video of `hit` and write `audio.wav` into `folder`, and nothing else.
+
+    What arrived before a passing fault stays in `partial`, and the next try (`again`) goes on from there.
+
+    Returns:
+        What is known of the audio, the same on every machine: video_id, video_title, channel, duration_s,
+        peak (linear, 1 is full scale), clipped_share (samples at or over full scale) and fingerprint
+        (Chromaprint as text; empty where this ffmpeg has none).
+
+    Raises:
+        SongError: This video cannot be had; `status` says why.
+        OperatorError: The site wants to see a human, the disk is full, or the run was stopped.
+    """
+    with pace.asking("download", again=again):
+        resumed = partial.is_dir() and any(partial.iterdir())
+        source, promised_s = _arrive(hit, config, pace, partial)
+        try:
+            measured = _decode(source, folder, promised_s, config)
+        except SongError as error:
+            shutil.rmtree(partial)
+            if resumed and error.status == Status.DECODE_FAILED:
+                message = "what was resumed cannot be read; it will be fetched anew"
+                raise SongError(Status.NETWORK, message) from error
+            raise
+        shutil.rmtree(partial)
+    return {"video_id": hit.video_id, "video_title": hit.title, "channel": hit.channel, **measured}
+
+
+def fetch_file(song: Song, config: DownloadConfig, folder: Path) -> dict[str, Any]:
+    """Write the audio of a song with a file URL into `folder` as `audio.wav`; see `fetch_video`."""
+    url = song.url or ""
+    if not url.startswith("file:"):
+        raise SongError(Status.UNAVAILABLE, "a song is a file at hand or is searched by title, never a link")
+    partial = folder / "source"
+    partial.mkdir()
+    try:
+        with yt_dlp_fails(partial):
+            source = _copy(url, config, partial)
+        measured = _decode(source, folder, None, config)
+    except SongError as error:
+        if Status(error.status).retryable:  # a file does not get better by waiting
+            raise SongError(Status.DECODE_FAILED, "the file is empty or cannot be read") from error
+        raise
+    finally:
+        shutil.rmtree(partial)
+    return {"video_id": None, "video_title": None, "channel": None, **measured}
+
+
+def _arrive(hit: Hit, config: DownloadConfig, pace: Pace, partial: Path) -> tuple[Path, float | None]:
+    """The file of a video, and its duration as the page says; a rest stays where a try can go on from it."""
+    partial.mkdir(parents=True, exist_ok=True)
+    options = site_options(config, partial) | {
+        "match_filter": _refusing(config),
+        "progress_hooks": [_deadline(config.timeout_s, pace)],
+    }
+    try:
+        # Not the instance that searched: that one has let in the extractors its hits name, allowed or not.
+        with yt_dlp_fails(partial), YtDlp(options) as ydl:
+            video: Any = ydl.extract_info(hit.url, ie_key=hit.extractor or None)
+            return _downloaded(video), seconds_of(video.get("duration"))
+    except SongError as error:
+        # 416: the site has no bytes after the rest, and yt-dlp would ask for the same range for ever.
+        if not Status(error.status).retryable or "HTTP Error 416" in error.message:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _copy(url: str, config: DownloadConfig, folder: Path) -> Path:
+    # Given as extracted already: the generic extractor would follow a playlist that is dressed up as audio.
+    suffix = Path(url).suffix.lower()
+    extension = suffix[1:] if suffix in AUDIO_SUFFIXES else "unknown_video"
+    file: Any = {"id": "file", "title": "file", "url": url, "ext": extension, "extractor": "file"}
+    with YtDlp(file_options(config, folder) | {"enable_file_urls": True}) as ydl:
+        return _downloaded(ydl.process_ie_result(file))
+
+
+def _refusing(config: DownloadConfig) -> Callable[..., None]:
+    def refuse(video: dict[str, Any], *, incomplete: bool) -> None:
+        # A hit can turn out to be longer, or live, once its page is read; then nothing may be downloaded.
+        if incomplete:
+            return
+        if is_live(video):
+            raise SongError(Status.LIVE, "the video turned out to be live")
+        if (duration_s := seconds_of(video.get("duration")) or 0.0) > config.max_duration_s:
+            raise too_long(duration_s, config.max_duration_s)
+
+    return refuse
+
+
+def _deadline(timeout_s: float, pace: Pace) -> Callable[[dict[str, Any]], None]:
+    started = time.monotonic()
+
+    def check(_: dict[str, Any]) -> None:
+        pace.check_left()
+        if time.monotonic() - started > timeout_s:
+            raise SongError(Status.NETWORK, f"not whole after {timeout_s:g} s (download.timeout_s)")
+
+    return check
+
+
+def _downloaded(video: Any) -> Path:
+    # yt-dlp returns normally where it downloaded nothing, e.g. for a playlist.
+    if not (downloads := (video or {}).get("requested_downloads")):
+        raise SongError(Status.UNAVAILABLE, "the site offers no single audio file for it")
+    return Path(downloads[0]["filepath"])
+
+
+def _decode(source: Path, folder: Path, promised_s: float | None, config: DownloadConfig) -> dict[str, Any]:
+    decoded = folder / "decoded.wav"
+    try:
+        with full_disk_stops():
+            decode_to_wav(source, decoded, config.max_duration_s + 1.0)
+    except InputError as error:
+        raise _undecodable(source, error) from error
+    measured = _measure(decoded)
+    _check_duration(measured["duration_s"], promised_s, config)
+    codes = to_text(fingerprint(decoded)) if supported() else ""
+    decoded.replace(folder / AUDIO)
+    return {**measured, "fingerprint": codes}
+
+
+def _undecodable(source: Path, error: InputError) -> SongError:
+    with source.open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith(WEB_PAGE):
+        return SongError(Status.SERVER_ERROR, "a web page arrived instead of audio")
+    cut_short = isinstance(error, CutShortError)
+    return SongError(Status.NETWORK if cut_short else Status.DECODE_FAILED, str(error))
+
+
+def _measure(audio: Path) -> dict[str, float]:
+    if audio.stat().st_size >= WAV_LIMIT_BYTES:  # the length in its header has wrapped around
+        raise SongError(Status.TOO_LONG, "over 3.3 hours do not fit a WAV file")
+    peak, clipped = 0.0, 0
+    with soundfile.SoundFile(audio) as file:
+        samples, duration_s = file.frames * file.channels, file.frames / file.samplerate
+        for block in file.blocks(2**18, dtype="float32"):
+            level = np.abs(block)
+            if not np.isfinite(level).all():
+                raise SongError(Status.NOT_FINITE, "the audio holds values that are no numbers")
+            peak = max(peak, float(level.max()))
+            clipped += int(np.count_nonzero(level >= 1.0))
+    if not samples:
+        raise SongError(Status.DECODE_FAILED, "the file holds no sound")
+    return {"duration_s": duration_s, "peak": peak, "clipped_share": clipped / samples}
+
+
+def _check_duration(duration_s: float, promised_s: float | None, config: DownloadConfig) -> None:
+    if promised_s and duration_s < promised_s - max(2.0, 0.02 * promised_s):
+        raise SongError(Status.NETWORK, f"{duration_s:.1f} s arrived of the {promised_s:.1f} s promised")
+    if duration_s > config.max_duration_s:
+        raise too_long(duration_s, config.max_duration_s)
+
+
+def too_long(duration_s: float, longest_s: float) -> SongError:
+    """The error of a song over the longest duration."""
+    return SongError(Status.TOO_LONG, f"{duration_s:.1f} s; download.max_duration_s is {longest_s:g}")

@@ -1,1 +1,0 @@
-"""Datasets from elsewhere, and for elsewhere."""

@@ -1,0 +1,297 @@
+"""POPDB → normalised batches.
+
+Which pairs a step sees follows from (seed, step) and the pairs alone, not from where they lie: a run that was
+killed goes on with the same batches, also where the dataset was compacted meanwhile, and the number of the
+step is all that has to be saved.
+
+Shapes: B batch, C = 64 latent channels, T frames.
+"""
+
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from multiprocessing.context import BaseContext
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from samuel.errors import DatasetError, SettingsError
+from samuel.popdb.dataset import STREAMS, PairDataset, Popdb
+
+SHUFFLE_BLOCK = 2048
+"""Pairs that are shuffled among themselves, so that few shards are read from at a time.
+
+In a compact dataset of 256 pairs a shard, they are those of eight shards.
+"""
+
+Latents = tuple[Tensor, Tensor]
+Places = NDArray[np.int64]
+
+
+class Reading(TypedDict, total=False):
+    """How a `torch.utils.data.DataLoader` reads: those of its options that leave open what it reads."""
+
+    num_workers: int
+    prefetch_factor: int | None
+    persistent_workers: bool
+    multiprocessing_context: str | BaseContext | None
+    timeout: float
+    pin_memory: bool
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Per-channel affine maps of both streams, from the training songs; every tensor is (C, 1) float32."""
+
+    vocal_mean: Tensor
+    vocal_std: Tensor
+    accompaniment_mean: Tensor
+    accompaniment_std: Tensor
+
+    @classmethod
+    def of(cls, stats: dict[str, dict[str, list[float]]]) -> "Normaliser":
+        """From the content of `stats.json`."""
+        columns = {f"{s}_{k}": torch.tensor(stats[s][k])[:, None] for s in STREAMS for k in ("mean", "std")}
+        return cls(**columns)
+
+    def to(self, device: torch.device) -> "Normaliser":
+        """The same maps on another device."""
+        return Normaliser(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    def vocal(self, latents: Tensor) -> Tensor:
+        """Codec latents (B, C, T) → normalised float32."""
+        return _normalised(latents, self.vocal_mean, self.vocal_std)
+
+    def accompaniment(self, latents: Tensor) -> Tensor:
+        """Codec latents (B, C, T) → normalised float32."""
+        return _normalised(latents, self.accompaniment_mean, self.accompaniment_std)
+
+    def accompaniment_latents(self, normalised: Tensor) -> Tensor:
+        """Normalised (B, C, T) → codec latents; the inverse of `accompaniment`."""
+        return normalised * self.accompaniment_std + self.accompaniment_mean
+
+    def batch(self, latents: Latents) -> Latents:
+        """Codec latents of both streams, each (B, C, T) → normalised float32 on the device of these maps."""
+        device = self.vocal_mean.device
+        vocal, accompaniment = (half.to(device, non_blocking=half.is_pinned()) for half in latents)
+        return self.vocal(vocal), self.accompaniment(accompaniment)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The training pairs as an endless shuffled sequence, cut into batches.
+
+    Every epoch visits each pair once; a batch may straddle two epochs.
+
+    Attributes:
+        popdb: The dataset.
+        batch_size: Pairs of a batch, on each rank.
+        seed: Which order.
+        rank: Which of the processes that train together this is.
+        world_size: How many they are; together they visit each pair of an epoch once.
+    """
+
+    popdb: Popdb = field(repr=False)
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size, self.rank, self.world_size)
+
+    @cached_property
+    def pairs(self) -> PairDataset:
+        """The pairs to train on.
+
+        Raises:
+            DatasetError: There are none.
+        """
+        return training_pairs(self.popdb)
+
+    def places(self, step: int) -> Places:
+        """Places among `pairs` of step `step` (from 0): (B,).
+
+        Raises:
+            SettingsError: The step is below 0.
+        """
+        _check_step(step)
+        count = len(self.pairs)
+        first = (step * self.world_size + self.rank) * self.batch_size
+        epochs, places = np.divmod(np.arange(first, first + self.batch_size), count)
+        parts = [
+            epoch_order(count, self.seed, epoch)[places[epochs == epoch]]
+            for epoch in range(epochs[0], epochs[-1] + 1)
+        ]
+        return np.concatenate(parts)
+
+    def pair_ids(self, step: int) -> list[str]:
+        """The pairs of step `step`."""
+        return [self.pairs.pair_ids[place] for place in self.places(step)]
+
+    def at(self, step: int, device: torch.device) -> Latents:
+        """Vocal and accompaniment of step `step`, normalised float32 (B, C, T) on `device`.
+
+        A GPU is not waited for: what it still computes goes on while the batch is read.
+        """
+        halves = self.pairs.batch(self.places(step))
+        if device.type == "cuda":
+            halves = (halves[0].pin_memory(), halves[1].pin_memory())
+        return self._normaliser_on(device).batch(halves)
+
+    def loader(
+        self, first_step: int = 0, steps: int | None = None, **options: Unpack[Reading]
+    ) -> DataLoader[Latents]:
+        """The latents of `steps` steps from `first_step` on, without end if None.
+
+        Each batch is vocal and accompaniment, float16 (B, C, T) on the CPU.
+        Workers pay where shards are slow to reach; from the page cache, what they hand over costs more than
+        to read it here (`samuel bench loader`).
+
+        Args:
+            first_step: Where to begin, or to go on.
+            steps: How many.
+            options: See `Reading`. Unless they are given, `pin_memory` is true where there is CUDA, and
+                workers are started from a process without threads ("forkserver"). Forked from one that has
+                some they may hang; forked within a Prefect flow they end in an error.
+
+        Raises:
+            SettingsError: The first step is below 0.
+        """
+        _check_step(first_step)
+        last = sys.maxsize if steps is None else first_step + steps
+        return _loader(self.pairs, _Steps(self, range(first_step, last)), options)
+
+    def on(
+        self, device: torch.device, first_step: int = 0, steps: int | None = None, **options: Unpack[Reading]
+    ) -> Iterator[Latents]:
+        """What `at` gives for each step of the `loader` of these arguments, which reads it."""
+        normaliser = self._normaliser_on(device)
+        return (normaliser.batch(latents) for latents in self.loader(first_step, steps, **options))
+
+    def _normaliser_on(self, device: torch.device) -> Normaliser:
+        if device not in self._normalisers:
+            self._normalisers[device] = Normaliser.of(self.popdb.stats).to(device)
+        return self._normalisers[device]
+
+    @cached_property
+    def _normalisers(self) -> dict[torch.device, Normaliser]:
+        return {}
+
+
+def each_once(
+    pairs: PairDataset, batch_size: int, rank: int = 0, world_size: int = 1, **options: Unpack[Reading]
+) -> DataLoader[Latents]:
+    """The latents of all pairs once, in the order of the index: a pass of validation.
+
+    Args:
+        pairs: Of a split.
+        batch_size: Pairs of a batch; the last one may have fewer.
+        rank: Which of several processes this is; it has every `world_size`-th pair.
+        world_size: How many they are; together they have each pair once.
+        options: As for `Batches.loader`.
+    """
+    _check(batch_size, rank, world_size)
+    places = np.arange(rank, len(pairs), world_size)
+    return _loader(pairs, [places[i : i + batch_size] for i in range(0, len(places), batch_size)], options)
+
+
+def training_pairs(popdb: Popdb) -> PairDataset:
+    """The pairs to train on.
+
+    Raises:
+        DatasetError: There are none.
+    """
+    pairs = popdb.dataset("train")
+    if not len(pairs):
+        raise DatasetError(f"{popdb.location}: no training pairs; lower popdb.validation_share or add songs")
+    return pairs
+
+
+def evaluation_pairs(popdb: Popdb) -> list[dict[str, Any]]:
+    """The held-out pairs, or the training pairs of a dataset that is too small to hold any out."""
+    return popdb.pairs("validation") or popdb.pairs("train")
+
+
+def evaluation_dataset(popdb: Popdb) -> PairDataset:
+    """The same pairs as latents."""
+    held_out = popdb.dataset("validation")
+    return held_out if len(held_out) else popdb.dataset("train")
+
+
+@lru_cache(maxsize=4)
+def epoch_order(count: int, seed: int, epoch: int) -> Places:
+    """The order of `count` pairs in an epoch: blocks of neighbours are shuffled, and the pairs in each."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
+    starts = torch.randperm(-(-count // SHUFFLE_BLOCK), generator=generator) * SHUFFLE_BLOCK
+    blocks = [
+        start + torch.randperm(min(SHUFFLE_BLOCK, count - start), generator=generator)
+        for start in starts.tolist()
+    ]
+    order = torch.cat(blocks).numpy()
+    order.flags.writeable = False
+    return order
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The places of each step, for a `DataLoader`."""
+
+    batches: Batches
+    steps: range
+
+    def __iter__(self) -> Iterator[Places]:
+        return map(self.batches.places, self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+@dataclass(frozen=True)
+class _WholeBatches(Dataset[Latents]):
+    """Batches by their places: one is read by one call, into memory that is not copied again."""
+
+    pairs: PairDataset
+
+    def __getitem__(self, places: Places) -> Latents:
+        return self.pairs.batch(places)
+
+
+def _loader(pairs: PairDataset, batches: Sequence[Places] | _Steps, options: Reading) -> DataLoader[Latents]:
+    chosen: Reading = {"pin_memory": torch.cuda.is_available(), **_start_method(options), **options}
+    return DataLoader(
+        _WholeBatches(pairs),
+        sampler=batches,
+        batch_size=None,
+        generator=torch.Generator(),  # or every pass would draw from the global one
+        **chosen,
+    )
+
+
+def _start_method(options: Reading) -> Reading:
+    known = "forkserver" in multiprocessing.get_all_start_methods()
+    return {"multiprocessing_context": "forkserver"} if known and options.get("num_workers") else {}
+
+
+def _normalised(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    # In place, it is more than twice as fast on a CPU.
+    return latents.to(torch.float32, copy=True).sub_(mean).div_(std)
+
+
+def _check(batch_size: int, rank: int, world_size: int) -> None:
+    if batch_size < 1 or not 0 <= rank < world_size:
+        raise SettingsError(
+            f"batch_size = {batch_size}, rank = {rank}, world_size = {world_size}: there must be a pair in a "
+            "batch, and the rank below the world's size"
+        )
+
+
+def _check_step(step: int) -> None:
+    if step < 0:
+        raise SettingsError(f"step = {step}: the first step is 0")

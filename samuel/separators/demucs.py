@@ -1,0 +1,245 @@
+"""Demucs, in batches of segments of several songs (paper §III-C).
+
+The same result as demucs' own `apply_model(shifts=0, overlap=0.25)`, song by song: without the random shift a
+song gives the same stems every time. Legend: S samples at 44.1 kHz, L samples of a segment, C = 2 channels.
+"""
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import safe_open
+from torch import Tensor
+
+from samuel.artifacts import digest
+from samuel.audio import CHANNELS, SAMPLE_RATE, Audio
+from samuel.config import Precision, SeparatorConfig
+from samuel.device import Batcher
+from samuel.errors import MissingPartError, SamuelError
+from samuel.hub import (
+    fetch,
+    quietly,
+    require_finite,
+    verify_blob,
+    weights_digest,
+)
+
+OVERLAP = 0.25
+"""Of a segment with the next; demucs' default."""
+SHORTEST_SEGMENT_S = 0.1
+MOST = 32
+"""Segments of a batch: about four minutes of song."""
+SOURCE = "vocals"
+NETWORKS = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
+REMEDY = "or set separator.repo to a folder with its weights, or separator.name to 'repet'"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a bag, for the vocals.
+
+    Attributes:
+        network: As demucs loads it.
+        weight: What its vocals count in the mean over the bag.
+        batcher: Applies it.
+    """
+
+    network: Any
+    weight: float
+    batcher: Batcher
+
+
+class DemucsSeparator:
+    """One model of demucs, or a bag of them.
+
+    Differs from `apply_model`: members of a bag that have no say in the vocals are not computed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        device: torch.device,
+        *,
+        precision: Precision = "fp32",
+        batch: int | None = None,
+    ) -> None:
+        """Move the networks to `device`.
+
+        Args:
+            model: What `demucs.pretrained.get_model` gives.
+            name: For the identity.
+            device: Where it computes.
+            precision: Of the arithmetic.
+            batch: Segments at a time; none: as the GPU has memory.
+        """
+        self.identity = _identity(model, name, precision)
+        self._members = [
+            Member(network, weight, _batcher(network, device, precision, batch))
+            for network, weight in _singers(model)
+        ]
+
+    def vocals(self, mix: Audio) -> Audio:
+        """(2, S) → vocals (2, S); normalised by the song's mean and deviation, as demucs does."""
+        wave = torch.from_numpy(mix)
+        middle = wave.mean(0)
+        mean, deviation = middle.mean(), middle.std() + 1e-8
+        normal = (wave - mean) / deviation
+        total = sum(member.weight * _apply(member, normal) for member in self._members)
+        total = total / sum(member.weight for member in self._members)
+        return np.ascontiguousarray((total * deviation + mean).numpy(), dtype=np.float32)
+
+    def cancel(self) -> None:
+        """End what other threads wait for, each with a StoppedError."""
+        for member in self._members:
+            member.batcher.cancel()
+
+
+def load_demucs(config: SeparatorConfig, device: torch.device) -> DemucsSeparator:
+    """The model that the settings name, from a local repository or the hub.
+
+    Raises:
+        MissingPartError: It is absent, damaged, out of reach, or no 44.1 kHz stereo model with vocals.
+    """
+    name, repo = config.model, config.repo
+    if repo is not None and not repo.is_dir():
+        raise MissingPartError(f"{repo}: no such folder; separator.repo must hold demucs weights")
+    try:
+        with quietly():
+            model = _from_hub(name) if repo is None else _from_folder(name, repo)
+            _require_ours(model, name)
+    except SamuelError:
+        raise
+    except (Exception, SystemExit) as error:  # demucs exits where the package diffq is missing
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
+        where = repo or "the hub's cache"
+        raise MissingPartError(
+            f"{where}: demucs cannot load {name!r} ({reason}); fetch its weights again"
+        ) from error
+    return DemucsSeparator(model, name, device, precision=config.precision, batch=config.batch)
+
+
+def hub_repository(model: str) -> tuple[str, str]:
+    """Where demucs looks for a model on the hub: the repository, and the file that lists its networks."""
+    from demucs.hf import DEFAULT_NAMESPACE, hf_repo_name
+
+    namespace, _, name = model.removeprefix("hf://").rpartition("/")
+    return f"{namespace or DEFAULT_NAMESPACE}/{hf_repo_name(name)}", f"{name}.yaml"
+
+
+def _from_folder(name: str, repo: Path) -> Any:
+    from demucs.pretrained import get_model
+
+    if "/" in name:
+        raise MissingPartError(f"separator.model = {name!r} is of the hub; unset separator.repo for it")
+    return get_model(name, repo)
+
+
+def _from_hub(model: str) -> Any:
+    """What demucs would make of the hub's files, once they are seen to be whole and to name no other code."""
+    from demucs.apply import BagOfModels
+    from demucs.hf import load_safetensors_model
+
+    repository, listing = hub_repository(model)
+    file = fetch(repository, listing, REMEDY)
+    bag: Any = yaml.safe_load(file.read_text("utf-8"))
+    signatures = bag["models"]
+    if not all(isinstance(name, str) and re.fullmatch(r"\w{1,64}", name) for name in signatures):
+        raise MissingPartError(f"{file}: no list of models; fetch it again, {REMEDY}")
+    paths = [fetch(repository, f"{signature}.safetensors", REMEDY) for signature in signatures]
+    for path in paths:
+        verify_blob(path)
+        _require_harmless(path)
+    return BagOfModels(
+        [load_safetensors_model(path) for path in paths], bag.get("weights"), bag.get("segment")
+    ).eval()
+
+
+def _require_harmless(path: Path) -> None:
+    """Demucs calls whatever class a file of the hub names; a stranger's could name anything."""
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata() or {}
+    if metadata.get("klass") not in NETWORKS or "structure" in metadata:
+        raise MissingPartError(
+            f"{path}: not loaded: its network is {metadata.get('klass')!r:.80}, and not one of "
+            f"{', '.join(NETWORKS)} without quantisation; choose another separator.model"
+        )
+
+
+def _require_ours(model: Any, name: str) -> None:
+    if SOURCE not in model.sources or (model.samplerate, model.audio_channels) != (SAMPLE_RATE, CHANNELS):
+        raise MissingPartError(f"demucs {name}: no 44.1 kHz stereo model with a source named {SOURCE!r}")
+    singers = _singers(model)
+    lengths = [float(network.segment) for network, _ in singers]
+    if not singers or not isfinite(sum(weight for _, weight in singers)) or min(lengths) < SHORTEST_SEGMENT_S:
+        raise MissingPartError(f"demucs {name}: a bag that makes no vocals; fetch its list of models again")
+    require_finite(model.state_dict(), f"demucs {name}")
+
+
+def _identity(model: Any, name: str, precision: Precision) -> str:
+    members = [
+        (type(network).__name__, getattr(network, "_init_args_kwargs", None), str(network.segment), weight)
+        for network, weight in _singers(model)
+    ]
+    weights = digest(weights_digest(model.state_dict()), members)
+    rounded = "" if precision == "fp32" else f" {precision}"
+    return f"demucs/{version('demucs')} {name} shifts=0 overlap={OVERLAP}{rounded} weights={weights}"
+
+
+def _singers(model: Any) -> list[tuple[Any, float]]:
+    """The networks that have a say in the vocals, with their weights."""
+    place = model.sources.index(SOURCE)
+    if not hasattr(model, "models"):
+        return [(model, 1.0)]
+    weighted = zip(model.models, model.weights, strict=True)
+    return [(network, float(weights[place])) for network, weights in weighted if weights[place] > 0]
+
+
+def _batcher(network: Any, device: torch.device, precision: Precision, batch: int | None) -> Batcher:
+    place = network.sources.index(SOURCE)
+    network.to(device).eval().requires_grad_(False)
+    # Only the vocals leave the GPU; and a copy, or on a CPU they would keep the other sources alive.
+    return Batcher(
+        lambda segments: network(segments)[:, place].clone(),
+        device,
+        precision=precision,
+        size=batch,
+        most=MOST,
+    )
+
+
+def _apply(member: Member, wave: Tensor) -> Tensor:
+    """(C, S) → vocals (C, S): segments weighted by a triangle and overlapped."""
+    from demucs.apply import TensorChunk
+    from demucs.utils import center_trim
+
+    network, samples = member.network, wave.shape[-1]
+    length = int(network.samplerate * network.segment)
+    starts = range(0, samples, int((1 - OVERLAP) * length))
+    segments = [TensorChunk(wave, start, length) for start in starts]
+    # A segment at the end has the song before it for context.
+    sung = member.batcher([segment.padded(_valid_length(network, segment.length)) for segment in segments])
+    triangle = _triangle(length)
+    total, weights = torch.zeros_like(wave), torch.zeros(samples)
+    for start, segment, piece in zip(starts, segments, sung, strict=True):
+        weight = triangle[: segment.length]
+        total[:, start : start + length] += weight * center_trim(piece, segment.length)
+        weights[start : start + length] += weight
+    return total / weights
+
+
+def _valid_length(network: Any, samples: int) -> int:
+    return network.valid_length(samples) if hasattr(network, "valid_length") else samples
+
+
+def _triangle(length: int) -> Tensor:
+    """(L,) weights, 1 in the middle."""
+    rising, falling = torch.arange(1, length // 2 + 1), torch.arange(length - length // 2, 0, -1)
+    triangle = torch.cat([rising, falling])
+    return triangle / triangle.max()

@@ -1,0 +1,233 @@
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import samplers
+from benchmarks.loader import noise, write_noise
+from benchmarks.samplers import (
+    Row,
+    draws,
+    held_out,
+    plan,
+    table,
+)
+from samuel.artifacts import read_jsonl
+from samuel.checkpoint import TrainedModel, save_model
+from samuel.cli import main
+from samuel.config import DiffusionConfig, SamplingConfig
+from samuel.errors import CheckpointError, InputError, SettingsError
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.loader import Normaliser
+from tests.model.conftest import SMALL, awake
+
+FRAMES = 32
+PLANNED = [SamplingConfig(steps=steps, seed=seed) for steps in (2, 3) for seed in range(2)]
+
+
+@pytest.fixture
+def popdb(tmp_path: Path) -> Popdb:
+    return write_noise(tmp_path / "popdb", noise(5, 64))
+
+
+@pytest.fixture
+def model(popdb: Popdb) -> TrainedModel:
+    return TrainedModel(
+        network=awake().eval(),
+        normaliser=Normaliser.of(popdb.stats),
+        diffusion=DiffusionConfig(timesteps=50),
+        codec="noise/1",
+        frames=64,
+        sha256="a" * 64,
+        record={},
+    )
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[SamplingConfig]:
+    """What was drawn and not found."""
+    seen: list[SamplingConfig] = []
+    draw = samplers._draw
+
+    def keep(*arguments: Any) -> Row:
+        seen.append(arguments[-1])
+        return draw(*arguments)
+
+    monkeypatch.setattr(samplers, "_draw", keep)
+    return seen
+
+
+def test_what_is_recorded_is_not_drawn_again(
+    model: TrainedModel, popdb: Popdb, drawn: list[SamplingConfig], tmp_path: Path
+) -> None:
+    record = tmp_path / "samplers.jsonl"
+    first = next(iter(draws(model, popdb, PLANNED, FRAMES, record)))  # and then it is killed
+    assert drawn == PLANNED[:1]
+    rows = list(draws(model, popdb, PLANNED, FRAMES, record))
+    assert drawn == PLANNED
+    assert rows[0] == first
+    assert read_jsonl(record) == rows
+    assert list(draws(model, popdb, PLANNED, FRAMES, record)) == rows
+    assert drawn == PLANNED
+    fields = SamplingConfig.model_fields
+    assert [SamplingConfig(**{name: row[name] for name in fields}) for row in rows] == PLANNED
+
+
+def test_a_seed_gives_its_distance_again_and_another_seed_another(
+    model: TrainedModel, popdb: Popdb, tmp_path: Path
+) -> None:
+    once, again = (
+        [row["frechet"] for row in draws(model, popdb, PLANNED[:2], FRAMES, tmp_path / name)] for name in "ab"
+    )
+    assert once == again
+    assert once[0] != once[1]
+    assert min(once) > 0
+
+
+def test_another_model_or_length_is_drawn(
+    model: TrainedModel, popdb: Popdb, drawn: list[SamplingConfig], tmp_path: Path
+) -> None:
+    record = tmp_path / "samplers.jsonl"
+    other = dataclasses.replace(model, sha256="b" * 64)
+    keys = {
+        row["key"]
+        for asked, frames in ((model, FRAMES), (other, FRAMES), (model, FRAMES // 2))
+        for row in draws(asked, popdb, PLANNED[:1], frames, record)
+    }
+    assert len(keys) == len(drawn) == len(read_jsonl(record)) == 3
+
+
+def test_a_row_older_than_a_setting_counts_with_its_default(
+    model: TrainedModel, popdb: Popdb, drawn: list[SamplingConfig], tmp_path: Path
+) -> None:
+    record = tmp_path / "samplers.jsonl"
+    [row] = draws(model, popdb, PLANNED[:1], FRAMES, record)
+    kept = {"key", "sampler", "steps", "guidance_scale", "seed", "frechet", "seconds"}
+    old = {name: value for name, value in row.items() if name in kept}
+    record.write_text(json.dumps(old) + "\n")
+    assert list(draws(model, popdb, PLANNED[:1], FRAMES, record)) == [old]
+    rescaled = PLANNED[0].model_copy(update={"guidance_rescale": 0.5})
+    [new] = draws(model, popdb, [rescaled], FRAMES, record)
+    assert drawn == [PLANNED[0], rescaled]
+    assert [row["guidance"] for row in table([old, new])] == ["2", "2, guidance_rescale = 0.5"]
+
+
+def test_a_line_that_a_kill_cut_short_is_drawn_again(
+    model: TrainedModel, popdb: Popdb, drawn: list[SamplingConfig], tmp_path: Path
+) -> None:
+    record = tmp_path / "samplers.jsonl"
+    rows = list(draws(model, popdb, PLANNED[:2], FRAMES, record))
+    record.write_bytes(record.read_bytes()[:-30])
+    again = list(draws(model, popdb, PLANNED[:2], FRAMES, record))
+    assert drawn == [PLANNED[0], PLANNED[1], PLANNED[1]]
+    assert read_jsonl(record) == again
+    assert [row["frechet"] for row in again] == [row["frechet"] for row in rows]
+
+
+def test_items_are_stretches_of_all_pairs(popdb: Popdb, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = torch.cat([stream.float() for stream in popdb.read(popdb.index)], dim=-1)  # (5, C, 2 · 64)
+    for stream, latents in enumerate(held_out(popdb, FRAMES)):
+        halves = [pair[:, 64 * stream :][:, at : at + FRAMES] for pair in expected for at in (0, FRAMES)]
+        assert torch.equal(latents, torch.stack(halves))
+    monkeypatch.setattr(samplers, "ITEMS", 3)
+    vocal, _ = held_out(popdb, FRAMES)
+    assert torch.equal(vocal, torch.stack([expected[0, :, :32], expected[2, :, :32], expected[4, :, 32:64]]))
+    assert held_out(popdb, 50)[0].shape == (3, 64, 50)
+
+
+@pytest.mark.parametrize("frames", [1, 65])
+def test_items_that_no_pair_holds_are_refused(popdb: Popdb, frames: int) -> None:
+    with pytest.raises(InputError, match="from 2 to 64"):
+        held_out(popdb, frames)
+
+
+def test_latents_of_another_codec_are_refused(model: TrainedModel, popdb: Popdb, tmp_path: Path) -> None:
+    other = dataclasses.replace(model, codec="mel/1")
+    with pytest.raises(CheckpointError, match=r"'mel/1'.*'noise/1'"):
+        next(draws(other, popdb, PLANNED, FRAMES, tmp_path / "samplers.jsonl"))
+
+
+def test_the_reference_is_drawn_last_with_seeds_of_its_own() -> None:
+    planned = plan(1.5, seeds=3, reference_seeds=2)
+    assert [(config.sampler, config.steps, config.seed) for config in planned[-2:]] == [
+        ("ddpm", 800, 0),
+        ("ddpm", 800, 1),
+    ]
+    assert len(planned) == len(set(planned)) == 3 * len(samplers.CANDIDATES) + 2
+    assert {config.guidance_scale for config in planned} == {1.5}
+
+
+def rows_of(sampler: str, steps: int, guidance: float, distances: Sequence[float]) -> list[Row]:
+    return [
+        {"sampler": sampler, "steps": steps, "guidance_scale": guidance, "seed": seed, "frechet": distance}
+        for seed, distance in enumerate(distances)
+    ]
+
+
+def test_the_table_holds_means_deviations_and_ratios_to_the_reference_of_the_same_guidance() -> None:
+    rows = [
+        *rows_of("unipc", 8, 2.0, [10.0, 12.0, 14.0]),
+        *rows_of("unipc", 8, 1.0, [3.0]),
+        *rows_of("ddim", 10, 4.0, [7.0]),
+        *rows_of("ddpm", 800, 2.0, [9.0, 11.0]),
+        *rows_of("ddpm", 800, 1.0, [4.0]),
+    ]
+    columns = ("sampler", "steps", "guidance", "Fréchet distance", "to the reference")
+    assert [tuple(row[column] for column in columns) for row in table(rows)] == [
+        ("unipc", "8", "2", "12.000 ± 2.000", "1.200"),
+        ("unipc", "8", "1", "3.000", "0.750"),
+        ("ddim", "10", "4", "7.000", ""),
+        ("ddpm", "800", "2", "10.000 ± 1.414", "1.000"),
+        ("ddpm", "800", "1", "4.000", "1.000"),
+    ]
+
+
+def test_the_command_prints_every_setting_and_the_table(
+    popdb: Popdb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(samplers, "CANDIDATES", (("unipc", 2),))
+    monkeypatch.setattr(samplers, "REFERENCE", ("ddpm", 20))
+    record = {
+        "model": SMALL.model_dump(mode="json"),
+        "diffusion": {"timesteps": 20},
+        "stats": popdb.stats,
+        "codec": "noise/1",
+        "frames": 64,
+    }
+    save_model(tmp_path / "model", awake().state_dict(), record)
+    (tmp_path / "settings.json").write_text(json.dumps({"popdb": {"path": str(popdb.root)}, "device": "cpu"}))
+    drawn = tmp_path / "samplers.jsonl"
+    files = ["--settings", tmp_path / "settings.json", "--model", tmp_path / "model", "--record", drawn]
+    command = ["bench", "samplers", *map(str, files), "--frames", "32", "--reference-seeds", "1"]
+    assert main([*command, "--seeds", "2"]) == 0
+    *lines, empty, _, unipc, ddpm = capsys.readouterr().out.splitlines()
+    assert [line.split(" steps")[0] for line in lines] == ["unipc, 2", "unipc, 2", "ddpm, 20"]
+    assert empty == ""
+    first, second, reference = [row["frechet"] for row in read_jsonl(drawn)]
+    assert unipc.split()[3] == f"{(first + second) / 2:.3f}"
+    assert unipc.split()[-1] == f"{(first + second) / 2 / reference:.3f}"
+    assert ddpm.split()[-2:] == [f"{reference:.3f}", "1.000"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--model"),
+        (["--model", "x", "--seeds", "0"], "at least 1"),
+        (["--model", "x"], "x: no whole"),
+    ],
+)
+def test_what_the_command_lacks_is_told(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "samplers", *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_guidance_that_is_no_number_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"sampling\.guidance_scale"):
+        plan(float("nan"), 1, 1)

@@ -1,0 +1,224 @@
+"""The round trip tells codecs that work from weights that make noise."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.signal import butter, sosfiltfilt
+from torch import Tensor
+
+from samuel.audio import Audio
+from samuel.codecs import load_codec
+from samuel.codecs.base import HOP, Codec
+from samuel.codecs.round_trip import loudest_chunk, require_faithful, round_trip
+from samuel.config import CodecConfig
+from samuel.errors import InputError, MissingPartError
+from samuel.synthetic.song import compose
+from tests.weights import write_stable_audio
+
+CPU = torch.device("cpu")
+PREFIX = "pretransform.model."
+CHUNK = 96 * HOP
+
+
+@dataclass
+class Fake:
+    """A codec whose latents are the audio, made louder, and whose decoder does as it is told."""
+
+    change: Callable[[Tensor], Tensor]
+    scale: float = 1.0
+    identity: str = "fake/1"
+    window: int = 512
+    decode_reach: int = 0
+
+    def encode(self, audio: Tensor) -> Tensor:
+        return self.scale * audio
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.change(latents / self.scale)
+
+    def cancel(self) -> None:
+        """Nobody waits."""
+
+
+@pytest.fixture(scope="module")
+def song() -> Audio:
+    return loudest_chunk(compose(0, 0).mix, CHUNK)
+
+
+@pytest.fixture(scope="module")
+def bass(song: Audio) -> Audio:
+    """The song below 200 Hz, which faithful weights keep."""
+    return sosfiltfilt(butter(8, 200, fs=44100, output="sos"), song).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def faithful(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faithful")
+    write_stable_audio(folder, faithful=True)
+    return folder
+
+
+def white(seed: int = 0, level: float = 0.1) -> Audio:
+    return (level * np.random.default_rng(seed).standard_normal((2, CHUNK))).astype(np.float32)
+
+
+def load(folder: Path) -> Codec:
+    return load_codec(CodecConfig(name="stable-audio-open", path=str(folder)), CPU)
+
+
+def test_figures_of_an_exact_codec() -> None:
+    result = round_trip(Fake(lambda latents: latents), white())
+    assert result.distance_db == pytest.approx(0.0, abs=0.01)
+    assert result.level_db == pytest.approx(0.0, abs=0.001)
+    assert result.si_sdr_db > 60.0  # float16 has 11 bits
+
+
+@pytest.mark.parametrize("gain", [0.5, 2.0])
+def test_figures_of_a_gain(gain: float) -> None:
+    result = round_trip(Fake(lambda latents: gain * latents), white())
+    assert result.level_db == pytest.approx(20 * np.log10(gain), abs=0.001)
+    assert result.distance_db == pytest.approx(abs(20 * np.log10(gain)), abs=0.01)
+    assert result.si_sdr_db > 60.0
+
+
+def test_figures_of_added_noise() -> None:
+    noise = torch.from_numpy(white(seed=1, level=0.01))  # 20 dB below
+    result = round_trip(Fake(lambda latents: latents + noise), white())
+    assert result.si_sdr_db == pytest.approx(20.0, abs=0.1)
+    assert result.level_db == pytest.approx(10 * np.log10(1.01), abs=0.02)
+
+
+def test_distance_stops_sixty_decibels_below_the_loudest_band() -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(CHUNK) / 44100)
+    audio = np.stack([tone, tone]).astype(np.float32)
+    quiet = torch.from_numpy(white(seed=1, level=1e-5))
+    assert round_trip(Fake(lambda latents: latents + quiet), audio).distance_db < 0.1
+    loud = torch.from_numpy(white(seed=1, level=0.3))
+    assert round_trip(Fake(lambda latents: latents + loud), audio).distance_db > 10.0
+
+
+def test_mel_passes_though_it_keeps_no_phase(song: Audio, bass: Audio) -> None:
+    mel = load_codec(CodecConfig(), CPU)
+    for audio in (song, bass, white()):
+        result = require_faithful(mel, audio)
+        assert 2.0 < result.distance_db < 7.0
+        assert result.si_sdr_db < 0.0
+
+
+def test_weights_that_reconstruct_pass(faithful: Path, bass: Audio) -> None:
+    result = require_faithful(load(faithful), bass)
+    assert result.si_sdr_db > 20.0
+    assert abs(result.level_db) < 1.0
+    assert result.distance_db < 8.0
+
+
+def test_random_weights_are_refused(song: Audio, bass: Audio, tmp_path: Path) -> None:
+    write_stable_audio(tmp_path)
+    codec = load(tmp_path)
+    for audio in (song, bass):
+        with pytest.raises(MissingPartError):
+            require_faithful(codec, audio)
+
+
+def shuffle(values: Tensor) -> Tensor:
+    """Each output's weights in another order; their length, and so the scale, stays."""
+    rows = values.flatten(1)
+    order = torch.rand(rows.shape, generator=torch.Generator().manual_seed(1)).argsort(dim=1)
+    return rows.gather(1, order).view(values.shape)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change"),
+    [
+        ("encoder.layers.0.weight_g", torch.zeros_like),
+        ("encoder.layers.7.weight_g", torch.zeros_like),
+        ("decoder.layers.3.layers.1.weight_g", torch.zeros_like),
+        ("encoder.layers.5.layers.4.weight_v", shuffle),
+        ("encoder.layers.7.weight_v", shuffle),
+        ("decoder.layers.0.weight_v", shuffle),
+        ("decoder.layers.1.layers.1.weight_v", shuffle),
+        ("decoder.layers.2.layers.1.weight_v", shuffle),
+        ("decoder.layers.3.layers.1.weight_v", shuffle),
+        ("decoder.layers.7.weight_g", lambda values: 2 * values),
+        ("encoder.layers.7.weight_g", lambda values: values / 2),
+        ("encoder.layers.7.weight_g", lambda values: 1e6 * values),
+    ],
+)
+def test_damaged_weights_are_refused(
+    faithful: Path, bass: Audio, tmp_path: Path, tensor: str, change: Callable[[Tensor], Tensor]
+) -> None:
+    state = load_file(faithful / "model.safetensors")
+    damaged = change(state[PREFIX + tensor])
+    assert not torch.equal(damaged, state[PREFIX + tensor])
+    save_file(state | {PREFIX + tensor: damaged}, tmp_path / "model.safetensors")
+    (tmp_path / "model_config.json").write_bytes((faithful / "model_config.json").read_bytes())
+    codec = load(tmp_path)
+    with pytest.raises(MissingPartError, match="does not give back"):
+        require_faithful(codec, bass)
+
+
+@pytest.mark.parametrize(
+    ("change", "figures"),
+    [
+        (torch.zeros_like, r"level -\d{2,}\.\d dB"),
+        (lambda latents: latents * torch.nan, "distance nan dB"),
+        (lambda latents: latents * 1e30, r"level \+\d{2,}\.\d dB"),
+        (
+            lambda latents: 0.1 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)),
+            "SI-SDR",
+        ),
+    ],
+)
+def test_refusals_name_codec_figures_and_remedy(
+    song: Audio, change: Callable[[Tensor], Tensor], figures: str
+) -> None:
+    with pytest.raises(MissingPartError, match=figures) as caught:
+        require_faithful(Fake(change), song)
+    assert str(caught.value).startswith("fake/1: ")
+    assert str(caught.value).endswith("fetch its weights again, or correct codec.path")
+
+
+def test_latents_pass_through_float16(song: Audio) -> None:
+    require_faithful(Fake(lambda latents: latents, scale=1e4), song)
+    with pytest.raises(MissingPartError, match="nan"):
+        require_faithful(Fake(lambda latents: latents, scale=1e6), song)
+
+
+@pytest.mark.parametrize("right", [0.0, -1.0])
+def test_silence_proves_nothing(right: float) -> None:
+    left = white()[0] * abs(right)
+    with pytest.raises(InputError, match="silent"):
+        round_trip(Fake(lambda latents: latents), np.stack([left, right * left]))
+
+
+def test_the_loudest_chunk_equals_a_plain_search() -> None:
+    rng = np.random.default_rng(0)
+    audio = rng.standard_normal((2, 40 * HOP + 100)).astype(np.float32)
+    audio *= np.repeat(rng.uniform(0, 1, 41), HOP)[: audio.shape[1]]
+    samples = 7 * HOP + 50
+    middle = audio.mean(axis=0)
+    energies = {
+        start: float(np.sum(middle[start : start + samples] ** 2))
+        for start in range(0, audio.shape[1] - samples + 1, HOP)
+    }
+    start = max(energies, key=lambda candidate: energies[candidate])
+    assert 0 < start < audio.shape[1] - samples
+    assert np.array_equal(loudest_chunk(audio, samples), audio[:, start : start + samples])
+
+
+def test_the_loudest_chunk_is_no_passage_that_cancels() -> None:
+    audio = np.zeros((2, 20 * HOP), dtype=np.float32)
+    audio[:, 4 * HOP : 8 * HOP] = [[1.0], [-1.0]]
+    audio[:, 12 * HOP : 16 * HOP] = 0.1
+    assert np.array_equal(loudest_chunk(audio, 4 * HOP), audio[:, 12 * HOP : 16 * HOP])
+
+
+def test_a_short_song_is_its_own_loudest_chunk() -> None:
+    audio = white()
+    assert np.array_equal(loudest_chunk(audio, CHUNK + 1), audio)
+    assert np.array_equal(loudest_chunk(audio, CHUNK), audio)

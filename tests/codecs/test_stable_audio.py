@@ -1,0 +1,264 @@
+"""The VAE of Stable Audio Open: shapes, exactness, and what is said of weights that are absent or wrong."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from samuel.codecs import load_codec
+from samuel.codecs.base import (
+    HOP,
+    LATENT_CHANNELS,
+    Codec,
+    frame_count,
+)
+from samuel.config import CodecConfig
+from samuel.errors import MissingPartError
+from samuel.hub import weights_digest
+from tests.codecs.music import music
+from tests.hub import local_hub
+from tests.weights import STRIDES, write_stable_audio
+
+CPU = torch.device("cpu")
+LENGTHS = [1, 2047, 2048, 2049, 10 * HOP, 10 * HOP + 77]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("stable-audio")
+    return folder, write_stable_audio(folder)
+
+
+@pytest.fixture(scope="module")
+def vae(weights: tuple[Path, Any]) -> Codec:
+    return load_codec(CodecConfig(name="stable-audio-open", path=str(weights[0])), CPU)
+
+
+@pytest.fixture(scope="module")
+def mel() -> Codec:
+    return load_codec(CodecConfig(), CPU)
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+@pytest.mark.parametrize("name", ["mel", "vae"])
+def test_frames_cover_every_sample(name: str, samples: int, request: pytest.FixtureRequest) -> None:
+    codec: Codec = request.getfixturevalue(name)
+    latents = codec.encode(torch.zeros(2, 2, samples))
+    assert latents.shape == (2, LATENT_CHANNELS, -(-samples // HOP)) == (2, 64, frame_count(samples))
+    assert latents.dtype == torch.float32
+    assert codec.decode(latents).shape == (2, 2, frame_count(samples) * HOP)
+
+
+@pytest.mark.parametrize("name", ["mel", "vae"])
+def test_items_of_a_batch_do_not_touch(name: str, request: pytest.FixtureRequest) -> None:
+    codec: Codec = request.getfixturevalue(name)
+    one, two = music(5, seed=1), music(5, seed=2)
+    both = codec.encode(torch.cat([one, two]))
+    assert torch.allclose(both[1:], codec.encode(two), atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [100, 272, 600])
+def test_windows_equal_one_pass(vae: Codec, weights: tuple[Path, Any], frames: int) -> None:
+    audio = music(frames)
+    with torch.no_grad():
+        whole = weights[1].encode(audio, skip_bottleneck=True).chunk(2, dim=1)[0]
+        decoded = weights[1].decode(whole)
+    latents = vae.encode(audio)
+    assert whole.std() > 1e-3
+    assert torch.allclose(latents, whole, atol=1e-4 * float(whole.std()))
+    assert torch.allclose(vae.decode(latents), decoded, atol=1e-4 * float(decoded.std()))
+
+
+def test_songs_that_share_batches_are_encoded_as_if_alone(weights: tuple[Path, Any]) -> None:
+    config = CodecConfig(name="stable-audio-open", path=str(weights[0]), batch=3)
+    codec = load_codec(config, CPU)
+    songs = [music(frames, seed) for seed, frames in enumerate([300, 40, 560, 272])]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(codec.encode, songs))
+    for song, latents in zip(songs, together, strict=True):
+        with torch.no_grad():
+            whole = weights[1].encode(song, skip_bottleneck=True).chunk(2, dim=1)[0]
+        assert torch.allclose(latents, whole, atol=1e-4 * float(whole.std()))
+        # At one batch size not even the last bit knows who the neighbours were.
+        assert torch.equal(latents, codec.encode(song))
+
+
+def test_samples_follow_the_librarys_posterior(weights: tuple[Path, Any], vae: Codec) -> None:
+    config = CodecConfig(name="stable-audio-open", path=str(weights[0]), posterior="sample")
+    sampling = load_codec(config, CPU)
+    audio = torch.cat([music(300, seed=1), music(300, seed=2)])
+    with torch.no_grad():
+        mean, scale = weights[1].encode(audio, skip_bottleneck=True).chunk(2, dim=1)
+    deviation = torch.nn.functional.softplus(scale) + 1e-4
+    drawn = (sampling.encode(audio) - mean) / deviation
+    assert drawn.mean().abs() < 0.02
+    assert drawn.std() == pytest.approx(1.0, abs=0.02)
+    # The noise of one stem says nothing of another's, and is the same the next time.
+    assert torch.corrcoef(drawn.flatten(1))[0, 1].abs() < 0.03
+    assert torch.equal(sampling.encode(audio)[1:], sampling.encode(audio[1:]))
+    assert sampling.identity != vae.identity
+
+
+def test_bf16_errs_by_about_a_percent(weights: tuple[Path, Any], vae: Codec) -> None:
+    config = CodecConfig(name="stable-audio-open", path=str(weights[0]), precision="bf16")
+    rounded = load_codec(config, CPU)
+    audio = music(20)
+    error = (rounded.encode(audio) - vae.encode(audio)).norm() / vae.encode(audio).norm()
+    assert 1e-5 < error < 0.02
+    assert rounded.identity != vae.identity
+
+
+def test_encode_gives_the_mean_of_the_librarys_bottleneck(
+    vae: Codec, weights: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = music(20)
+    latents = vae.encode(audio)
+    with torch.no_grad():
+        sampled = weights[1].encode_audio(audio)
+        monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+        assert torch.allclose(latents, weights[1].encode_audio(audio), atol=1e-5)
+    assert not torch.allclose(latents, sampled, atol=1e-2)
+
+
+def test_input_is_clamped(vae: Codec) -> None:
+    audio = 3.0 * music(8)
+    assert torch.equal(vae.encode(audio), vae.encode(audio.clamp(-1, 1)))
+
+
+def test_identity_follows_the_weights(vae: Codec, weights: tuple[Path, Any], tmp_path: Path) -> None:
+    state = load_file(weights[0] / "model.safetensors")
+    config = (weights[0] / "model_config.json").read_text()
+
+    def identity(name: str, tensors: dict[str, Tensor]) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model_config.json").write_text(config)
+        save_file(tensors, folder / "model.safetensors")
+        return load_codec(CodecConfig(name="stable-audio-open", path=str(folder)), CPU).identity
+
+    own = {name: value for name, value in state.items() if name.startswith("pretransform.model.")}
+    assert identity("alone", own) == vae.identity
+    own[next(iter(own))] += 1e-3
+    assert identity("changed", own) != vae.identity
+
+
+def test_digest_sees_names_shapes_and_values() -> None:
+    ones = torch.ones(4)
+    digests = {
+        weights_digest(state) for state in ({"a": ones}, {"b": ones}, {"a": ones.view(2, 2)}, {"a": -ones})
+    }
+    assert len(digests) == 4
+    assert weights_digest({"a": torch.ones(4), "b": ones}) == weights_digest({"b": ones, "a": ones})
+
+
+def damage_missing(state: dict[str, Tensor]) -> None:
+    del state["pretransform.model.encoder.layers.0.bias"]
+
+
+def damage_shape(state: dict[str, Tensor]) -> None:
+    state["pretransform.model.encoder.layers.0.bias"] = torch.zeros(5)
+
+
+def damage_prefix(state: dict[str, Tensor]) -> None:
+    for name in list(state):
+        state[name.removeprefix("pretransform.")] = state.pop(name)
+
+
+@pytest.mark.parametrize("damage", [damage_missing, damage_shape, damage_prefix])
+def test_wrong_weights_are_refused(weights: tuple[Path, Any], tmp_path: Path, damage: Any) -> None:
+    state = load_file(weights[0] / "model.safetensors")
+    damage(state)
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "model_config.json").write_bytes((weights[0] / "model_config.json").read_bytes())
+    with pytest.raises(MissingPartError, match=r"model\.safetensors: .*encoder\.layers\.0\.bias"):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+def test_truncated_weights_are_refused(weights: tuple[Path, Any], tmp_path: Path) -> None:
+    whole = (weights[0] / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-1000])
+    (tmp_path / "model_config.json").write_bytes((weights[0] / "model_config.json").read_bytes())
+    with pytest.raises(MissingPartError, match="not a whole safetensors file"):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+def part(config: dict[str, Any]) -> dict[str, Any]:
+    """The autoencoder's own configuration."""
+    return config["model"]["pretransform"]["config"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("model"), "not a model configuration"),
+        (
+            lambda c: part(c).update(downsampling_ratio=1024),
+            "another autoencoder",
+        ),
+        (
+            lambda c: part(c).update(encoder={"type": "taae", "config": {"strides": STRIDES}}),
+            "another autoen",
+        ),
+        (lambda c: part(c)["encoder"]["config"].update(strides=[8, 8, 4, 4, 2]), "another autoencoder"),
+        (lambda c: part(c).update(pretransform={"type": "dac_pretrained"}), "another autoencoder"),
+        (lambda c: part(c).update(encoder="oobleck"), "not a model configuration"),
+        (lambda c: part(c)["encoder"]["config"].update(channels=-4), "cannot build"),
+        (lambda c: part(c)["encoder"]["config"].update(c_mults="many"), "cannot build"),
+    ],
+)
+def test_wrong_config_is_refused(
+    weights: tuple[Path, Any], tmp_path: Path, change: Any, message: str
+) -> None:
+    config = json.loads((weights[0] / "model_config.json").read_text())
+    change(config)
+    (tmp_path / "model_config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((weights[0] / "model.safetensors").read_bytes())
+    with pytest.raises(MissingPartError, match=message):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+def test_absent_folder_and_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingPartError, match="no such folder"):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path / "none")), CPU)
+    with pytest.raises(MissingPartError, match=r"model_config\.json: no such file"):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+def test_weights_that_are_no_numbers_are_refused(weights: tuple[Path, Any], tmp_path: Path) -> None:
+    state = load_file(weights[0] / "model.safetensors")
+    state["pretransform.model.encoder.layers.0.bias"][0] = torch.nan
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "model_config.json").write_bytes((weights[0] / "model_config.json").read_bytes())
+    with pytest.raises(MissingPartError, match=r"encoder\.layers\.0\.bias.* no numbers"):
+        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+def test_a_gated_hub_says_where_to_accept_the_terms_and_opens_then(
+    weights: tuple[Path, Any], vae: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CodecConfig(name="stable-audio-open", path="owner/vae")
+    with local_hub(monkeypatch, tmp_path) as hub:
+        hub.folders["owner/vae"] = weights[0]
+        hub.gated.add("owner/vae")
+        hub.accepted.add("hf_accepted")
+        with pytest.raises(MissingPartError) as caught:
+            load_codec(config, CPU)
+        for part in ("accept the terms at https://huggingface.co/owner/vae", "hf auth login", "codec.path"):
+            assert part in str(caught.value)
+        monkeypatch.setenv("HF_TOKEN", "hf_accepted")
+        assert load_codec(config, CPU).identity == vae.identity
+
+
+def test_what_is_only_heard_may_be_decoded_in_bf16(weights: tuple[Path, Any], vae: Codec) -> None:
+    config = CodecConfig(name="stable-audio-open", path=str(weights[0]))
+    rounded = load_codec(config, CPU, decoding="bf16")
+    latents = vae.encode(music(20))
+    assert torch.equal(rounded.encode(music(20)), latents)
+    assert rounded.identity == vae.identity
+    exact = vae.decode(latents)
+    assert 1e-5 < (rounded.decode(latents) - exact).norm() / exact.norm() < 0.02

@@ -1,0 +1,193 @@
+"""A song in stretches equals the whole song at once, and asks for no more than a stretch at a time."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from samuel.audio import Audio
+from samuel.codecs.base import (
+    HOP,
+    REACH,
+    WINDOWS,
+    Codec,
+    decode_windows,
+    encode_windows,
+    stretches_of,
+    windows_of,
+)
+from samuel.codecs.mel import MelCodec
+from samuel.codecs.stable_audio_open import StableAudioCodec, load_stable_audio
+from samuel.config import CodecConfig
+from tests.codecs.music import music
+from tests.weights import write_stable_audio
+
+CPU = torch.device("cpu")
+
+
+class SmallMel(MelCodec):
+    """Its stretches are short: 122 frames to decode, 272 to encode."""
+
+    window = 80
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        super().__init__(device)
+        self.asked: list[int] = []
+
+    def decode(self, latents: Tensor) -> Tensor:
+        self.asked.append(latents.shape[-1])
+        return super().decode(latents)
+
+
+@pytest.fixture(scope="module")
+def vaes(tmp_path_factory: pytest.TempPathFactory) -> tuple[StableAudioCodec, StableAudioCodec]:
+    """One whose stretches are short, 100 frames to decode and 112 to encode; and one that needs none."""
+    folder = tmp_path_factory.mktemp("stable-audio")
+    write_stable_audio(folder)
+    config = CodecConfig(name="stable-audio-open", path=str(folder))
+    small, large = load_stable_audio(config, CPU), load_stable_audio(config, CPU)
+    small.window = 40
+    return small, large
+
+
+@pytest.fixture(scope="module")
+def song() -> Audio:
+    return music(600)[0].numpy()
+
+
+def decoded(codec: Codec, latents: Tensor, samples: int) -> Audio:
+    return np.concatenate(list(decode_windows(codec, latents, samples)), axis=1)
+
+
+def error(value: Tensor | Audio, reference: Tensor) -> float:
+    """Largest difference, by the root mean square of the reference."""
+    assert tuple(value.shape) == tuple(reference.shape)
+    return float(
+        (torch.as_tensor(value) - reference).abs().max() / reference.square().mean().sqrt().clamp(min=1e-9)
+    )
+
+
+@pytest.mark.parametrize("frames", [1, 271, 272, 273, 500, 528, 529, 1032, 4104])
+@pytest.mark.parametrize("reach", [8, 10])
+def test_windows_cover_every_frame_once(frames: int, reach: int) -> None:
+    windows = windows_of(frames, 272, reach)
+    assert [frame for keep, _ in windows for frame in keep] == list(range(frames))
+    for keep, window in windows:
+        assert len(window) == min(frames, 272)
+        assert window.start == 0 or keep.start - window.start >= reach
+        assert window.stop == frames or window.stop - keep.stop >= reach
+    assert len(windows) <= max(1, -(-(frames - 2 * reach) // (272 - 2 * reach)))
+
+
+@pytest.mark.parametrize("frames", [0, 1, 272, 273, 1027, 1028, 1029, 1281, 2056, 19_380])
+def test_stretches_hold_the_windows_of_the_whole_song(frames: int) -> None:
+    stretches = stretches_of(frames, 272, 10)
+    assert [frame for keep, _ in stretches for frame in keep] == list(range(frames))
+    inner = [
+        (range(stretch.start + window.start, stretch.start + window.stop))
+        for _, stretch in stretches
+        for _, window in windows_of(len(stretch), 272, 10)
+    ]
+    assert inner == [window for _, window in windows_of(frames, 272, 10)]
+    assert all(len(stretch) <= 272 + (WINDOWS - 1) * 252 for _, stretch in stretches)
+
+
+@pytest.mark.parametrize(
+    "samples", [1, HOP - 1, HOP, HOP + 1, 50 * HOP, 272 * HOP, 272 * HOP + 1, 500 * HOP + 77]
+)
+def test_mel_in_stretches_equals_the_whole(song: Audio, samples: int) -> None:
+    codec, whole = SmallMel(), torch.from_numpy(song[None, :, :samples])
+    latents = encode_windows(codec, lambda start, stop: song[:, start:stop], samples)
+    assert error(latents.exp(), codec.encode(whole).exp()) < 1e-5
+    assert error(decoded(codec, latents, samples), codec.decode(latents)[0, :, :samples]) < 1e-4
+
+
+@pytest.mark.parametrize("frames", [1, 33, 79, 80, 121, 122, 123, 169, 300])
+def test_mel_decodes_stretches_of_any_length_alike(song: Audio, frames: int) -> None:
+    codec = SmallMel()
+    latents = codec.encode(torch.from_numpy(song[None, :, : frames * HOP]))
+    whole = codec.decode(latents)[0]
+    codec.asked.clear()
+    assert error(decoded(codec, latents, frames * HOP), whole) < 1e-4
+    assert max(codec.asked) <= 122
+    assert len(codec.asked) == (1 if frames <= 122 else -(-(frames - 66) // 56))
+
+
+@pytest.mark.parametrize(
+    "samples", [1, HOP + 1, 100 * HOP, 101 * HOP, 112 * HOP, 112 * HOP + 1, 230 * HOP + 77]
+)
+def test_stable_audio_in_stretches_equals_one_pass(
+    vaes: tuple[StableAudioCodec, StableAudioCodec], song: Audio, samples: int
+) -> None:
+    codec, whole = vaes
+    latents = encode_windows(codec, lambda start, stop: song[:, start:stop], samples)
+    assert latents.dtype == torch.float32
+    assert error(latents, whole.encode(torch.from_numpy(song[None, :, :samples]))) < 1e-4
+    assert error(decoded(codec, latents, samples), whole.decode(latents)[0, :, :samples]) < 1e-4
+
+
+def test_too_small_a_margin_errs(
+    vaes: tuple[StableAudioCodec, StableAudioCodec], song: Audio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = 400
+    for codec, whole, reach in ((SmallMel(), SmallMel(), 8), (*vaes, 4)):
+        latents = codec.encode(torch.from_numpy(song[None, :, : frames * HOP]))
+        monkeypatch.setattr(codec, "decode_reach", reach)
+        assert error(decoded(codec, latents, frames * HOP), whole.decode(latents)[0]) > 1e-3
+
+
+def test_a_song_is_read_in_stretches(song: Audio) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def read(start: int, stop: int) -> Audio:
+        asked.append((start, stop))
+        audio = song[:, start:stop]
+        assert audio.shape[1] == stop - start
+        return audio
+
+    samples = 600 * HOP - 5
+    assert encode_windows(SmallMel(), read, samples).shape == (1, 64, 600)
+    assert (asked[0][0], asked[-1][1]) == (0, samples)
+    assert max(stop - start for start, stop in asked) <= (80 + 3 * (80 - 2 * REACH)) * HOP
+    for (_, stop), (start, _) in pairwise(asked):
+        assert start < stop
+    assert sum(stop - start for start, stop in asked) < 1.2 * samples
+
+
+def test_samples_not_wanted_are_not_decoded() -> None:
+    codec = SmallMel()
+    latents = codec.encode(music(300))
+    assert [piece.shape for piece in decode_windows(codec, latents, 10 * HOP + 7)] == [(2, 10 * HOP + 7)]
+    assert len(codec.asked) == 1
+
+
+def test_a_song_without_samples_has_no_frames() -> None:
+    latents = encode_windows(SmallMel(), lambda start, stop: np.zeros((2, stop - start), np.float32), 0)
+    assert latents.shape == (1, 64, 0)
+    assert list(decode_windows(SmallMel(), latents, 0)) == []
+
+
+def test_a_seam_is_like_any_other_place(song: Audio) -> None:
+    codec = SmallMel()
+    latents = codec.encode(torch.from_numpy(song[None]))
+    assert roughness(decode_windows(codec, latents, song.shape[1])) < 1.5
+    codec.window, codec.decode_reach = 24, 0
+    assert roughness(decode_windows(codec, latents, song.shape[1])) > 10.0
+
+
+def roughness(pieces: Iterator[Audio]) -> float:
+    """Second difference where pieces meet, against that at the other ends of frames; root mean squares.
+
+    A click has a large one, however loud the music is around it.
+    """
+    listed = list(pieces)
+    lengths = [piece.shape[1] for piece in listed]
+    bend = np.square(np.diff(np.concatenate(listed, axis=1), n=2)).mean(axis=0)
+    ends = np.arange(HOP, sum(lengths), HOP)
+    met = np.isin(ends, np.cumsum(lengths))
+    at = np.stack([bend[ends - 2], bend[ends - 1]]).mean(axis=0)
+    assert met.sum() >= 5
+    return float(np.sqrt(at[met].mean() / at[~met].mean()))

@@ -1,0 +1,193 @@
+"""Demucs: equal to its own apply_model, whatever shares a batch with what; damaged weights are refused."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+
+from samuel.audio import SAMPLE_RATE, Audio
+from samuel.config import SeparatorConfig
+from samuel.errors import MissingPartError
+from samuel.hub import quietly
+from samuel.separators import load_separator
+from samuel.separators.demucs import DemucsSeparator
+from tests.weights import write_demucs
+
+CPU = torch.device("cpu")
+
+
+def noise(seconds: float, seed: int = 1) -> Audio:
+    shape = (2, int(seconds * SAMPLE_RATE))
+    rng = np.random.default_rng(seed)
+    return (rng.uniform(0.02, 0.2) * rng.standard_normal(shape) + 0.01).astype(np.float32)
+
+
+def demucs_own(model: Any, mix: Audio) -> Audio:
+    """The vocals by demucs' own loop, one song and one segment at a time."""
+    with quietly():
+        from demucs.apply import apply_model
+
+    wave = torch.from_numpy(mix)
+    middle = wave.mean(0)
+    mean, deviation = middle.mean(), middle.std() + 1e-8
+    stems = apply_model(model, ((wave - mean) / deviation)[None], shifts=0, overlap=0.25)[0]
+    return (stems[model.sources.index("vocals")] * deviation + mean).numpy()
+
+
+def own_model(repository: Path, name: str = "tiny") -> Any:
+    with quietly():
+        from demucs.pretrained import get_model
+
+        return get_model(name, repository)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demucs")
+    write_demucs(folder)
+    return folder
+
+
+def load_tiny(repository: Path, model: str = "tiny", **choices: Any) -> Any:
+    return load_separator(SeparatorConfig(name="demucs", model=model, repo=repository, **choices), CPU)
+
+
+# Segments are 2 s, their stride is 1.5 s: one, one and a bit, exactly three, an odd end.
+@pytest.mark.parametrize("seconds", [0.3, 1.6, 4.5, 5.013])
+def test_equals_apply_model(repository: Path, seconds: float) -> None:
+    mix = noise(seconds)
+    expected = demucs_own(own_model(repository), mix)
+    for batch in (1, 4):
+        vocals = load_tiny(repository, batch=batch).vocals(mix)
+        assert vocals.dtype == np.float32
+        assert np.abs(vocals - expected).max() < 1e-6
+    assert np.abs(expected).max() > 1e-3
+
+
+def all_at_once(separator: DemucsSeparator, songs: Sequence[Audio]) -> list[Audio]:
+    with ThreadPoolExecutor(len(songs)) as threads:
+        return list(threads.map(separator.vocals, songs))
+
+
+def test_songs_that_share_batches_are_separated_as_if_alone(repository: Path) -> None:
+    songs = [noise(seconds, seed) for seed, seconds in enumerate([3.0, 0.5, 4.2, 2.0])]
+    model = own_model(repository)
+    separator = load_tiny(repository, batch=4)
+    together = all_at_once(separator, songs)
+    for song, vocals in zip(songs, together, strict=True):
+        assert np.abs(vocals - demucs_own(model, song)).max() < 1e-5
+        # At one batch size not even the last bit knows who the neighbours were.
+        assert np.array_equal(vocals, separator.vocals(song))
+
+
+def test_a_bag_is_the_weighted_mean_of_its_members(tmp_path: Path) -> None:
+    write_demucs(tmp_path, weights=[[1.0] * 4] * 3)
+    for name, weights in {
+        "mean": [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]],
+        "uneven": [[1, 1, 1, 0.5], [0, 1, 1, 2], [1, 1, 1, 0]],
+        "one": [[1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]],
+    }.items():
+        lines = ["models: [tiny0000, tiny0001, tiny0002]", f"weights: {weights}", "segment: 1.5"]
+        (tmp_path / f"{name}.yaml").write_text("\n".join(lines))
+        mix, separator = noise(3.3), load_tiny(tmp_path, name, batch=2)
+        assert np.abs(separator.vocals(mix) - demucs_own(own_model(tmp_path, name), mix)).max() < 1e-6
+        assert len(separator._members) == sum(member[3] > 0 for member in weights)
+
+
+def test_bf16_errs_by_less_than_a_percent(repository: Path) -> None:
+    mix = noise(2.0)
+    exact, rounded = load_tiny(repository), load_tiny(repository, precision="bf16")
+    error = np.linalg.norm(rounded.vocals(mix) - exact.vocals(mix)) / np.linalg.norm(exact.vocals(mix))
+    assert 1e-5 < error < 0.01
+    assert rounded.identity != exact.identity
+
+
+def test_identity_follows_what_the_weights_do_not_tell(repository: Path, tmp_path: Path) -> None:
+    write_demucs(tmp_path)
+    (tmp_path / "short.yaml").write_text("models: [tiny0000]\nsegment: 1")
+    (tmp_path / "same.yaml").write_text("models: [tiny0000]")
+
+    def weights_of(model: str) -> str:
+        return load_tiny(tmp_path, model).identity.split("weights=")[1]
+
+    assert weights_of("same") == weights_of("tiny") == load_tiny(repository).identity.split("weights=")[1]
+    assert weights_of("short") != weights_of("tiny")
+    path = next(tmp_path.glob("*.th"))
+    package = torch.load(path, weights_only=False)
+    package["kwargs"]["t_heads"] = 4  # the tensors are the same, the network is not
+    before = weights_of("tiny")
+    torch.save(package, tmp_path / "tiny0000.th")
+    path.unlink()
+    assert weights_of("tiny") != before
+
+
+def test_the_batch_size_is_no_part_of_the_identity(repository: Path) -> None:
+    assert load_tiny(repository, batch=4).identity == load_tiny(repository).identity
+
+
+def test_identity_follows_the_weights(repository: Path, tmp_path: Path) -> None:
+    weights = write_demucs(tmp_path)
+    assert load_tiny(repository).identity == load_tiny(tmp_path).identity
+    package = torch.load(weights, weights_only=False)
+    next(iter(package["state"].values())).add_(1e-3)
+    torch.save(package, tmp_path / "tiny0000.th")
+    weights.unlink()
+    assert load_tiny(tmp_path).identity != load_tiny(repository).identity
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    path = write_demucs(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(MissingPartError, match="checksum"):
+        load_tiny(tmp_path)
+
+
+@pytest.mark.parametrize("bytes_left", [0, 100, -1000])
+def test_truncated_weights_are_refused(tmp_path: Path, bytes_left: int) -> None:
+    path = write_demucs(tmp_path)
+    # Without the digest in its name, so that only the content can tell.
+    (tmp_path / "tiny0000.th").write_bytes(path.read_bytes()[:bytes_left])
+    path.unlink()
+    with pytest.raises(MissingPartError, match=r"cannot load 'tiny' .* fetch its weights again"):
+        load_tiny(tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    path = write_demucs(tmp_path)
+    package = torch.load(path, weights_only=False)
+    package["kwargs"]["channels"] = 16
+    torch.save(package, tmp_path / "tiny0000.th")
+    path.unlink()
+    with pytest.raises(MissingPartError, match="fetch its weights again"):
+        load_tiny(tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    path = write_demucs(tmp_path)
+    package = torch.load(path, weights_only=False)
+    next(iter(package["state"].values())).view(-1)[3] = torch.nan
+    torch.save(package, tmp_path / "tiny0000.th")
+    path.unlink()
+    with pytest.raises(MissingPartError, match="no numbers"):
+        load_tiny(tmp_path)
+
+
+def test_absent_model_and_folder_are_named(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingPartError, match="cannot load 'other'"):
+        load_tiny(repository, "other")
+    with pytest.raises(MissingPartError, match=r"none: no such folder"):
+        load_tiny(tmp_path / "none")
+
+
+def test_hub_out_of_reach_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(MissingPartError, match=r"could not be reached .*separator\.repo"):
+        load_separator(SeparatorConfig(name="demucs"), CPU)

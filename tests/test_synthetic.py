@@ -1,0 +1,310 @@
+"""Synthetic songs: they are what they say they are, heard from the outside where that is possible."""
+
+import shutil
+from collections.abc import Iterator
+
+import librosa
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.signal import fftconvolve
+
+from samuel.artifacts import Entry, digest
+from samuel.audio import SAMPLE_RATE, Audio, read_wav
+from samuel.synthetic.room import reverberation
+from samuel.synthetic.score import BEATS_PER_BAR, Chord, Key, Note, Score, write_score
+from samuel.synthetic.song import (
+    VERSION,
+    SyntheticSong,
+    compose,
+    write_song,
+)
+from samuel.synthetic.voice import (
+    FFT,
+    VOWELS,
+    Tract,
+    filtered,
+    frame_count,
+    glottal_source,
+)
+
+SEED = 7
+INDICES = (0, 1)  # one in the major, one in the minor
+ANALYSIS_RATE = SAMPLE_RATE // 2
+
+
+@pytest.fixture(scope="module")
+def songs() -> list[SyntheticSong]:
+    return [compose(SEED, index) for index in INDICES]
+
+
+@pytest.fixture(scope="module")
+def scores() -> list[Score]:
+    return [write_score(SEED, index) for index in range(12)]
+
+
+@pytest.fixture(scope="module")
+def entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Entry]:
+    root = tmp_path_factory.mktemp("songs")
+    yield write_song(SEED, INDICES[0], root)
+    shutil.rmtree(root)  # 130 MB
+
+
+def rms(audio: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(audio) / np.sqrt(audio.size))
+
+
+def sung_samples(song: SyntheticSong) -> NDArray[np.bool_]:
+    mask = np.zeros(song.vocals.shape[1], bool)
+    for start, end in song.sung:
+        mask[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = True
+    return mask
+
+
+def halved(audio: Audio) -> NDArray[np.float32]:
+    return pairs(audio[0] + audio[1])
+
+
+def pairs(mono: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of neighbours: (S,) to (S / 2,)."""
+    return np.float32(0.5) * (mono[: mono.size // 2 * 2 : 2] + mono[1::2])
+
+
+def held_notes(score: Score) -> list[Note]:
+    """Notes that last at least 0.9 s."""
+    notes = [note for phrase in score.phrases for note in phrase]
+    return [note for note in notes if score.seconds(note.end) - score.seconds(note.start) >= 0.9]
+
+
+def pitch_of(song: SyntheticSong, score: Score, note: Note) -> NDArray[np.float64]:
+    """MIDI pitch of the voice within a note, every 64 samples at ANALYSIS_RATE, by YIN."""
+    start, end = (round(score.seconds(beat) * SAMPLE_RATE) for beat in (note.start, note.end))
+    clip = halved(song.vocals[:, start:end])
+    f0_hz = librosa.yin(clip, fmin=70, fmax=900, sr=ANALYSIS_RATE, frame_length=1024, hop_length=64)
+    return np.asarray(librosa.hz_to_midi(f0_hz))
+
+
+def test_stems_are_float32_stereo_and_sum_to_the_mix(songs: list[SyntheticSong]) -> None:
+    for song in songs:
+        assert song.vocals.dtype == song.accompaniment.dtype == song.mix.dtype == np.float32
+        assert song.vocals.shape == song.accompaniment.shape == (2, round(song.duration_s * SAMPLE_RATE))
+        assert np.array_equal(song.mix, song.vocals + song.accompaniment)
+        assert not np.array_equal(song.mix, song.accompaniment)
+
+
+def test_the_same_song_has_the_same_bytes(songs: list[SyntheticSong], entry: Entry) -> None:
+    # `write_song` composes for itself.
+    assert read_wav(entry.path("vocals.wav")).tobytes() == songs[0].vocals.tobytes()
+    assert read_wav(entry.path("accompaniment.wav")).tobytes() == songs[0].accompaniment.tobytes()
+    assert entry.record["sung"] == [list(stretch) for stretch in songs[0].sung]
+
+
+def test_another_index_or_seed_is_another_song(songs: list[SyntheticSong]) -> None:
+    assert len({song.vocals.tobytes() for song in songs}) == len(songs)
+    assert len({song.title for song in songs}) == len(songs)
+    assert write_score(SEED, 0) != write_score(SEED + 1, 0)
+
+
+def test_duration_and_peak(songs: list[SyntheticSong]) -> None:
+    for song in songs:
+        assert 100 <= song.duration_s <= 150
+        for stem in (song.mix, song.vocals, song.accompaniment):
+            assert np.isfinite(stem).all()
+            assert 0.1 < np.abs(stem).max() < 1.0
+
+
+def test_accompaniment_is_wide_and_the_voice_central(songs: list[SyntheticSong]) -> None:
+    for song in songs:
+        width = {}
+        for name, (left, right) in (("band", song.accompaniment), ("voice", song.vocals)):
+            width[name] = rms(left - right) / rms(left + right)
+            assert 0.7 < rms(left) / rms(right) < 1.4
+        assert 0.05 < width["band"] < 0.7
+        assert 0.005 < width["voice"] < 0.2
+
+
+def test_sung_intervals_are_ordered_with_an_intro_and_a_rest(songs: list[SyntheticSong]) -> None:
+    for song in songs:
+        edges = np.array(song.sung).ravel()
+        assert (np.diff(edges) > 0).all()
+        assert edges[-1] <= song.duration_s
+        assert edges[0] >= 4.0
+        assert max(edges[2::2] - edges[1:-1:2]) >= 4.0
+        assert 0.35 <= sung_samples(song).mean() <= 0.75
+
+
+def test_the_voice_sounds_in_the_sung_intervals_only(songs: list[SyntheticSong]) -> None:
+    for song in songs:
+        sung = sung_samples(song)
+        level = rms(song.vocals[:, sung])
+        frames = (
+            np.square(song.vocals[:, : sung.size // 441 * 441]).mean(axis=0).reshape(-1, 441).mean(axis=1)
+        )
+        inside = sung[: frames.size * 441].reshape(-1, 441)
+        assert np.sqrt(frames[~inside.any(axis=1)].max()) < 0.02 * level
+        assert (np.sqrt(frames[inside.all(axis=1)]) > 0.1 * level).mean() > 0.75
+        for start, end in song.sung:
+            assert rms(song.vocals[:, round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]) > 0.4 * level
+
+
+def test_voice_and_band_are_in_balance_while_singing(songs: list[SyntheticSong]) -> None:
+    for song in songs:
+        sung = sung_samples(song)
+        level_db = 20 * np.log10(rms(song.vocals[:, sung]) / rms(song.accompaniment[:, sung]))
+        assert -3 <= level_db <= 3
+        assert rms(song.accompaniment[:, ~sung]) > 0.2 * rms(song.accompaniment[:, sung])
+
+
+def chroma(stem: Audio) -> NDArray[np.float32]:
+    """Chroma of 130 to 2000 Hz, (12, frames of 4096 samples), each frame of unit length."""
+    spectra = np.abs(librosa.stft(pairs(halved(stem)), n_fft=4096, hop_length=1024))
+    spectra[: int(130 / (SAMPLE_RATE / 4) * 4096)] = 0
+    spectra[int(2000 / (SAMPLE_RATE / 4) * 4096) :] = 0
+    return librosa.feature.chroma_stft(S=spectra, sr=SAMPLE_RATE / 4, n_fft=4096, tuning=0.0, norm=2)
+
+
+def test_the_accompaniment_follows_the_harmony_of_the_melody(songs: list[SyntheticSong]) -> None:
+    for song in songs:
+        voice, band = chroma(song.vocals), chroma(song.accompaniment)
+        sung = sung_samples(song)[::4096][: voice.shape[1]]
+        bar = BEATS_PER_BAR * 60 / song.tempo_bpm * SAMPLE_RATE / 4096
+        fit = {
+            (semitones, bars): np.corrcoef(
+                voice[:, sung].ravel(),
+                np.roll(band, (semitones, round(bars * bar)), axis=(0, 1))[:, sung].ravel(),
+            )[0, 1]
+            for semitones, bars in ((0, 0), (6, 0), (0, 1), (0, 2), (0, 3))
+        }
+        assert fit[0, 0] > fit[6, 0] + 0.1
+        # The chord of the moment, not only the key: bars later the fit is worse.
+        assert fit[0, 0] > np.mean([fit[0, 1], fit[0, 2], fit[0, 3]]) + 0.05
+
+
+def test_the_band_plays_at_the_tempo(songs: list[SyntheticSong]) -> None:
+    for song in songs:
+        band = halved(song.accompaniment)
+        onsets = librosa.onset.onset_strength(y=band, sr=ANALYSIS_RATE, n_fft=1024, hop_length=256, n_mels=40)
+        likeness = librosa.autocorrelate(onsets - onsets.mean(), max_size=1 + 5 * ANALYSIS_RATE // 256)
+        beat = 60 / song.tempo_bpm * ANALYSIS_RATE / 256
+        # Four beats, within an octave: a lag long enough to tell 1 % of tempo apart.
+        lags = np.arange(round(4 * beat * 0.8), round(4 * beat * 1.2))
+        assert lags[np.argmax(likeness[lags])] == pytest.approx(4 * beat, rel=0.01)
+        assert likeness[lags].max() > 0.2 * likeness[0]
+
+
+def test_the_voice_sings_the_notes(songs: list[SyntheticSong], scores: list[Score]) -> None:
+    for song, score in zip(songs, scores, strict=False):
+        errors = [abs(np.median(pitch_of(song, score, n)) - n.pitch) for n in held_notes(score)[:6]]
+        assert max(errors) < 0.5
+
+
+def test_held_notes_have_vibrato_that_comes_late(songs: list[SyntheticSong], scores: list[Score]) -> None:
+    rate = ANALYSIS_RATE / 64
+    for song, score in zip(songs, scores, strict=False):
+        note = max(held_notes(score), key=lambda n: n.length)
+        pitch = pitch_of(song, score, note)
+        held = pitch[
+            int(0.5 * rate) : int((score.seconds(note.end) - score.seconds(note.start) - 0.1) * rate)
+        ]
+        spectrum = np.abs(np.fft.rfft((held - held.mean()) * np.hanning(held.size), 4096))
+        frequencies = np.fft.rfftfreq(4096, 1 / rate)
+        assert 4 <= frequencies[1 + np.argmax(spectrum[1:])] <= 7
+        assert 0.15 < np.ptp(held) / 2 < 1.0
+        early = pitch[int(0.1 * rate) : int(0.2 * rate)]
+        assert np.ptp(early) < 0.6 * np.ptp(held)
+
+
+def test_twelve_songs_differ_in_key_and_tempo(scores: list[Score]) -> None:
+    assert len({str(score.key) for score in scores}) == 12
+    assert len({score.tempo_bpm for score in scores}) == 12
+    assert {score.key.minor for score in scores} == {True, False}
+    assert all(70 <= score.tempo_bpm <= 140 for score in scores)
+    assert len({tuple(section.kind for section in score.sections) for score in scores}) >= 2
+
+
+def test_every_score_has_room_to_breathe() -> None:
+    for index in range(60):
+        score = write_score(11, index)
+        sounding = sum(score.seconds(p[-1].end) - score.seconds(p[0].start) for p in score.phrases)
+        assert 100 <= score.duration_s <= 150
+        assert 0.37 <= sounding / score.duration_s <= 0.7
+        ends = [score.seconds(p[-1].end) for p in score.phrases]
+        starts = [score.seconds(p[0].start) for p in score.phrases]
+        assert min(b - a for a, b in zip(ends, starts[1:], strict=False)) > 0.35
+        assert all(40 <= note.pitch <= 82 for p in score.phrases for note in p)
+
+
+def test_accented_notes_are_chord_tones(scores: list[Score]) -> None:
+    for score in scores:
+        chords = [chord for section in score.sections for chord in section.chords]
+        for note in (note for phrase in score.phrases for note in phrase):
+            chord = chords[int(note.start // BEATS_PER_BAR)]
+            if note.length >= 1:
+                assert note.pitch % 12 in chord.tones
+            assert note.pitch % 12 in score.key.scale_over(chord)
+
+
+def test_chords_of_a_key() -> None:
+    a_minor, c_major = Key(9, minor=True), Key(0, minor=False)
+    assert str(a_minor) == "A minor"
+    assert a_minor.chord("V") == Chord((4, 8, 11))
+    assert a_minor.scale_over(a_minor.chord("V")) == {9, 11, 0, 2, 4, 5, 8}
+    assert c_major.chord("bVII") == Chord((10, 2, 5))
+    assert c_major.chord("V", sevenths=True) == Chord((7, 11, 2, 5))
+    assert c_major.chord("I", sevenths=True) == Chord((0, 4, 7, 11))
+    assert c_major.chord("vi").voicing(60) == (60, 64, 69)
+
+
+def test_the_source_has_no_aliases() -> None:
+    f0_hz = 44_100 * 37 / 4096  # 37 periods in 4096 samples: each harmonic falls on one bin
+    power = np.abs(np.fft.rfft(glottal_source(np.full(4096, f0_hz)))) ** 2
+    harmonic = np.arange(power.size) % 37 == 0
+    assert power[~harmonic].sum() < 1e-4 * power[harmonic].sum()
+    assert power[round(16_000 / 44_100 * 4096) :].sum() < 1e-4 * power.sum()
+
+
+def test_vowels_have_their_formants() -> None:
+    response = np.abs(Tract(scale=1.0, tilt_hz=3000.0).response(np.array([VOWELS["a"], VOWELS["i"]])))
+    bin_hz = SAMPLE_RATE / FFT
+    for row, (first, second) in zip(response, ((730, 1090), (300, 2290)), strict=True):
+        peaks = bin_hz * (1 + np.flatnonzero((row[1:-1] > row[:-2]) & (row[1:-1] > row[2:])))
+        assert peaks[0] == pytest.approx(first, abs=60)
+        assert peaks[1] == pytest.approx(second, abs=60)
+
+
+def test_a_constant_response_is_a_convolution() -> None:
+    source = np.random.default_rng(0).standard_normal(5000)
+    impulse = np.exp(-np.arange(400) / 60.0)
+    response = np.tile(np.fft.rfft(impulse, FFT).astype(np.complex64), (frame_count(source.size), 1))
+    expected = fftconvolve(source, impulse)[: source.size]
+    assert np.abs(filtered(source, response) - expected).max() < 1e-3
+
+
+def test_reverberation_comes_after_and_dies_away() -> None:
+    click = np.zeros(SAMPLE_RATE, np.float32)
+    click[1000] = 1.0
+    wet = reverberation(np.random.default_rng(0), click, decay_s=0.4, predelay_s=0.02)
+    assert wet.shape == (2, SAMPLE_RATE)
+    start = 1000 + round(0.02 * SAMPLE_RATE)
+    assert np.abs(wet[:, : start - 2]).max() < 1e-5
+    early, late = wet[:, start : start + 2205], wet[:, start + 8820 : start + 11025]
+    assert rms(late) == pytest.approx(rms(early) * 10 ** (-60 * 0.2 / 0.4 / 20), rel=0.3)
+    assert abs(np.corrcoef(wet[0], wet[1])[0, 1]) < 0.3
+
+
+def test_a_written_song_is_an_entry_made_once(entry: Entry, songs: list[SyntheticSong]) -> None:
+    song = songs[0]
+    assert entry.made
+    assert entry.folder.name == digest("synthetic", VERSION, SEED, INDICES[0])
+    assert set(entry.sha256) == {"mix.wav", "vocals.wav", "accompaniment.wav"}
+    assert entry.record == {
+        "title": song.title,
+        "duration_s": song.duration_s,
+        "tempo_bpm": song.tempo_bpm,
+        "key": song.key,
+        "sung": [list(stretch) for stretch in song.sung],
+    }
+    assert np.array_equal(read_wav(entry.path("mix.wav")), song.mix)
+    again = write_song(SEED, INDICES[0], entry.folder.parent)
+    assert not again.made
+    assert (again.folder, again.record, again.sha256) == (entry.folder, entry.record, entry.sha256)
