@@ -217,7 +217,7 @@ class Result:
     worked: bool = field(default=True, compare=False)
 
     @property
-    def vocal_worth(self) -> float | None:
+    def conditioning_gain(self) -> float | None:
         """How much the loss grows with the vocal of another song; None where it was not measured."""
         if self.shuffled_loss is None or self.best_loss is None:
             return None
@@ -287,7 +287,7 @@ class Row:
         results: One per seed, failures included.
         best: Loss of the best validation.
         last: Loss of the last validation.
-        vocal_worth: What the vocal of another song adds to the loss of the exported model.
+        conditioning_gain: What the vocal of another song adds to the loss of the exported model.
         difference: `best` less that of the settings as they are, paired by seed; None for those themselves.
     """
 
@@ -297,7 +297,7 @@ class Row:
     results: tuple[Result, ...]
     best: Spread | None
     last: Spread | None
-    vocal_worth: Spread | None
+    conditioning_gain: Spread | None
     difference: Spread | None
 
 
@@ -327,7 +327,9 @@ def _row(results: Sequence[Result], factor: Factor, value: Value, *, as_set: boo
         tuple(mine),
         best=spread(best_losses(mine).values()),
         last=spread(result.last_loss for result in mine if result.last_loss is not None),
-        vocal_worth=spread(result.vocal_worth for result in mine if result.vocal_worth is not None),
+        conditioning_gain=spread(
+            result.conditioning_gain for result in mine if result.conditioning_gain is not None
+        ),
         difference=None if as_set else paired_difference(best_losses(mine), best_losses(base)),
     )
 
@@ -337,7 +339,7 @@ def _row(results: Sequence[Result], factor: Factor, value: Value, *, as_set: boo
 
 MEASURES: tuple[tuple[str, Callable[[Result], float | None]], ...] = (
     ("best validation loss\n(squared error of v)", lambda result: result.best_loss),
-    ("what the vocal is worth\n(squared error of v)", lambda result: result.vocal_worth),
+    ("conditioning gain\n(squared error of v)", lambda result: result.conditioning_gain),
 )
 INCHES_PER_VALUE = 0.75
 
@@ -384,7 +386,7 @@ def _draw(axes: Axes, rows: Sequence[Row], measure: Callable[[Result], float | N
 VERSION = 1
 MARK = "†"
 HEAD = """\
-| choice | value | fits | validation loss, best | last | what the vocal is worth | best, less as set |
+| choice | value | fits | validation loss, best | last | conditioning gain | best, less as set |
 |---|---|---|---|---|---|---|"""
 
 
@@ -424,7 +426,7 @@ SHAPING = ("model", "diffusion", "training", "ablation")
 
 def _numbers(result: Result) -> dict[str, Any]:
     kept = {name: value for name, value in asdict(result).items() if name != "worked"}
-    return kept | {"vocal_worth": result.vocal_worth}
+    return kept | {"conditioning_gain": result.conditioning_gain}
 
 
 def _row_numbers(row: Row) -> dict[str, Any]:
@@ -451,7 +453,7 @@ def _line(row: Row) -> str:
     fits = str(count) if count == whole else f"{count} of {whole}"
     difference = "–" if row.as_set else _spread(row.difference, "+z.5f")
     difference += f" {MARK}" if row.difference and row.difference.marked else ""
-    cells = [_spread(row.best), _spread(row.last), _spread(row.vocal_worth, "+z.4f"), difference]
+    cells = [_spread(row.best), _spread(row.last), _spread(row.conditioning_gain, "+z.4f"), difference]
     return f"| {row.factor.replace('_', ' ')} | {value} | {fits} | {' | '.join(cells)} |"
 
 
@@ -470,7 +472,7 @@ def _legend(results: Sequence[Result], settings: Settings) -> str:
         "are the same for all fits, every vocal given: so choices of loss weight and of condition dropout "
         "compare fairly.",
         "*Best* is the lowest of a fit's validations, which flatters all fits alike; *last* was not chosen.",
-        "*What the vocal is worth*: how much the best model's loss grows with the vocal of another held-out "
+        "*Conditioning gain*: how much the best model's loss grows with the vocal of another held-out "
         "song; where there is no other, it is not measured.",
         "*Best, less as set* pairs the fits by seed, so what a seed does to both cancels.",
     ]

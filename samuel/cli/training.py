@@ -51,12 +51,12 @@ def validate(options: argparse.Namespace) -> int:
     from samuel.device import resolve_device
     from samuel.popdb.accounts import text_of
     from samuel.popdb.dataset import open_popdb
-    from samuel.train.validation import worth_of_vocal
+    from samuel.train.validation import conditioning_gain
 
     settings = read_settings(options.settings)
     model = load_model(options.model, resolve_device(settings.device))
-    worth = worth_of_vocal(model.network, open_popdb(settings.popdb_path))
-    print(text_of(worth.table()), worth.sentence(), sep="\n\n")
+    gain = conditioning_gain(model.network, open_popdb(settings.popdb_path))
+    print(text_of(gain.table()), gain.sentence(), sep="\n\n")
     return 0
 
 

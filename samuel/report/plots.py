@@ -78,7 +78,7 @@ def _plot_validations(axes: Axes, metrics: Sequence[dict[str, Any]]) -> float:
         axes.plot(other_steps, other, style, color="tab:red", label="validation, another song's vocal")
     axes.plot(steps, own, style, color="tab:orange", label="validation, its own vocal")
     if np.array_equal(steps, other_steps):
-        label = "what the vocal is worth"
+        label = "conditioning gain"
         axes.fill_between(steps, own, other, color="tab:red", alpha=0.2, linewidth=0, zorder=1.5, label=label)
     axes.axvline(steps[np.argmin(own)], color="0.4", linestyle=":", label="the exported model")
     return max([*own, *other])

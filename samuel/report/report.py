@@ -74,7 +74,7 @@ def training_section(model: Entry, metrics: Sequence[dict[str, Any]]) -> str:
         f"{fit['last']:.3f} over the last ten;",
         f"{fit['validation']:.3f} on {held} (averaged weights, step {fit['best_step']}).",
     ]
-    return "\n\n".join(["## Training", " ".join(sentences), _worth_of_vocal(fit), "![Loss](loss.png)"])
+    return "\n\n".join(["## Training", " ".join(sentences), _conditioning_gain(fit), "![Loss](loss.png)"])
 
 
 def training_summary(model: Entry, metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -82,7 +82,7 @@ def training_summary(model: Entry, metrics: Sequence[dict[str, Any]]) -> dict[st
 
     Always: `steps`; `first` and `last`, the error of v over the first and last ten of them; `validation`,
     that of the exported model, and its `best_step`; `seconds_per_step`, the median. Where it was measured:
-    `shuffled`, the exported model's validation with another song's vocal, and `worth_error`, the standard
+    `shuffled`, the exported model's validation with another song's vocal, and `gain_error`, the standard
     error of the difference; `pairs_per_s`, the median;
     `memory_mb`, the most of a GPU's memory that was allocated.
     """
@@ -99,8 +99,8 @@ def training_summary(model: Entry, metrics: Sequence[dict[str, Any]]) -> dict[st
     best = next((row for row in metrics if row.get("step") == progress["best_step"]), {})
     if "validation_shuffled" in best:
         summary["shuffled"] = best["validation_shuffled"]
-    if "vocal_worth_error" in best:
-        summary["worth_error"] = best["vocal_worth_error"]
+    if "conditioning_gain_error" in best:
+        summary["gain_error"] = best["conditioning_gain_error"]
     if paces := [row["pairs_per_s"] for row in metrics if "pairs_per_s" in row]:
         summary["pairs_per_s"] = median(paces)
     if peaks := [row["memory_mb"] for row in metrics if "memory_mb" in row]:
@@ -150,13 +150,13 @@ def _pace(fit: dict[str, float]) -> str:
     return f"{step} a step{pairs} (median){memory}"
 
 
-def _worth_of_vocal(fit: dict[str, float]) -> str:
+def _conditioning_gain(fit: dict[str, float]) -> str:
     if "shuffled" not in fit:
-        return "What the vocal is worth: not measured, as no vocals were exchanged between songs."
-    worth = fit["shuffled"] - fit["validation"]
-    error = f" ± {fit['worth_error']:.4f} (standard error over the pairs)" if "worth_error" in fit else ""
+        return "Conditioning gain: not measured, as no vocals were exchanged between songs."
+    gain = fit["shuffled"] - fit["validation"]
+    error = f" ± {fit['gain_error']:.4f} (standard error over the pairs)" if "gain_error" in fit else ""
     return (
-        f"What the vocal is worth: {worth:z.4f}{error}. By this the error grows when every vocal is "
+        f"Conditioning gain: {gain:z.4f}{error}. By this the error grows when every vocal is "
         f"exchanged for one of another song: {fit['validation']:.4f} with its own, {fit['shuffled']:.4f} "
         "shuffled. A model that does not listen has 0."
     )

@@ -1,4 +1,4 @@
-"""What a vocal is worth to a model: its error with the right one against that with another song's."""
+"""The error of v on held-out pairs, and the conditioning gain: what another song's vocal adds to it."""
 
 import math
 from collections.abc import Callable
@@ -61,10 +61,10 @@ class Validation:
         self.others = other_songs([self.pairs.pair_ids[place] for place in self.places], self.popdb)
 
     def losses(self, network: nn.Module, total: Sum = lambda part: part) -> dict[str, float]:
-        """`validation_loss`, the mean squared error of v, `validation_shuffled` and `vocal_worth_error`.
+        """`validation_loss` (squared error of v), `validation_shuffled` and `conditioning_gain_error`.
 
         The second is the same with every vocal replaced by one of another song, where there is another: a
-        network that listens does worse there. What the vocal is worth is the difference, and the third its
+        network that listens does worse there. The difference is the conditioning gain, and the third its
         standard error over the pairs.
 
         Args:
@@ -84,7 +84,7 @@ class Validation:
         if self.others is None:
             return {"validation_loss": loss}
         error = math.sqrt(max(0.0, square - (shuffled - loss) ** 2) / max(1, len(self.places) - 1))
-        return {"validation_loss": loss, "validation_shuffled": shuffled, "vocal_worth_error": error}
+        return {"validation_loss": loss, "validation_shuffled": shuffled, "conditioning_gain_error": error}
 
     @torch.no_grad()
     def errors(self, network: nn.Module) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,7 @@ def other_songs(pair_ids: list[str], popdb: Popdb) -> Places | None:
 
 
 @dataclass(frozen=True)
-class Worth:
+class ConditioningGain:
     """Errors of v on held-out songs; the means are over pairs, S songs and N noise levels.
 
     Attributes:
@@ -186,7 +186,7 @@ class Worth:
         return f"worse with another song's vocal: {worse} of {len(self.by_song)} songs ({self.pairs} pairs)"
 
 
-def worth_of_vocal(network: SamuelUNet, popdb: Popdb) -> Worth:
+def conditioning_gain(network: SamuelUNet, popdb: Popdb) -> ConditioningGain:
     """Measure it on all held-out pairs, as `Validation` does.
 
     Raises:
@@ -203,4 +203,4 @@ def worth_of_vocal(network: SamuelUNet, popdb: Popdb) -> Worth:
     for song, difference in zip(songs, other - own, strict=True):
         differences.setdefault(song, []).append(difference)
     by_song = torch.stack([torch.stack(rows).mean(dim=0) for rows in differences.values()])
-    return Worth(checked.t.tolist(), len(own), own.mean(dim=0), other.mean(dim=0), by_song)
+    return ConditioningGain(checked.t.tolist(), len(own), own.mean(dim=0), other.mean(dim=0), by_song)

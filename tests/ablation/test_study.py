@@ -77,7 +77,9 @@ def test_every_fit_has_the_losses_of_its_metrics(popdb: Popdb, settings: Setting
         best = min(rows.values(), key=lambda row: row["validation_loss"])
         assert (result.best_step, result.best_loss) == (best["step"], best["validation_loss"])
         assert result.last_loss == rows[STEPS]["validation_loss"]
-        assert result.vocal_worth == pytest.approx(best["validation_shuffled"] - best["validation_loss"])
+        assert result.conditioning_gain == pytest.approx(
+            best["validation_shuffled"] - best["validation_loss"]
+        )
         assert result.worked
     assert len({result.best_loss for result in results}) == len(results)
 

@@ -20,10 +20,10 @@ def result(factor: str | None, value: object, seed: int, loss: float, shuffled: 
     return Result(factor, value, seed, 2, loss, shuffled, 6, loss + 0.1)  # type: ignore[arg-type]
 
 
-def results(settings: Settings, worth: float | None = 0.02) -> list[Result]:
+def results(settings: Settings, gain: float | None = 0.02) -> list[Result]:
     found = []
     for seed, loss in BASE.items():
-        shuffled = None if worth is None else loss + worth * (seed + 1)
+        shuffled = None if gain is None else loss + gain * (seed + 1)
         found.append(result(None, None, seed, loss, shuffled))
         found.append(result("window", 32, seed, WIDE[seed], shuffled))
         found.append(result("window", 8, seed, loss + (0.3 if seed == 1 else -0.1), shuffled))
@@ -55,8 +55,8 @@ def test_the_table_has_the_numbers_of_numpy(popdb: Popdb, settings: Settings) ->
         return f"{np.mean(values):{sign}.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
     base, wide = np.array(list(BASE.values())), np.array(list(WIDE.values()))
-    worth = cell([0.02, 0.04, 0.06], "+")
-    assert rows["16 (as set)"] == ["3", cell(base), cell(base + 0.1), worth, "–"]
+    gain = cell([0.02, 0.04, 0.06], "+")
+    assert rows["16 (as set)"] == ["3", cell(base), cell(base + 0.1), gain, "–"]
     assert rows["32"][:3] == ["3", cell(wide), cell(wide + 0.1)]
     assert rows["32"][4] == cell(wide - base, "+", 5) + " †"
     assert rows["8"][4] == cell([-0.1, 0.3, -0.1], "+", 5)
@@ -81,7 +81,7 @@ def test_the_table_says_what_it_is_of(popdb: Popdb, settings: Settings) -> None:
 
 
 def test_what_was_not_measured_is_said(popdb: Popdb, settings: Settings) -> None:
-    _, rows = table_of(popdb, settings, results(settings, worth=None))
+    _, rows = table_of(popdb, settings, results(settings, gain=None))
     assert {row[3] for row in rows.values()} == {"not measured"}
 
 
@@ -99,7 +99,7 @@ def test_the_same_results_are_written_once_and_others_elsewhere(popdb: Popdb, se
     first = write_table(popdb, settings, results(settings))
     again = write_table(popdb, settings, results(settings))
     assert (first.made, again.made, again.folder) == (True, False, first.folder)
-    other = write_table(popdb, settings, results(settings, worth=0.5))
+    other = write_table(popdb, settings, results(settings, gain=0.5))
     assert other.folder != first.folder
     first.path("ablation.md").unlink()
     assert write_table(popdb, settings, results(settings)).made
@@ -107,7 +107,7 @@ def test_the_same_results_are_written_once_and_others_elsewhere(popdb: Popdb, se
 
 def test_the_picture_grows_with_what_was_measured(popdb: Popdb, settings: Settings) -> None:
     both = imread(write_table(popdb, settings, results(settings)).path("ablation.png"))
-    one = imread(write_table(popdb, settings, results(settings, worth=None)).path("ablation.png"))
+    one = imread(write_table(popdb, settings, results(settings, gain=None)).path("ablation.png"))
     assert both.shape[0] == pytest.approx(2 * one.shape[0], abs=2)
     blue, orange = (0.12, 0.47, 0.71), (1.0, 0.5, 0.05)
     assert all((abs(both[..., :3] - colour).max(axis=-1) < 0.1).any() for colour in (blue, orange))

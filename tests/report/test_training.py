@@ -37,14 +37,14 @@ def measured(steps: int = 30, *, gpu: bool = False) -> Rows:
         if step % 10 == 0:
             loss = 0.6 if step == 20 else 0.65
             row |= {"validation_loss": loss, "validation_shuffled": loss + 0.001 * step}
-            row["vocal_worth_error"] = 0.0001 * step
+            row["conditioning_gain_error"] = 0.0001 * step
         rows.append(row)
     return rows
 
 
 def before(rows: Rows) -> Rows:
     """The same as an earlier version wrote them."""
-    new = {"pairs_per_s", "memory_mb", "validation_shuffled", "vocal_worth_error"}
+    new = {"pairs_per_s", "memory_mb", "validation_shuffled", "conditioning_gain_error"}
     return [{name: value for name, value in row.items() if name not in new} for row in rows]
 
 
@@ -144,7 +144,7 @@ def test_the_summary_of_a_fit(tmp_path: Path) -> None:
     assert summary == {
         "steps": 30, "first": pytest.approx(0.89), "last": pytest.approx(0.49), "validation": 0.6,
         "best_step": 20, "seconds_per_step": pytest.approx(0.062), "shuffled": pytest.approx(0.62),
-        "worth_error": 0.002,
+        "gain_error": 0.002,
         "pairs_per_s": 4015.5, "memory_mb": 9006.0,
     }  # fmt: skip
 
@@ -156,19 +156,19 @@ def test_the_summary_of_an_earlier_version_s_fit(tmp_path: Path) -> None:
     assert summary.keys() == {"steps", "first", "last", "validation", "best_step", "seconds_per_step"}
 
 
-def test_the_report_tells_pace_memory_and_what_the_vocal_is_worth(tmp_path: Path) -> None:
+def test_the_report_tells_pace_memory_and_conditioning_gain(tmp_path: Path) -> None:
     text = section_of(tmp_path, measured(gpu=True))
     assert (
         "30 steps of 16 pairs, 62.0 ms a step, 4,015.5 pairs a second (median); at most 9,006 MB of" in text
     )
-    assert "What the vocal is worth: 0.0200 ± 0.0020 (standard error over the pairs)." in text
+    assert "Conditioning gain: 0.0200 ± 0.0020 (standard error over the pairs)." in text
     assert "of another song: 0.6000 with its own, 0.6200 shuffled." in text
 
 
 def test_the_report_of_an_earlier_version_s_training(tmp_path: Path) -> None:
     text = section_of(tmp_path, before(measured(gpu=True)))
     assert "62.0 ms a step (median). Mean squared error" in text
-    assert "What the vocal is worth: not measured" in text
+    assert "Conditioning gain: not measured" in text
     assert "memory" not in text
 
 

@@ -61,7 +61,7 @@ def test_the_losses_are_those_of_their_definition(popdb: Popdb, factor: float) -
     assert losses["validation_loss"] == pytest.approx(own.mean(), rel=1e-5)
     assert losses["validation_shuffled"] == pytest.approx(other.mean(), rel=1e-5)
     error = (other - own).std(ddof=1) / math.sqrt(len(own))
-    assert losses["vocal_worth_error"] == pytest.approx(error, rel=1e-4, abs=1e-9)
+    assert losses["conditioning_gain_error"] == pytest.approx(error, rel=1e-4, abs=1e-9)
     assert (losses["validation_loss"] == losses["validation_shuffled"]) is (factor == 0)
 
 
