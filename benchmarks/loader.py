@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.clock import seconds
-from samuel.artifacts import Entry
+from samuel.artifacts import Artifact
 from samuel.config import PopdbConfig
 from samuel.errors import DatasetError
 from samuel.popdb.dataset import CHANNELS, LATENTS, STREAMS, LocalFolder, Popdb, Row, open_popdb, pair_rows
@@ -104,7 +104,7 @@ def _song(start: int, latents: Halves) -> Outcome:
     count = min(CHUNKS_A_SONG, len(latents) - start)
     measured = {"start_s": 0.0, "vocal_share": 0.5, "vocal_rms_db": -20.0, "mix_peak": 0.9}
     record = {"audio_sha256": name, "codec": "noise/1", "chunks": [measured] * count}
-    entry = Entry(Path(name), record, {LATENTS: name})
+    entry = Artifact(Path(name), record, {LATENTS: name})
     return Outcome(Song(name, name), "encode", Status.OK, "", 1, entry, record, worked=True)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.utilisation import Utilisation
 from benchmarks.weights import write_autoencoder, write_htdemucs
-from samuel.artifacts import make_entry
+from samuel.artifacts import make_artifact
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
 from samuel.concurrency import side_by_side
 from samuel.config import Settings, parse
@@ -81,7 +81,7 @@ def _settings(folder: Path, given: Settings) -> Settings:
 
 def _pass_round_trip(settings: Settings) -> None:
     """Random weights give nothing back, and shall encode nevertheless."""
-    make_entry(pipeline.round_trip_folder(settings), lambda _: {"weights": "random"})
+    make_artifact(pipeline.round_trip_folder(settings), lambda _: {"weights": "random"})
 
 
 def _downloaded(settings: Settings, count: int, duration_s: float) -> list[Outcome]:

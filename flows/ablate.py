@@ -19,7 +19,7 @@ from samuel.ablation import (
     run_fit,
     write_table,
 )
-from samuel.artifacts import Entry
+from samuel.artifacts import Artifact
 from samuel.config import Settings, demo
 from samuel.device import resolve_device
 from samuel.doctor import require
@@ -74,7 +74,7 @@ def train(popdb: Popdb, planned: PlannedFit) -> Result:
 
 
 @task(task_run_name="write the table", cache_policy=NO_CACHE)
-def tabulate(popdb: Popdb, results: Sequence[Result], settings: Settings) -> Entry:
+def tabulate(popdb: Popdb, results: Sequence[Result], settings: Settings) -> Artifact:
     """Results → a page to read."""
     written = write_table(popdb, settings, results)
     return shown(written, cached=not written.made, what="the table")

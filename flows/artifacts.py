@@ -15,14 +15,15 @@ from uuid import UUID
 
 import httpx
 from PIL import Image
-from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
+from prefect.artifacts import Artifact as PrefectArtifact
+from prefect.artifacts import LinkArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from samuel.artifacts import Entry, read_json, read_jsonl
+from samuel.artifacts import Artifact, read_json, read_jsonl
 from samuel.config import Settings, TrainingConfig
 from samuel.popdb.accounts import (
     SEARCHES,
@@ -105,7 +106,7 @@ class Connection:
 CONNECTION = Connection()
 
 
-def show(artifact: Artifact) -> None:
+def show(artifact: PrefectArtifact) -> None:
     """Show what stays as it is."""
     CONNECTION.call(lambda: _create(artifact), patient=True)
 
@@ -116,11 +117,11 @@ class Live:
     def __init__(self) -> None:
         self._id: UUID | None = None
 
-    def show(self, artifact: Artifact) -> None:
+    def show(self, artifact: PrefectArtifact) -> None:
         """Show this in place of what was shown before."""
         self._id = CONNECTION.call(lambda: self._send(artifact), patient=False) or self._id
 
-    def _send(self, artifact: Artifact) -> UUID:
+    def _send(self, artifact: PrefectArtifact) -> UUID:
         if self._id is None:
             return _create(artifact)
         try:
@@ -160,7 +161,7 @@ class Share:
         self.show(total, total)
 
 
-def _create(artifact: Artifact) -> UUID:
+def _create(artifact: PrefectArtifact) -> UUID:
     return cast("Any", artifact.create()).id
 
 
@@ -332,7 +333,7 @@ class TrainingPage:
             self._validated = validated
             self._show_page(read_jsonl(self._metrics), self._left(step))
 
-    def end(self, model: Entry) -> None:
+    def end(self, model: Artifact) -> None:
         """Show the whole training, also one that was over before."""
         progress = model.record["progress"]
         self._bar.show(self._config.steps, self._config.steps)
@@ -402,7 +403,7 @@ PICTURED_TRACKS = 3
 FIRST_HEARD = "audio/mix/"
 
 
-def show_report(report: Entry) -> None:
+def show_report(report: Artifact) -> None:
     """The report with its plots inside, a table of its scores, and links where somebody serves its folder."""
     address = address_of(report.folder)
     text = report.path("report.md").read_text("utf-8")
@@ -416,7 +417,7 @@ def show_report(report: Entry) -> None:
         _show_links(address, text)
 
 
-def show_ablation(table: Entry) -> None:
+def show_ablation(table: Artifact) -> None:
     """The table of an ablation with its picture inside."""
     text = with_pictures(table.path("ablation.md").read_text("utf-8"), table.folder)
     show(MarkdownArtifact(key="ablation", markdown=text, description="Every choice against the others"))

@@ -18,7 +18,7 @@ import torch
 from prefect.logging import get_run_logger
 
 from flows.service.processes import spawn, stop
-from samuel.artifacts import Entry, find_entry
+from samuel.artifacts import Artifact, find_artifact
 from samuel.config import Settings
 from samuel.device import resolve_device
 from samuel.errors import MissingPartError, SamuelError, StoppedError
@@ -34,7 +34,7 @@ RAISED = re.compile(r"^(?!torch\.distributed\.elastic)[\w.]+(?:Error|Exception)\
 OnStep = Callable[[dict[str, Any]], object]
 
 
-def fit_together(settings: Settings, run: Path, on_step: OnStep, ended: Callable[[], bool]) -> Entry:
+def fit_together(settings: Settings, run: Path, on_step: OnStep, ended: Callable[[], bool]) -> Artifact:
     """Train on `training.processes` processes, from the last checkpoint where there is one.
 
     Args:
@@ -48,7 +48,7 @@ def fit_together(settings: Settings, run: Path, on_step: OnStep, ended: Callable
         StoppedError: It was to end early.
         SamuelError: The training failed; has the last it said.
     """
-    if found := find_entry(run / "model"):
+    if found := find_artifact(run / "model"):
         return found
     require_gpus(settings)
     with tempfile.TemporaryDirectory(prefix="samuel-") as folder:
@@ -60,8 +60,8 @@ def fit_together(settings: Settings, run: Path, on_step: OnStep, ended: Callable
             stop(process)
         if process.returncode:
             raise SamuelError(_why(log.read_text("utf-8", "replace"), process.returncode))
-    if model := find_entry(run / "model"):
-        return Entry(model.folder, model.record, model.sha256, made=True)
+    if model := find_artifact(run / "model"):
+        return Artifact(model.folder, model.record, model.sha256, made=True)
     raise SamuelError(f"{run / 'model'}: not there after the training; start it again")
 
 

@@ -15,7 +15,7 @@ from flows.credentials import take_secrets
 from flows.runner import Workers, asked_to_end, ending, until_ended, workers
 from flows.tasks import RETRIED, bar, gpu_slot, shown
 from flows.torchrun import fit_together
-from samuel.artifacts import Entry, read_json
+from samuel.artifacts import Artifact, read_json
 from samuel.checkpoint import TrainedModel, load_model
 from samuel.codecs.base import Codec
 from samuel.config import Settings, demo
@@ -66,7 +66,7 @@ def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008
     return cast("dict[str, Any]", Completed(message=told, data=made))
 
 
-def make(run: Workers, popdb: Popdb, settings: Settings) -> tuple[Entry, list[Entry], Entry]:
+def make(run: Workers, popdb: Popdb, settings: Settings) -> tuple[Artifact, list[Artifact], Artifact]:
     """POPDB → model, accompaniments and report, one task after the other."""
     given = {"popdb": popdb, "settings": settings, "run": run_folder(popdb, settings)}
     model = run.submit(train, computes=True, **given).result()
@@ -76,7 +76,7 @@ def make(run: Workers, popdb: Popdb, settings: Settings) -> tuple[Entry, list[En
     return model, tracks, written
 
 
-def summary(model: Entry, measured: Mapping[str, Any]) -> str:
+def summary(model: Artifact, measured: Mapping[str, Any]) -> str:
     """What a run ends with, in one line.
 
     Args:
@@ -108,7 +108,7 @@ def examine(settings: Settings) -> None:
 
 
 @task(task_run_name="train {settings.training.steps} steps", tags=["train"], cache_policy=NO_CACHE, **RETRIED)
-def train(popdb: Popdb, settings: Settings, run: Path) -> Entry:
+def train(popdb: Popdb, settings: Settings, run: Path) -> Artifact:
     """POPDB → model."""
     page = artifacts.TrainingPage(settings.training, run / "training" / "metrics.jsonl")
     processes = settings.training.processes
@@ -127,7 +127,7 @@ def train(popdb: Popdb, settings: Settings, run: Path) -> Entry:
 
 
 @task(task_run_name="generate", tags=["generate"], cache_policy=NO_CACHE, **RETRIED)
-def generate(popdb: Popdb, model: Entry, settings: Settings, run: Path) -> list[Entry]:
+def generate(popdb: Popdb, model: Artifact, settings: Settings, run: Path) -> list[Artifact]:
     """Held-out vocals → accompaniments."""
     load = parts_of(model, settings)
     pairs = choose_pairs(popdb, settings.evaluation.tracks)
@@ -142,7 +142,9 @@ def generate(popdb: Popdb, model: Entry, settings: Settings, run: Path) -> list[
 
 
 @task(task_run_name="score", tags=["score"], cache_policy=NO_CACHE, **RETRIED)
-def score(popdb: Popdb, model: Entry, tracks: Sequence[Entry], settings: Settings, run: Path) -> Entry:
+def score(
+    popdb: Popdb, model: Artifact, tracks: Sequence[Artifact], settings: Settings, run: Path
+) -> Artifact:
     """Accompaniments → scores."""
     share = artifacts.Share("score", "Tracks scored")
     with gpu_slot(settings):
@@ -160,14 +162,14 @@ def score(popdb: Popdb, model: Entry, tracks: Sequence[Entry], settings: Setting
 
 @task(task_run_name="report", tags=["report"], cache_policy=NO_CACHE, **RETRIED)
 def report(
-    popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, settings: Settings, run: Path
-) -> Entry:
+    popdb: Popdb, model: Artifact, tracks: Sequence[Artifact], scores: Artifact, settings: Settings, run: Path
+) -> Artifact:
     """Everything → a page to read."""
     written = write_report(popdb, model, tracks, scores, run / "report")
     return shown(written, cached=not written.made, what="the report")
 
 
-def parts_of(model: Entry, settings: Settings) -> Callable[[], tuple[TrainedModel, Codec]]:
+def parts_of(model: Artifact, settings: Settings) -> Callable[[], tuple[TrainedModel, Codec]]:
     """What loads model and codec, when they are needed."""
     device = resolve_device(settings.device)
     return lambda: (load_model(model.folder, device), codec_for(settings))

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from samuel.artifacts import (
-    Entry,
+    Artifact,
     digest,
-    find_entry,
-    make_entry,
+    find_artifact,
+    make_artifact,
     read_jsonl,
     write_json,
 )
@@ -261,7 +261,7 @@ def run_fit(popdb: Popdb, planned: PlannedFit, on_step: Callable[[dict[str, Any]
     return Result(variant.factor, variant.value, planned.seed, **_losses(model), worked=model.made)
 
 
-def _losses(model: Entry) -> dict[str, Any]:
+def _losses(model: Artifact) -> dict[str, Any]:
     rows = [row for row in read_jsonl(model.path("metrics.jsonl")) if "validation_loss" in row]
     best = {row["step"]: row for row in rows}[model.record["progress"]["best_step"]]
     return {
@@ -390,7 +390,7 @@ HEAD = """\
 |---|---|---|---|---|---|---|"""
 
 
-def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> Entry:
+def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> Artifact:
     """Write `ablation.md`, `ablation.json` and `ablation.png`, or find them, in `artifacts/ablations/<key>`.
 
     Args:
@@ -418,7 +418,7 @@ def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> 
         (target / "ablation.md").write_text(_text(rows, results, popdb, settings), "utf-8")
         return {"fits": len(results)}
 
-    return find_entry(folder) or make_entry(folder, make)
+    return find_artifact(folder) or make_artifact(folder, make)
 
 
 SHAPING = ("model", "diffusion", "training", "ablation")

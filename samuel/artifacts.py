@@ -139,7 +139,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Artifact:
     """A finished folder.
 
     Attributes:
@@ -161,7 +161,7 @@ class Entry:
         return self.folder / name
 
 
-def find_entry(folder: Path) -> Entry | None:
+def find_artifact(folder: Path) -> Artifact | None:
     """The entry at `folder`, or None where it is absent or a listed file is missing or of another size."""
     try:
         entry, sizes = entry_of(folder, read_json(folder / MANIFEST))
@@ -176,7 +176,7 @@ def find_entry(folder: Path) -> Entry | None:
     return entry
 
 
-def entry_of(folder: Path, manifest: Any) -> tuple[Entry, dict[str, int]]:
+def entry_of(folder: Path, manifest: Any) -> tuple[Artifact, dict[str, int]]:
     """The entry that a manifest tells of, and the sizes of its files.
 
     Raises:
@@ -184,16 +184,16 @@ def entry_of(folder: Path, manifest: Any) -> tuple[Entry, dict[str, int]]:
     """
     sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
     digests = {name: file["sha256"] for name, file in manifest["files"].items()}
-    return Entry(folder, manifest["record"], digests, released=manifest.get("released", False)), sizes
+    return Artifact(folder, manifest["record"], digests, released=manifest.get("released", False)), sizes
 
 
-def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
+def make_artifact(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Artifact:
     """The entry at `folder`, made first by `make(temporary folder) -> record` where it is not there.
 
     A damaged entry is replaced. Two processes that want the same entry take turns; the second finds it done.
     """
     with locked(folder):
-        if entry := find_entry(folder):
+        if entry := find_artifact(folder):
             return entry
         temporary = temporary_folder(folder)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -212,7 +212,7 @@ def make_entry(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
 def release(folder: Path) -> None:
     """Remove the files of the entry at `folder` and keep what it says of them; no entry, nothing happens."""
     with locked(folder):
-        entry = find_entry(folder)
+        entry = find_artifact(folder)
         if entry is None or (entry.released and not any(entry.path(name).exists() for name in entry.sha256)):
             return
         manifest = read_json(folder / MANIFEST)
@@ -432,15 +432,15 @@ def _reason(error: Exception) -> str:
 class Pieces:
     """The finished pieces of songs in the data folder, and nowhere else."""
 
-    def find(self, folder: Path) -> Entry | None:
+    def find(self, folder: Path) -> Artifact | None:
         """The entry that belongs at `folder`; its files may still lie in the store."""
-        return find_entry(folder)
+        return find_artifact(folder)
 
-    def all(self, stage: Path) -> Iterator[Entry]:
+    def all(self, stage: Path) -> Iterator[Artifact]:
         """Every entry that belongs into the folder of a stage."""
-        return (entry for folder in stage.glob("[!.]*/") if (entry := find_entry(folder)))
+        return (entry for folder in stage.glob("[!.]*/") if (entry := find_artifact(folder)))
 
-    def at_hand(self, entry: Entry) -> Entry:
+    def at_hand(self, entry: Artifact) -> Artifact:
         """The entry with its files on this machine.
 
         Raises:
@@ -502,12 +502,12 @@ class Store(Pieces):
     bucket: Bucket
     root: Path
 
-    def find(self, folder: Path) -> Entry | None:
+    def find(self, folder: Path) -> Artifact | None:
         """The entry that belongs at `folder`, after the store and this machine have told each other of it.
 
         What was made here and is not there, as after a kill, is published. What others released is released.
         """
-        here, there = find_entry(folder), self.bucket.sizes(_key(folder))
+        here, there = find_artifact(folder), self.bucket.sizes(_key(folder))
         if here is None:
             self._learn_failure(folder, there)
             return self._found(folder, there)
@@ -515,7 +515,7 @@ class Store(Pieces):
             return here
         return self._agreed(here, there)
 
-    def all(self, stage: Path) -> Iterator[Entry]:
+    def all(self, stage: Path) -> Iterator[Artifact]:
         """Every entry that belongs into the folder of a stage: the store's word before this machine's."""
         listed: dict[str, dict[str, int]] = {}
         for name, size in self.bucket.sizes(stage.name).items():
@@ -531,7 +531,7 @@ class Store(Pieces):
             if entry.folder not in found and not (entry.folder in told and entry.released):
                 yield entry
 
-    def at_hand(self, entry: Entry) -> Entry:
+    def at_hand(self, entry: Artifact) -> Artifact:
         """The entry, which another machine may have told of, with its files on this machine.
 
         Raises:
@@ -545,12 +545,12 @@ class Store(Pieces):
                 return here
             self._learn_failure(folder, self.bucket.sizes(_key(folder)))
             forget(folder)  # released, or made here of other bytes
-            return make_entry(folder, lambda target: self._fetch(entry, target))
+            return make_artifact(folder, lambda target: self._fetch(entry, target))
 
     def publish(self, folder: Path) -> None:
         """Copy the entry at `folder` to the store, its manifest last."""
         with locked(folder):
-            here = find_entry(folder)
+            here = find_artifact(folder)
             if here is None:  # removed since
                 return
             there = self.bucket.sizes(_key(folder))
@@ -579,14 +579,14 @@ class Store(Pieces):
         self.bucket.write(as_json(FORGOTTEN), f"{_key(folder)}/{MANIFEST}")
         forget(folder)
 
-    def _here(self, entry: Entry) -> Entry | None:
+    def _here(self, entry: Artifact) -> Artifact | None:
         for folder in dict.fromkeys((entry.folder, self.root / _key(entry.folder))):
-            here = find_entry(folder)
+            here = find_artifact(folder)
             if here and not here.released and here.sha256 == entry.sha256:
                 return here
         return None
 
-    def _agreed(self, here: Entry, there: Mapping[str, int]) -> Entry | None:
+    def _agreed(self, here: Artifact, there: Mapping[str, int]) -> Artifact | None:
         """What holds where this machine and the store may differ."""
         folder = here.folder
         manifest = self._manifest(folder) if MANIFEST in there else None
@@ -602,7 +602,7 @@ class Store(Pieces):
         self.publish(folder)
         return here
 
-    def _found(self, folder: Path, there: Mapping[str, int]) -> Entry | None:
+    def _found(self, folder: Path, there: Mapping[str, int]) -> Artifact | None:
         """The entry as the store has it; none where it is absent or a file is missing or of another size."""
         if MANIFEST not in there:
             return None
@@ -618,7 +618,7 @@ class Store(Pieces):
         except ValueError:
             return None
 
-    def _fetch(self, entry: Entry, target: Path) -> dict[str, Any]:
+    def _fetch(self, entry: Artifact, target: Path) -> dict[str, Any]:
         for name, digest in entry.sha256.items():
             there = _object(entry.folder, name, digest)
             if self.bucket.get(there, target / name) and sha256(target / name) == digest:
@@ -654,7 +654,7 @@ def _object_name(name: str, digest: str) -> str:
     return f"{digest}{Path(name).suffix}"
 
 
-def _missing(here: Entry, there: Mapping[str, int]) -> list[str]:
+def _missing(here: Artifact, there: Mapping[str, int]) -> list[str]:
     """Names of the files of an entry of this machine that are not in the store."""
     if here.released:
         return []
@@ -662,7 +662,7 @@ def _missing(here: Entry, there: Mapping[str, int]) -> list[str]:
     return [name for name, object_ in names.items() if there.get(object_) != here.path(name).stat().st_size]
 
 
-def _whole(folder: Path, manifest: Any, there: Mapping[str, int]) -> Entry | None:
+def _whole(folder: Path, manifest: Any, there: Mapping[str, int]) -> Artifact | None:
     """The entry of a manifest from the store, where its files are there as well."""
     try:
         entry, sizes = entry_of(folder, manifest)

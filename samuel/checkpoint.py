@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from samuel.artifacts import (
-    Entry,
-    find_entry,
-    make_entry,
+    Artifact,
+    find_artifact,
+    make_artifact,
     sha256,
 )
 from samuel.config import DiffusionConfig, ModelConfig
@@ -55,7 +55,7 @@ class TrainedModel:
 
 def save_model(
     folder: Path, weights: dict[str, Tensor], record: dict[str, Any], files: dict[str, bytes] | None = None
-) -> Entry:
+) -> Artifact:
     """Write the model people share: `model.safetensors`, its record, and `files` by name."""
 
     def make(target: Path) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def save_model(
             (target / name).write_bytes(content)
         return {"format": MODEL_FORMAT, **record}
 
-    return make_entry(folder, make)
+    return make_artifact(folder, make)
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ def save_state(
     average: nn.Module,
     optimiser: torch.optim.Optimizer,
     record: dict[str, Any],
-) -> Entry:
+) -> Artifact:
     """Write all that training needs to go on from here."""
 
     def make(target: Path) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def save_state(
         save_file(_optimiser_tensors(optimiser), target / "optimiser.safetensors")
         return record
 
-    return make_entry(folder, make)
+    return make_artifact(folder, make)
 
 
 def load_state(
@@ -144,8 +144,8 @@ def load_state(
     return entry.record
 
 
-def _whole_entry(folder: Path) -> Entry:
-    entry = find_entry(folder)
+def _whole_entry(folder: Path) -> Artifact:
+    entry = find_artifact(folder)
     if entry is None:
         raise CheckpointError(f"{folder}: no whole checkpoint here; run the flow train-and-eval to make one")
     for name, expected in entry.sha256.items():

@@ -10,9 +10,9 @@ import pytest
 from samuel.artifacts import (
     MANIFEST,
     digest,
-    find_entry,
+    find_artifact,
     forget,
-    make_entry,
+    make_artifact,
     read_json,
     read_jsonl,
     release,
@@ -29,8 +29,8 @@ def make_greeting(folder: Path) -> dict[str, Any]:
 
 
 def test_an_entry_is_made_once_and_found_after(tmp_path: Path) -> None:
-    first = make_entry(tmp_path / "e", make_greeting)
-    second = make_entry(tmp_path / "e", lambda _: pytest.fail("made again"))
+    first = make_artifact(tmp_path / "e", make_greeting)
+    second = make_artifact(tmp_path / "e", lambda _: pytest.fail("made again"))
     assert first.made
     assert not second.made
     assert second.record == {"words": 1}
@@ -39,14 +39,14 @@ def test_an_entry_is_made_once_and_found_after(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["delete", "truncate", "no manifest", "half a manifest"])
 def test_a_damaged_entry_is_absent_and_made_again(tmp_path: Path, damage: str) -> None:
-    folder = make_entry(tmp_path / "e", make_greeting).folder
+    folder = make_artifact(tmp_path / "e", make_greeting).folder
     target = folder / (MANIFEST if "manifest" in damage else "greeting.txt")
     if damage in ("delete", "no manifest"):
         target.unlink()
     else:
         target.write_text("{")
-    assert find_entry(folder) is None
-    assert make_entry(folder, make_greeting).made
+    assert find_artifact(folder) is None
+    assert make_artifact(folder, make_greeting).made
     assert (folder / "greeting.txt").read_text() == "hello"
 
 
@@ -56,7 +56,7 @@ def test_a_failed_maker_leaves_nothing(tmp_path: Path) -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        make_entry(tmp_path / "e", fail)
+        make_artifact(tmp_path / "e", fail)
     assert [path.name for path in tmp_path.iterdir()] == [".locks"]
 
 
@@ -66,7 +66,7 @@ def killed_while_making(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         return {}
 
-    make_entry(folder, make)
+    make_artifact(folder, make)
 
 
 def test_a_killed_maker_leaves_no_entry_and_no_lock(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_a_killed_maker_leaves_no_entry_and_no_lock(tmp_path: Path) -> None:
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert find_entry(tmp_path / "e") is None
-    assert make_entry(tmp_path / "e", make_greeting).made
+    assert find_artifact(tmp_path / "e") is None
+    assert make_artifact(tmp_path / "e", make_greeting).made
     assert sorted(path.name for path in tmp_path.iterdir()) == [".locks", "e"]
 
 
@@ -85,7 +85,7 @@ def count_and_make(folder: Path) -> None:
         time.sleep(0.5)
         return make_greeting(target)
 
-    make_entry(folder, make)
+    make_artifact(folder, make)
 
 
 def test_two_processes_make_an_entry_once(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_a_digest_depends_on_values_not_on_the_order_of_keys() -> None:
 def test_a_manifest_of_another_form_is_a_damaged_one(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "entry").mkdir()
     (tmp_path / "entry" / "entry.json").write_text(manifest)
-    assert find_entry(tmp_path / "entry") is None
+    assert find_artifact(tmp_path / "entry") is None
     (tmp_path / "other" / "entry.json").mkdir(parents=True)
-    assert find_entry(tmp_path / "other") is None
+    assert find_artifact(tmp_path / "other") is None
 
 
 def test_release_of_what_is_released_writes_nothing(tmp_path: Path) -> None:
@@ -140,17 +140,17 @@ def test_release_of_what_is_released_writes_nothing(tmp_path: Path) -> None:
         (folder / "file").write_bytes(b"bytes")
         return {"n": 1}
 
-    made = make_entry(tmp_path / "entry", make)
+    made = make_artifact(tmp_path / "entry", make)
     release(made.folder)
     stat = made.path("entry.json").stat()
     release(made.folder)
     assert made.path("entry.json").stat().st_mtime_ns == stat.st_mtime_ns
-    released = find_entry(made.folder)
+    released = find_artifact(made.folder)
     assert released
     assert (released.released, released.record, released.sha256) == (True, made.record, made.sha256)
     forget(made.folder)
-    assert find_entry(made.folder) is None
-    assert not make_entry(made.folder, make).released
+    assert find_artifact(made.folder) is None
+    assert not make_artifact(made.folder, make).released
 
 
 def test_release_of_nothing_does_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.artifacts import find_entry
+from samuel.artifacts import find_artifact
 from samuel.audio import read_wav
 from samuel.config import Settings, parse
 from samuel.popdb.acquire import acquire_songs
@@ -119,7 +119,7 @@ def test_nothing_else_is_left(number: int, rehearsal: Rehearsal) -> None:
     failures = {name for name in listing if re.fullmatch(r"[0-9a-f]{20}\.failed\.json", name)}
     rests = {name for name in listing if re.fullmatch(r"\.[0-9a-f]{20}\.part", name)}
     assert listing == failures | rests
-    assert all(find_entry(raw / name) for name in entries)
+    assert all(find_artifact(raw / name) for name in entries)
     assert {path.name for name in entries for path in (raw / name).iterdir()} == {"audio.wav", "entry.json"}
     broken = [o for o in outcomes if o.stage == "download" and o.status.retryable]
     assert len(rests) <= len(broken)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from samuel.artifacts import (
+    Artifact,
     Bucket,
-    Entry,
     Store,
     bucket_of,
     failure_file,
-    find_entry,
-    make_entry,
+    find_artifact,
+    make_artifact,
     read_json,
     write_json,
 )
@@ -55,18 +55,18 @@ def stems(target: Path, more: bytes = b"") -> dict[str, Any]:
     return {"scale": 1.0, "song": "naïve"}
 
 
-def made_on(store: Store, make: Callable[[Path], dict[str, Any]] = stems, key: Path = KEY) -> Entry:
-    entry = make_entry(store.root / key, make)
+def made_on(store: Store, make: Callable[[Path], dict[str, Any]] = stems, key: Path = KEY) -> Artifact:
+    entry = make_artifact(store.root / key, make)
     store.publish(entry.folder)
     return entry
 
 
-def told(entry: Entry) -> Entry:
+def told(entry: Artifact) -> Artifact:
     """The entry as another machine tells of it: under a path that is none here."""
     return replace(entry, folder=Path("/elsewhere") / KEY)
 
 
-def found_on(store: Store, key: Path = KEY) -> Entry:
+def found_on(store: Store, key: Path = KEY) -> Artifact:
     entry = store.find(store.root / key)
     assert entry
     return entry
@@ -172,8 +172,8 @@ def test_two_machines_that_make_the_same_do_not_harm_each_other(
     url: str, tmp_path: Path, *, differ: bool
 ) -> None:
     a, b, c, d = (machine(url, tmp_path / name) for name in "abcd")
-    by_a = make_entry(a.root / KEY, stems)
-    by_b = make_entry(b.root / KEY, lambda target: stems(target, b"!" if differ else b""))
+    by_a = make_artifact(a.root / KEY, stems)
+    by_b = make_artifact(b.root / KEY, lambda target: stems(target, b"!" if differ else b""))
     with ThreadPoolExecutor(2) as both:
         list(both.map(lambda store: store.publish(store.root / KEY), (a, b)))
     for made, store in ((by_a, c), (by_b, d), (by_b, c), (by_a, d)):
@@ -188,7 +188,7 @@ def test_two_machines_that_make_the_same_do_not_harm_each_other(
 def publish_often(url: str, root: Path, times: int) -> None:
     store = machine(url, root)
     for _ in range(times):
-        make_entry(root / KEY, stems)
+        make_artifact(root / KEY, stems)
         store.bucket.remove([f"{KEY}/entry.json"])
         for name, digest in found_on(store).sha256.items():
             store.bucket.put(root / KEY / name, f"{KEY}/{digest}.flac")
@@ -265,7 +265,7 @@ def test_what_is_forgotten_is_made_again_by_whoever_comes(url: str, tmp_path: Pa
 
 def test_a_release_of_before_there_was_a_store_is_told(url: str, tmp_path: Path) -> None:
     a, b = machine(url, tmp_path / "a"), machine(url, tmp_path / "b")
-    made = make_entry(a.root / KEY, stems)
+    made = make_artifact(a.root / KEY, stems)
     super(Store, a).release(made.folder)
     assert found_on(a).released
     assert found_on(b).released
@@ -273,7 +273,7 @@ def test_a_release_of_before_there_was_a_store_is_told(url: str, tmp_path: Path)
     b.forget(b.root / KEY)
     made_on(b)
     assert not found_on(a).released
-    assert find_entry(a.root / KEY)
+    assert find_artifact(a.root / KEY)
 
 
 def test_all_entries_of_a_stage_are_those_of_all_machines(url: str, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_all_entries_of_a_stage_are_those_of_all_machines(url: str, tmp_path: Pa
     a.release(a.root / "stems" / "k0")
     super(Store, a).release(a.root / "stems" / "k1")
     b.forget(b.root / "stems" / "k0")
-    make_entry(b.root / "stems" / "k4", stems)
+    make_artifact(b.root / "stems" / "k4", stems)
     assert sorted(e.folder.name for e in a.all(a.root / "stems")) == ["k1", "k2"]
     entries = {entry.folder: entry.released for entry in b.all(b.root / "stems")}
     assert entries == {b.root / "stems" / f"k{number}": False for number in (1, 2, 4)}

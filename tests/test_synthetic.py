@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
-from samuel.artifacts import Entry, digest
+from samuel.artifacts import Artifact, digest
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.synthetic.room import reverberation
 from samuel.synthetic.score import BEATS_PER_BAR, Chord, Key, Note, Score, write_score
@@ -44,7 +44,7 @@ def scores() -> list[Score]:
 
 
 @pytest.fixture(scope="module")
-def entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Entry]:
+def entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
     root = tmp_path_factory.mktemp("songs")
     yield write_song(SEED, INDICES[0], root)
     shutil.rmtree(root)  # 130 MB
@@ -92,7 +92,7 @@ def test_stems_are_float32_stereo_and_sum_to_the_mix(songs: list[SyntheticSong])
         assert not np.array_equal(song.mix, song.accompaniment)
 
 
-def test_the_same_song_has_the_same_bytes(songs: list[SyntheticSong], entry: Entry) -> None:
+def test_the_same_song_has_the_same_bytes(songs: list[SyntheticSong], entry: Artifact) -> None:
     # `write_song` composes for itself.
     assert read_wav(entry.path("vocals.wav")).tobytes() == songs[0].vocals.tobytes()
     assert read_wav(entry.path("accompaniment.wav")).tobytes() == songs[0].accompaniment.tobytes()
@@ -292,7 +292,7 @@ def test_reverberation_comes_after_and_dies_away() -> None:
     assert abs(np.corrcoef(wet[0], wet[1])[0, 1]) < 0.3
 
 
-def test_a_written_song_is_an_entry_made_once(entry: Entry, songs: list[SyntheticSong]) -> None:
+def test_a_written_song_is_an_entry_made_once(entry: Artifact, songs: list[SyntheticSong]) -> None:
     song = songs[0]
     assert entry.made
     assert entry.folder.name == digest("synthetic", VERSION, SEED, INDICES[0])

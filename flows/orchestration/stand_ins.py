@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from samuel.artifacts import make_entry
+from samuel.artifacts import make_artifact
 from samuel.config import Settings, parse
 from samuel.errors import InputError
 from samuel.popdb import acquire as acquisition
@@ -87,7 +87,7 @@ def install(settings: Settings, sleep_s: float) -> None:
     for module, name, stand_in in places:
         setattr(module, name, stand_in)
     # Nothing is encoded that could be compared with what comes back.
-    make_entry(pipeline.round_trip_folder(settings), lambda _: {"stand-in": True})
+    make_artifact(pipeline.round_trip_folder(settings), lambda _: {"stand-in": True})
 
 
 class _Stages:

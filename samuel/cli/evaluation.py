@@ -23,7 +23,7 @@ from samuel.config import EvaluationConfig, Settings, parse
 from samuel.errors import InputError
 
 if TYPE_CHECKING:
-    from samuel.artifacts import Entry
+    from samuel.artifacts import Artifact
     from samuel.codecs.base import Codec
     from samuel.evaluate.systems import Lineup
     from samuel.popdb.dataset import Popdb
@@ -68,7 +68,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _run(
     lineup: "Lineup", config: EvaluationConfig, codec: "Codec", popdb: "Popdb | None", root: Path
-) -> "Entry":
+) -> "Artifact":
     from samuel.evaluate.distribution import FolderSpace
     from samuel.evaluate.scores import score_lineup
     from samuel.evaluate.tracks import with_ceiling
@@ -96,7 +96,7 @@ def _require_place(root: Path) -> None:
         raise InputError(f"{root}: {error.strerror}; give another --output") from error
 
 
-def _tell(report: "Entry", config: EvaluationConfig) -> None:
+def _tell(report: "Artifact", config: EvaluationConfig) -> None:
     """What was asked for and not measured, and how much was found wrong, on standard error."""
     from samuel.evaluate.audiobox import AXES
 

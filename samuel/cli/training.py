@@ -11,7 +11,7 @@ from samuel.cli.settings import Commands, add_settings, read_settings
 from samuel.cli.terminal import plain
 
 if TYPE_CHECKING:
-    from samuel.artifacts import Entry
+    from samuel.artifacts import Artifact
 
 
 def add_commands(commands: Commands) -> None:
@@ -69,7 +69,7 @@ def _tell(row: dict[str, Any], bar: "tqdm[NoReturn]") -> None:
         bar.write(f"step {row['step']}: validation loss {row['validation_loss']:.4f}{other}")
 
 
-def _summary(model: "Entry") -> str:
+def _summary(model: "Artifact") -> str:
     progress = model.record["progress"]
     state = "trained" if model.made else "already there"
     best = f"validation loss {progress['best_loss']:.4f} at step {progress['best_step']}"

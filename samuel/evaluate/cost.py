@@ -18,10 +18,10 @@ from torch import nn
 
 from benchmarks.clock import seconds
 from samuel.artifacts import (
-    Entry,
+    Artifact,
     digest,
-    find_entry,
-    make_entry,
+    find_artifact,
+    make_artifact,
 )
 from samuel.audio import SAMPLE_RATE
 from samuel.checkpoint import TrainedModel
@@ -287,13 +287,13 @@ REPEATS = 3
 
 
 def make_cost(
-    load: Callable[[], tuple[TrainedModel, Codec]], model: Entry, settings: Settings, root: Path
-) -> Entry:
+    load: Callable[[], tuple[TrainedModel, Codec]], model: Artifact, settings: Settings, root: Path
+) -> Artifact:
     """Measure it, or find what was measured of this model with these settings on this machine."""
     device = resolve_device(settings.device)
     made_of = (model.sha256["model.safetensors"], settings.sampling.model_dump(), settings.codec.model_dump())
     folder = root / digest("cost", VERSION, *made_of, machine_name(device))
-    return find_entry(folder) or make_entry(folder, lambda _: _cost(*load(), settings.sampling, device))
+    return find_artifact(folder) or make_artifact(folder, lambda _: _cost(*load(), settings.sampling, device))
 
 
 def _cost(model: TrainedModel, codec: Codec, config: SamplingConfig, device: torch.device) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from samuel.artifacts import Entry, digest
+from samuel.artifacts import Artifact, digest
 from samuel.audio import SAMPLE_RATE
 from samuel.codecs.base import HOP, Codec, made_by
 from samuel.errors import SamuelError
@@ -80,7 +80,7 @@ class DatasetSpace:
     """The tracks of `make_track` beside the dataset that their model learned, by the latents themselves."""
 
     popdb: Popdb
-    tracks: Sequence[Entry]
+    tracks: Sequence[Artifact]
     model: str = ""
     """Digest of its weights, for people who compare runs."""
 

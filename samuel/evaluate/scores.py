@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samuel.artifacts import (
-    Entry,
+    Artifact,
     digest,
-    find_entry,
-    make_entry,
+    find_artifact,
+    make_artifact,
     sha256,
     write_json,
 )
@@ -52,7 +52,7 @@ def score_lineup(
     space: Space,
     efficiency: Mapping[str, Any] | None = None,
     each: Each = iter,
-) -> Entry:
+) -> Artifact:
     """Score every system, or find the scores: `scores.parquet` and `summary.json`.
 
     What cannot be measured is named with its reason, and the rest is.
@@ -86,7 +86,7 @@ def score_lineup(
         write_json(target / SUMMARY, summary)
         return {"tracks": summary["tracks"], "systems": summary["systems"]}
 
-    return find_entry(folder) or make_entry(folder, make)
+    return find_artifact(folder) or make_artifact(folder, make)
 
 
 @dataclass(frozen=True)

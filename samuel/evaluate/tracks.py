@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samuel.artifacts import (
-    Entry,
+    Artifact,
     digest,
-    find_entry,
-    make_entry,
+    find_artifact,
+    make_artifact,
     sha256,
 )
 from samuel.audio import (
@@ -91,7 +91,7 @@ def _made(path: Path, codec: Codec, root: Path) -> Path:
     if not path.is_file():
         raise InputError(f"{path.name}: no such file")
     folder = root / digest("round trip", 1, sha256(path), codec.identity)
-    return (find_entry(folder) or make_entry(folder, make)).path(FILE)
+    return (find_artifact(folder) or make_artifact(folder, make)).path(FILE)
 
 
 # Accompaniments for held-out vocals, as WAV files beside the vocal and the true accompaniment.
@@ -141,7 +141,7 @@ def make_track(
     root: Path,
     takes: int = 1,
     on_step: OnStep | None = None,
-) -> Entry:
+) -> Artifact:
     """Generate one track, or find it.
 
     `vocal.wav`, `accompaniment.wav` (the first take), `mix.wav` and `reference.wav` all come out of the
@@ -176,10 +176,10 @@ def make_track(
         return {"pair_id": pair["pair_id"], "title": pair["title"], "start_s": pair["start_s"]}
 
     folder = root / f"{pair['pair_id']}-{key}"
-    return find_entry(folder) or make_entry(folder, make)
+    return find_artifact(folder) or make_artifact(folder, make)
 
 
-def lineup_of(tracks: Sequence[Entry]) -> Lineup:
+def lineup_of(tracks: Sequence[Artifact]) -> Lineup:
     """The tracks of a model, and the true accompaniments through the codec, as what is compared."""
     return Lineup(
         tuple(
@@ -192,7 +192,7 @@ def lineup_of(tracks: Sequence[Entry]) -> Lineup:
     )
 
 
-def latents_of(tracks: Sequence[Entry]) -> dict[str, Tensor]:
+def latents_of(tracks: Sequence[Artifact]) -> dict[str, Tensor]:
     """Codec latents: `takes` (N, K, C, T) and `reference` (N, C, T), float32."""
     loaded = [load_file(track.path(LATENTS)) for track in tracks]
     return {

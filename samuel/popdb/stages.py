@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from samuel.artifacts import Entry, digest, make_entry, pieces_of
+from samuel.artifacts import Artifact, digest, make_artifact, pieces_of
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, dbfs, read_wav
 from samuel.codecs import load_codec
 from samuel.codecs.base import HOP, REACH, Codec
@@ -118,7 +118,7 @@ MOST_PEAK = 16.0
 
 
 def separate(separator: Separator, audio_wav: Path, folder: Path) -> dict[str, Any]:
-    """Write both stems of a song into `folder`, as `stems` stores them; a maker for `make_entry`.
+    """Write both stems of a song into `folder`, as `stems` stores them; a maker for `make_artifact`.
 
     Returns:
         stems_scale, vocals_dbfs, accompaniment_dbfs and the peak of the mix.
@@ -151,8 +151,8 @@ def _require_finite(audio: Audio, what: str) -> None:
 # Stems → paired latents (paper §III-C): whole songs encoded, cut into chunks, the shorter rest dropped.
 
 
-def encode_pair(codec: Codec, stems: Entry, chunk_frames: int, folder: Path) -> dict[str, Any]:
-    """Encode both stems of a song into `folder/latents.safetensors`; a maker for `make_entry`.
+def encode_pair(codec: Codec, stems: Artifact, chunk_frames: int, folder: Path) -> dict[str, Any]:
+    """Encode both stems of a song into `folder/latents.safetensors`; a maker for `make_artifact`.
 
     The file holds `vocal` and `accompaniment`, each float16 (N, 64, chunk_frames), unscaled; chunk k of both
     stands for the same samples, from k · chunk_frames · 2048 on.
@@ -347,12 +347,12 @@ def reclaim_audio(settings: Settings) -> int:
     return len(wanted)
 
 
-def stems_folder(audio: Entry, settings: Settings) -> Path:
+def stems_folder(audio: Artifact, settings: Settings) -> Path:
     """Where the stems of a downloaded song are, or will be."""
     return settings.data / "stems" / digest("separate", *_stems_recipe(audio, settings))
 
 
-def latents_folder(audio: Entry, settings: Settings) -> Path:
+def latents_folder(audio: Artifact, settings: Settings) -> Path:
     """Where the latents of a downloaded song are, or will be."""
     codec, frames = codec_for(settings).identity, settings.popdb.chunk_frames
     recipe = [VERSIONS["encode"], *_stems_recipe(audio, settings), codec, frames]
@@ -408,7 +408,7 @@ def _in_hand(
     return [results[place] for place in range(len(outcomes))]
 
 
-def _gone(separated: Outcome, audio: Entry, settings: Settings) -> bool:
+def _gone(separated: Outcome, audio: Artifact, settings: Settings) -> bool:
     """Whether stems were removed, and nothing is there that was made of them."""
     released = separated.entry is not None and separated.entry.released
     return released and not pieces_of(settings).find(latents_folder(audio, settings))
@@ -446,10 +446,10 @@ def _prove(settings: Settings, song: Callable[[], Audio]) -> None:
         logger.info("round trip of a chunk through %s: %s", codec.identity, result)
         return asdict(result)
 
-    make_entry(round_trip_folder(settings), make)
+    make_artifact(round_trip_folder(settings), make)
 
 
-def _stems_recipe(audio: Entry, settings: Settings) -> list[object]:
+def _stems_recipe(audio: Artifact, settings: Settings) -> list[object]:
     return [VERSIONS["separate"], audio.sha256[AUDIO], separator_for(settings).identity]
 
 

@@ -10,11 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 from samuel.artifacts import (
     HERE,
-    Entry,
+    Artifact,
     Pieces,
     failure_file,
     locked,
-    make_entry,
+    make_artifact,
     partial_folder,
     read_json,
     temporary_folder,
@@ -75,10 +75,10 @@ class Outcome:
     status: Status
     message: str
     attempts: int
-    entry: Entry | None
+    entry: Artifact | None
     record: dict[str, Any]
     worked: bool
-    sources: tuple[Entry, ...] = ()
+    sources: tuple[Artifact, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -120,7 +120,7 @@ def attempt(
         if past["status"] and not (_worth_it(past, limits) and retry(past["attempts"])):
             return _failure(song, stage, past, earlier, worked=False)
         try:
-            entry = make_entry(folder, make)
+            entry = make_artifact(folder, make)
         except SongError as error:
             failed = _told(error, past["attempts"] + 1, folder, song, limits)
             write_json(failure_file(folder), failed)
@@ -180,7 +180,7 @@ def _failures(folder: Path) -> dict[str, Any]:
     return kept
 
 
-def _success(song: Song, stage: str, entry: Entry, attempts: int, earlier: dict[str, Any]) -> Outcome:
+def _success(song: Song, stage: str, entry: Artifact, attempts: int, earlier: dict[str, Any]) -> Outcome:
     record = {**earlier, **entry.record}
     return Outcome(song, stage, Status.OK, "", attempts, entry, record, entry.made)
 

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from samuel.artifacts import Entry, Pieces, pieces_of, sha256, write_json
+from samuel.artifacts import Artifact, Pieces, pieces_of, sha256, write_json
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
 from samuel.popdb.card import dataset_card
@@ -380,7 +380,7 @@ def _placed_in(rows: Sequence[Row], old: Popdb | None, made_of: dict[str, Any]) 
     return place(rows, [row for row in [*old.index, *old.tombstones] if row["shard"] in whole])
 
 
-def _encoded(rows: Sequence[Row], entries: Mapping[str, Entry], pieces: Pieces) -> Iterator[Pair]:
+def _encoded(rows: Sequence[Row], entries: Mapping[str, Artifact], pieces: Pieces) -> Iterator[Pair]:
     """The latents of rows from what the stages left; every song is read once.
 
     Raises:

@@ -16,10 +16,10 @@ import numpy as np
 import soundfile
 
 from samuel.artifacts import (
-    Entry,
-    find_entry,
+    Artifact,
+    find_artifact,
     locked,
-    make_entry,
+    make_artifact,
     partial_folder,
     replacing,
 )
@@ -78,7 +78,7 @@ class Written:
 
 def write_with_audio(
     folder: Path, tracks: Sequence[Heard], write: Callable[[Path, Path, list[Written]], dict[str, Any]]
-) -> Entry:
+) -> Artifact:
     """The entry of a report with its audio, made where it or some of the audio is not there.
 
     Args:
@@ -89,11 +89,11 @@ def write_with_audio(
     """
     gathered = partial_folder(folder)
     with locked(gathered):
-        entry = find_entry(folder)
+        entry = find_artifact(folder)
         if entry and _all_there(entry):
             return entry
         written = write_tracks(tracks, gathered)
-        entry = make_entry(
+        entry = make_artifact(
             folder, lambda target: write(target, gathered, written) | {AUDIO: _sizes(gathered, written)}
         )
         shutil.rmtree(folder / AUDIO, ignore_errors=True)
@@ -216,7 +216,7 @@ def _sizes(folder: Path, written: Sequence[Written]) -> dict[str, int]:
     return {link: (folder / link).stat().st_size for item in written for link in item.links.values()}
 
 
-def _all_there(entry: Entry) -> bool:
+def _all_there(entry: Artifact) -> bool:
     files = entry.record.get(AUDIO, {})
     return all(
         (path := entry.path(link)).is_file() and path.stat().st_size == size for link, size in files.items()

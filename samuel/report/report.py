@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from samuel.artifacts import (
-    Entry,
+    Artifact,
     digest,
     read_json,
     read_jsonl,
@@ -63,7 +63,7 @@ def dataset_section(popdb: Popdb, folder: Path) -> str:
     )
 
 
-def training_section(model: Entry, metrics: Sequence[dict[str, Any]]) -> str:
+def training_section(model: Artifact, metrics: Sequence[dict[str, Any]]) -> str:
     """How the training went; its picture is `loss.png`, which `plot_loss` draws."""
     fit = training_summary(model, metrics)
     held = "held-out songs" if model.record["held_out"] else "training songs, as none could be held out"
@@ -77,7 +77,7 @@ def training_section(model: Entry, metrics: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(["## Training", " ".join(sentences), _conditioning_gain(fit), "![Loss](loss.png)"])
 
 
-def training_summary(model: Entry, metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
+def training_summary(model: Artifact, metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The numbers of a fit.
 
     Always: `steps`; `first` and `last`, the error of v over the first and last ten of them; `validation`,
@@ -170,7 +170,9 @@ STEMS = {
 """File of a track that was generated, by whose it is."""
 
 
-def write_report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: Entry, root: Path) -> Entry:
+def write_report(
+    popdb: Popdb, model: Artifact, tracks: Sequence[Artifact], scores: Artifact, root: Path
+) -> Artifact:
     """Write the report of a training and its evaluation, or find it, in `root/<key>`.
 
     It holds `report.md`, `report.html` (which opens alone), their plots, `scores.parquet`, `summary.json`,
@@ -203,7 +205,7 @@ def write_report(popdb: Popdb, model: Entry, tracks: Sequence[Entry], scores: En
     return write_with_audio(root / digest("report", VERSION, *inputs), heard, write)
 
 
-def write_evaluation_report(lineup: Lineup, scores: Entry, root: Path) -> Entry:
+def write_evaluation_report(lineup: Lineup, scores: Artifact, root: Path) -> Artifact:
     """Write the report of an evaluation of any systems, or find it, in `root/<key>`; see `write_report`.
 
     Args:
@@ -243,13 +245,13 @@ def _unlike_stems(system: str) -> str:
     return f"{system} (system)" if system in (VOCAL, MIX) else system
 
 
-def _heard(track: Entry) -> Heard:
+def _heard(track: Artifact) -> Heard:
     record = track.record
     files = {whose: track.path(file) for whose, file in STEMS.items() if file in track.sha256}
     return Heard(record["pair_id"], record["title"], files, record["start_s"])
 
 
-def _take_scores(scores: Entry, target: Path) -> dict[str, Any]:
+def _take_scores(scores: Artifact, target: Path) -> dict[str, Any]:
     """Copy the scores into the report, draw them, and give their summary."""
     for name in (SCORES, SUMMARY):
         shutil.copyfile(scores.path(name), target / name)

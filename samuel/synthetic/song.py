@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samuel.artifacts import Entry, digest, make_entry
+from samuel.artifacts import Artifact, digest, make_artifact
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
 from samuel.synthetic.band import play
 from samuel.synthetic.room import Track, reverberation
@@ -64,7 +64,7 @@ def compose(seed: int, index: int) -> SyntheticSong:
     return SyntheticSong(title, vocals, accompaniment, score.tempo_bpm, str(score.key), sung)
 
 
-def write_song(seed: int, index: int, root: Path) -> Entry:
+def write_song(seed: int, index: int, root: Path) -> Artifact:
     """Song `index` of `seed` as an entry under `root`: mix.wav, vocals.wav, accompaniment.wav."""
 
     def make(folder: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def write_song(seed: int, index: int, root: Path) -> Entry:
             "sung": [list(stretch) for stretch in song.sung],
         }
 
-    return make_entry(root / digest("synthetic", VERSION, seed, index), make)
+    return make_artifact(root / digest("synthetic", VERSION, seed, index), make)
 
 
 def _sing_all(rng: np.random.Generator, score: Score) -> list[SungPhrase]:

@@ -22,9 +22,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from samuel.artifacts import (
-    Entry,
+    Artifact,
     digest,
-    find_entry,
+    find_artifact,
     locked,
 )
 from samuel.checkpoint import (
@@ -278,7 +278,7 @@ class States:
         """Write a checkpoint, then remove those that are no longer kept and the weights only they need."""
         record = {"progress": dict(vars(progress)), "made_of": self.made_of}
         save_state(self.folder / f"step-{progress.step:08d}", network, average, optimiser, record)
-        kept = [entry for folder in self._newest_first() if (entry := find_entry(folder))][: self.keep]
+        kept = [entry for folder in self._newest_first() if (entry := find_artifact(folder))][: self.keep]
         _remove(set(self._newest_first()) - {entry.folder for entry in kept})
         bests = {self._best(entry.record["progress"]["best_step"]) for entry in kept}
         _remove(set(self.folder.glob("best-*")) - bests)
@@ -290,7 +290,7 @@ class States:
             CheckpointError: It is damaged, or made of something else.
         """
         for folder in self._newest_first():
-            if entry := find_entry(folder):
+            if entry := find_artifact(folder):
                 require_same(entry.record["made_of"], self.made_of, folder)
                 record = load_state(folder, network, average, optimiser)
                 return Progress(**record["progress"])
@@ -515,7 +515,7 @@ class Training:
         if log := vars(self).get("log"):
             log.close()
 
-    def export(self, folder: Path) -> Entry:
+    def export(self, folder: Path) -> Artifact:
         """Write the model people share: the averaged weights of the best validation."""
         metrics = {"metrics.jsonl": (self.folder / "metrics.jsonl").read_bytes()}
         return save_model(folder, self.states.best_weights(self.progress), self._model_record(), metrics)
@@ -603,7 +603,7 @@ def run_folder(popdb: Popdb, settings: Settings) -> Path:
     return settings.artifacts / key
 
 
-def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Entry:
+def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Artifact:
     """Train to the end, from the last checkpoint where there is one; nothing when the model is there.
 
     Started by torchrun, all its processes train together. Ctrl-C and SIGTERM end it after the step in hand,
@@ -622,21 +622,21 @@ def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Entry:
         KeyboardInterrupt: It was asked to end.
         StoppedError: `on_step` raised it, to end it; there is a checkpoint.
     """
-    if found := find_entry(run / "model"):
+    if found := find_artifact(run / "model"):
         clear(run / "training")  # where a kill came between the model and this
         return found
     training = Training(popdb, settings, run / "training")
     with closing(training), ExitStack() as held:
         if training.rank == 0:
             held.enter_context(locked(run / "training"))
-        found = find_entry(run / "model")
+        found = find_artifact(run / "model")
         if not training.anyone(found):
             _train(training, on_step)
             if training.rank == 0:
                 found = training.export(run / "model")
                 clear(run / "training")
     training.fabric.barrier()
-    if model := found or find_entry(run / "model"):
+    if model := found or find_artifact(run / "model"):
         return model
     raise CheckpointError(f"{run / 'model'}: gone after the training; start it again")
 

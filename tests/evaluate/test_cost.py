@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from samuel.artifacts import Entry, find_entry
+from samuel.artifacts import Artifact, find_artifact
 from samuel.audio import SAMPLE_RATE
 from samuel.checkpoint import load_model
 from samuel.codecs import load_codec
@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Entry:
-    entry = find_entry(small_model(tmp_path_factory.mktemp("model")))
+def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    entry = find_artifact(small_model(tmp_path_factory.mktemp("model")))
     assert entry
     return entry
 
@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_a_track_of_the_papers_length_is_made_and_timed(
-    model: Entry, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Artifact, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec, lengths = load_codec(CodecConfig(), CPU), []
     decode = codec.decode
@@ -48,7 +48,7 @@ def test_a_track_of_the_papers_length_is_made_and_timed(
 
 
 def test_it_is_measured_once_for_model_and_settings(
-    model: Entry, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Artifact, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost, "FRAMES", 64)
     loaded = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from samuel.artifacts import Entry, make_entry
+from samuel.artifacts import Artifact, make_artifact
 from samuel.codecs import load_codec
 from samuel.codecs.base import Codec
 from samuel.config import CodecConfig
@@ -34,16 +34,16 @@ def popdb(tmp_path_factory: pytest.TempPathFactory) -> Popdb:
     return write_popdb(songs, small_settings(root, popdb={"validation_share": 0.4, "chunk_frames": FRAMES}))
 
 
-def track(root: Path, name: str, takes: torch.Tensor) -> Entry:
+def track(root: Path, name: str, takes: torch.Tensor) -> Artifact:
     def make(folder: Path) -> dict[str, Any]:
         save_file({"takes": takes, "reference": takes[0].clone()}, folder / "latents.safetensors")
         return {"pair_id": name, "title": name, "start_s": 0.0}
 
-    return make_entry(root / name, make)
+    return make_artifact(root / name, make)
 
 
 @pytest.fixture
-def tracks(popdb: Popdb, tmp_path: Path) -> list[Entry]:
+def tracks(popdb: Popdb, tmp_path: Path) -> list[Artifact]:
     """The first has learned a training pair by heart; its other takes, and all of the second, are noise."""
     generator = torch.Generator().manual_seed(0)
     scale = Normaliser.of(popdb.stats)
@@ -55,7 +55,7 @@ def tracks(popdb: Popdb, tmp_path: Path) -> list[Entry]:
     ]
 
 
-def test_the_tracks_of_a_model_are_held_to_the_dataset(popdb: Popdb, tracks: list[Entry]) -> None:
+def test_the_tracks_of_a_model_are_held_to_the_dataset(popdb: Popdb, tracks: list[Artifact]) -> None:
     found, missing = DatasetSpace(popdb, tracks).look({})
     assert missing == {}
     normaliser = Normaliser.of(popdb.stats)
@@ -73,7 +73,7 @@ def test_the_tracks_of_a_model_are_held_to_the_dataset(popdb: Popdb, tracks: lis
     assert found["diversity"]["between_takes"] == pytest.approx(1.0, abs=0.1)  # noise
 
 
-def test_what_was_learned_by_heart_is_found(popdb: Popdb, tracks: list[Entry]) -> None:
+def test_what_was_learned_by_heart_is_found(popdb: Popdb, tracks: list[Artifact]) -> None:
     found, _ = DatasetSpace(popdb, tracks).look({})
     learned, noise = found["nearest"]
     row = popdb.pairs("train")[3]
@@ -86,7 +86,7 @@ def test_what_was_learned_by_heart_is_found(popdb: Popdb, tracks: list[Entry]) -
 
 
 def test_without_held_out_songs_there_is_no_distance_and_no_yardstick(
-    tmp_path: Path, tracks: list[Entry]
+    tmp_path: Path, tracks: list[Artifact]
 ) -> None:
     alone = write_popdb([encoded_song(tmp_path, "a", 4)], small_settings(tmp_path))
     found, missing = DatasetSpace(alone, tracks).look({})
@@ -96,7 +96,7 @@ def test_without_held_out_songs_there_is_no_distance_and_no_yardstick(
 
 
 def test_latents_that_are_no_numbers_are_told_and_the_rest_is_compared(
-    popdb: Popdb, tracks: list[Entry], tmp_path: Path
+    popdb: Popdb, tracks: list[Artifact], tmp_path: Path
 ) -> None:
     broken = track(tmp_path / "broken", "x-000", torch.full((TAKES, 64, FRAMES), float("nan")))
     found, missing = DatasetSpace(popdb, [*tracks, broken]).look({})
@@ -106,7 +106,7 @@ def test_latents_that_are_no_numbers_are_told_and_the_rest_is_compared(
 
 
 def test_the_identity_tells_datasets_and_tracks_apart(
-    popdb: Popdb, tracks: list[Entry], tmp_path: Path
+    popdb: Popdb, tracks: list[Artifact], tmp_path: Path
 ) -> None:
     spaces = [DatasetSpace(popdb, tracks), DatasetSpace(popdb, tracks[:1])]
     alone = write_popdb([encoded_song(tmp_path, "a", 4)], small_settings(tmp_path))

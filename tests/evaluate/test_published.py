@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from samuel.artifacts import Entry
+from samuel.artifacts import Artifact
 from samuel.audio import read_wav
 from samuel.checkpoint import load_model
 from samuel.codecs import load_codec
@@ -53,11 +53,11 @@ def codec(settings: Settings) -> Codec:
 
 
 @pytest.fixture(scope="module")
-def model(popdb: Popdb, settings: Settings) -> Entry:
+def model(popdb: Popdb, settings: Settings) -> Artifact:
     return fit(popdb, settings, run_folder(popdb, settings), lambda _: None)
 
 
-def tracks_of(popdb: Popdb, settings: Settings, codec: Codec, model: Entry) -> list[Entry]:
+def tracks_of(popdb: Popdb, settings: Settings, codec: Codec, model: Artifact) -> list[Artifact]:
     return [
         make_track(
             pair, popdb, lambda: (load_model(model.folder, CPU), codec), model.sha256["model.safetensors"],
@@ -68,7 +68,7 @@ def tracks_of(popdb: Popdb, settings: Settings, codec: Codec, model: Entry) -> l
 
 
 def test_from_the_arrays_to_the_report(
-    popdb: Popdb, settings: Settings, codec: Codec, model: Entry, caplog: pytest.LogCaptureFixture
+    popdb: Popdb, settings: Settings, codec: Codec, model: Artifact, caplog: pytest.LogCaptureFixture
 ) -> None:
     require_codec(popdb, settings.codec)
     tracks = tracks_of(popdb, settings, codec, model)
@@ -94,7 +94,7 @@ def test_no_picture_of_what_was_not_measured(popdb: Popdb, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_codec_is_refused(popdb: Popdb, settings: Settings, model: Entry, tmp_path: Path) -> None:
+def test_another_codec_is_refused(popdb: Popdb, settings: Settings, model: Artifact, tmp_path: Path) -> None:
     mel = load_codec(Settings().codec, CPU)
     with pytest.raises(SettingsError, match="stable-audio-open"):
         require_codec(popdb, Settings().codec)
@@ -103,7 +103,7 @@ def test_another_codec_is_refused(popdb: Popdb, settings: Settings, model: Entry
 
 
 def test_a_model_of_published_latents_accompanies_by_that_codec(
-    settings: Settings, codec: Codec, model: Entry
+    settings: Settings, codec: Codec, model: Artifact
 ) -> None:
     vocal = np.zeros((2, FRAMES * 2048), np.float32)
     vocal[:, ::100] = 0.5

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from samuel.artifacts import Entry, read_json, sha256
+from samuel.artifacts import Artifact, read_json, sha256
 from samuel.audio import SAMPLE_RATE, read_wav, write_wav
 from samuel.codecs import load_codec
 from samuel.codecs.base import Codec
@@ -57,23 +57,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def score(place: Path, root: Path, *systems: str, references: bool = True, **options: Any) -> Entry:
+def score(place: Path, root: Path, *systems: str, references: bool = True, **options: Any) -> Artifact:
     named = {name: place / name for name in systems}
     lineup = folders(place / "vocals", named, place / "true" if references else None)
     return score_lineup(lineup, EvaluationConfig(), root, options.pop("space", Nothing()), **options)
 
 
 @pytest.fixture(scope="module")
-def scored(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Entry:
+def scored(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return score(place, tmp_path_factory.mktemp("scores"), "noise", "silent", "shifted")
 
 
-def rows_of(scores: Entry, **wanted: Any) -> list[dict[str, Any]]:
+def rows_of(scores: Artifact, **wanted: Any) -> list[dict[str, Any]]:
     rows = pq.read_table(scores.path("scores.parquet")).to_pylist()
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
-def test_every_number_is_a_row(scored: Entry, place: Path) -> None:
+def test_every_number_is_a_row(scored: Artifact, place: Path) -> None:
     (row,) = rows_of(scored, system="shifted", track="b", score="chroma_likeness", against=OWN)
     vocal, made = (features(read_wav(place / folder / "b.wav")) for folder in ("vocals", "shifted"))
     assert row["value"] == pytest.approx(follow(vocal, made)["chroma_likeness"], abs=1e-6)
@@ -88,7 +88,7 @@ def test_every_number_is_a_row(scored: Entry, place: Path) -> None:
     assert len(rows_of(scored, score="level_dbfs")) == 4 * 5
 
 
-def test_the_true_accompaniments_rank_above_all_others(scored: Entry) -> None:
+def test_the_true_accompaniments_rank_above_all_others(scored: Artifact) -> None:
     summary = read_json(scored.path("summary.json"))
     for name in ("chroma_likeness", "beat_f1", "key_agreement"):
         means = {system: found["mean"] for system, found in summary["scores"][name].items()}
@@ -100,7 +100,7 @@ def test_the_true_accompaniments_rank_above_all_others(scored: Entry) -> None:
     assert summary["following"]["chroma_likeness"]["shifted"]["p"] > 0.05
 
 
-def test_the_summary_is_that_of_the_rows(scored: Entry) -> None:
+def test_the_summary_is_that_of_the_rows(scored: Artifact) -> None:
     summary = json.loads(scored.path("summary.json").read_text())
     assert summary["systems"] == ["real", "noise", "silent", "shifted"]
     assert summary["tracks"] == 5
@@ -114,7 +114,7 @@ def test_the_summary_is_that_of_the_rows(scored: Entry) -> None:
 
 
 def test_scores_are_found_again_and_a_changed_file_makes_new_ones(
-    scored: Entry, place: Path, tmp_path: Path
+    scored: Artifact, place: Path, tmp_path: Path
 ) -> None:
     again = score(place, scored.folder.parent, "noise", "silent", "shifted")
     assert (again.made, again.folder) == (False, scored.folder)
@@ -155,7 +155,7 @@ def test_bad_files_are_named_and_the_rest_is_scored(place: Path, tmp_path: Path)
     assert [row["value"] for row in silent] == [0.0] * 4
 
 
-def test_vocals_are_known_by_their_bytes(scored: Entry, place: Path) -> None:
+def test_vocals_are_known_by_their_bytes(scored: Artifact, place: Path) -> None:
     vocals = read_json(scored.path("summary.json"))["vocals"]
     assert vocals == {name: sha256(place / "vocals" / f"{name}.wav") for name in "abcde"}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from samuel.artifacts import Entry
+from samuel.artifacts import Artifact
 from samuel.audio import read_wav
 from samuel.checkpoint import load_model
 from samuel.codecs import load_codec
@@ -55,7 +55,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def track(popdb: Popdb, model: Path, codec: Codec, tmp_path: Path) -> Entry:
+def track(popdb: Popdb, model: Path, codec: Codec, tmp_path: Path) -> Artifact:
     pair = popdb.index[0] | {"codec": codec.identity}
     return make_track(
         pair, popdb, lambda: (load_model(model, CPU), codec), "weights", SAMPLING, tmp_path, takes=3
@@ -63,7 +63,7 @@ def track(popdb: Popdb, model: Path, codec: Codec, tmp_path: Path) -> Entry:
 
 
 def test_takes_have_seeds_of_their_own_and_the_first_is_heard(
-    track: Entry, popdb: Popdb, model: Path, codec: Codec
+    track: Artifact, popdb: Popdb, model: Path, codec: Codec
 ) -> None:
     takes = load_file(track.path("latents.safetensors"))["takes"]
     assert takes.shape == (3, 64, 64)
@@ -78,7 +78,7 @@ def test_takes_have_seeds_of_their_own_and_the_first_is_heard(
     assert torch.equal(latents_of([track])["reference"][0], reference[0].float())
 
 
-def test_overshoots_are_turned_down_and_not_cut_off(track: Entry, codec: Codec) -> None:
+def test_overshoots_are_turned_down_and_not_cut_off(track: Artifact, codec: Codec) -> None:
     takes = load_file(track.path("latents.safetensors"))["takes"]
     loud = codec.decode(takes[:1] + 3.0)[0].float().numpy()
     limited = tracks._limited(loud)
@@ -87,7 +87,7 @@ def test_overshoots_are_turned_down_and_not_cut_off(track: Entry, codec: Codec) 
     assert 0.5 < np.abs(limited).max() <= 1.0
 
 
-def test_the_lineup_of_a_model_is_its_tracks_and_the_ceiling(track: Entry) -> None:
+def test_the_lineup_of_a_model_is_its_tracks_and_the_ceiling(track: Artifact) -> None:
     lineup = lineup_of([track])
     name = track.record["pair_id"]
     assert [(found.name, found.title) for found in lineup.tracks] == [(name, track.record["title"])]

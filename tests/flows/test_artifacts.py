@@ -29,7 +29,7 @@ from flows.artifacts import (
     training_markdown,
     with_links,
 )
-from samuel.artifacts import make_entry
+from samuel.artifacts import make_artifact
 from samuel.config import Settings, TrainingConfig
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
@@ -228,7 +228,7 @@ def test_a_training_shows_its_curve_before_it_ends(server: str, tmp_path: Path) 
         for row in rows:
             page.show(row)
         assert len(shown("training-loss")) == len(others) + 1
-        model = make_entry(tmp_path / "model", record_of_model)
+        model = make_artifact(tmp_path / "model", record_of_model)
         page.end(model)
 
     def record_of_model(folder: Path) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def test_audio_is_linked_where_its_folder_is_served(
         (folder / "summary.json").write_text('{"systems": [], "scores": {}, "tracks": 1}')
         return {}
 
-    report = make_entry(tmp_path / "served" / "a run" / "report", write)
+    report = make_artifact(tmp_path / "served" / "a run" / "report", write)
     monkeypatch.setenv(URL, "http://127.0.0.1:4201/")
     monkeypatch.setenv(FOLDER, str(tmp_path / "served"))
     in_a_flow(lambda: artifacts.show_report(report))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from flows.torchrun import fit_together, newest_row
 from flows.train_and_eval import train
-from samuel.artifacts import Entry, find_entry
+from samuel.artifacts import Artifact, find_artifact
 from samuel.config import Settings
 from samuel.errors import MissingPartError, SamuelError, StoppedError
 from samuel.popdb.dataset import open_popdb
@@ -76,7 +76,7 @@ def test_two_processes_make_the_model_that_one_makes(server: str, tmp_path: Path
 
     state = trained(return_state=True).result()
     assert state.name == "Completed"
-    model = find_entry(run / "model")
+    model = find_artifact(run / "model")
     assert model
     assert model.record["progress"]["step"] == settings.training.steps
     alone = fit(open_popdb(settings.popdb_path), settings, tmp_path / "alone", ignore)
@@ -126,7 +126,7 @@ def test_nobody_is_left_when_one_is_killed(tmp_path: Path, whom: str) -> None:
     (parent if whom == "the flow's process" else agent).send_signal(signal.SIGKILL)
     errors = parent.communicate(timeout=60)[1]
     none_left(tmp_path)
-    assert find_entry(run / "model") is None
+    assert find_artifact(run / "model") is None
     if whom == "torchrun's agent":
         assert "SamuelError" in errors
 
@@ -138,7 +138,7 @@ def test_what_went_wrong_is_told_in_the_words_of_the_training(server: str, tmp_p
     put_nan(popdb, broken, "vocal")
 
     @flow
-    def trained() -> Entry:
+    def trained() -> Artifact:
         return fit_together(settings, run, ignore, lambda: False)
 
     with pytest.raises(

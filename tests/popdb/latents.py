@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save, save_file
 
-from samuel.artifacts import make_entry
+from samuel.artifacts import make_artifact
 from samuel.config import Settings, parse
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
@@ -55,7 +55,7 @@ def encoded_song(
         chunk = {"vocal_share": 0.5, "vocal_rms_db": -20.0, "mix_peak": 0.9}
         return {"chunks": [{"start_s": round(i * seconds, 4), **chunk} for i in range(pairs)]}
 
-    entry = make_entry(root / "latents" / name, make)
+    entry = make_artifact(root / "latents" / name, make)
     parts = {"codec": "mel/1", "separator": "repet/1"}
     record = {"video_id": None, "audio_sha256": recording or name, **parts, **entry.record}
     return Outcome(Song(name, f"Title of {name}"), "encode", Status.OK, "", 1, entry, record, worked=True)

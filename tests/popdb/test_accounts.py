@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from samuel.artifacts import Entry
+from samuel.artifacts import Artifact
 from samuel.config import DownloadConfig
 from samuel.popdb.accounts import (
     Progress,
@@ -23,7 +23,7 @@ from samuel.popdb.tables import song_rows
 
 
 def outcome(stage: str, status: Status, *, worked: bool = True, url: str | None = None) -> Outcome:
-    entry = Entry(Path("x"), {}, {}) if status is Status.OK else None
+    entry = Artifact(Path("x"), {}, {}) if status is Status.OK else None
     return Outcome(Song("s", "t", url=url), stage, status, "", 1, entry, {}, worked=worked)
 
 

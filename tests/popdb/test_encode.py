@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from samuel.artifacts import Entry, make_entry
+from samuel.artifacts import Artifact, make_artifact
 from samuel.audio import SAMPLE_RATE, Audio, dbfs
 from samuel.codecs import load_codec
 from samuel.codecs.base import HOP
@@ -44,11 +44,11 @@ def noise(samples: int, level: float = 0.1, seed: int = 0) -> Audio:
     return (level * np.random.default_rng(seed).standard_normal((2, samples))).astype(np.float32)
 
 
-def stems_entry(folder: Path, vocals: Audio, accompaniment: Audio) -> Entry:
+def stems_entry(folder: Path, vocals: Audio, accompaniment: Audio) -> Artifact:
     def make(target: Path) -> dict[str, float]:
         return {"stems_scale": write_stems(vocals + accompaniment, vocals, target)}
 
-    return make_entry(folder, make)
+    return make_artifact(folder, make)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def stems_entry(folder: Path, vocals: Audio, accompaniment: Audio) -> Entry:
 )
 def test_whole_chunks_are_kept(tmp_path: Path, samples: int, chunks: int) -> None:
     stems = stems_entry(tmp_path / "stems", noise(samples), noise(samples, seed=1))
-    entry = make_entry(tmp_path / "latents", lambda folder: encode_pair(MEL, stems, FRAMES, folder))
+    entry = make_artifact(tmp_path / "latents", lambda folder: encode_pair(MEL, stems, FRAMES, folder))
     latents = load_file(entry.path("latents.safetensors"))
     assert set(latents) == {"vocal", "accompaniment"}
     for stream in latents.values():

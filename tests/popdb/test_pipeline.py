@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samuel.artifacts import find_entry, release
+from samuel.artifacts import find_artifact, release
 from samuel.audio import Audio, write_wav
 from samuel.codecs import load_codec
 from samuel.config import CodecConfig
@@ -140,7 +140,7 @@ def test_weights_are_proved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     separated = pipeline.separate_songs(acquire_songs([low_notes(tmp_path)], settings), settings)
     [encoded_low] = pipeline.encode_songs(separated, settings)
     assert encoded_low.entry
-    proof = find_entry(pipeline.round_trip_folder(settings))
+    proof = find_artifact(pipeline.round_trip_folder(settings))
     assert proof
     assert proof.record["si_sdr_db"] > 20
     encoded_low.entry.path("latents.safetensors").unlink()
@@ -157,6 +157,6 @@ def test_one_odd_song_is_no_proof_against_a_codec(tmp_path: Path) -> None:
     downloaded = acquire_songs([Song("odd", "odd", url=(tmp_path / "odd.wav").as_uri())], settings)
     [outcome] = pipeline.encode_songs(pipeline.separate_songs(downloaded, settings), settings)
     assert outcome.ok
-    proof = find_entry(pipeline.round_trip_folder(settings))
+    proof = find_artifact(pipeline.round_trip_folder(settings))
     assert proof
     assert proof.record["distance_db"] < 8

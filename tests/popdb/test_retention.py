@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samuel.artifacts import find_entry, release
+from samuel.artifacts import find_artifact, release
 from samuel.audio import Audio, write_wav
 from samuel.config import Settings
 from samuel.errors import OperatorError
@@ -145,7 +145,7 @@ def test_a_kill_between_the_word_and_the_deed_of_a_release(tmp_path: Path) -> No
     release(folder)
     (folder / "audio.wav").write_bytes(audio)
     release(folder)
-    entry = find_entry(folder)
+    entry = find_artifact(folder)
     assert entry
     assert entry.released
     assert entry.sha256 == downloaded.entry.sha256

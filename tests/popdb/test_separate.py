@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samuel.artifacts import make_entry
+from samuel.artifacts import make_artifact
 from samuel.audio import (
     SAMPLE_RATE,
     Audio,
@@ -42,7 +42,9 @@ def test_stems_sum_to_the_song(tmp_path: Path, factor: float) -> None:
     write_wav(tmp_path / "audio.wav", noise(3.0))
     mix = read_wav(tmp_path / "audio.wav")
     separator = Louder(factor)
-    entry = make_entry(tmp_path / "stems", lambda folder: separate(separator, tmp_path / "audio.wav", folder))
+    entry = make_artifact(
+        tmp_path / "stems", lambda folder: separate(separator, tmp_path / "audio.wav", folder)
+    )
     vocals, rest = read_stems(entry.folder, entry.record["stems_scale"])
     assert np.abs(vocals - factor * mix).max() < 1e-6
     assert np.abs(vocals + rest - mix).max() < 1e-6

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.artifacts import MANIFEST, make_entry, release
+from samuel.artifacts import MANIFEST, make_artifact, release
 from samuel.audio import Audio, write_wav
 from samuel.config import Settings
 from samuel.errors import OperatorError
@@ -149,7 +149,7 @@ def test_what_was_removed_is_not_needed_again(tmp_path: Path, offer: Offer) -> N
         (folder / "audio.wav").write_bytes(b"sound")
         return {}
 
-    release(make_entry(settings.data / "raw" / "song", make).folder)
+    release(make_artifact(settings.data / "raw" / "song", make).folder)
     assert by_name(require_space(listed([100.0, 100.0]), settings))["audio"] == 100 * AUDIO
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from samuel.artifacts import Entry, make_entry, write_json
+from samuel.artifacts import Artifact, make_artifact, write_json
 
 REAL, CEILING, OURS = "real", "real (through the codec)", "SAMUeL"
 OWN = {
@@ -99,14 +99,14 @@ def summary(**parts: Any) -> dict[str, Any]:
     return {name: part for name, part in found.items() if part is not None}
 
 
-def scores_entry(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> Entry:
+def scores_entry(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> Artifact:
     """An entry as `samuel.evaluate.scores` writes it."""
 
     def make(target: Path) -> dict[str, Any]:
         write_scores(target, found, rows)
         return {}
 
-    return make_entry(folder, make)
+    return make_artifact(folder, make)
 
 
 def write_scores(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.artifacts import Entry, make_entry
+from samuel.artifacts import Artifact, make_artifact
 from samuel.audio import write_wav
 from samuel.evaluate.systems import Lineup, System, Track
 from samuel.popdb.dataset import Popdb
@@ -33,26 +33,26 @@ def popdb(tmp_path: Path) -> Popdb:
     return write_popdb([encoded_song(tmp_path, name) for name in "abc"], small_settings(tmp_path))
 
 
-def track(root: Path, name: str, seed: int) -> Entry:
+def track(root: Path, name: str, seed: int) -> Artifact:
     def make(folder: Path) -> dict[str, Any]:
         for place, stem in enumerate(STEMS):
             write_wav(folder / f"{stem}.wav", noise(1.0, 10 * seed + place), "PCM_24")
         return {"pair_id": name, "title": TITLE, "start_s": 47.5}
 
-    return make_entry(root / name, make)
+    return make_artifact(root / name, make)
 
 
-def model_entry(root: Path, *, held_out: bool = True) -> Entry:
+def model_entry(root: Path, *, held_out: bool = True) -> Artifact:
     def make(folder: Path) -> dict[str, Any]:
         for step in range(1, 21):
             append_line(folder / "metrics.jsonl", {"step": step, "v_mse": 1.0 - 0.04 * step, "seconds": 0.5})
         progress = {"best_loss": 0.5, "best_step": 20}
         return {"training": {"batch_size": 4}, "progress": progress, "held_out": held_out}
 
-    return make_entry(root / "model", make)
+    return make_artifact(root / "model", make)
 
 
-def written(popdb: Popdb, root: Path, *, held_out: bool = True, **parts: Any) -> Entry:
+def written(popdb: Popdb, root: Path, *, held_out: bool = True, **parts: Any) -> Artifact:
     tracks = [track(root, name, seed) for seed, name in enumerate(("a-000", "b-001"))]
     rows = rows_of(OURS, "beat_f1", {"a-000": 0.5})
     scores = scores_entry(root / "scores", summary(**parts), rows)

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from samuel.artifacts import Entry, make_entry
+from samuel.artifacts import Artifact, make_artifact
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.writer import write_popdb
 from samuel.report.plots import plot_loss, smooth
@@ -48,14 +48,14 @@ def before(rows: Rows) -> Rows:
     return [{name: value for name, value in row.items() if name not in new} for row in rows]
 
 
-def model_entry(root: Path, rows: Rows) -> Entry:
+def model_entry(root: Path, rows: Rows) -> Artifact:
     def make(folder: Path) -> dict[str, Any]:
         for row in rows:
             append_line(folder / "metrics.jsonl", row)
         progress = {"step": 30, "best_loss": 0.6, "best_step": 20}
         return {"training": {"batch_size": 16}, "progress": progress, "held_out": True}
 
-    return make_entry(root / "model", make)
+    return make_artifact(root / "model", make)
 
 
 def curves(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:

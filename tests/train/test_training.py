@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from samuel.artifacts import Entry, read_jsonl, sha256
+from samuel.artifacts import Artifact, read_jsonl, sha256
 from samuel.checkpoint import load_model
 from samuel.config import Settings, parse
 from samuel.errors import CheckpointError, StoppedError
@@ -32,7 +32,7 @@ from tests.train.trainings import (
 CPU = torch.device("cpu")
 
 
-def trained(popdb: Popdb, settings: Settings, run: Path, stops: tuple[int, ...] = ()) -> Entry:
+def trained(popdb: Popdb, settings: Settings, run: Path, stops: tuple[int, ...] = ()) -> Artifact:
     for step in stops:
         with pytest.raises(KilledError):
             fit(popdb, settings, run, stop_at(step))
