@@ -1,15 +1,24 @@
 """What several commands are told in the same way: settings, where a dataset lies, a codec, a device."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from samuel.config import CodecConfig, Settings, parse
-from samuel.errors import InputError, MissingPartError, SettingsError
+from samuel.config import CodecConfig, parse, read_settings
+from samuel.errors import MissingPartError, SettingsError
 
 if TYPE_CHECKING:
     from samuel.codecs.base import Codec
+
+__all__ = [
+    "add_cache",
+    "add_codec",
+    "add_dataset",
+    "add_settings",
+    "codec_config",
+    "codec_of",
+    "read_settings",
+]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -34,23 +43,6 @@ def add_codec(command: argparse.ArgumentParser) -> None:
     """`--device NAME` and `--codec-path PLACE`."""
     command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     command.add_argument("--codec-path", help="stable-audio-open: local weights or a hub repository")
-
-
-def read_settings(path: Path | None) -> Settings:
-    """Settings from a JSON file, the defaults without one.
-
-    Raises:
-        InputError: There is no such file.
-        SettingsError: It is no JSON, or holds a wrong setting.
-    """
-    if path is None:
-        return Settings()
-    try:
-        return parse(json.loads(path.read_text("utf-8")))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SettingsError(f"{path}: not JSON ({error})") from error
 
 
 def codec_of(identity: str, options: argparse.Namespace, *, one_song: bool = False) -> "Codec":

@@ -1,0 +1,428 @@
+"""The sections of the settings: songs to dataset (paper §III), network to scores (§IV to §VI), operation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+from pydantic.config import JsonDict
+
+Precision = Literal["fp32", "bf16"]
+Mixing = Literal["eq3", "prose", "even", "global", "local"]
+LossWeight = Literal["snr", "min_snr", "uniform"]
+Film = Literal["temporal", "pooled"]
+Factor = Literal["mixing", "window", "condition_dropout", "loss_weight"]
+TrainingPrecision = Literal["auto", "fp32", "bf16"]
+Sampler = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Pause = Annotated[float, Field(ge=0, le=3600)]
+LongPause = Annotated[float, Field(gt=0, le=86_400)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+# What Prefect's server refuses before it writes a run down with its parameters; ours see them too late.
+PLAIN_URL: JsonDict = {"pattern": r"^(?!\w+://[^/?#]*@)"}
+NO_AT: JsonDict = {"pattern": "^[^@]*$"}
+DASK_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
+PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+YTDLP_OPTIONS: dict[str, tuple[type, ...]] = {
+    "concurrent_fragment_downloads": (int,),
+    "extractor_args": (dict,),
+    "force_ipv4": (bool,),
+    "http_chunk_size": (int,),
+    "ratelimit": (int, float),
+    "socket_timeout": (int, float),
+    "source_address": (str,),
+}
+LIST_RULES = (
+    "order", "min_popularity", "min_duration_s", "max_duration_s", "max_instrumentalness", "max_speechiness",
+)  # fmt: skip
+
+
+def wrong_url(location: str) -> str:
+    """Why a URL is no place for a dataset, without repeating it; empty where it may be one."""
+    if "://" not in location:
+        return ""
+    # Settings are shown in the UI, kept in its database and written to logs.
+    if "@" in urlsplit(location).netloc:
+        return "a URL with user or password; fsspec takes them from its configuration or the environment"
+    if "::" in location:
+        return "a chain of URLs; give one, as in s3://bucket/popdb"
+    return ""
+
+
+def plain_url(value: str) -> str:
+    """The value, where it may be written down; for validators."""
+    if wrong := wrong_url(value):
+        raise ValueError(wrong)
+    return value
+
+
+def _path_as_text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+PathOrUrl = Annotated[str, BeforeValidator(_path_as_text), AfterValidator(plain_url)]
+
+
+def describe_in_form(schema: dict[str, Any]) -> None:
+    """Titles with units, and descriptions with bounds: a form shows nothing else of a setting."""
+    for name, field in schema.get("properties", {}).items():
+        words = name.removesuffix("_s").replace("_", " ")
+        field["title"] = words.capitalize() + (" (seconds)" if name.endswith("_s") else "")
+        if "description" in field and (bounds := bounds_of(field)):
+            field["description"] += f" ({bounds})"
+
+
+def bounds_of(field: Mapping[str, Any]) -> str:
+    """Bounds of a field's JSON schema in words; of one that may be left out, those of its value."""
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "under",
+    }
+    value = next((kind for kind in field.get("anyOf", []) if kind.get("type") != "null"), field)
+    return ", ".join(f"{word} {value[key]:,}" for key, word in words.items() if key in value)
+
+
+class Section(BaseModel):
+    """A frozen group of settings; an unknown name is an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        json_schema_extra=describe_in_form,
+    )
+
+
+def setting(default: Any, description: str, **bounds: Any) -> Any:
+    """A field of a section: its default, what it is, and bounds as `pydantic.Field` takes them."""
+    return Field(default=default, description=description, **bounds)
+
+
+class SongsConfig(Section):
+    """Which songs."""
+
+    source: Literal["synthetic", "folder", "csv"] = setting(
+        "synthetic", "synthetic: made here; folder: audio you own; csv: the Kaggle song list"
+    )
+    path: LocalPath | None = setting(
+        None, "folder: the folder of audio. csv: the list (none: fetched by kagglehub)"
+    )
+    limit: Count | None = setting(None, "at most this many songs; none: all (synthetic: 12)")
+    order: Literal["list", "popularity"] = setting(
+        "list", "csv: as the list has them, or the most popular first"
+    )
+    min_popularity: Annotated[int, Field(ge=0, le=100)] | None = setting(None, "csv: no song less popular")
+    min_duration_s: Seconds | None = setting(None, "csv: no shorter song")
+    max_duration_s: Seconds | None = setting(None, "csv: no longer song")
+    max_instrumentalness: Share | None = setting(None, "csv: no song likelier to be without a voice")
+    max_speechiness: Share | None = setting(None, "csv: no song with more spoken words")
+    seed: Seed = setting(0, "synthetic: which songs are made")
+
+    @model_validator(mode="after")
+    def _rules_fit_source(self) -> "SongsConfig":
+        if self.source == "folder" and self.path is None:
+            raise ValueError("songs.source = 'folder' needs songs.path, the folder of audio files")
+        rules = [name for name in LIST_RULES if getattr(self, name) != type(self).model_fields[name].default]
+        if rules and self.source != "csv":
+            raise ValueError(f"songs.{rules[0]} needs songs.source = 'csv': only the list states it")
+        if self.min_duration_s and self.max_duration_s and self.min_duration_s > self.max_duration_s:
+            raise ValueError("songs.min_duration_s is above songs.max_duration_s: no song is left")
+        return self
+
+
+class DownloadConfig(Section):
+    """How yt-dlp acquires a song (paper §III-C), and at what pace.
+
+    The pace holds over all processes that share the data folder.
+    """
+
+    search: str = setting("ytsearch", "yt-dlp's prefix for a search of the site", pattern=r"^[a-z]{2,32}$")
+    extractors: tuple[str, ...] = setting(
+        ("youtube:search$", "youtube$"),
+        "patterns of whole names; no other yt-dlp extractor may run",
+        min_length=1,
+    )
+    search_results: int = setting(5, "hits asked for per title", ge=1, le=50)
+    policy: Literal["scored", "first"] = setting(
+        "scored", "scored: by title and duration; first: the paper's"
+    )
+    max_duration_s: float = setting(
+        900.0, "nothing longer is fetched; the paper's 15 minutes", gt=0, le=24 * 3600
+    )
+    workers: int = setting(2, "songs in hand at a time", ge=1, le=32)
+    search_interval_s: Pause = setting(2.0, "least time between the starts of two searches")
+    download_interval_s: Pause = setting(
+        12.0, "least time between the starts of two downloads: a guest may make 300 an hour"
+    )
+    request_interval_s: Pause = setting(0.75, "pause between the requests for one video's page")
+    jitter: Share = setting(0.5, "an interval grows by up to this share of it, at random")
+    retries: int = setting(3, "yt-dlp's own retries of a request", ge=0, le=50)
+    attempts: int = setting(2, "tries in one run of a song that fails by a passing fault", ge=1, le=10)
+    pause_s: LongPause = setting(
+        60.0, "first pause after a rate limit, and before a second try; then doubled"
+    )
+    pause_ceiling_s: LongPause = setting(3600.0, "longest pause")
+    stop_after: Count = setting(8, "passing faults in a row, without one answer between, that stop the run")
+    timeout_s: Seconds = setting(900.0, "a download that takes longer is left, to be resumed at the next try")
+    proxy: str | None = setting(
+        None,
+        "proxy without user and password; HTTPS_PROXY of the environment may have them",
+        json_schema_extra=NO_AT,
+    )
+    cookies: LocalPath | None = setting(
+        None, "cookies file in Netscape's format; it can cost you the account"
+    )
+    ytdlp: dict[str, Any] = setting({}, "further options of yt-dlp, of those that only concern the network")
+
+    @model_validator(mode="after")
+    def _ceiling_is_above(self) -> "DownloadConfig":
+        if self.pause_s > self.pause_ceiling_s:
+            raise ValueError("download.pause_s is above download.pause_ceiling_s")
+        return self
+
+    @field_validator("proxy")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        # Settings are shown in the UI, kept in its database and written to logs.
+        if value and "@" in value:
+            raise ValueError("a proxy with user and password goes into HTTPS_PROXY of the environment")
+        if value:
+            parts = urlsplit(value)
+            if parts.scheme not in PROXY_SCHEMES or not parts.hostname or parts.port == 0:
+                raise ValueError(f"no proxy; give one of {', '.join(PROXY_SCHEMES)}, as in http://host:3128")
+        return value
+
+    @field_validator("ytdlp")
+    @classmethod
+    def _harmless(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # Others can run programs or write anywhere, and whoever reaches the UI can set parameters.
+        if wrong := sorted(set(value) - set(YTDLP_OPTIONS)):
+            raise ValueError(f"no {', '.join(wrong)} here; allowed: {', '.join(sorted(YTDLP_OPTIONS))}")
+        for name, option in value.items():
+            if not isinstance(option, YTDLP_OPTIONS[name]):
+                kinds = " or ".join(kind.__name__ for kind in YTDLP_OPTIONS[name])
+                raise ValueError(f"{name} must be {kinds}")  # noqa: TRY004  (pydantic takes no TypeError)
+        return value
+
+
+class SeparatorConfig(Section):
+    """How a song is split into vocals and accompaniment."""
+
+    name: Literal["repet", "demucs"] = setting("repet", "repet needs no weights")
+    model: str = setting("htdemucs", "demucs: a model name", min_length=1)
+    repo: LocalPath | None = setting(None, "demucs: a local repository of trusted weights; none: the hub")
+    precision: Precision = setting("fp32", "demucs: bf16 is faster on a GPU, and far slower on most CPUs")
+    batch: Count | None = setting(None, "demucs: segments at a time; none: as the GPU has memory, 1 on a CPU")
+
+
+class CodecConfig(Section):
+    """How audio becomes latents."""
+
+    name: Literal["mel", "stable-audio-open"] = setting("mel", "mel needs no weights")
+    path: str = setting(
+        "stabilityai/stable-audio-open-1.0",
+        "stable-audio-open: a hub repository, or a local folder with model_config.json",
+        min_length=1,
+    )
+    posterior: Literal["mean", "sample"] = setting(
+        "mean", "stable-audio-open: what is stored of the posterior"
+    )
+    precision: Precision = setting(
+        "fp32", "stable-audio-open: bf16 is faster on a GPU, and far slower on most CPUs"
+    )
+    batch: Count | None = setting(
+        None, "stable-audio-open: windows at a time; none: as the GPU has memory, 1 on a CPU"
+    )
+
+
+class RetentionConfig(Section):
+    """What is kept of a song once its latents are safe; what was removed is made again where it is wanted."""
+
+    audio: Literal["keep", "remove"] = setting("keep", "the downloaded audio, 21 MB a minute")
+    stems: Literal["keep", "remove"] = setting(
+        "keep", "vocals and accompaniment as FLAC, 20 to 24 MB a minute"
+    )
+    check_space: bool = setting(True, "stop a run that seems to need more disk space than is free")
+
+
+class PopdbConfig(Section):
+    """The dataset."""
+
+    path: PathOrUrl | None = setting(
+        None,
+        "where POPDB lies, a folder or a URL; none: popdb/ in the data folder",
+        json_schema_extra=PLAIN_URL,
+    )
+    cache: LocalPath | None = setting(
+        None, "where shards from a URL are kept; none: samuel/shards in the user's cache"
+    )
+    chunk_frames: int = setting(
+        1024, "latent frames of a pair; the paper's 1024 are 47.55 s", ge=64, multiple_of=8
+    )
+    pairs_per_shard: int = setting(256, "pairs of a shard file", ge=1, le=256)
+    validation_share: float = setting(0.1, "songs held out", ge=0.0, le=0.5)
+    min_vocal_share: Share = setting(
+        0.0, "no pair that is sung for less of its length; 0: all, as in the paper"
+    )
+    seed: Seed = setting(0, "which songs are held out")
+
+
+class ModelConfig(Section):
+    """The U-Net (paper §IV)."""
+
+    latent_channels: Literal[64] = setting(64, "channels of a latent frame")
+    channels: tuple[Count, Count, Count, Count] = setting((64, 128, 256, 512), "channels at each resolution")
+    heads: Count = setting(8, "attention heads")
+    head_dim: int = setting(64, "channels of a head", ge=2, multiple_of=2)
+    window: int = setting(16, "frames of local attention", ge=2, multiple_of=2)
+    mixing: Mixing = setting("eq3", "how local and global attention are mixed over the timesteps")
+    film: Film = setting("temporal", "temporal: scale and shift vary along the frames; pooled: they do not")
+    up_attention: bool = setting(False, "attention on the way up as well")
+
+
+class DiffusionConfig(Section):
+    """The forward process and the objective (paper §IV-C, §V)."""
+
+    timesteps: int = setting(800, "diffusion steps T", ge=2, le=10_000)
+    cosine_offset: float = setting(0.008, "s of the cosine schedule", gt=0, lt=1)
+    loss_weight: LossWeight = setting("min_snr", "weight of the loss over the timesteps")
+    snr_clip: float = setting(5.0, "bound on the signal-to-noise ratio", gt=0)
+    condition_dropout: Share = setting(0.1, "items trained without their vocal")
+
+
+class AugmentationConfig(Section):
+    """How training alters vocals, in normalised latents; 0 leaves them as they are."""
+
+    noise: float = setting(0.0, "largest deviation of the white noise that is added", ge=0, le=2)
+    equaliser: float = setting(
+        0.0, "deviation of what is added to a channel for its whole length", ge=0, le=2
+    )
+    gain: float = setting(
+        0.0, "largest share by which the latents grow or shrink: contrast, with mel", ge=0, lt=1
+    )
+
+
+class TrainingConfig(Section):
+    """The fit (paper §V). The defaults suit minutes on two CPU cores; the preset `paper` has the paper's."""
+
+    steps: Count = setting(360, "optimiser steps")
+    batch_size: Count = setting(2, "pairs per step; small, as early gain goes by steps")
+    learning_rate: float = setting(
+        1e-3, "peak of the cosine annealing; the paper's 3.5e-4 is for long fits", gt=0, lt=1
+    )
+    weight_decay: float = setting(0.01, "AdamW's", ge=0)
+    warmup_steps: int = setting(20, "steps of linear warm-up", ge=0)
+    accumulate: Count = setting(
+        1, "parts that a batch is computed in, one after the other, for memory's sake"
+    )
+    precision: TrainingPrecision = setting("auto", "auto: bf16 autocast on a GPU that has it, fp32 elsewhere")
+    compile: bool = setting(False, "torch.compile; on a CPU it needs a C++ compiler")
+    augmentation: AugmentationConfig = AugmentationConfig()
+    gradient_clip: float = setting(1.0, "bound on the gradient's norm", gt=0)
+    ema_decay: float = setting(0.98, "decay of the averaged weights", ge=0, lt=1)
+    validate_every: Count = setting(60, "steps between validations")
+    validation_pairs: Count = setting(32, "held-out pairs scored at a validation, at most")
+    patience: Count | None = setting(None, "validations without gain before stopping; none: never")
+    checkpoint_every: Count = setting(40, "steps between checkpoints")
+    keep_checkpoints: Count = setting(2, "newest checkpoints that are kept, beside the best")
+    processes: Count = setting(1, "processes that train together, started by torchrun; one for each GPU")
+    tensorboard: bool = setting(False, "also write TensorBoard's event files; needs the extra `tensorboard`")
+    seed: Seed = setting(0, "of weights, batches, noise and dropout")
+
+
+class SamplingConfig(Section):
+    """How an accompaniment is drawn."""
+
+    sampler: Sampler = setting("dpmsolver++", "reverse process")
+    steps: int = setting(
+        12, "network evaluations: twice the fewest that cannot be told from 800 of DDPM", ge=1, le=10_000
+    )
+    guidance_scale: float = setting(2.0, "1: no guidance", ge=0, le=100)
+    guidance_rescale: Share = setting(
+        0.0, "how far guided predictions go back to the deviation of unguided ones"
+    )
+    guidance_interval: tuple[Share, Share] = setting(
+        (0.0, 1.0), "from which share of the timesteps to which one guidance acts"
+    )
+    precision: TrainingPrecision = setting("auto", "auto: bf16 autocast on a GPU that has it, fp32 elsewhere")
+    seed: Seed = setting(0, "of the starting noise")
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _in_order(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] > interval[1]:
+            raise ValueError(f"begins after its end: {interval}")
+        return interval
+
+
+class EvaluationConfig(Section):
+    """How accompaniments are scored."""
+
+    tracks: int = setting(2, "held-out songs to accompany; the paper's 10", ge=1, le=1000)
+    takes: int = setting(
+        3, "accompaniments of each vocal; the first is scored, all tell the diversity", ge=1, le=64
+    )
+    scorers: tuple[Literal["signal", "audiobox", "apa"], ...] = setting(
+        ("signal",), "signal needs no weights; apa needs the extra of its name", min_length=1
+    )
+    audiobox_path: LocalPath | None = setting(None, "audiobox: a local checkpoint; none: the hub")
+    apa_path: LocalPath | None = setting(None, "apa: a local checkpoint of CLAP; none: the hub")
+
+
+class AblationConfig(Section):
+    """Which choices the flow `ablate` compares, each against the settings as they are."""
+
+    factors: tuple[Factor, ...] = setting(
+        ("mixing", "window", "condition_dropout", "loss_weight"),
+        "what is varied, one at a time",
+        min_length=1,
+    )
+    seeds: Count = setting(3, "fits of each variant, with seeds of their own")
+
+
+class RunnerConfig(Section):
+    """Where the tasks of a flow run."""
+
+    kind: Literal["threads", "dask"] = setting(
+        "threads", "threads of the flow's own process, or the workers of a Dask cluster"
+    )
+    address: str | None = setting(
+        None,
+        "dask: the scheduler, as in tcp://host:8786; none: worker processes on this machine",
+        json_schema_extra=NO_AT,
+    )
+    workers: int = setting(2, "dask without an address: how many worker processes", ge=1, le=256)
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        # Settings are shown in the UI, kept in its database and written to logs.
+        if value is None:
+            return value
+        parts = urlsplit(value)
+        if "@" in value or parts.scheme not in DASK_SCHEMES or not parts.hostname or not parts.port:
+            raise ValueError(f"no address; give one of {', '.join(DASK_SCHEMES)}, as in tcp://host:8786")
+        return value
+
+    @model_validator(mode="after")
+    def _address_is_used(self) -> "RunnerConfig":
+        if self.address and self.kind != "dask":
+            raise ValueError("runner.address needs runner.kind = 'dask'")
+        return self
