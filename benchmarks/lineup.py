@@ -14,7 +14,7 @@ from samuel.config import CodecConfig, EvaluationConfig
 from samuel.device import resolve_device
 from samuel.evaluate.cost import Peak
 from samuel.evaluate.distribution import FolderSpace
-from samuel.evaluate.scores import score_lineup
+from samuel.evaluate.summary import score_lineup
 from samuel.evaluate.systems import folders
 from samuel.evaluate.tracks import with_ceiling
 from samuel.report.report import write_evaluation_report

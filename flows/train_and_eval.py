@@ -23,7 +23,8 @@ from samuel.device import resolve_device
 from samuel.doctor import require, training_parts, unmeasured
 from samuel.evaluate.cost import make_cost
 from samuel.evaluate.distribution import DatasetSpace
-from samuel.evaluate.scores import score_lineup
+from samuel.evaluate.scores import find_score, in_order
+from samuel.evaluate.summary import score_lineup
 from samuel.evaluate.systems import OURS
 from samuel.evaluate.tracks import (
     choose_pairs,
@@ -36,7 +37,6 @@ from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.stages import codec_for
 from samuel.report.html import number
 from samuel.report.report import SUMMARY, write_report
-from samuel.report.score_names import in_order, score_name
 from samuel.train import fit, run_folder
 
 
@@ -92,8 +92,8 @@ def summary(model: Artifact, measured: Mapping[str, Any]) -> str:
     ]
     scored = {name: systems[OURS] for name, systems in measured["scores"].items() if OURS in systems}
     if first := next(iter(in_order(scored)), None):
-        name = score_name(first)
-        parts.append(f"{name.name} {number(scored[first]['mean'], name.digits)} ({name.unit})")
+        found = find_score(first)
+        parts.append(f"{found.title} {number(scored[first]['mean'], found.digits)} ({found.unit})")
     return "; ".join(parts)
 
 

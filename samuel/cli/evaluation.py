@@ -70,7 +70,7 @@ def _run(
     lineup: "Lineup", config: EvaluationConfig, codec: "Codec", popdb: "Popdb | None", root: Path
 ) -> "Artifact":
     from samuel.evaluate.distribution import FolderSpace
-    from samuel.evaluate.scores import score_lineup
+    from samuel.evaluate.summary import score_lineup
     from samuel.evaluate.tracks import with_ceiling
     from samuel.report.report import write_evaluation_report
 
@@ -98,12 +98,9 @@ def _require_place(root: Path) -> None:
 
 def _tell(report: "Artifact", config: EvaluationConfig) -> None:
     """What was asked for and not measured, and how much was found wrong, on standard error."""
-    from samuel.evaluate.audiobox import AXES
-
     summary = read_json(report.path("summary.json"))
-    asked = {"audiobox": ", ".join(AXES), "apa": "apa"}
-    for scorer, part in asked.items():
-        if scorer in config.scorers and (reason := summary["not_measured"].get(part)):
+    for scorer in config.scorers:
+        if reason := summary["not_measured"].get(scorer):
             print(plain(f"{scorer}: not measured: {reason}"), file=sys.stderr)
     if count := len(summary["problems"]):
         problems = "1 problem is" if count == 1 else f"{count} problems are"

@@ -150,7 +150,7 @@ class FolderSpace:
         found = _Findings()
         found.attempt("frechet", lambda: _frechet_of(latents))
         found.attempt("nearest", lambda: self._nearest(latents))
-        found.missing["distribution.diversity"] = "a folder holds one accompaniment of each vocal"
+        found.missing["diversity"] = "a folder holds one accompaniment of each vocal"
         return found.summary, found.missing
 
     def _nearest(self, latents: Latents) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class _Findings:
         try:
             self.summary |= compare()
         except SamuelError as error:
-            self.missing[f"distribution.{part}"] = str(error)
+            self.missing[part] = str(error)
 
 
 def _distances(generated: Tensor, true: Tensor, songs: Sequence[str]) -> dict[str, Any]:

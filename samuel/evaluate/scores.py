@@ -1,231 +1,158 @@
-"""Everything that is measured of a lineup: `scores.parquet`, a row for each number, and `summary.json`."""
+"""The registry of scores: what each is called, what it needs, which way is better.
 
-import math
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+Tables, report, command line and UI read titles, units, digits and direction from here.
+"""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
 
-from samuel.artifacts import (
-    Artifact,
-    digest,
-    find_artifact,
-    make_artifact,
-    sha256,
-    write_json,
-)
-from samuel.config import EvaluationConfig
-from samuel.evaluate.apa import Adherence, adherence_of
-from samuel.evaluate.audiobox import AXES, Aesthetics, aesthetics_of
-from samuel.evaluate.cost import stated_efficiency
-from samuel.evaluate.distribution import Space
-from samuel.evaluate.following import Hearing, Pairing, hear_lineup, left_out, pairings
-from samuel.evaluate.statistics import mean_interval
-from samuel.evaluate.systems import Lineup, Problem
+Better = Literal["higher is better", "lower is better", "neither way is better"]
+HIGHER: Better = "higher is better"
+LOWER: Better = "lower is better"
+NEITHER: Better = "neither way is better"
 
-VERSION = 1
-SCORES, SUMMARY = "scores.parquet", "summary.json"
-OWN, OTHERS = "own vocal", "other vocals"
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("system", "track", "title", "against", "score")]
-    + [("value", pa.float64())]
-)
-TOO_SHORT = "much shorter than the others: not compared with other songs' vocals"
-NO_COST = "no system states what it cost (system.json)"
-NO_OTHERS = "a single track has no other song's vocal"
-Each = Callable[[Iterable[Any]], Iterable[Any]]
-
-
-def score_lineup(
-    lineup: Lineup,
-    config: EvaluationConfig,
-    root: Path,
-    space: Space,
-    efficiency: Mapping[str, Any] | None = None,
-    each: Each = iter,
-) -> Artifact:
-    """Score every system, or find the scores: `scores.parquet` and `summary.json`.
-
-    What cannot be measured is named with its reason, and the rest is.
-
-    Args:
-        lineup: What is compared.
-        config: Which scorers.
-        root: Where entries go.
-        space: What is compared in latent space.
-        efficiency: What was measured of systems beside what their own `system.json` says.
-        each: Wraps the loop over tracks, e.g. in a progress bar.
-    """
-    stated, problems = _stated(lineup)
-    lineup = replace(lineup, problems=(*lineup.problems, *problems))
-    identity = _identity(lineup)
-    outside = _Outside(
-        aesthetics_of(lineup, config, root / "aesthetics", each),
-        adherence_of(lineup, identity, config, root / "adherence"),
-        {**stated, **(efficiency or {})},
-    )
-    folder = root / digest("scores", VERSION, identity, space.identity, asdict(outside))
-
-    def make(target: Path) -> dict[str, Any]:
-        hearing = hear_lineup(lineup, space.codec, each)
-        paired = {name: pairings(hearing.vocals, found) for name, found in hearing.features.items()}
-        hearing.problems += _too_short(hearing)
-        rows = list(_rows(lineup, hearing, paired, outside.aesthetics))
-        measured = _summary(hearing, paired, rows, outside, *space.look(hearing.latents))
-        summary = measured | space.described | outside.described() | {"vocals": _vocals(lineup)}
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), target / SCORES)
-        write_json(target / SUMMARY, summary)
-        return {"tracks": summary["tracks"], "systems": summary["systems"]}
-
-    return find_artifact(folder) or make_artifact(folder, make)
+Need = Literal["audio", "vocal", "reference", "latents", "lineup"]
 
 
 @dataclass(frozen=True)
-class _Outside:
-    """What is measured by networks of others, and what was measured before."""
+class Score:
+    """A score of accompaniments.
 
-    aesthetics: Aesthetics
-    adherence: Adherence
-    efficiency: dict[str, Any]
+    Attributes:
+        name: In `scores.parquet` and `summary.json`.
+        title: For people.
+        unit: Of its values, or their range.
+        better: Which way.
+        meaning: One sentence.
+        needs: The samples of the accompaniment alone, also its vocal, also the true accompaniment; or all
+            tracks at once, as latents or as files.
+        digits: After the point of a mean; its interval has one fewer, where it has any.
+        scorer: The choice in `evaluation.scorers` that measures it.
+    """
 
-    def described(self) -> dict[str, str]:
-        """By which weights it was measured."""
-        weights = {"audiobox": self.aesthetics.weights, "apa_weights": self.adherence.weights}
-        return {name: value for name, value in weights.items() if value}
+    name: str
+    title: str
+    unit: str
+    better: Better | Literal[""]
+    meaning: str
+    needs: Need
+    digits: int = 3
+    scorer: str = "signal"
 
-
-def _summary(
-    hearing: Hearing,
-    paired: Mapping[str, Mapping[str, Pairing]],
-    rows: Sequence[Mapping[str, Any]],
-    outside: _Outside,
-    distribution: Mapping[str, Any],
-    lacking: Mapping[str, str],
-) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "tracks": len(hearing.vocals),
-        "systems": list(paired),
-        "scores": _means(rows),
-        "following": _following(paired),
-        "distribution": distribution,
-        "apa": outside.adherence.by_system,
-        "efficiency": outside.efficiency,
-        "not_measured": _not_measured(outside, hearing) | dict(lacking),
-        "problems": [asdict(problem) for problem in hearing.problems],
-    }
+    @property
+    def label(self) -> str:
+        """Title, unit and direction, for the head of a row."""
+        known = ", ".join(filter(None, [self.unit, self.better]))
+        return f"{self.title} ({known})" if known else self.title
 
 
-def _identity(lineup: Lineup) -> list[Any]:
-    """What is scored, whatever the files are called: names, titles, bytes, and what is wrong with them."""
-    digests = {path: sha256(path) for path in _files(lineup) if path.is_file()}
-    tracks = [(track.name, track.title, digests.get(track.vocal)) for track in lineup.tracks]
-    systems = [
-        (system.name, [(track, digests.get(path)) for track, path in sorted(system.files.items())])
-        for system in lineup.systems
-    ]
-    return [tracks, systems, [asdict(problem) for problem in lineup.problems]]
+REGISTRY: dict[str, Score] = {}
+"""By name, in the order of the report."""
 
 
-def _vocals(lineup: Lineup) -> dict[str, str]:
-    """Digest of each track's vocal, by which tracks of other runs are known."""
-    return {track.name: sha256(track.vocal) for track in lineup.tracks if track.vocal.is_file()}
+def register(*scores: Score) -> None:
+    """Add scores, which are then measured and shown wherever scores are.
+
+    Raises:
+        ValueError: A score of this name is there.
+    """
+    for score in scores:
+        if score.name in REGISTRY:
+            raise ValueError(f"a score {score.name!r} is registered already")
+        REGISTRY[score.name] = score
 
 
-def _too_short(hearing: Hearing) -> list[Problem]:
-    return [
-        Problem(system, track, TOO_SHORT)
-        for system, found in hearing.features.items()
-        for track in left_out(hearing.vocals, found)
-    ]
+def find_score(name: str) -> Score:
+    """The score of this name; one that is not registered is called by its name."""
+    unknown = "a score that this version of the report does not know"
+    return REGISTRY.get(name) or Score(name, name, "", "", unknown, "audio")
 
 
-def _files(lineup: Lineup) -> set[Path]:
-    made = {path for system in lineup.systems for path in system.files.values()}
-    return made | {track.vocal for track in lineup.tracks}
+def in_order(names: Collection[str]) -> list[str]:
+    """Names of scores as a report lists them; those that are not registered come last."""
+    return [*(name for name in REGISTRY if name in names), *(name for name in names if name not in REGISTRY)]
 
 
-def _stated(lineup: Lineup) -> tuple[dict[str, Any], list[Problem]]:
-    """What the systems state of their cost, and what is wrong with it."""
-    told = [(system.name, *stated_efficiency(system)) for system in lineup.systems]
-    return {name: row for name, row, _ in told if row}, [problem for *_, problem in told if problem]
+register(
+    Score(
+        "chroma_likeness", "chroma likeness", "-1 to 1", HIGHER,
+        "whether the notes that are sung also sound; chance: 0", "vocal",
+    ),
+    Score(
+        "beat_f1", "beat F1", "0 to 1", HIGHER,
+        "share of beats within 70 ms of the vocal's; chance: about 0.3", "vocal",
+    ),
+    Score(
+        "onset_correlation", "onset correlation", "-1 to 1", HIGHER,
+        "whether notes begin when sung ones do; chance: 0", "vocal",
+    ),
+    Score(
+        "key_agreement", "key agreement", "0 to 1", HIGHER,
+        "whether it is in the vocal's key; a related key counts in part", "vocal",
+    ),
+    Score(
+        "beat_f1_to_reference", "beat F1 to the true one", "0 to 1", HIGHER,
+        "the same against the beats of the true accompaniment", "reference",
+    ),
+    Score(
+        "log_mel_distance_db", "log-mel distance", "dB", LOWER,
+        "mean absolute difference to the true accompaniment", "reference", digits=2,
+    ),
+    Score("level_dbfs", "level", "dBFS", NEITHER, "root mean square over the whole track", "audio", digits=1),
+    Score(
+        "clipped_share", "clipped share", "0 to 1", LOWER, "share of samples at full scale", "audio", digits=4
+    ),
+    Score(
+        "PQ", "PQ, production quality", "1 to 10", HIGHER,
+        "AudioBox-Aesthetics: how well made it sounds", "lineup", digits=2, scorer="audiobox",
+    ),
+    Score(
+        "PC", "PC, production complexity", "1 to 10", NEITHER,
+        "AudioBox-Aesthetics: how much sounds at once", "lineup", digits=2, scorer="audiobox",
+    ),
+    Score(
+        "CE", "CE, content enjoyment", "1 to 10", HIGHER,
+        "AudioBox-Aesthetics: how enjoyable it is", "lineup", digits=2, scorer="audiobox",
+    ),
+    Score(
+        "CU", "CU, content usefulness", "1 to 10", HIGHER,
+        "AudioBox-Aesthetics: how useful it would be as material; the paper calls it Content Unity",
+        "lineup", digits=2, scorer="audiobox",
+    ),
+    Score(
+        "apa", "accompaniment prompt adherence (APA)", "0 to 1", HIGHER,
+        "how far mixes of vocal and accompaniment are, as a set, like true mixes (1) rather than like mixes"
+        " with strangers (0), by CLAP (Grachten and Nistal, arXiv 2503.06346)", "lineup", scorer="apa",
+    ),
+    Score(
+        "frechet", "Fréchet distance", "squared deviations of the latents", LOWER,
+        "how far latents as a whole are from true ones; to be read beside its floor", "latents", digits=1,
+    ),
+    Score(
+        "nearest", "nearest training pair of each track", "-1 to 1", NEITHER,
+        "the training accompaniment most like it at any shift in time: 1 is a copy, 0 is unrelated",
+        "latents", digits=2,
+    ),
+    Score(
+        "diversity", "diversity over seeds", "0 to 2", NEITHER,
+        "how unlike takes of one vocal are: 0 the same, 1 nothing in common", "latents", digits=2,
+    ),
+    Score(
+        "efficiency", "time and memory", "", NEITHER,
+        "seconds, memory and parameters for a track, as in the paper's Table II", "lineup",
+    ),
+)  # fmt: skip
+
+AUDIOBOX = tuple(score.name for score in REGISTRY.values() if score.scorer == "audiobox")
+PARTS = {
+    "audiobox": f"AudioBox-Aesthetics ({', '.join(AUDIOBOX)})",
+    "following": "whether the vocal is followed",
+    "other vocals": "other songs' vocals",
+    "distribution": "the distribution of the latents",
+}
 
 
-def _rows(
-    lineup: Lineup, hearing: Hearing, paired: Mapping[str, Mapping[str, Pairing]], aesthetics: Aesthetics
-) -> Iterator[dict[str, Any]]:
-    """A row for each number, in the order of systems and tracks."""
-    for system in lineup.systems:
-        columns = [
-            *_columns(paired[system.name]),
-            *_transposed(hearing.scores[system.name]),
-            *_transposed(aesthetics.rows.get(system.name, {})),
-        ]
-        for track in (track for track in lineup.tracks if track.name in hearing.vocals):
-            for score, against, values in columns:
-                if track.name in values:
-                    yield {
-                        "system": system.name, "track": track.name, "title": track.title, "against": against,
-                        "score": score, "value": _number(values[track.name]),
-                    }  # fmt: skip
-
-
-Column = tuple[str, str | None, Mapping[str, float | None]]
-"""Score, against what, and the value of each track."""
-
-
-def _columns(pairing: Mapping[str, Pairing]) -> Iterator[Column]:
-    for score, pairs in pairing.items():
-        yield score, OWN, pairs.own
-        yield score, OTHERS, pairs.others()
-
-
-def _transposed(rows: Mapping[str, Mapping[str, float | None]]) -> Iterator[Column]:
-    """{track: {score: value}} → a column for each score."""
-    for score in dict.fromkeys(score for row in rows.values() for score in row):
-        yield score, None, {track: row[score] for track, row in rows.items() if score in row}
-
-
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean and interval by score and system; of scores that follow the vocal, those with their own."""
-    values: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        if row["against"] != OTHERS:
-            by_system = values.setdefault(row["score"], {}).setdefault(row["system"], [])
-            by_system.append(math.nan if row["value"] is None else row["value"])
-    return {
-        score: {system: asdict(mean_interval(found)) for system, found in by_system.items()}
-        for score, by_system in values.items()
-    }
-
-
-def _following(paired: Mapping[str, Mapping[str, Pairing]]) -> dict[str, dict[str, Any]]:
-    summaries: dict[str, dict[str, Any]] = {}
-    for system, scores in paired.items():
-        for score, pairing in scores.items():
-            summaries.setdefault(score, {})[system] = pairing.summary()
-    return summaries
-
-
-def _not_measured(outside: _Outside, hearing: Hearing) -> dict[str, str]:
-    reasons = {
-        ", ".join(AXES): outside.aesthetics.missing,
-        "apa": outside.adherence.missing,
-        "other vocals": NO_OTHERS if len(hearing.vocals) < 2 else None,
-        "efficiency": None if outside.efficiency else NO_COST,
-    }
-    return {part: reason for part, reason in reasons.items() if reason}
-
-
-def _number(value: float | None) -> float | None:
-    """NaN is not JSON, and means that there was nothing to measure."""
-    return None if value is None or math.isnan(value) else float(value)
+def title_of(part: str) -> str:
+    """Title of what `not_measured` of a summary names: a score, or several at once."""
+    return PARTS.get(part) or find_score(part).title

@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 
 from samuel.artifacts import replacing, sha256
 from samuel.errors import InputError
-from samuel.evaluate.scores import (
-    OTHERS,
-    SCHEMA,
-    SCORES,
-    SUMMARY,
-    VERSION,
-)
+from samuel.evaluate.scores import find_score, in_order
 from samuel.evaluate.statistics import (
     Interval,
     mean_interval,
     paired_p,
     unpaired_p,
+)
+from samuel.evaluate.summary import (
+    OTHERS,
+    SCHEMA,
+    SCORES,
+    SUMMARY,
+    VERSION,
 )
 from samuel.popdb.tables import read_table, write_rows
 from samuel.report.html import (
@@ -39,7 +40,6 @@ from samuel.report.html import (
     section,
     table,
 )
-from samuel.report.score_names import in_order, score_name
 
 # Finished evaluations as they lie on disk, in the folder of a report or of its scores.
 
@@ -439,7 +439,7 @@ def _in_short(rows: Sequence[Compared]) -> list[str]:
     marked = [row for row in rows if row.difference and row.difference.significant]
     tested = [row for row in rows if row.difference and row.difference.p is not None]
     lines = [
-        f"**{plain(row.system)}**, {plain(score_name(row.score).name)}: {_gain(row)} in {plain(row.run)}"
+        f"**{plain(row.system)}**, {plain(find_score(row.score).title)}: {_gain(row)} in {plain(row.run)}"
         for row in marked
     ]
     return [*lines, f"{len(tested) - len(marked)} of {len(tested)} differences tested may be noise."]
@@ -447,7 +447,7 @@ def _in_short(rows: Sequence[Compared]) -> list[str]:
 
 def _gain(row: Compared) -> str:
     return number(
-        row.difference.interval.mean if row.difference else None, score_name(row.score).digits, sign="+"
+        row.difference.interval.mean if row.difference else None, find_score(row.score).digits, sign="+"
     )
 
 
@@ -457,7 +457,7 @@ def _of_system(system: str, rows: Sequence[Compared]) -> str:
     for row in rows:
         if row.system == system:
             words = _words(row)
-            label = plain(score_name(row.score).label) if row.score != before else ""
+            label = plain(find_score(row.score).label) if row.score != before else ""
             lines.append([label, plain(row.run), *(words[name] for name in HEAD[3:])])
             before = row.score
     return section(f"## {plain(system)}", table(["score", *HEAD[2:]], lines, words=2))
@@ -467,12 +467,12 @@ HEAD = ("system", "score", "run", "tracks", "mean", "difference", "p", "adjusted
 
 
 def _words(row: Compared) -> dict[str, str]:
-    digits = score_name(row.score).digits
+    digits = find_score(row.score).digits
     within = interval(row.mean.low, row.mean.high, max(1, digits - 1))
     mean = f"{number(row.mean.mean, digits)} {within}".rstrip()
     cells = (
         row.system,
-        score_name(row.score).name,
+        find_score(row.score).title,
         row.run,
         str(row.mean.n),
         mean,

@@ -6,6 +6,12 @@ Of every number a reader can see whether it was measured, over how many tracks, 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from samuel.evaluate.scores import (
+    AUDIOBOX,
+    find_score,
+    in_order,
+    title_of,
+)
 from samuel.evaluate.systems import CEILING, NOT_SCORED, REAL
 from samuel.report.following import following_section, told, verdicts
 from samuel.report.html import (
@@ -20,13 +26,6 @@ from samuel.report.html import (
     table,
 )
 from samuel.report.published import paper_section
-from samuel.report.score_names import (
-    AUDIOBOX,
-    AUDIOBOX_NAME,
-    AXES,
-    in_order,
-    score_name,
-)
 
 # How far generated latents are from true ones, whether anything was memorised, and what a seed changes.
 
@@ -198,7 +197,7 @@ def _missing(summary: Summary, part: str, name: str) -> str:
 
 def _reason(summary: Summary, part: str) -> str:
     missing = summary.get("not_measured") or {}
-    reason = missing.get(part if part == "distribution" else f"distribution.{part}")
+    reason = missing.get(part)
     return f"{NOT_MEASURED.capitalize()}: {plain(reason)}." if reason else ""
 
 
@@ -208,18 +207,6 @@ def _marked(row: Mapping[str, Any]) -> str:
 
 MOST_PROBLEMS = 60
 MOST_NAMED = 3
-PARTS = {
-    AXES: AUDIOBOX_NAME,
-    "following": "whether the vocal is followed",
-    "other vocals": "other songs' vocals",
-    "distribution": "the distribution of the latents",
-    "distribution.frechet": "Fréchet distance",
-    "distribution.nearest": "nearest training pair of each track",
-    "distribution.diversity": "diversity over seeds",
-    "efficiency": "time and memory",
-    "apa": "accompaniment prompt adherence (APA)",
-}
-"""Readable names of what can be missing."""
 
 
 def evaluation_sections(summary: Summary) -> list[str]:
@@ -256,7 +243,7 @@ def scores_section(summary: Summary) -> str:
         return section("## Scores", f"{NOT_MEASURED.capitalize()}: {reason}.", _without_audiobox(summary))
     systems = _scored(summary)
     rows = [
-        [plain(score_name(score).label), *(_cell(summary, score, system) for system in systems)]
+        [plain(find_score(score).label), *(_cell(summary, score, system) for system in systems)]
         for score in listed
     ]
     return section(
@@ -265,7 +252,7 @@ def scores_section(summary: Summary) -> str:
         "95 % confidence (bootstrap over the tracks). Where two intervals overlap widely, the difference "
         f"may be noise.{_ceiling(systems)}",
         table(["score", *map(plain, systems)], rows),
-        bullets(f"**{plain(score_name(score).name)}**: {_meaning(score)}" for score in listed),
+        bullets(f"**{plain(find_score(score).title)}**: {_meaning(score)}" for score in listed),
         _without_audiobox(summary),
     )
 
@@ -277,7 +264,7 @@ def score_table(summary: Summary) -> list[dict[str, str]]:
     """
     systems = _scored(summary)
     return [
-        {"score": score_name(score).label} | {system: _cell(summary, score, system) for system in systems}
+        {"score": find_score(score).label} | {system: _cell(summary, score, system) for system in systems}
         for score in in_order(summary.get("scores") or {})
     ]
 
@@ -335,23 +322,24 @@ def _cell(summary: Summary, score: str, system: str) -> str:
         return NONE
     if found["mean"] is None:
         return NOT_MEASURED
-    digits = score_name(score).digits
+    digits = find_score(score).digits
     within = interval(found["low"], found["high"], max(1, digits - 1))
     fewer = f"(n = {found['n']})" if found["n"] != summary["tracks"] else ""
     return " ".join(filter(None, [number(found["mean"], digits), within, fewer]))
 
 
 def _meaning(score: str) -> str:
-    return score_name(score).meaning or "a score that this version of the report does not know"
+    return find_score(score).meaning
 
 
 def _without_audiobox(summary: Summary) -> str:
     """That the paper's scores are missing, where they are: no other score may be taken for them."""
     missing = summary.get("not_measured") or {}
     measured = set(AUDIOBOX) & set(summary.get("scores") or {})
-    if measured and AXES not in missing:
+    if measured and "audiobox" not in missing:
         return ""
-    return f"{AUDIOBOX_NAME}: {NOT_MEASURED}: {plain(missing.get(AXES, 'the reason was not recorded'))}."
+    reason = missing.get("audiobox", "the reason was not recorded")
+    return f"{title_of('audiobox')}: {NOT_MEASURED}: {plain(reason)}."
 
 
 def _list_missing(summary: Summary) -> str:
@@ -364,7 +352,7 @@ def _count_problems(summary: Summary) -> str:
 
 
 def _part(part: str) -> str:
-    return plain(PARTS.get(part) or score_name(part).name)
+    return plain(title_of(part))
 
 
 def _alike(problems: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[str]]]:

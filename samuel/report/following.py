@@ -1,6 +1,6 @@
 """Does an accompaniment follow its vocal? The part of a report that says so, or that it is not shown.
 
-What is read here is `following` of `summary.json`, which `samuel.evaluate.scores` writes:
+What is read here is `following` of `summary.json`, which `samuel.evaluate.summary` writes:
 `{score: {system: {n, own, other, difference: {mean, low, high}, p, p_least}}}`.
 """
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from samuel.evaluate.scores import find_score, in_order
 from samuel.evaluate.systems import CEILING, REAL
 from samuel.report.html import (
     NONE,
@@ -21,7 +22,6 @@ from samuel.report.html import (
     section,
     table,
 )
-from samuel.report.score_names import in_order, score_name
 
 Summary = Mapping[str, Any]
 
@@ -127,7 +127,7 @@ def told(verdict: Verdict) -> str:
     """A verdict as one sentence of Markdown."""
     who = f"**{plain(verdict.system)}**"
     shown, not_shown, missing = (
-        enumerated([score_name(score).name for score in scores])
+        enumerated([find_score(score).title for score in scores])
         for scores in (verdict.shown, verdict.not_shown, verdict.not_measured)
     )
     if not shown and not not_shown:
@@ -203,11 +203,11 @@ def _rows(summary: Summary) -> list[list[str]]:
     for score in in_order(following):
         listed = [system for system in summary["systems"] if system in following[score]]
         for place, system in enumerate(listed):
-            found, label = following[score][system], plain(score_name(score).name)
+            found, label = following[score][system], plain(find_score(score).title)
             rows.append([
                 f"**{label}**" if place == 0 else "", plain(system),
                 *_numbers(
-                    found, score_name(score).digits, adjusted[system].get(score),
+                    found, find_score(score).digits, adjusted[system].get(score),
                     alone=_alone(summary, score, system),
                 ),
             ])  # fmt: skip

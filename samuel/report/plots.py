@@ -15,10 +15,10 @@ from scipy.ndimage import uniform_filter1d
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.evaluate.cost import TABLE_I
+from samuel.evaluate.scores import AUDIOBOX, find_score, in_order
 from samuel.evaluate.signal import HOP, log_mel_db
 from samuel.report.following import adjusted_p
 from samuel.report.html import probability
-from samuel.report.score_names import AUDIOBOX, in_order, score_name
 
 # Pictures of a run, as PNG files.
 
@@ -173,7 +173,7 @@ def plot_following(summary: Summary, path: Path) -> None:
     figure, panels = _panels(len(scores), len(summary["systems"]))
     for axes, score in zip(panels, scores, strict=False):
         _name_systems(axes, summary["systems"])
-        axes.set_title(score_name(score).name, loc="left", fontsize="medium", fontweight="bold")
+        axes.set_title(find_score(score).title, loc="left", fontsize="medium", fontweight="bold")
         for place, system in enumerate(summary["systems"]):
             if found := following[score].get(system):
                 means = (summary.get("scores") or {}).get(score, {}).get(system, {})
@@ -193,7 +193,7 @@ def plot_audiobox(summary: Summary, path: Path) -> None:
     figure, panels = _panels(len(AUDIOBOX), len(names), LINE_INCHES / 2)
     for axes, score in zip(panels, AUDIOBOX, strict=False):
         _name_systems(axes, names)
-        axes.set_title(score_name(score).name, loc="left", fontsize="medium", fontweight="bold")
+        axes.set_title(find_score(score).title, loc="left", fontsize="medium", fontweight="bold")
         axes.set_xlim(1, 10)
         for place, system in enumerate(summary["systems"]):
             found = (summary.get("scores") or {}).get(score, {}).get(system)

@@ -9,6 +9,7 @@ from samuel.evaluate.cost import (
     TRACK_S,
     PaperEfficiency,
 )
+from samuel.evaluate.scores import AUDIOBOX
 from samuel.report.html import (
     NONE,
     NOT_MEASURED,
@@ -17,7 +18,6 @@ from samuel.report.html import (
     section,
     table,
 )
-from samuel.report.score_names import AUDIOBOX, AXES
 
 Summary = Mapping[str, Any]
 
@@ -51,7 +51,7 @@ def _table_one(summary: Summary) -> str:
     ]
     return section(
         "### Table I: AudioBox-Aesthetics",
-        f"![AudioBox scores beside the paper's]({AUDIOBOX_PLOT})" if ours else _missing(summary, AXES),
+        f"![AudioBox scores beside the paper's]({AUDIOBOX_PLOT})" if ours else _missing(summary, "audiobox"),
         table(["system", "source", *AUDIOBOX], [*ours, *paper], words=2),
     )
 

@@ -14,6 +14,7 @@ from samuel.artifacts import (
 )
 from samuel.audio import SAMPLE_RATE
 from samuel.codecs.base import HOP, PUBLISHED
+from samuel.evaluate.scores import AUDIOBOX
 from samuel.evaluate.systems import (
     CEILING,
     OURS,
@@ -35,7 +36,6 @@ from samuel.report.listening import (
 )
 from samuel.report.plots import plot_audiobox, plot_following, plot_loss, plot_vocal_shares
 from samuel.report.published import AUDIOBOX_PLOT
-from samuel.report.score_names import AUDIOBOX
 
 # What a report says of the dataset and of the training.
 

@@ -41,7 +41,7 @@ def test_the_same_folders_are_not_scored_twice(
 ) -> None:
     assert evaluate(songs, tmp_path) == 0
     first = capsys.readouterr().out
-    monkeypatch.setattr("samuel.evaluate.scores.hear_lineup", None)
+    monkeypatch.setattr("samuel.evaluate.summary.hear_lineup", None)
     assert evaluate(songs, tmp_path) == 0
     assert capsys.readouterr().out == first
 
@@ -76,7 +76,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("samuel.evaluate.scores.hear_lineup", None)
+    monkeypatch.setattr("samuel.evaluate.summary.hear_lineup", None)
     assert evaluate(songs, tmp_path / "file" / "run") == 1
     assert "Not a directory; give another --output" in capsys.readouterr().err
 

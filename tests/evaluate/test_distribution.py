@@ -90,7 +90,7 @@ def test_without_held_out_songs_there_is_no_distance_and_no_yardstick(
 ) -> None:
     alone = write_popdb([encoded_song(tmp_path, "a", 4)], small_settings(tmp_path))
     found, missing = DatasetSpace(alone, tracks).look({})
-    assert missing == {"distribution.frechet": "no song is held out"}
+    assert missing == {"frechet": "no song is held out"}
     assert found["nearest_held_out"] == {"n": 0, "median": None, "highest": None}
     assert {row["suspicious"] for row in found["nearest"]} == {None}
 
@@ -100,8 +100,8 @@ def test_latents_that_are_no_numbers_are_told_and_the_rest_is_compared(
 ) -> None:
     broken = track(tmp_path / "broken", "x-000", torch.full((TAKES, 64, FRAMES), float("nan")))
     found, missing = DatasetSpace(popdb, [*tracks, broken]).look({})
-    assert "NaN" in missing["distribution.frechet"]
-    assert "NaN" in missing["distribution.nearest"]
+    assert "NaN" in missing["frechet"]
+    assert "NaN" in missing["nearest"]
     assert "frechet" not in found
 
 
@@ -137,22 +137,22 @@ def test_folders_are_compared_in_slices_of_the_true_ones_scale(codec: Codec) -> 
     # Thrice the deviation in 128 independent numbers: 128 · (3 - 1)², in squared deviations of the true ones.
     assert found["frechet"]["loud"] == pytest.approx(128 * 4, rel=0.15)
     assert found["frechet"]["same"] < 0.2 * found["frechet"]["loud"]
-    assert missing.keys() == {"distribution.nearest", "distribution.diversity"}
+    assert missing.keys() == {"nearest", "diversity"}
 
 
 def test_true_accompaniments_that_never_change_are_no_measure(codec: Codec) -> None:
     silent = {name: torch.zeros(64, 2 * SLICE) for name in "ab"}
     found, missing = FolderSpace(codec).look({"real": silent, "some": folder(1.0, 2 * SLICE, 2 * SLICE)})
     assert found == {}
-    assert missing["distribution.frechet"] == "the true accompaniments never change"
+    assert missing["frechet"] == "the true accompaniments never change"
 
 
 def test_folders_without_true_ones_have_no_distance(codec: Codec) -> None:
     found, missing = FolderSpace(codec).look({"some": folder(1.0, SLICE)})
     assert found == {}
-    assert missing["distribution.frechet"] == "no true accompaniments were given (--references)"
+    assert missing["frechet"] == "no true accompaniments were given (--references)"
     _, missing = FolderSpace(codec).look({"real": folder(1.0, SLICE - 1), "some": folder(1.0, SLICE)})
-    assert missing["distribution.frechet"] == "no true accompaniment is as long as a slice, 11.9 s"
+    assert missing["frechet"] == "no true accompaniment is as long as a slice, 11.9 s"
 
 
 def test_copies_are_looked_for_in_a_training_set_of_the_same_codec(popdb: Popdb, codec: Codec) -> None:
@@ -172,10 +172,10 @@ def test_copies_are_looked_for_in_a_training_set_of_the_same_codec(popdb: Popdb,
         normaliser = Normaliser.of(popdb.stats)
         (expected,) = nearest_pairs(normaliser.accompaniment(copy[None]), popdb, normaliser)
         assert found["nearest"][0]["similarity"] == pytest.approx(expected.similarity, abs=1e-5)
-        assert "distribution.nearest" not in missing
+        assert "nearest" not in missing
         _, missing = FolderSpace(codec, popdb).look({"none": {"a": copy[:, :9]}})
-        assert "every track is shorter than half a pair" in missing["distribution.nearest"]
+        assert "every track is shorter than half a pair" in missing["nearest"]
     finally:
         popdb.info["codec"] = held
     _, missing = FolderSpace(codec, popdb).look({"copies": {"a": copy}})
-    assert missing["distribution.nearest"] == "the training set holds latents of 'mel/1'"
+    assert missing["nearest"] == "the training set holds latents of 'mel/1'"

@@ -15,7 +15,7 @@ from samuel.codecs.base import Codec
 from samuel.config import EvaluationConfig, Settings
 from samuel.errors import CheckpointError, SettingsError
 from samuel.evaluate.distribution import DatasetSpace
-from samuel.evaluate.scores import score_lineup
+from samuel.evaluate.summary import score_lineup
 from samuel.evaluate.tracks import (
     choose_pairs,
     lineup_of,

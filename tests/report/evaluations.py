@@ -87,7 +87,7 @@ SUMMARY: dict[str, Any] = {
             "conditioning": "vocal", "source": "measured", "repeats": 3,
         }
     },
-    "not_measured": {"PQ, PC, CE, CU": "the scorer 'audiobox' was not chosen"},
+    "not_measured": {"audiobox": "the scorer 'audiobox' was not chosen"},
     "problems": [{"system": "MusicGen", "track": "song7", "message": "no such file: not scored"}],
     "codec": "mel/1",
 }  # fmt: skip
@@ -100,7 +100,7 @@ def summary(**parts: Any) -> dict[str, Any]:
 
 
 def scores_entry(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> Artifact:
-    """An entry as `samuel.evaluate.scores` writes it."""
+    """An entry as `samuel.evaluate.summary` writes it."""
 
     def make(target: Path) -> dict[str, Any]:
         write_scores(target, found, rows)

@@ -106,7 +106,7 @@ def test_diversity() -> None:
 
 
 def test_each_part_that_is_missing_has_its_reason() -> None:
-    reasons = {f"distribution.{part}": f"no <{part}>" for part in ("frechet", "nearest", "diversity")}
+    reasons = {part: f"no <{part}>" for part in ("frechet", "nearest", "diversity")}
     text = distribution_section(summary(distribution={}, not_measured=reasons))
     assert text.count("Not measured: no \\<") == 3
     assert distribution_section(summary(distribution=None, not_measured={})) == ""

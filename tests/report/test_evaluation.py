@@ -1,3 +1,4 @@
+from samuel.evaluate.scores import REGISTRY
 from samuel.report.evaluation import (
     adherence_section,
     evaluation_sections,
@@ -6,7 +7,6 @@ from samuel.report.evaluation import (
     score_table,
     scores_section,
 )
-from samuel.report.score_names import NAMES
 from tests.report.evaluations import (
     CEILING,
     OURS,
@@ -47,7 +47,7 @@ def test_every_score_in_the_table_is_explained_once() -> None:
     text = scores_section(summary())
     meanings = [line for line in text.splitlines() if line.startswith("- **")]
     assert len(meanings) == 6
-    assert all(NAMES[score].meaning in text for score in summary()["scores"])
+    assert all(REGISTRY[score].meaning in text for score in summary()["scores"])
 
 
 def test_what_was_not_measured_is_no_number() -> None:
