@@ -22,6 +22,7 @@ from samuel.config import Settings, parse
 from samuel.device import resolve_device
 from samuel.popdb import stages as pipeline
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome
 from samuel.synthetic.song import compose
@@ -48,9 +49,10 @@ def pipeline_rows(settings: Settings, songs: int | None = None, song_s: float | 
         own = _settings(Path(folder), settings)
         yield "device", device_name(device)
         yield "songs", f"{count} of {duration_s:.0f} s, random weights of full size"
-        _pass_round_trip(own)
-        downloaded = _downloaded(own, count, duration_s)
-        yield from _stages(own, downloaded, count * duration_s, device)
+        parts = Parts(own)
+        _pass_round_trip(parts)
+        downloaded = _downloaded(parts, count, duration_s)
+        yield from _stages(parts, downloaded, count * duration_s, device)
         yield "peak memory", _memory(device)
 
 
@@ -79,21 +81,21 @@ def _settings(folder: Path, given: Settings) -> Settings:
     )
 
 
-def _pass_round_trip(settings: Settings) -> None:
+def _pass_round_trip(parts: Parts) -> None:
     """Random weights give nothing back, and shall encode nevertheless."""
-    make_artifact(pipeline.round_trip_folder(settings), lambda _: {"weights": "random"})
+    make_artifact(pipeline.round_trip_folder(parts), lambda _: {"weights": "random"})
 
 
-def _downloaded(settings: Settings, count: int, duration_s: float) -> list[Outcome]:
+def _downloaded(parts: Parts, count: int, duration_s: float) -> list[Outcome]:
     """Songs as the download leaves them, which is not measured."""
     mix = music(duration_s)
     songs: list[Song] = []
     for number in range(count):
-        path = settings.data / f"song{number}.wav"
+        path = parts.settings.data / f"song{number}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_wav(path, mix * np.float32(0.99**number))
         songs.append(Song(f"song{number}", f"song {number}", duration_s=duration_s, url=path.as_uri()))
-    return acquire_songs(songs, settings)
+    return acquire_songs(songs, parts)
 
 
 def music(duration_s: float) -> Audio:
@@ -103,22 +105,23 @@ def music(duration_s: float) -> Audio:
 
 
 def _stages(
-    settings: Settings, downloaded: Sequence[Outcome], audio_s: float, device: torch.device
+    parts: Parts, downloaded: Sequence[Outcome], audio_s: float, device: torch.device
 ) -> Iterator[Row]:
     """Each stage for itself, then both at once in another folder; disk included."""
-    pipeline.separator_for(settings)
-    pipeline.codec_for(settings)
-    separated, seconds = _timed(lambda: pipeline.separate_songs(downloaded, settings))
+    _ = parts.separator, parts.codec  # loaded now, not while it is measured
+    separated, seconds = _timed(lambda: pipeline.separate_songs(downloaded, parts))
     yield "separation, with disk", f"{audio_s / seconds:.2f} × real time"
-    _, seconds = _timed(lambda: pipeline.encode_songs(separated, settings))
+    _, seconds = _timed(lambda: pipeline.encode_songs(separated, parts))
     yield "encoding of both stems, with disk", f"{audio_s / seconds:.2f} × real time"
     if device.type != "cuda":
         yield "both at once, and GPU utilisation", NOT_MEASURED
         return
-    elsewhere = settings.model_copy(update={"data": settings.data / "again"})
-    _pass_round_trip(elsewhere)
+    settings = parts.settings
+    again = Parts(settings.model_copy(update={"data": settings.data / "again"}))
+    _pass_round_trip(again)
+    _ = again.separator
     with Utilisation(device) as busy:
-        _, seconds = _timed(lambda: _both(downloaded, elsewhere))
+        _, seconds = _timed(lambda: _both(downloaded, again))
     yield "both at once, with disk", f"{audio_s / seconds:.2f} × real time"
     yield (
         "GPU utilisation in the steady state",
@@ -126,12 +129,12 @@ def _stages(
     )
 
 
-def _both(downloaded: Sequence[Outcome], settings: Settings) -> None:
+def _both(downloaded: Sequence[Outcome], parts: Parts) -> None:
     def work(song: Outcome) -> Outcome:
-        [encoded] = pipeline.encode_songs([pipeline.separate_song(song, settings)], settings)
+        [encoded] = pipeline.encode_songs([pipeline.separate_song(song, parts)], parts)
         return encoded
 
-    for _ in side_by_side(work, downloaded, 2 * pipeline.songs_in_hand(settings)):
+    for _ in side_by_side(work, downloaded, 2 * pipeline.songs_in_hand(parts)):
         pass
 
 

@@ -11,7 +11,7 @@ from prefect.states import Completed
 
 from flows import artifacts
 from flows.credentials import take_secrets
-from flows.runner import Workers, ending, until_ended, workers
+from flows.runner import Workers, ending, parts_here, until_ended, workers
 from flows.tasks import (
     DOWNLOADS,
     RETRIED,
@@ -32,8 +32,9 @@ from samuel.doctor import dataset_parts, require
 from samuel.popdb import songs as catalog
 from samuel.popdb import stages as pipeline
 from samuel.popdb.accounts import counted
-from samuel.popdb.acquire import acquire_songs, pace_of
+from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.dataset import Popdb
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song, SongList
 from samuel.popdb.space import require_space
 from samuel.popdb.status import Outcome
@@ -55,38 +56,34 @@ def build_popdb(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (
     take_secrets()
     if settings.songs.source == "csv":
         create_limit(DOWNLOADS)
+    parts = Parts(settings)
     with workers(settings, THREADS) as run, ending():
-        run.submit(examine, computes=True, settings=settings).result()
+        run.submit(examine, computes=True, parts=parts).result()
         listed = list_songs(settings)
         artifacts.show_list(listed)
         require_space(listed.songs, settings, max(group_sizes(len(listed.songs), settings), default=1))
-        outcomes = prepare(run, listed.songs, settings)
+        outcomes = prepare(run, listed.songs, parts)
         popdb = run.submit(assemble, outcomes=Group(outcomes), settings=settings).result()
     artifacts.show_dataset(popdb, outcomes)
     made = {"path": popdb.location, **popdb.info["counts"]}
     return cast("dict[str, Any]", Completed(message=summary(popdb.info["counts"]), data=made))
 
 
-def prepare(run: Workers, songs: Sequence[Song], settings: Settings) -> list[Outcome]:
+def prepare(run: Workers, songs: Sequence[Song], parts: Parts) -> list[Outcome]:
     """Songs → paired latents, group by group, and what became of each."""
-    journey = artifacts.Journey(songs, settings)
-    run.everywhere(partial(begin, settings))
-    with ExitStack() as broken_off:
-        broken_off.callback(leave, settings)
-        parts = groups(songs, settings)
-        outcomes = gather(submit(run, (download, separate, encode), parts, settings), journey.show)
+    journey = artifacts.Journey(songs, parts.settings)
+    run.everywhere(partial(begin, parts))
+    with ExitStack() as broken_off:  # the groups to come would download for nobody
+        broken_off.callback(parts.rate_limiter.leave)
+        named = groups(songs, parts.settings)
+        outcomes = gather(submit(run, (download, separate, encode), named, parts), journey.show)
         broken_off.pop_all()
     return outcomes
 
 
-def begin(settings: Settings) -> None:
+def begin(parts: Parts) -> None:
     """Whoever starts a run has read why the last one stopped."""
-    pace_of(settings).open()
-
-
-def leave(settings: Settings) -> None:
-    """End the downloads of this process: the groups to come would download for nobody."""
-    pace_of(settings).leave()
+    parts.rate_limiter.open()
 
 
 def summary(counts: dict[str, int]) -> str:
@@ -96,11 +93,12 @@ def summary(counts: dict[str, int]) -> str:
 
 
 @task(task_run_name="check the parts", cache_policy=NO_CACHE)
-def examine(settings: Settings) -> None:
+def examine(parts: Parts) -> None:
     """Stop before the long work where a part that the settings name is missing."""
+    settings, parts = parts.settings, parts_here(parts)
     require(settings, dataset_parts(settings))
     require_place(settings)
-    pipeline.reclaim_audio(settings)
+    pipeline.reclaim_audio(parts)
 
 
 @task(task_run_name="list songs ({settings.songs.source})", cache_policy=NO_CACHE)
@@ -110,25 +108,27 @@ def list_songs(settings: Settings) -> SongList:
 
 
 @task(task_run_name="download {group}", tags=["download"], cache_policy=NO_CACHE, **RETRIED)
-def download(songs: Sequence[Song], settings: Settings, group: str) -> Group[Outcome]:
+def download(songs: Sequence[Song], parts: Parts, group: str) -> Group[Outcome]:
     """Songs → audio."""
     with bar(songs, f"download {group}") as progress:
         done = until_ended(lambda _: progress.update())
-        return told(acquire_songs(songs, settings, done, asking=slot(DOWNLOADS)))
+        return told(acquire_songs(songs, parts_here(parts), done, asking=slot(DOWNLOADS)))
 
 
 @task(task_run_name="separate {group}", tags=["separate"], cache_policy=NO_CACHE, **RETRIED)
-def separate(songs: Sequence[Outcome], settings: Settings, group: str) -> Group[Outcome]:
+def separate(songs: Sequence[Outcome], parts: Parts, group: str) -> Group[Outcome]:
     """Audio → vocals and accompaniment."""
-    with gpu_slot(settings), bar(songs, f"separate {group}") as progress:
-        return told(pipeline.separate_songs(songs, settings, until_ended(lambda _: progress.update())))
+    with gpu_slot(parts.settings), bar(songs, f"separate {group}") as progress:
+        done = until_ended(lambda _: progress.update())
+        return told(pipeline.separate_songs(songs, parts_here(parts), done))
 
 
 @task(task_run_name="encode {group}", tags=["encode"], cache_policy=NO_CACHE, **RETRIED)
-def encode(songs: Sequence[Outcome], settings: Settings, group: str) -> Group[Outcome]:
+def encode(songs: Sequence[Outcome], parts: Parts, group: str) -> Group[Outcome]:
     """Stems → paired latents."""
-    with gpu_slot(settings), bar(songs, f"encode {group}") as progress:
-        return told(pipeline.encode_songs(songs, settings, until_ended(lambda _: progress.update())))
+    with gpu_slot(parts.settings), bar(songs, f"encode {group}") as progress:
+        done = until_ended(lambda _: progress.update())
+        return told(pipeline.encode_songs(songs, parts_here(parts), done))
 
 
 @task(task_run_name="write shards and index", cache_policy=NO_CACHE, **RETRIED)

@@ -1,5 +1,6 @@
 """Where the tasks of a flow run: in threads of its own process, or on the workers of a Dask cluster."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -13,6 +14,7 @@ from flows.credentials import held, hold
 from samuel.config import RunnerConfig, Settings
 from samuel.device import resolve_device
 from samuel.errors import MissingPartError, StoppedError
+from samuel.popdb.parts import Parts
 
 # Lets the tasks of a flow run know that it ends, where they are threads: nothing else can stop a thread.
 
@@ -138,6 +140,18 @@ class DaskWorkers:
         """See `Workers`; `work` is pickled."""
         work()
         self._client.run(work)
+
+
+def parts_here(parts: Parts) -> Parts:
+    """The parts that the Dask worker running this task loads once for all its tasks; in a thread, `parts`."""
+    try:
+        worker = sys.modules["distributed"].get_worker()
+    except (KeyError, ValueError):  # no Dask at all, or not one of its workers
+        return parts
+    held = getattr(worker, "samuel_parts", None)
+    if held is None or held.settings != parts.settings:
+        worker.samuel_parts = held = parts
+    return held
 
 
 @contextmanager

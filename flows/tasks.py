@@ -27,6 +27,7 @@ from flows.runner import Workers
 from samuel.config import Settings
 from samuel.device import resolve_device
 from samuel.errors import StoppedError
+from samuel.popdb.parts import Parts
 from samuel.popdb.status import Outcome
 
 # Songs in the groups that one task takes.
@@ -165,20 +166,20 @@ Data = TypeVar("Data")
 
 
 def submit(
-    run: Workers, stages: Sequence[Any], parts: Sequence[tuple[str, Sequence[Any]]], settings: Settings
+    run: Workers, stages: Sequence[Any], named: Sequence[tuple[str, Sequence[Any]]], parts: Parts
 ) -> "list[list[PrefectFuture[Group[Outcome]]]]":
-    """Submit every stage of every part, each given what the one before it returns; the futures by stage.
+    """Submit every stage of every group, each given what the one before it returns; the futures by stage.
 
-    All but the first compute. A task waits for the stage before it in a worker's place. Submitted part by
-    part, all workers would wait for one; in this order a part downloads while the one before it is separated.
+    All but the first compute. A task waits for the stage before it in a worker's place. Submitted group by
+    group, all workers would wait for one; in this order one downloads while the one before it is separated.
     """
     futures: list[list[Any]] = [[] for _ in stages]
-    for tick in range(len(stages) + len(parts) - 1):
+    for tick in range(len(stages) + len(named) - 1):
         for number, stage in enumerate(stages):
-            if 0 <= (place := tick - number) < len(parts):
-                name, songs = parts[place]
+            if 0 <= (place := tick - number) < len(named):
+                name, songs = named[place]
                 given = futures[number - 1][place] if number else songs
-                future = run.submit(stage, computes=number > 0, songs=given, settings=settings, group=name)
+                future = run.submit(stage, computes=number > 0, songs=given, parts=parts, group=name)
                 futures[number].append(future)
     return futures
 

@@ -12,14 +12,13 @@ from tqdm import tqdm
 
 from flows import artifacts
 from flows.credentials import take_secrets
-from flows.runner import Workers, asked_to_end, ending, until_ended, workers
+from flows.runner import Workers, asked_to_end, ending, parts_here, until_ended, workers
 from flows.tasks import RETRIED, bar, gpu_slot, shown
 from flows.torchrun import fit_together
 from samuel.artifacts import Artifact, read_json
 from samuel.checkpoint import TrainedModel, load_model
 from samuel.codecs.base import Codec
 from samuel.config import Settings, demo
-from samuel.device import resolve_device
 from samuel.doctor import require, training_parts, unmeasured
 from samuel.evaluate.cost import make_cost
 from samuel.evaluate.distribution import DatasetSpace
@@ -34,7 +33,7 @@ from samuel.evaluate.tracks import (
 )
 from samuel.popdb.accounts import counted
 from samuel.popdb.dataset import Popdb, open_popdb
-from samuel.popdb.stages import codec_for
+from samuel.popdb.parts import Parts
 from samuel.report.html import number
 from samuel.report.report import SUMMARY, write_report
 from samuel.train import fit, run_folder
@@ -68,10 +67,11 @@ def train_and_eval(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008
 
 def make(run: Workers, popdb: Popdb, settings: Settings) -> tuple[Artifact, list[Artifact], Artifact]:
     """POPDB → model, accompaniments and report, one task after the other."""
-    given = {"popdb": popdb, "settings": settings, "run": run_folder(popdb, settings)}
+    given: dict[str, Any] = {"popdb": popdb, "settings": settings, "run": run_folder(popdb, settings)}
+    shared = Parts(settings)
     model = run.submit(train, computes=True, **given).result()
-    tracks = run.submit(generate, computes=True, model=model, **given).result()
-    scores = run.submit(score, computes=True, model=model, tracks=tracks, **given).result()
+    tracks = run.submit(generate, computes=True, model=model, parts=shared, **given).result()
+    scores = run.submit(score, computes=True, model=model, tracks=tracks, parts=shared, **given).result()
     written = run.submit(report, model=model, tracks=tracks, scores=scores, **given).result()
     return model, tracks, written
 
@@ -127,9 +127,9 @@ def train(popdb: Popdb, settings: Settings, run: Path) -> Artifact:
 
 
 @task(task_run_name="generate", tags=["generate"], cache_policy=NO_CACHE, **RETRIED)
-def generate(popdb: Popdb, model: Artifact, settings: Settings, run: Path) -> list[Artifact]:
+def generate(popdb: Popdb, model: Artifact, parts: Parts, settings: Settings, run: Path) -> list[Artifact]:
     """Held-out vocals → accompaniments."""
-    load = parts_of(model, settings)
+    load = parts_of(model, parts)
     pairs = choose_pairs(popdb, settings.evaluation.tracks)
     digest, takes = model.sha256["model.safetensors"], settings.evaluation.takes
     share = artifacts.Share("generate", "Tracks generated")
@@ -143,12 +143,12 @@ def generate(popdb: Popdb, model: Artifact, settings: Settings, run: Path) -> li
 
 @task(task_run_name="score", tags=["score"], cache_policy=NO_CACHE, **RETRIED)
 def score(
-    popdb: Popdb, model: Artifact, tracks: Sequence[Artifact], settings: Settings, run: Path
+    popdb: Popdb, model: Artifact, tracks: Sequence[Artifact], parts: Parts, settings: Settings, run: Path
 ) -> Artifact:
     """Accompaniments → scores."""
     share = artifacts.Share("score", "Tracks scored")
     with gpu_slot(settings):
-        cost = make_cost(parts_of(model, settings), model, settings, run / "cost")
+        cost = make_cost(parts_of(model, parts), model, settings, run / "cost")
         scores = score_lineup(
             lineup_of(tracks),
             settings.evaluation,
@@ -169,10 +169,10 @@ def report(
     return shown(written, cached=not written.made, what="the report")
 
 
-def parts_of(model: Artifact, settings: Settings) -> Callable[[], tuple[TrainedModel, Codec]]:
+def parts_of(model: Artifact, parts: Parts) -> Callable[[], tuple[TrainedModel, Codec]]:
     """What loads model and codec, when they are needed."""
-    device = resolve_device(settings.device)
-    return lambda: (load_model(model.folder, device), codec_for(settings))
+    here = parts_here(parts)
+    return lambda: (load_model(model.folder, here.device), here.codec)
 
 
 def advance(progress: "tqdm[int]", metrics: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from samuel.artifacts import find_artifact
 from samuel.audio import read_wav
 from samuel.config import Settings, parse
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song, list_songs
 from samuel.popdb.status import Outcome, Status
 from tests.popdb.site import encoded, serving, yt_dlp_plugin
@@ -70,7 +71,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
 def run(rehearsal: Rehearsal) -> None:
     site, start = rehearsal.site, len(rehearsal.site.log)
     rehearsal.expected.append([site.expected(song.title) for song in rehearsal.songs])
-    rehearsal.outcomes.append(acquire_songs(rehearsal.songs, rehearsal.settings))
+    rehearsal.outcomes.append(acquire_songs(rehearsal.songs, Parts(rehearsal.settings)))
     rehearsal.requests.append(site.log[start:])
     rehearsal.listing.append({path.name for path in (rehearsal.settings.data / "raw").iterdir()})
 

@@ -21,6 +21,7 @@ from samuel.errors import InputError
 from samuel.popdb import acquire as acquisition
 from samuel.popdb import stages as pipeline
 from samuel.popdb.duplicates import to_text
+from samuel.popdb.parts import Parts
 from samuel.popdb.rate_limit import Pace
 from samuel.popdb.search import Hit
 from samuel.popdb.songs import COLUMNS
@@ -87,7 +88,7 @@ def install(settings: Settings, sleep_s: float) -> None:
     for module, name, stand_in in places:
         setattr(module, name, stand_in)
     # Nothing is encoded that could be compared with what comes back.
-    make_artifact(pipeline.round_trip_folder(settings), lambda _: {"stand-in": True})
+    make_artifact(pipeline.round_trip_folder(Parts(settings)), lambda _: {"stand-in": True})
 
 
 class _Stages:

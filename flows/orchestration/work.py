@@ -19,7 +19,8 @@ from samuel.artifacts import write_json
 from samuel.config import Settings
 from samuel.popdb import songs as catalog
 from samuel.popdb import stages as pipeline
-from samuel.popdb.acquire import acquire_songs, pace_of
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome
 from samuel.popdb.writer import require_place, write_popdb
@@ -120,13 +121,14 @@ def loop(settings: Settings) -> Told:
     """The same calls by threads alone: what the run takes where nobody keeps its history."""
     told = Told(began=time.time())
     require_place(settings)
-    pipeline.reclaim_audio(settings)
-    pace_of(settings).open()
+    shared = Parts(settings)
+    pipeline.reclaim_audio(shared)
+    shared.rate_limiter.open()
     songs = catalog.list_songs(settings.songs, settings.data).songs
 
     def stages(part: Sequence[Song]) -> list[Outcome]:
-        separated = pipeline.separate_songs(acquire_songs(part, settings), settings)
-        return pipeline.encode_songs(separated, settings)
+        separated = pipeline.separate_songs(acquire_songs(part, shared), shared)
+        return pipeline.encode_songs(separated, shared)
 
     parts = [part for _, part in groups(songs, settings)]
     with ThreadPoolExecutor(AT_A_TIME) as workers:

@@ -32,7 +32,8 @@ def download(options: argparse.Namespace) -> int:
         least_s,
         text_of,
     )
-    from samuel.popdb.acquire import acquire_songs, pace_of
+    from samuel.popdb.acquire import acquire_songs
+    from samuel.popdb.parts import Parts
     from samuel.popdb.songs import list_songs
     from samuel.popdb.space import require_audio_space
     from samuel.popdb.tables import same_recordings, song_rows, write_songs
@@ -43,9 +44,10 @@ def download(options: argparse.Namespace) -> int:
     print(text_of(listed.table()), end="\n\n", flush=True)
     require_audio_space(listed.songs, settings)
     progress = Progress(len(listed.songs), least_s(listed.songs, settings.download))
-    pace_of(settings).open()
+    parts = Parts(settings)
+    parts.rate_limiter.open()
     with tqdm(total=progress.songs, desc="download", disable=None) as bar:
-        outcomes = acquire_songs(listed.songs, settings, lambda outcome: _tell(progress, outcome, bar))
+        outcomes = acquire_songs(listed.songs, parts, lambda outcome: _tell(progress, outcome, bar))
     path = settings.data / "songs.parquet"
     write_songs(path, song_rows(outcomes, same_recordings(outcomes)))
     print(f"{text_of([step.row() for step in funnel(outcomes)])}\n\neach song and its candidates: {path}")

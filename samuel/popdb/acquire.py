@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samuel.artifacts import digest, partial_folder, pieces_of
+from samuel.artifacts import digest, partial_folder
 from samuel.concurrency import side_by_side
 from samuel.config import DownloadConfig, Settings
 from samuel.popdb.download import (
@@ -27,6 +27,7 @@ from samuel.popdb.download import (
     too_long,
 )
 from samuel.popdb.duplicates import to_bytes
+from samuel.popdb.parts import Parts
 from samuel.popdb.rate_limit import Pace, Request
 from samuel.popdb.search import Candidate, hits_of, rank, search, verdict
 from samuel.popdb.site import full_disk_stops
@@ -42,58 +43,59 @@ PATIENCE = 6
 
 def acquire_songs(
     songs: Sequence[Song],
-    settings: Settings,
+    parts: Parts,
     done: Callable[[Outcome], object] = lambda _: None,
     asking: AbstractContextManager[object] | None = None,
 ) -> list[Outcome]:
     """The audio of every song, or why there is none, in the order of `songs`.
 
     What is known of songs comes first. Those that failed by what might pass are tried again after the others,
-    and after a pause. Whoever begins a run calls `pace_of(settings).open()` first: until then a stop holds.
+    and after a pause. Whoever begins a run calls `parts.rate_limiter.open()` first: until then a stop holds.
 
     Args:
         songs: Of the list.
-        settings: Where, which, and at what pace.
+        parts: Where, which, and at what pace.
         done: Called once for each song, when its first try is over.
         asking: Held while the site is asked; not entered where it need not be.
 
     Raises:
         OperatorError: The run must stop: a bot check, a run of refusals, a full disk. What is done stays.
     """
-    outcomes = known(songs, settings)
+    outcomes = known(songs, parts)
     for outcome in outcomes.values():
         done(outcome)
     left = [place for place in range(len(songs)) if place not in outcomes]
     asks = any(songs[place].url is None for place in left)
     with asking if asking and asks else nullcontext():
-        tried = _in_rounds([songs[place] for place in left], settings, done)
+        tried = _in_rounds([songs[place] for place in left], parts, done)
     outcomes |= dict(zip(left, tried, strict=True))
     return [outcomes[place] for place in range(len(songs))]
 
 
-def known(songs: Sequence[Song], settings: Settings) -> dict[int, Outcome]:
+def known(songs: Sequence[Song], parts: Parts) -> dict[int, Outcome]:
     """By place, what became of the songs for which the site need not be asked (again)."""
+    settings = parts.settings
     pace, outcomes = _NoSite(settings.download, settings.data / "raw" / ".pace"), dict[int, Outcome]()
     for place, song in enumerate(songs):
         if song.url is None:
             with suppress(_AskedError):
-                outcomes[place] = acquire_song(song, settings, pace)
+                outcomes[place] = acquire_song(song, parts, pace)
     return {place: outcome for place, outcome in outcomes.items() if not outcome.status.retryable}
 
 
-def _in_rounds(songs: Sequence[Song], settings: Settings, done: Callable[[Outcome], object]) -> list[Outcome]:
+def _in_rounds(songs: Sequence[Song], parts: Parts, done: Callable[[Outcome], object]) -> list[Outcome]:
     """The outcomes of songs, several at a time, and again of those that failed by what might pass."""
-    pace, failed_at = pace_of(settings), time.monotonic()
+    pace, failed_at = parts.rate_limiter, time.monotonic()
     outcomes: dict[int, Outcome] = {}
     waiting = list(range(len(songs)))
-    for again in range(settings.download.attempts if songs else 0):
+    for again in range(parts.settings.download.attempts if songs else 0):
         if again:
             pace.rest(again, time.monotonic() - failed_at)
         places = tuple(waiting)
         tried = side_by_side(
-            lambda place: acquire_song(songs[place], settings, pace),
+            lambda place: acquire_song(songs[place], parts, pace),
             places,
-            settings.download.workers,
+            parts.settings.download.workers,
             pace.leave,  # or those who wait for their turn would be waited for
         )
         for number, outcome in tried:
@@ -122,7 +124,7 @@ class _NoSite(Pace):
         yield
 
 
-def acquire_song(song: Song, settings: Settings, pace: Pace) -> Outcome:
+def acquire_song(song: Song, parts: Parts, pace: Pace) -> Outcome:
     """The audio of one song, tried once: `data/raw/<key>/audio.wav`.
 
     Raises:
@@ -130,32 +132,30 @@ def acquire_song(song: Song, settings: Settings, pace: Pace) -> Outcome:
     """
     with full_disk_stops():  # what is written beside the audio fills a disk as well
         if song.url is not None:
-            return _file(song, settings)
-        searched = _searched(song, settings, pace)
+            return _file(song, parts)
+        searched = _searched(song, parts, pace)
         if searched.entry is None:
             return searched
-        candidates = rank(song.title, song.duration_s, hits_of(searched.entry.record), settings.download)
-        tried = _tried(song, candidates, settings, pace)
+        candidates = rank(
+            song.title, song.duration_s, hits_of(searched.entry.record), parts.settings.download
+        )
+        tried = _tried(song, candidates, parts, pace)
         return _told(searched, candidates, tried)
 
 
-def pace_of(settings: Settings) -> Pace:
-    """The pace that everybody keeps who shares the data folder."""
-    return Pace(settings.download, settings.data / "raw" / ".pace")
-
-
-def _file(song: Song, settings: Settings) -> Outcome:
+def _file(song: Song, parts: Parts) -> Outcome:
+    settings = parts.settings
     config, folder = settings.download, _folder(settings, song.song_id)
 
     def make(to: Path) -> dict[str, Any]:
         return fetch_file(song, config, to)
 
-    outcome = attempt(song, "download", folder, make, {}, limits=_limits(config), pieces=pieces_of(settings))
+    outcome = attempt(song, "download", folder, make, {}, limits=_limits(config), pieces=parts.store)
     return _within(outcome, config.max_duration_s)
 
 
-def _searched(song: Song, settings: Settings, pace: Pace) -> Outcome:
-    config = settings.download
+def _searched(song: Song, parts: Parts, pace: Pace) -> Outcome:
+    settings, config = parts.settings, parts.settings.download
     key = digest("search", VERSION, config.search, config.search_results, song.title)
     folder = settings.data / "searches" / key
 
@@ -165,29 +165,29 @@ def _searched(song: Song, settings: Settings, pace: Pace) -> Outcome:
     def retry(_: int) -> bool:
         return not pace.weary
 
-    return attempt(song, "search", folder, make, {}, retry=retry, pieces=pieces_of(settings))
+    return attempt(song, "search", folder, make, {}, retry=retry, pieces=parts.store)
 
 
-def _tried(song: Song, candidates: Sequence[Candidate], settings: Settings, pace: Pace) -> list[Outcome]:
+def _tried(song: Song, candidates: Sequence[Candidate], parts: Parts, pace: Pace) -> list[Outcome]:
     """The downloads of the acceptable candidates, best first, up to the first that ends the matter."""
     acceptable = [candidate for candidate in candidates if candidate.refusal is None]
-    pieces, tried = pieces_of(settings), list[Outcome]()
+    pieces, tried = parts.store, list[Outcome]()
 
     def settled() -> bool:
         # What is there is not left for a better one that keeps failing: the dataset would change by itself.
-        return any(pieces.find(_video_folder(candidate, settings)) for candidate in acceptable)
+        return any(pieces.find(_video_folder(candidate, parts.settings)) for candidate in acceptable)
 
     for candidate in acceptable:
-        tried.append(_video(song, candidate, settings, pace, settled))
+        tried.append(_video(song, candidate, parts, pace, settled))
         if tried[-1].ok or (tried[-1].status.retryable and tried[-1].attempts < PATIENCE):
             break
     return tried
 
 
 def _video(
-    song: Song, candidate: Candidate, settings: Settings, pace: Pace, settled: Callable[[], bool]
+    song: Song, candidate: Candidate, parts: Parts, pace: Pace, settled: Callable[[], bool]
 ) -> Outcome:
-    config, folder = settings.download, _video_folder(candidate, settings)
+    config, folder = parts.settings.download, _video_folder(candidate, parts.settings)
 
     def make(to: Path) -> dict[str, Any]:
         again = attempts_failed(folder) > 0
@@ -196,7 +196,7 @@ def _video(
     def retry(failed: int) -> bool:
         return not pace.weary and not (failed >= PATIENCE and settled())
 
-    limits, pieces = _limits(config), pieces_of(settings)
+    limits, pieces = _limits(config), parts.store
     outcome = attempt(song, "download", folder, make, {}, limits=limits, retry=retry, pieces=pieces)
     return _within(outcome, config.max_duration_s)
 

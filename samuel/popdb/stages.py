@@ -7,10 +7,8 @@ are computed.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +19,15 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from samuel.artifacts import Artifact, digest, make_artifact, pieces_of
+from samuel.artifacts import Artifact, digest, make_artifact
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, dbfs, read_wav
-from samuel.codecs import load_codec
 from samuel.codecs.base import HOP, REACH, Codec
 from samuel.codecs.round_trip import loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
-from samuel.config import CodecConfig, SeparatorConfig, Settings
-from samuel.device import resolve_device
 from samuel.errors import InputError, MissingPartError, SongError
+from samuel.popdb.parts import Parts
 from samuel.popdb.status import Outcome, Status, attempt, found
 from samuel.popdb.vocal_activity import vocal_activity, vocal_share
-from samuel.separators import load_separator
 from samuel.separators.base import Separator
 
 logger = logging.getLogger(__name__)
@@ -232,105 +227,99 @@ AUDIO = "audio.wav"
 Done = Callable[[Outcome], object]
 
 
-def separate_songs(
-    downloaded: Sequence[Outcome], settings: Settings, done: Done = lambda _: None
-) -> list[Outcome]:
+def separate_songs(downloaded: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
     """`separate_song` for each, in the order given; `done` is told of each when it is over."""
-    separator = separator_for(settings)  # before the threads, which would each try to load it
-    return _in_hand(stems_known, separate_song, downloaded, settings, done, separator.cancel)
+    return _in_hand(stems_known, separate_song, downloaded, parts, done, parts.separator.cancel)
 
 
-def encode_songs(
-    separated: Sequence[Outcome], settings: Settings, done: Done = lambda _: None
-) -> list[Outcome]:
+def encode_songs(separated: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
     """`encode_song` for each, in the order given; then what `settings.retention` lets go is removed.
 
     What comes back no longer names its sources, which nobody needs and a long list has many of.
     """
 
     def over(song: Outcome) -> None:
-        _release_spent(song, settings)
+        _release_spent(song, parts)
         done(song)
 
-    codec = codec_for(settings)
-    encoded = _in_hand(latents_known, encode_song, separated, settings, over, codec.cancel)
+    encoded = _in_hand(latents_known, encode_song, separated, parts, over, parts.codec.cancel)
     return [replace(song, sources=()) for song in encoded]
 
 
-def stems_known(downloaded: Outcome, settings: Settings) -> Outcome | None:
+def stems_known(downloaded: Outcome, parts: Parts) -> Outcome | None:
     """What `separate_song` gives where there is nothing to do; None where there is."""
     if downloaded.entry is None:
         return replace(downloaded, worked=False)
     audio = downloaded.entry
-    folder, record = stems_folder(audio, settings), _with_separator(downloaded, settings)
-    separated = found(downloaded.song, "separate", folder, record, pieces_of(settings))
-    if separated is None or _gone(separated, audio, settings):
+    folder, record = stems_folder(audio, parts), _with_separator(downloaded, parts)
+    separated = found(downloaded.song, "separate", folder, record, parts.store)
+    if separated is None or _gone(separated, audio, parts):
         return None
     return replace(separated, sources=(audio,))
 
 
-def separate_song(downloaded: Outcome, settings: Settings) -> Outcome:
+def separate_song(downloaded: Outcome, parts: Parts) -> Outcome:
     """Audio → stems in `data/stems/<key>`; a song that failed passes through."""
     if downloaded.entry is None:
         return replace(downloaded, worked=False)
-    separator, audio, pieces = separator_for(settings), downloaded.entry, pieces_of(settings)
-    folder, record = stems_folder(audio, settings), _with_separator(downloaded, settings)
+    separator, audio, pieces = parts.separator, downloaded.entry, parts.store
+    folder, record = stems_folder(audio, parts), _with_separator(downloaded, parts)
 
     def make(target: Path) -> dict[str, Any]:
         path = pieces.at_hand(audio).path(AUDIO)
-        _prove(settings, lambda: read_wav(path))
+        _prove(parts, lambda: read_wav(path))
         return separate(separator, path, target)
 
     def tried() -> Outcome:
         return attempt(downloaded.song, "separate", folder, make, record, pieces=pieces)
 
     separated = tried()
-    if _gone(separated, audio, settings):
+    if _gone(separated, audio, parts):
         pieces.forget(folder)
         separated = tried()
     return replace(separated, sources=(audio,))
 
 
-def latents_known(separated: Outcome, settings: Settings) -> Outcome | None:
+def latents_known(separated: Outcome, parts: Parts) -> Outcome | None:
     """What `encode_song` gives where there is nothing to do; None where there is."""
     if separated.entry is None:
         return replace(separated, worked=False)
     [audio] = separated.sources
-    folder, record = latents_folder(audio, settings), _with_codec(separated, settings)
-    encoded = found(separated.song, "encode", folder, record, pieces_of(settings))
+    folder, record = latents_folder(audio, parts), _with_codec(separated, parts)
+    encoded = found(separated.song, "encode", folder, record, parts.store)
     return encoded and replace(encoded, sources=(audio, separated.entry))
 
 
-def encode_song(separated: Outcome, settings: Settings) -> Outcome:
+def encode_song(separated: Outcome, parts: Parts) -> Outcome:
     """Stems → `data/latents/<key>/latents.safetensors`; a song that failed passes through."""
     if separated.entry is None:
         return replace(separated, worked=False)
-    codec, stems, pieces = codec_for(settings), separated.entry, pieces_of(settings)
+    codec, stems, pieces = parts.codec, separated.entry, parts.store
     [audio] = separated.sources
 
     def make(target: Path) -> dict[str, Any]:
         here = pieces.at_hand(stems)
-        _prove(settings, lambda: np.add(*read_stems(here.folder, here.record["stems_scale"])))
-        return encode_pair(codec, here, settings.popdb.chunk_frames, target)
+        _prove(parts, lambda: np.add(*read_stems(here.folder, here.record["stems_scale"])))
+        return encode_pair(codec, here, parts.settings.popdb.chunk_frames, target)
 
     encoded = attempt(
         separated.song,
         "encode",
-        latents_folder(audio, settings),
+        latents_folder(audio, parts),
         make,
-        _with_codec(separated, settings),
+        _with_codec(separated, parts),
         pieces=pieces,
     )
     return replace(encoded, sources=(audio, stems))
 
 
-def reclaim_audio(settings: Settings) -> int:
+def reclaim_audio(parts: Parts) -> int:
     """Have audio downloaded again that was removed and is wanted, as other settings ask for other latents.
 
     Returns:
         How many songs that concerns.
     """
-    pieces, data = pieces_of(settings), settings.data
+    pieces, data = parts.store, parts.settings.data
     released = (audio for audio in pieces.all(data / "raw") if audio.released and AUDIO in audio.sha256)
     removed = [replace(audio, record={}) for audio in released]  # of a long list, the records fill memory
     if not removed:
@@ -340,54 +329,42 @@ def reclaim_audio(settings: Settings) -> int:
     wanted = [
         audio.folder
         for audio in removed
-        if latents_folder(audio, settings) not in latents and stems_folder(audio, settings) not in stems
+        if latents_folder(audio, parts) not in latents and stems_folder(audio, parts) not in stems
     ]
     for folder in wanted:
         pieces.forget(folder)
     return len(wanted)
 
 
-def stems_folder(audio: Artifact, settings: Settings) -> Path:
+def stems_folder(audio: Artifact, parts: Parts) -> Path:
     """Where the stems of a downloaded song are, or will be."""
-    return settings.data / "stems" / digest("separate", *_stems_recipe(audio, settings))
+    return parts.settings.data / "stems" / digest("separate", *_stems_recipe(audio, parts))
 
 
-def latents_folder(audio: Artifact, settings: Settings) -> Path:
+def latents_folder(audio: Artifact, parts: Parts) -> Path:
     """Where the latents of a downloaded song are, or will be."""
-    codec, frames = codec_for(settings).identity, settings.popdb.chunk_frames
-    recipe = [VERSIONS["encode"], *_stems_recipe(audio, settings), codec, frames]
-    return settings.data / "latents" / digest("encode", *recipe)
+    codec, frames = parts.codec.identity, parts.settings.popdb.chunk_frames
+    recipe = [VERSIONS["encode"], *_stems_recipe(audio, parts), codec, frames]
+    return parts.settings.data / "latents" / digest("encode", *recipe)
 
 
-def round_trip_folder(settings: Settings) -> Path:
+def round_trip_folder(parts: Parts) -> Path:
     """Where it is remembered that the codec gives back what it encodes."""
-    return settings.data / "latents" / ".round_trips" / digest(codec_for(settings).identity)
+    return parts.settings.data / "latents" / ".round_trips" / digest(parts.codec.identity)
 
 
-def separator_for(settings: Settings) -> Separator:
-    """The process's one copy of the separator."""
-    with _loading:
-        return _separator(settings.separator.model_dump_json(), resolve_device(settings.device))
-
-
-def codec_for(settings: Settings) -> Codec:
-    """The process's one copy of the codec."""
-    with _loading:
-        return _codec(settings.codec.model_dump_json(), resolve_device(settings.device))
-
-
-def songs_in_hand(settings: Settings) -> int:
+def songs_in_hand(parts: Parts) -> int:
     """How many songs a stage has in hand at a time."""
-    if settings.songs_in_hand:
-        return settings.songs_in_hand
-    return 6 if resolve_device(settings.device).type == "cuda" else 2
+    if parts.settings.songs_in_hand:
+        return parts.settings.songs_in_hand
+    return 6 if parts.device.type == "cuda" else 2
 
 
 def _in_hand(
-    known: Callable[[Outcome, Settings], Outcome | None],
-    work: Callable[[Outcome, Settings], Outcome],
+    known: Callable[[Outcome, Parts], Outcome | None],
+    work: Callable[[Outcome, Parts], Outcome],
     outcomes: Sequence[Outcome],
-    settings: Settings,
+    parts: Parts,
     done: Done,
     cancel: Callable[[], object],
 ) -> list[Outcome]:
@@ -396,45 +373,45 @@ def _in_hand(
     A store is asked by several at a time.
     """
     results: dict[int, Outcome] = {}
-    for place, outcome in enumerate(outcomes if settings.store is None else ()):
-        if result := known(outcome, settings):
+    for place, outcome in enumerate(outcomes if parts.settings.store is None else ()):
+        if result := known(outcome, parts):
             results[place] = result
             done(result)
     left = [place for place in range(len(outcomes)) if place not in results]
     todo = [outcomes[place] for place in left]
-    for number, result in side_by_side(lambda s: work(s, settings), todo, songs_in_hand(settings), cancel):
+    for number, result in side_by_side(lambda s: work(s, parts), todo, songs_in_hand(parts), cancel):
         results[left[number]] = result
         done(result)
     return [results[place] for place in range(len(outcomes))]
 
 
-def _gone(separated: Outcome, audio: Artifact, settings: Settings) -> bool:
+def _gone(separated: Outcome, audio: Artifact, parts: Parts) -> bool:
     """Whether stems were removed, and nothing is there that was made of them."""
     released = separated.entry is not None and separated.entry.released
-    return released and not pieces_of(settings).find(latents_folder(audio, settings))
+    return released and not parts.store.find(latents_folder(audio, parts))
 
 
-def _with_separator(downloaded: Outcome, settings: Settings) -> dict[str, Any]:
-    return downloaded.record | {"separator": separator_for(settings).identity}
+def _with_separator(downloaded: Outcome, parts: Parts) -> dict[str, Any]:
+    return downloaded.record | {"separator": parts.separator.identity}
 
 
-def _with_codec(separated: Outcome, settings: Settings) -> dict[str, Any]:
-    return separated.record | {"codec": codec_for(settings).identity}
+def _with_codec(separated: Outcome, parts: Parts) -> dict[str, Any]:
+    return separated.record | {"codec": parts.codec.identity}
 
 
-def _release_spent(encoded: Outcome, settings: Settings) -> None:
+def _release_spent(encoded: Outcome, parts: Parts) -> None:
     if not encoded.ok:
         return
-    (audio, stems), pieces = encoded.sources, pieces_of(settings)
-    if settings.retention.stems == "remove":
+    (audio, stems), pieces = encoded.sources, parts.store
+    if parts.settings.retention.stems == "remove":
         pieces.release(stems.folder)
-    if settings.retention.audio == "remove":
+    if parts.settings.retention.audio == "remove":
         pieces.release(audio.folder)
 
 
-def _prove(settings: Settings, song: Callable[[], Audio]) -> None:
+def _prove(parts: Parts, song: Callable[[], Audio]) -> None:
     """Once for each codec, before the long work: a chunk of a song comes back as it was, or the run ends."""
-    codec, samples = codec_for(settings), settings.popdb.chunk_frames * HOP
+    codec, samples = parts.codec, parts.settings.popdb.chunk_frames * HOP
 
     def make(_: Path) -> dict[str, float]:
         try:
@@ -446,22 +423,8 @@ def _prove(settings: Settings, song: Callable[[], Audio]) -> None:
         logger.info("round trip of a chunk through %s: %s", codec.identity, result)
         return asdict(result)
 
-    make_artifact(round_trip_folder(settings), make)
+    make_artifact(round_trip_folder(parts), make)
 
 
-def _stems_recipe(audio: Artifact, settings: Settings) -> list[object]:
-    return [VERSIONS["separate"], audio.sha256[AUDIO], separator_for(settings).identity]
-
-
-# Two threads that ask at once would each load a copy: functools' caches do not wait for one another.
-_loading = threading.Lock()
-
-
-@lru_cache(maxsize=1)
-def _separator(config: str, device: torch.device) -> Separator:
-    return load_separator(SeparatorConfig.model_validate_json(config), device)
-
-
-@lru_cache(maxsize=1)
-def _codec(config: str, device: torch.device) -> Codec:
-    return load_codec(CodecConfig.model_validate_json(config), device)
+def _stems_recipe(audio: Artifact, parts: Parts) -> list[object]:
+    return [VERSIONS["separate"], audio.sha256[AUDIO], parts.separator.identity]

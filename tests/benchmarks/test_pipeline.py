@@ -12,6 +12,7 @@ from benchmarks import exactness, pipeline, utilisation, weights
 from samuel.codecs import load_codec
 from samuel.config import CodecConfig, SeparatorConfig
 from samuel.device import Batcher
+from samuel.popdb.parts import Parts
 from samuel.separators import load_separator
 from tests.popdb.latents import small_settings
 
@@ -68,11 +69,11 @@ def test_every_stage_is_measured(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_both_at_once_makes_what_one_after_the_other_makes(tmp_path: Path) -> None:
     own = pipeline._settings(tmp_path, small_settings(tmp_path))
-    downloaded = pipeline._downloaded(own, 2, 4.0)
-    pipeline._pass_round_trip(own)
-    separated = pipeline.pipeline.separate_songs(downloaded, own)
-    encoded = pipeline.pipeline.encode_songs(separated, own)
-    again = own.model_copy(update={"data": tmp_path / "again"})
+    parts, again = Parts(own), Parts(own.model_copy(update={"data": tmp_path / "again"}))
+    downloaded = pipeline._downloaded(parts, 2, 4.0)
+    pipeline._pass_round_trip(parts)
+    separated = pipeline.pipeline.separate_songs(downloaded, parts)
+    encoded = pipeline.pipeline.encode_songs(separated, parts)
     pipeline._pass_round_trip(again)
     pipeline._both(downloaded, again)
     digests = {path.parent.name: path.read_bytes() for path in tmp_path.glob("again/latents/*/*.safetensors")}
@@ -154,9 +155,10 @@ def test_on_a_gpu_what_shares_a_batch_changes_no_bit(tmp_path: Path) -> None:
     for hand in (1, 4):
         own = pipeline._settings(tmp_path, given.model_copy(update={"songs_in_hand": hand}))
         own = own.model_copy(update={"data": tmp_path / str(hand)})
-        pipeline._pass_round_trip(own)
-        separated = pipeline.pipeline.separate_songs(pipeline._downloaded(own, 4, 8.0), own)
-        encoded = pipeline.pipeline.encode_songs(separated, own)
+        parts = Parts(own)
+        pipeline._pass_round_trip(parts)
+        separated = pipeline.pipeline.separate_songs(pipeline._downloaded(parts, 4, 8.0), parts)
+        encoded = pipeline.pipeline.encode_songs(separated, parts)
         digests.append([outcome.entry and outcome.entry.sha256 for outcome in encoded])
     assert digests[0] == digests[1]
 

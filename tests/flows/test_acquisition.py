@@ -12,6 +12,7 @@ from flows.build_popdb import build_popdb
 from samuel.config import Settings
 from samuel.errors import OperatorError
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from tests.flows.artifacts import latest_artifacts
 from tests.flows.conftest import song
@@ -107,7 +108,7 @@ def test_groups_to_come_download_nothing_for_a_flow_that_broke(
     with pytest.raises(RuntimeError, match="a bug"):
         build_popdb(settings)
     with pytest.raises(OperatorError, match="the run has ended"):
-        acquire_songs([Song("later", "Later")], settings)
+        acquire_songs([Song("later", "Later")], Parts(settings))
     monkeypatch.undo()
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("SAMUEL_TEST_SITE", site.base)

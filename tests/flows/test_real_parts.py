@@ -9,8 +9,8 @@ import soundfile
 
 from flows.build_popdb import build_popdb
 from samuel.config import Settings
-from samuel.popdb import stages as pipeline
 from samuel.popdb.dataset import open_popdb
+from samuel.popdb.parts import Parts
 from tests.popdb.latents import small_settings
 from tests.weights import write_demucs, write_stable_audio
 
@@ -69,4 +69,4 @@ def test_songs_that_share_batches_make_the_same_dataset(server: str, tmp_path: P
         build_popdb(settings)
         shards.append(next(Path(settings.popdb_path).glob("shards/*")).read_bytes())
     assert shards[0] == shards[1]
-    assert pipeline.separator_for(settings).identity.startswith("demucs/")
+    assert Parts(settings).separator.identity.startswith("demucs/")

@@ -19,6 +19,7 @@ from samuel.audio import (
 )
 from samuel.codecs.mel import FLOOR
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.stages import encode_song, read_stems, separate_song
 from samuel.popdb.status import Outcome, Status
@@ -86,8 +87,9 @@ def through(path: Path, **sections: Any) -> Outcome:
     """The song at `path` through all stages."""
     settings = small_settings(path.parent, **sections)
     song = Song("0" * 20, path.stem, url=path.as_uri())
-    [downloaded] = acquire_songs([song], settings)
-    return encode_song(separate_song(downloaded, settings), settings)
+    parts = Parts(settings)
+    [downloaded] = acquire_songs([song], parts)
+    return encode_song(separate_song(downloaded, parts), parts)
 
 
 def audio_of(path: Path) -> Audio:
@@ -250,7 +252,7 @@ def test_three_seconds_hold_no_chunk_of_1024_frames(tmp_path: Path) -> None:
 def test_the_longest_song_has_15_minutes(over: int, status: Status, tmp_path: Path) -> None:
     path = tmp_path / "song.flac"
     soundfile.write(path, np.zeros(900 * SAMPLE_RATE + over), SAMPLE_RATE)
-    [downloaded] = acquire_songs([Song("0" * 20, "song", url=path.as_uri())], small_settings(tmp_path))
+    [downloaded] = acquire_songs([Song("0" * 20, "song", url=path.as_uri())], Parts(small_settings(tmp_path)))
     assert (downloaded.stage, downloaded.status) == ("download", status)
 
 

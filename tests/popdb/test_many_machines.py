@@ -14,6 +14,7 @@ from samuel.errors import OperatorError, SongError
 from samuel.popdb import acquire as acquisition
 from samuel.popdb import stages as pipeline
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 from samuel.popdb.writer import write_popdb
@@ -70,7 +71,7 @@ def separated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def cancel(self) -> None:
             """Nobody waits."""
 
-    monkeypatch.setattr(pipeline, "separator_for", lambda _: Third())
+    monkeypatch.setattr(Parts, "separator", Third())
     return calls
 
 
@@ -89,13 +90,13 @@ def over_any_store(
 
 def run(songs: list[Song], settings: Settings) -> list[Outcome]:
     """As the flow does it."""
-    return pipeline.encode_songs(separate(songs, settings), settings)
+    return pipeline.encode_songs(separate(songs, settings), Parts(settings))
 
 
 def separate(songs: list[Song], settings: Settings) -> list[Outcome]:
     """As far as the stems."""
-    pipeline.reclaim_audio(settings)
-    return pipeline.separate_songs(acquire_songs(songs, settings), settings)
+    pipeline.reclaim_audio(Parts(settings))
+    return pipeline.separate_songs(acquire_songs(songs, Parts(settings)), Parts(settings))
 
 
 def dataset_without_store(machines: Machines, songs: list[Song]) -> dict[str, str]:
@@ -123,9 +124,9 @@ def test_what_one_machine_did_the_other_does_not_do_again(
 
 def test_a_machine_has_only_what_its_own_work_needs(machines: Machines, separated: list[int]) -> None:
     songs, settings = songs_of(machines.root), machines.settings()
-    downloaded = machines.on("a", lambda: acquire_songs(songs, settings))
-    stems = machines.on("b", lambda: pipeline.separate_songs(downloaded, settings))
-    encoded = machines.on("c", lambda: pipeline.encode_songs(stems, settings))
+    downloaded = machines.on("a", lambda: acquire_songs(songs, Parts(settings)))
+    stems = machines.on("b", lambda: pipeline.separate_songs(downloaded, Parts(settings)))
+    encoded = machines.on("c", lambda: pipeline.encode_songs(stems, Parts(settings)))
     machines.on("d", lambda: write_popdb(encoded, settings))
     assert machines.files("a") == {"raw/audio.wav"}
     assert machines.files("b") == {"raw/audio.wav", "stems/vocals.flac", "stems/accompaniment.flac"}
@@ -141,9 +142,9 @@ def test_the_same_absolute_folder_on_every_machine(machines: Machines, separated
     data = machines.root / "data"
     settings = machines.settings().model_copy(update={"data": data})
     songs = songs_of(machines.root)
-    downloaded = acquire_songs(songs, settings)
+    downloaded = acquire_songs(songs, Parts(settings))
     data.rename(machines.root / "data of a")
-    encoded = pipeline.encode_songs(pipeline.separate_songs(downloaded, settings), settings)
+    encoded = pipeline.encode_songs(pipeline.separate_songs(downloaded, Parts(settings)), Parts(settings))
     data.rename(machines.root / "data of b")
     write_popdb(encoded, settings)
     assert digests(data / "popdb") == dataset_without_store(machines, songs)
@@ -155,7 +156,7 @@ def test_a_piece_that_is_damaged_in_the_store_is_made_again(
 ) -> None:
     settings, songs = machines.settings(), songs_of(machines.root, 1)
     [separated_here] = machines.on("a", lambda: separate(songs, settings))
-    [made] = machines.on("a", lambda: pipeline.encode_songs([separated_here], settings))
+    [made] = machines.on("a", lambda: pipeline.encode_songs([separated_here], Parts(settings)))
     [audio], stems, latents = separated_here.sources, separated_here.entry, made.entry
     assert stems
     assert latents
@@ -193,11 +194,11 @@ def test_removed_audio_comes_back_on_another_machine(
     assert all(not outcome.worked for outcome in machines.on("b", lambda: run(songs, settings)))
     other = machines.settings(retention=gone, popdb={"chunk_frames": 72})
     wanted = 3 if stems == "remove" else 0
-    assert machines.on("c", lambda: pipeline.reclaim_audio(other)) == wanted
+    assert machines.on("c", lambda: pipeline.reclaim_audio(Parts(other))) == wanted
     # The machine that released it has its own word for it, which no longer counts.
     assert all(outcome.ok and outcome.worked for outcome in machines.on("a", lambda: run(songs, other)))
     assert len(separated) == 3 + wanted
-    assert machines.on("b", lambda: pipeline.reclaim_audio(other)) == 0
+    assert machines.on("b", lambda: pipeline.reclaim_audio(Parts(other))) == 0
 
 
 def test_a_song_that_failed_for_good_fails_everywhere_without_another_try(
@@ -208,9 +209,9 @@ def test_a_song_that_failed_for_good_fails_everywhere_without_another_try(
 
     monkeypatch.setattr(acquisition, "fetch_file", fail)
     songs, settings = songs_of(machines.root, 1), machines.settings()
-    [first] = machines.on("a", lambda: acquire_songs(songs, settings))
+    [first] = machines.on("a", lambda: acquire_songs(songs, Parts(settings)))
     monkeypatch.setattr(acquisition, "fetch_file", lambda *_: pytest.fail("tried again"))
-    [second] = machines.on("b", lambda: acquire_songs(songs, settings))
+    [second] = machines.on("b", lambda: acquire_songs(songs, Parts(settings)))
     assert (first.worked, second.worked) == (True, False)
     assert (first.status, first.message, first.attempts) == (second.status, second.message, second.attempts)
 
@@ -218,4 +219,4 @@ def test_a_song_that_failed_for_good_fails_everywhere_without_another_try(
 def test_a_store_that_cannot_be_written_stops_the_run(machines: Machines) -> None:
     (machines.root / "store").write_text("a file")
     with pytest.raises(OperatorError, match=r"the store file://.* cannot be used .* check settings\.store"):
-        machines.on("a", lambda: acquire_songs(songs_of(machines.root, 1), machines.settings()))
+        machines.on("a", lambda: acquire_songs(songs_of(machines.root, 1), Parts(machines.settings())))

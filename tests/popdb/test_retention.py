@@ -13,6 +13,7 @@ from samuel.config import Settings
 from samuel.errors import OperatorError
 from samuel.popdb import stages as pipeline
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome
 from tests.popdb.latents import small_settings
@@ -37,7 +38,7 @@ class Half:
 @pytest.fixture
 def half(monkeypatch: pytest.MonkeyPatch) -> Half:
     separator = Half()
-    monkeypatch.setattr(pipeline, "separator_for", lambda _: separator)
+    monkeypatch.setattr(Parts, "separator", separator)
     return separator
 
 
@@ -53,9 +54,9 @@ def songs_of(folder: Path, count: int = 3) -> list[Song]:
 
 def run(songs: list[Song], settings: Settings) -> list[Outcome]:
     """As the flow does it."""
-    pipeline.reclaim_audio(settings)
-    downloaded = acquire_songs(songs, settings)
-    return pipeline.encode_songs(pipeline.separate_songs(downloaded, settings), settings)
+    pipeline.reclaim_audio(Parts(settings))
+    downloaded = acquire_songs(songs, Parts(settings))
+    return pipeline.encode_songs(pipeline.separate_songs(downloaded, Parts(settings)), Parts(settings))
 
 
 def files(root: Path, suffix: str) -> int:
@@ -100,7 +101,7 @@ def test_other_settings_want_the_audio_back_unless_there_are_stems(
     gone: dict[str, Any] = {"audio": "remove", "stems": stems}
     run(songs, small_settings(tmp_path, retention=gone))
     settings = small_settings(tmp_path, retention=gone, popdb={"chunk_frames": 72})
-    assert pipeline.reclaim_audio(settings) == downloads
+    assert pipeline.reclaim_audio(Parts(settings)) == downloads
     assert all(outcome.ok and outcome.worked for outcome in run(songs, settings))
     assert half.songs == 3 + downloads
     assert files(tmp_path, ".safetensors") == 6
@@ -119,27 +120,29 @@ def test_a_song_that_failed_keeps_what_it_was_tried_with(tmp_path: Path, half: H
 
 def test_audio_removed_under_a_run_stops_it_with_advice(tmp_path: Path, half: Half) -> None:
     settings = small_settings(tmp_path)
-    [downloaded] = acquire_songs(songs_of(tmp_path, 1), settings)
+    [downloaded] = acquire_songs(songs_of(tmp_path, 1), Parts(settings))
     assert downloaded.entry
     release(downloaded.entry.folder)
     with pytest.raises(OperatorError, match="start this one again"):
-        pipeline.separate_song(downloaded, settings)
-    assert pipeline.reclaim_audio(settings) == 1
+        pipeline.separate_song(downloaded, Parts(settings))
+    assert pipeline.reclaim_audio(Parts(settings)) == 1
     assert run(songs_of(tmp_path, 1), settings)[0].ok
 
 
 def test_stems_removed_under_a_run_stop_it_with_advice(tmp_path: Path, half: Half) -> None:
     settings = small_settings(tmp_path)
-    [separated] = pipeline.separate_songs(acquire_songs(songs_of(tmp_path, 1), settings), settings)
+    [separated] = pipeline.separate_songs(
+        acquire_songs(songs_of(tmp_path, 1), Parts(settings)), Parts(settings)
+    )
     assert separated.entry
     release(separated.entry.folder)
     with pytest.raises(OperatorError, match="start this one again"):
-        pipeline.encode_song(separated, settings)
+        pipeline.encode_song(separated, Parts(settings))
     assert run(songs_of(tmp_path, 1), settings)[0].ok
 
 
 def test_a_kill_between_the_word_and_the_deed_of_a_release(tmp_path: Path) -> None:
-    [downloaded] = acquire_songs(songs_of(tmp_path, 1), small_settings(tmp_path))
+    [downloaded] = acquire_songs(songs_of(tmp_path, 1), Parts(small_settings(tmp_path)))
     assert downloaded.entry
     folder, audio = downloaded.entry.folder, downloaded.entry.path("audio.wav").read_bytes()
     release(folder)
@@ -164,8 +167,10 @@ def test_as_many_songs_are_in_hand_as_the_settings_say(
     monkeypatch.setattr(half, "vocals", vocals)
     settings = small_settings(tmp_path).model_copy(update={"songs_in_hand": 3})
     done: list[str] = []
-    downloaded = acquire_songs(songs_of(tmp_path), settings)
-    separated = pipeline.separate_songs(downloaded, settings, lambda song: done.append(song.song.song_id))
+    downloaded = acquire_songs(songs_of(tmp_path), Parts(settings))
+    separated = pipeline.separate_songs(
+        downloaded, Parts(settings), lambda song: done.append(song.song.song_id)
+    )
     assert [outcome.song.song_id for outcome in separated] == ["song0", "song1", "song2"]
     assert sorted(done) == ["song0", "song1", "song2"]
 
@@ -184,9 +189,9 @@ def test_what_concerns_all_songs_ends_the_stage_and_keeps_what_is_done(
     monkeypatch.setattr(half, "vocals", vocals)
     monkeypatch.setattr(half, "cancel", lambda: cancelled.append("separator"))
     settings = small_settings(tmp_path).model_copy(update={"songs_in_hand": 1})
-    downloaded = acquire_songs(songs_of(tmp_path), settings)
+    downloaded = acquire_songs(songs_of(tmp_path), Parts(settings))
     with pytest.raises(OSError, match="No space left"):
-        pipeline.separate_songs(downloaded, settings)
+        pipeline.separate_songs(downloaded, Parts(settings))
     assert cancelled == ["separator"]
     assert half.songs == 2
     assert files(tmp_path, ".flac") == 2

@@ -19,6 +19,7 @@ from samuel.errors import OperatorError
 from samuel.popdb import space
 from samuel.popdb import stages as pipeline
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.space import GROUPS_IN_HAND, Need, require_audio_space
 from samuel.popdb.space import require_space as require_space_in_groups_of
@@ -284,8 +285,8 @@ def test_a_real_run_takes_what_was_said(tmp_path: Path) -> None:
         songs.append(Song(f"song{number}", f"Song {number}", url=wav.as_uri()))
     settings = small_settings(tmp_path)
     needs = require_space(songs, settings)
-    downloaded = acquire_songs(songs, settings)
-    encoded = pipeline.encode_songs(pipeline.separate_songs(downloaded, settings), settings)
+    downloaded = acquire_songs(songs, Parts(settings))
+    encoded = pipeline.encode_songs(pipeline.separate_songs(downloaded, Parts(settings)), Parts(settings))
     write_popdb(encoded, settings)
     taken = {need.name: bytes_in(need.folder) for need in needs}
     assert sum(taken.values()) <= sum(need.n_bytes for need in needs) <= 1.2 * sum(taken.values())

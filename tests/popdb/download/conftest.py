@@ -11,6 +11,7 @@ from samuel.audio import read_wav
 from samuel.config import Settings, parse
 from samuel.errors import SongError
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 from tests.popdb.site import (
@@ -40,7 +41,7 @@ class Workplace:
     def outcomes(self, *songs: Song | str, **download: Any) -> list[Outcome]:
         """What becomes of songs, given as such or by title."""
         listed = [Song(f"{title!r}", title) if isinstance(title, str) else title for title in songs]
-        return acquire_songs(listed, self.with_(**download))
+        return acquire_songs(listed, Parts(self.with_(**download)))
 
     def search(self, title: str = "Any song", **download: Any) -> dict[str, Any]:
         """The record of one song that is searched for; SongError where it fails."""

@@ -12,16 +12,18 @@ from typing import Any
 
 from samuel.config import Settings
 from samuel.errors import SamuelError
-from samuel.popdb.acquire import acquire_songs, pace_of
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from tests.popdb.site import yt_dlp_plugin
 
 
 def run(settings: Settings, *titles: str) -> Any:
     """Status by song, or the error that stopped the run."""
-    pace_of(settings).open()
+    parts = Parts(settings)
+    parts.rate_limiter.open()
     try:
-        outcomes = acquire_songs([Song(title, title) for title in titles], settings)
+        outcomes = acquire_songs([Song(title, title) for title in titles], parts)
     except (SamuelError, OSError) as error:
         return [type(error).__name__, str(error)]
     return [outcome.status for outcome in outcomes]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from samuel.popdb import acquire as acquisition
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
@@ -167,7 +168,7 @@ def test_what_is_held_for_the_site_is_held_only_where_it_is_asked(
         told.clear()
         songs = [Song(title, title) for title in titles]
         outcomes = acquisition.acquire_songs(
-            songs, workplace.settings, lambda outcome: told.append(outcome.worked), asking
+            songs, Parts(workplace.settings), lambda outcome: told.append(outcome.worked), asking
         )
         return [outcome.worked for outcome in outcomes]
 
@@ -185,7 +186,7 @@ def test_what_is_worth_another_try_asks_the_site(site: LocalSite, workplace: Wor
     site.add_video("blocked", Answer(b"no", 403))
     workplace.outcomes("Any")
     song = Song("1", "Any")
-    assert acquisition.known([song], workplace.settings) == {}
+    assert acquisition.known([song], Parts(workplace.settings)) == {}
     site.answers["/media/blocked"] = Answer(b"no", 404)
     workplace.outcomes("Any")
-    assert acquisition.known([song], workplace.settings)[0].status == Status.UNAVAILABLE
+    assert acquisition.known([song], Parts(workplace.settings))[0].status == Status.UNAVAILABLE

@@ -11,7 +11,7 @@ import pytest
 
 from samuel.audio import decode_to_wav
 from samuel.errors import OperatorError
-from samuel.popdb.acquire import pace_of
+from samuel.popdb.parts import Parts
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
 from tests.popdb.site import (
@@ -79,7 +79,7 @@ def test_a_full_disk_in_mid_download_stops_the_run(site: LocalSite, workplace: W
         workplace.outcomes("Any")
     assert workplace.entries() == []
     part.unlink()
-    pace_of(workplace.settings).open()
+    Parts(workplace.settings).rate_limiter.open()
     assert workplace.outcomes("Any")[0].ok
 
 

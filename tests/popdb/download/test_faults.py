@@ -16,7 +16,7 @@ from yt_dlp.utils import (
 )
 
 from samuel.errors import OperatorError
-from samuel.popdb.acquire import pace_of
+from samuel.popdb.parts import Parts
 from samuel.popdb.site import classify
 from samuel.popdb.status import Outcome, Status
 from tests.popdb.download.conftest import Workplace
@@ -284,7 +284,7 @@ def test_a_bot_check_stops_the_run(message: str, at: str, two: LocalSite, workpl
     assert two.queries == ["Next", "Check"]
     _restore(two, at, sound)
     two.requests.clear()
-    pace_of(workplace.settings).open()
+    Parts(workplace.settings).rate_limiter.open()
     assert statuses(workplace.outcomes("Next", "Check", "Faulty")) == [Status.OK] * 3
     assert "/media/next" not in two.requests
 

@@ -12,7 +12,7 @@ from samuel import audio
 from samuel.audio import decode_to_wav
 from samuel.errors import OperatorError
 from samuel.popdb import acquire as acquisition
-from samuel.popdb.acquire import pace_of
+from samuel.popdb.parts import Parts
 from samuel.popdb.status import Status
 from tests.popdb.download.conftest import Workplace
 from tests.popdb.site import (
@@ -93,7 +93,7 @@ def test_an_ffmpeg_that_was_stopped_is_no_verdict(
     with pytest.raises(OperatorError, match="ffmpeg was stopped from outside"):
         workplace.outcomes("Any")
     monkeypatch.setattr(audio.subprocess, "run", real)
-    pace_of(workplace.settings).open()
+    Parts(workplace.settings).rate_limiter.open()
     site.requests.clear()
     [outcome] = workplace.outcomes("Any")
     assert (outcome.ok, outcome.attempts) == (True, 1)

@@ -26,10 +26,11 @@ CODE = """
 import sys
 from samuel.config import Settings
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 
-settings = Settings.model_validate_json(sys.argv[1])
-print([outcome.status.value for outcome in acquire_songs([Song("0" * 20, "Any song")], settings)])
+parts = Parts(Settings.model_validate_json(sys.argv[1]))
+print([outcome.status.value for outcome in acquire_songs([Song("0" * 20, "Any song")], parts)])
 """
 BODY = encoded(sine(20.0), kind="WAV")
 

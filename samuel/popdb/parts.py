@@ -1,0 +1,90 @@
+"""The parts that the stages of a run share: made once, handed down, and loaded when they are first used."""
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from samuel.artifacts import Pieces, pieces_of
+from samuel.config import Settings
+from samuel.popdb.rate_limit import Pace
+
+if TYPE_CHECKING:  # a run that only downloads needs no torch
+    import torch
+
+    from samuel.codecs.base import Codec
+    from samuel.separators.base import Separator
+
+Part = TypeVar("Part")
+
+
+class Parts:
+    """Store, codec, separator, rate limiter and device of one run.
+
+    A flow or command makes one and hands it down. Threads that ask at once get the same part, loaded once.
+    Pickled it is its settings alone: another process loads parts of its own.
+
+    Args:
+        settings: The tree.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock = threading.RLock()
+        self._loaded: dict[str, Any] = {}
+
+    def __reduce__(self) -> tuple[type["Parts"], tuple[Settings]]:
+        return Parts, (self.settings,)
+
+    @property
+    def store(self) -> Pieces:
+        """Where finished artifacts are found, on disk or behind a URL.
+
+        Raises:
+            MissingPartError: The package that the URL's protocol needs is not installed.
+        """
+        return self._once("store", lambda: pieces_of(self.settings))
+
+    @property
+    def rate_limiter(self) -> Pace:
+        """How fast sites may be asked, shared by all processes of the data folder."""
+        state = self.settings.data / "raw" / ".pace"
+        return self._once("rate_limiter", lambda: Pace(self.settings.download, state))
+
+    @property
+    def device(self) -> "torch.device":
+        """Where codec and separator compute.
+
+        Raises:
+            MissingPartError: The settings name a GPU that is not there.
+        """
+        from samuel.device import resolve_device
+
+        return self._once("device", lambda: resolve_device(self.settings.device))
+
+    @property
+    def codec(self) -> "Codec":
+        """Audio ↔ latents.
+
+        Raises:
+            MissingPartError: Its weights are absent, damaged or out of reach.
+        """
+        from samuel.codecs import load_codec
+
+        return self._once("codec", lambda: load_codec(self.settings.codec, self.device))
+
+    @property
+    def separator(self) -> "Separator":
+        """A song → its vocals.
+
+        Raises:
+            MissingPartError: Its weights are absent, damaged or out of reach.
+        """
+        from samuel.separators import load_separator
+
+        return self._once("separator", lambda: load_separator(self.settings.separator, self.device))
+
+    def _once(self, name: str, load: Callable[[], Part]) -> Part:
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = load()
+            return self._loaded[name]
