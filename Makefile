@@ -35,15 +35,9 @@ types: install  ## types
 	$(BIN)/basedpyright
 
 bench: install  ## speeds and deviations, as ratios within one run; half an hour without a GPU
-	$(BIN)/samuel bench
-	$(BIN)/samuel bench training
-	$(BIN)/samuel bench generate
-	$(BIN)/samuel bench exactness
-	$(BIN)/samuel bench scoring
-	$(BIN)/samuel bench pipeline
-	$(BIN)/samuel bench loader
-	$(BIN)/samuel bench orchestration --songs 1000
-	$(BIN)/samuel bench separation
+	for what in machine training generate exactness scoring pipeline loader separation; do \
+		$(BIN)/python -m benchmarks $$what || exit 1; done
+	$(BIN)/python -m flows.orchestration --songs 1000
 	$(BIN)/python -m tests.rehearsal --songs 100 --faults 0
 
 chaos: install  ## fifty SIGKILLs at random moments of the demo; three quarters of an hour

@@ -1,6 +1,6 @@
 """Both flows on this machine, with a server of our own, and where to look at what they made.
 
-`make demo` runs it on the embedded parts; `python -m flows.demo settings.json` on whatever the file names.
+`make demo` runs it on the embedded parts; `python -m flows.demo --settings FILE` on whatever the file names.
 """
 
 import argparse
@@ -15,20 +15,20 @@ from flows.service.server import (
     ensure_server,
     environment,
 )
-from samuel.cli import read_settings
-from samuel.config import Settings
+from samuel.config import Settings, read_settings
 from samuel.errors import SamuelError
 
 
 def main() -> int:
     """Run both flows; exit code 1 and one clear message where the user must act."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("settings", type=Path, nargs="?", help="JSON file; none: the embedded default")
+    parser.add_argument("--settings", type=Path, help="JSON file; none: the embedded default")
+    parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="as training.steps=2000")
     options = parser.parse_args()
     # The terminal shows the bars and what went wrong in one line; the UI shows the log.
     os.environ.update(environment(), PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL")
     try:
-        settings = read_settings(options.settings)
+        settings = read_settings(options.settings, options.overrides)
         ensure_server()
         return show(run_flows(settings))
     except (SamuelError, ServerError) as error:

@@ -64,7 +64,7 @@ def test_only_the_command_line_serves_the_page() -> None:
     users = {
         m for m in MODULES if not below(m, "samuel.app") and any(below(i, "samuel.app") for i in imports(m))
     }
-    assert users == {"samuel.cli.app"}
+    assert users == {"samuel.cli.generation"}
 
 
 def test_the_library_prints_nothing() -> None:

@@ -5,12 +5,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from samuel.cli import read_settings
 from samuel.config import (
     Settings,
     demo,
     paper,
     parse,
+    read_settings,
 )
 from samuel.errors import SettingsError
 

@@ -13,15 +13,14 @@ Legend: K codebooks, T token frames (50 in a second), S samples.
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.baselines.render import DTYPES, BaselineConfig
+from samuel.baselines.render import DTYPES, precision_on
 from samuel.baselines.weights import (
     hushed,
     loaded,
@@ -32,22 +31,12 @@ from samuel.baselines.weights import (
     unusable,
     weights_of,
 )
+from samuel.config import MusicGenConfig
 from samuel.device import inference
 
 MODEL = "facebook/musicgen-melody-large"
 """The paper's MusicGen Large, 3.3 B parameters, conditioned on vocal and text."""
 FILES = ("*.json", "*.safetensors", "*.model")
-
-
-class MusicGenConfig(BaselineConfig):
-    """How MusicGen samples; the defaults are those of its paper (§3.1)."""
-
-    guidance_scale: Annotated[float, Field(ge=1, le=100)] = Field(default=3.0, description="1: none")
-    temperature: Annotated[float, Field(gt=0, le=10)] = Field(default=1.0, description="of the tokens")
-    top_k: Annotated[int, Field(ge=1)] = Field(default=250, description="tokens to choose from")
-    overlap: Annotated[float, Field(ge=0, le=0.9)] = Field(
-        default=0.4, description="share of a window that continues the one before: 12 of 30 s"
-    )
 
 
 @dataclass(frozen=True)
@@ -85,7 +74,7 @@ class MusicGen:
     @property
     def settings(self) -> dict[str, Any]:
         """All that determines the audio."""
-        precision = self.config.precision_on(self.device)
+        precision = precision_on(self.config, self.device)
         return self.config.model_dump(mode="json") | {"precision": precision, "weights": self.weights}
 
     def render(self, vocal: Audio, seed: int) -> Audio:
@@ -185,7 +174,7 @@ def load_musicgen(model: str, config: MusicGenConfig, device: torch.device) -> M
     with hushed():
         from transformers import MusicgenMelodyForConditionalGeneration, MusicgenMelodyProcessor
 
-        dtype = DTYPES[config.precision_on(device)]
+        dtype = DTYPES[precision_on(config, device)]
         network = loaded(MusicgenMelodyForConditionalGeneration, folder, dtype=dtype, trust_remote_code=False)
         try:
             processor = MusicgenMelodyProcessor.from_pretrained(

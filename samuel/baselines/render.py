@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
-    Literal,
     Protocol,
-    TypeVar,
 )
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
 
 from samuel.artifacts import (
     digest,
@@ -33,8 +30,8 @@ from samuel.artifacts import (
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec
-from samuel.config import SamplingConfig, Section, Seed
-from samuel.errors import InputError, SettingsError
+from samuel.config import BaselineConfig, SamplingConfig
+from samuel.errors import InputError
 from samuel.generate.accompany import accompany
 from samuel.generate.output import (
     LONGEST_ADDITION,
@@ -48,9 +45,6 @@ from samuel.popdb.songs import AUDIO_SUFFIXES
 # What a system must be able to do, and the settings that the paper's baselines share.
 
 
-PROMPT = "instrumental pop accompaniment with drums, bass, guitar and keyboards"
-"""Says what a pop band is and nothing of any song: the same for every track."""
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -100,38 +94,11 @@ class Renderer(Protocol):
         ...
 
 
-class BaselineConfig(Section):
-    """What MusicGen and Stable Audio Open are both told."""
-
-    prompt: str = Field(default=PROMPT, min_length=1, description="the same text for every track")
-    precision: Precision = Field(default="auto", description="auto: fp16 on a CUDA GPU, fp32 elsewhere")
-    seed: Seed = Field(default=0, description="each track's own seed follows from it and the track's name")
-
-    def precision_on(self, device: torch.device) -> str:
-        """The precision that `auto` stands for there."""
-        if self.precision != "auto":
-            return self.precision
-        return "fp16" if device.type == "cuda" else "fp32"
-
-
-Config = TypeVar("Config", bound=Section)
-
-
-def parse_section(section: type[Config], values: Any) -> Config:
-    """Settings of one system from plain values.
-
-    Raises:
-        SettingsError: One line per wrong setting.
-    """
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        lines = [
-            f"setting {'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
-            f" (given: {problem['input']!r:.200})"
-            for problem in error.errors()
-        ]
-        raise SettingsError("\n".join(lines)) from None
+def precision_on(config: BaselineConfig, device: torch.device) -> str:
+    """The precision that `auto` stands for on a device."""
+    if config.precision != "auto":
+        return config.precision
+    return "fp16" if device.type == "cuda" else "fp32"
 
 
 def track_seed(seed: int, track: str) -> int:

@@ -7,14 +7,13 @@ not be its music.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from samuel.audio import SAMPLE_RATE, SLACK_S, Audio
-from samuel.baselines.render import DTYPES, BaselineConfig
+from samuel.baselines.render import DTYPES, precision_on
 from samuel.baselines.weights import (
     hushed,
     loaded,
@@ -25,6 +24,7 @@ from samuel.baselines.weights import (
     unusable,
     weights_of,
 )
+from samuel.config import StableAudioOpenConfig
 from samuel.device import inference
 from samuel.errors import InputError, MissingPartError, SettingsError
 
@@ -32,14 +32,6 @@ MODEL = "stabilityai/stable-audio-open-1.0"
 FILES = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.model")
 """Of diffusers' layout: beside it lie the same weights in that of stable-audio-tools."""
 SCHEDULER = "CosineDPMSolverMultistepScheduler"
-
-
-class StableAudioOpenConfig(BaselineConfig):
-    """How it samples; the defaults are those of diffusers' pipeline."""
-
-    negative_prompt: str | None = Field(default=None, description="what it is to keep away from")
-    steps: Annotated[int, Field(ge=1, le=1000)] = Field(default=100, description="of the solver")
-    guidance_scale: Annotated[float, Field(ge=1, le=100)] = Field(default=7.0, description="1: none")
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ class StableAudioOpen:
     @property
     def settings(self) -> dict[str, Any]:
         """All that determines the audio."""
-        precision = self.config.precision_on(self.device)
+        precision = precision_on(self.config, self.device)
         return self.config.model_dump(mode="json") | {"precision": precision, "weights": self.weights}
 
     @property
@@ -123,7 +115,7 @@ def load_stable_audio_open(
     folder = model_folder(model, FILES)
     require_kind(folder / "model_index.json", "_class_name", "StableAudioPipeline")
     require_kind(folder / "scheduler" / "scheduler_config.json", "_class_name", SCHEDULER)
-    pipeline = _pipeline(folder, DTYPES[config.precision_on(device)])
+    pipeline = _pipeline(folder, DTYPES[precision_on(config, device)])
     if pipeline.vae.config.sampling_rate != SAMPLE_RATE:
         raise MissingPartError(f"{folder}: of {pipeline.vae.config.sampling_rate} Hz, not {SAMPLE_RATE}")
     for setting in ("prompt", "negative_prompt"):

@@ -1,61 +1,64 @@
-"""`samuel doctor`, `demo` and `summary`: what this machine can do, and what the network asks."""
+"""`samuel doctor`, `demo`, `settings` and `summary`: this machine, the settings and the network."""
 
-import argparse
 import subprocess
 import sys
 
-from samuel.cli.settings import Commands, add_settings, read_settings
-from samuel.cli.terminal import GOES_ON
+import click
+
+from samuel.cli.options import GOES_ON, SettingsCommand
+from samuel.config import Settings, describe
 
 
-def add_commands(commands: Commands) -> None:
-    """Add them to the command line."""
-    command = commands.add_parser("doctor", help="what this machine has and lacks")
-    add_settings(command)
-    command.set_defaults(command=doctor)
+@click.command(cls=SettingsCommand, uses=("data", "songs", "separator", "codec", "evaluation"))
+def doctor(settings: Settings) -> int:
+    """Say what this machine has and lacks; exit code 1 where something that the settings need is lacking."""
+    from samuel.doctor import dataset_parts, examine, require, table, training_parts
 
-    command = commands.add_parser("demo", help="run both flows on this machine")
-    add_settings(command)
-    command.set_defaults(command=demo, interrupted=GOES_ON)
-
-    command = commands.add_parser("summary", help="what the parts of the network weigh and cost")
-    command.add_argument(
-        "--frames", type=int, default=1024, help="latent frames of the item; 1024 are 47.55 s"
-    )
-    add_settings(command)
-    command.set_defaults(command=summary)
-
-
-def doctor(options: argparse.Namespace) -> int:
-    """Print what this machine has and lacks for these settings; 1 where something they need is lacking."""
-    from samuel.doctor import (
-        dataset_parts,
-        examine,
-        require,
-        table,
-        training_parts,
-    )
-
-    settings = read_settings(options.settings)
     print(table(examine(settings)))
     require(settings, dataset_parts(settings) | training_parts(settings))
     return 0
 
 
-def demo(options: argparse.Namespace) -> int:
-    """Run both flows; they are beside this library, which knows nothing of them."""
-    settings = [str(options.settings)] if options.settings else []
-    return subprocess.run([sys.executable, "-m", "flows.demo", *settings], check=False).returncode
+@click.command(cls=SettingsCommand, interrupted=GOES_ON)
+@click.pass_context
+def demo(context: click.Context, settings: Settings) -> int:  # checked before Prefect is started
+    """Run both flows on this machine; all settings count (samuel settings)."""
+    # The flows are beside this library, which knows nothing of them.
+    file, overrides = context.meta["settings_file"], context.meta["overrides"]
+    arguments = [*(["--settings", str(file)] if file else []), *overrides]
+    return subprocess.run([sys.executable, "-m", "flows.demo", *arguments], check=False).returncode
 
 
-def summary(options: argparse.Namespace) -> int:
-    """Print parameters, operations of a forward pass of one item, and their share, part by part."""
+@click.command("settings", cls=SettingsCommand)
+@click.argument("section", required=False)
+def show_settings(settings: Settings, section: str | None) -> int:
+    """Print every setting, or those of a section: its value, what it is, its bounds."""
+    from samuel.popdb.accounts import text_of
+
+    rows = [
+        {"setting": row.name, "value": row.value, "unit": row.unit, "": row.description}
+        for row in describe(settings)
+        if section is None or row.name.partition(".")[0] == section
+    ]
+    if not rows:
+        raise click.UsageError(
+            f"no section {section!r}; there are {', '.join(sorted(Settings.model_fields))}"
+        )
+    print(text_of(rows))
+    return 0
+
+
+@click.command(cls=SettingsCommand, uses=("model", "diffusion"))
+@click.option(
+    "--frames", type=click.IntRange(min=8), default=1024, help="Latent frames of the item.", show_default=True
+)
+def summary(settings: Settings, frames: int) -> int:
+    """Print parameters and operations of the network, part by part, for one item."""
     from samuel.model.summary import summary as parts_of
     from samuel.model.unet import SamuelUNet
     from samuel.popdb.accounts import text_of
 
-    settings = read_settings(options.settings)
-    parts = parts_of(SamuelUNet(settings.model, settings.diffusion), options.frames)
+    parts = parts_of(SamuelUNet(settings.model, settings.diffusion), frames)
     rows = [
         {
             "part": part.name,

@@ -1,76 +1,90 @@
-"""`samuel train`: the model, without Prefect; `samuel validate`: what it makes of its vocals."""
+"""`samuel train`, `validate` and `ablate`: models without Prefect, and what they make of their vocals."""
 
-import argparse
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+import click
 from tqdm import tqdm
 
-from samuel.cli.settings import Commands, add_settings, read_settings
+from samuel.cli.options import GOES_ON, SettingsCommand
 from samuel.cli.terminal import plain
+from samuel.config import Settings
 
 if TYPE_CHECKING:
-    from samuel.artifacts import Artifact
+    from samuel.ablation import PlannedFit, Result
+
+OF_TRAINING = ("data", "artifacts", "device", "popdb.path", "model", "diffusion", "training")
+CHECKPOINT = "a checkpoint was written; the same command goes on from it"
 
 
-def add_commands(commands: Commands) -> None:
-    """Add it to the command line."""
-    command = commands.add_parser("train", help="train on POPDB, or go on with it; torchrun for several GPUs")
-    add_settings(command)
-    command.set_defaults(
-        command=train, interrupted="a checkpoint was written; the same command goes on from it"
-    )
+@click.command(cls=SettingsCommand, uses=OF_TRAINING, interrupted=CHECKPOINT)
+def train(settings: Settings) -> int:
+    """Train on POPDB, or go on with it; by torchrun on several GPUs.
 
-    command = commands.add_parser("validate", help="a model's error on held-out songs, by noise level")
-    command.add_argument("model", type=Path, help="the folder of a model")
-    add_settings(command)
-    command.set_defaults(command=validate)
-
-
-def train(options: argparse.Namespace) -> int:
-    """Train where the flow train-and-eval would, which then finds the model there."""
+    The model lies where the flow train-and-eval looks for it.
+    """
     from samuel.doctor import require
     from samuel.popdb.dataset import open_popdb
     from samuel.train import fit, run_folder
 
-    settings = read_settings(options.settings)
     require(settings, set())
     popdb = open_popdb(settings.popdb_path)
     first = os.environ.get("RANK", "0") == "0"
     with tqdm(total=settings.training.steps, desc="train", disable=None if first else True) as bar:
-        model = fit(popdb, settings, run_folder(popdb, settings), lambda row: _tell(row, bar))
+
+        def show(row: dict[str, Any]) -> None:
+            bar.update(row["step"] - bar.n)
+            bar.set_postfix(v_mse=f"{row['v_mse']:.3f}", refresh=False)
+            if "validation_loss" in row:
+                shuffled = row.get("validation_shuffled")
+                other = "" if shuffled is None else f", {shuffled:.4f} with another song's vocal"
+                bar.write(f"step {row['step']}: validation loss {row['validation_loss']:.4f}{other}")
+
+        model = fit(popdb, settings, run_folder(popdb, settings), show)
     if first:
-        print(_summary(model))
+        progress, state = model.record["progress"], "trained" if model.made else "already there"
+        best = f"validation loss {progress['best_loss']:.4f} at step {progress['best_step']}"
+        print(f"{plain(str(model.folder))}: {state}, {best}")
     return 0
 
 
-def validate(options: argparse.Namespace) -> int:
-    """Print the error of v on all held-out pairs, with their own vocals and with those of other songs."""
+@click.command(cls=SettingsCommand, uses=("data", "device", "popdb.path"))
+@click.argument("model", type=click.Path(path_type=Path))
+def validate(settings: Settings, model: Path) -> int:
+    """Print a model's error of v on all held-out pairs, with their own vocals and with other songs'."""
     from samuel.checkpoint import load_model
     from samuel.device import resolve_device
     from samuel.popdb.accounts import text_of
     from samuel.popdb.dataset import open_popdb
     from samuel.train.validation import conditioning_gain
 
-    settings = read_settings(options.settings)
-    model = load_model(options.model, resolve_device(settings.device))
-    gain = conditioning_gain(model.network, open_popdb(settings.popdb_path))
+    network = load_model(model, resolve_device(settings.device)).network
+    gain = conditioning_gain(network, open_popdb(settings.popdb_path))
     print(text_of(gain.table()), gain.sentence(), sep="\n\n")
     return 0
 
 
-def _tell(row: dict[str, Any], bar: "tqdm[NoReturn]") -> None:
-    bar.update(row["step"] - bar.n)
-    bar.set_postfix(v_mse=f"{row['v_mse']:.3f}", refresh=False)
-    if "validation_loss" in row:
-        shuffled = row.get("validation_shuffled")
-        other = "" if shuffled is None else f", {shuffled:.4f} with another song's vocal"
-        bar.write(f"step {row['step']}: validation loss {row['validation_loss']:.4f}{other}")
+@click.command(cls=SettingsCommand, uses=(*OF_TRAINING, "ablation"), interrupted=GOES_ON)
+def ablate(settings: Settings) -> int:
+    """Train every variant of choices that the papers leave open with every seed, and print one table."""
+    from samuel.ablation import planned_fits, run_study, write_table
+    from samuel.device import resolve_device
+    from samuel.doctor import require
+    from samuel.popdb.dataset import open_popdb
 
+    require(settings, set())
+    resolve_device(settings.device)
+    popdb = open_popdb(settings.popdb_path)
+    total = len(planned_fits(settings)) * settings.training.steps
+    with tqdm(total=total, desc="ablate", unit=" steps", disable=None) as bar:
 
-def _summary(model: "Artifact") -> str:
-    progress = model.record["progress"]
-    state = "trained" if model.made else "already there"
-    best = f"validation loss {progress['best_loss']:.4f} at step {progress['best_step']}"
-    return f"{plain(str(model.folder))}: {state}, {best}"
+        def show(planned: "PlannedFit", result: "Result") -> None:
+            loss = result.message if result.best_loss is None else f"validation loss {result.best_loss:.4f}"
+            bar.write(plain(f"{planned.name}: {loss}"), file=sys.stderr)
+
+        results = run_study(popdb, settings, lambda done: bar.update(done - bar.n), show)
+    table = write_table(popdb, settings, results)
+    print(plain(table.path("ablation.md").read_text("utf-8")), plain(str(table.folder)), sep="\n")
+    return 0

@@ -6,7 +6,8 @@ section is checked by pydantic wherever it is made: a file, the command line, a 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from samuel.config.sections import (
     PLAIN_URL,
     AblationConfig,
     AugmentationConfig,
+    BaselineConfig,
     CodecConfig,
     DiffusionConfig,
     DownloadConfig,
@@ -27,6 +29,7 @@ from samuel.config.sections import (
     LossWeight,
     Mixing,
     ModelConfig,
+    MusicGenConfig,
     PathOrUrl,
     PopdbConfig,
     Precision,
@@ -37,6 +40,7 @@ from samuel.config.sections import (
     Section,
     SeparatorConfig,
     SongsConfig,
+    StableAudioOpenConfig,
     TrainingConfig,
     TrainingPrecision,
     bounds_of,
@@ -50,6 +54,7 @@ __all__ = [
     "PRESETS",
     "AblationConfig",
     "AugmentationConfig",
+    "BaselineConfig",
     "CodecConfig",
     "DiffusionConfig",
     "DownloadConfig",
@@ -59,6 +64,7 @@ __all__ = [
     "LossWeight",
     "Mixing",
     "ModelConfig",
+    "MusicGenConfig",
     "PopdbConfig",
     "Precision",
     "Preset",
@@ -68,12 +74,15 @@ __all__ = [
     "SamplingConfig",
     "Section",
     "SeparatorConfig",
+    "Setting",
     "Settings",
     "SongsConfig",
+    "StableAudioOpenConfig",
     "TrainingConfig",
     "TrainingPrecision",
     "bounds_of",
     "demo",
+    "describe",
     "paper",
     "parse",
     "read_settings",
@@ -137,6 +146,8 @@ class Settings(Section):
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     ablation: AblationConfig = AblationConfig()
+    musicgen: MusicGenConfig = MusicGenConfig()
+    stable_audio_open: StableAudioOpenConfig = StableAudioOpenConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -197,6 +208,34 @@ def read_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
             nested = {part: nested}
         values = _merged(values, nested)
     return parse(values)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, for people: dotted name, value as it is typed, unit, meaning with choices and bounds."""
+
+    name: str
+    value: str
+    unit: str
+    description: str
+
+
+UNITS = {"_s": "s", "_frames": "frames", "_db": "dB"}
+
+
+def describe(section: Section, prefix: str = "") -> Iterator[Setting]:
+    """Every setting of a section, and of those below it."""
+    schema = type(section).model_json_schema()["properties"]
+    for name in type(section).model_fields:
+        value, field = getattr(section, name), schema[name]
+        if isinstance(value, Section):
+            yield from describe(value, f"{prefix}{name}.")
+            continue
+        unit = next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
+        choices = f" ({', '.join(field['enum'])})" if "enum" in field else ""
+        text = json.dumps(value, default=str, ensure_ascii=False)
+        shown = text.strip('"') if isinstance(value, str | Path) else text
+        yield Setting(f"{prefix}{name}", shown, unit, field["description"] + choices)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ LossWeight = Literal["snr", "min_snr", "uniform"]
 Film = Literal["temporal", "pooled"]
 Factor = Literal["mixing", "window", "condition_dropout", "loss_weight"]
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
+BaselinePrecision = Literal["auto", "fp32", "fp16", "bf16"]
 Sampler = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -35,6 +36,7 @@ LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
 # What Prefect's server refuses before it writes a run down with its parameters; ours see them too late.
 PLAIN_URL: JsonDict = {"pattern": r"^(?!\w+://[^/?#]*@)"}
 NO_AT: JsonDict = {"pattern": "^[^@]*$"}
+PROMPT = "instrumental pop accompaniment with drums, bass, guitar and keyboards"
 DASK_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 YTDLP_OPTIONS: dict[str, tuple[type, ...]] = {
@@ -395,6 +397,31 @@ class AblationConfig(Section):
         min_length=1,
     )
     seeds: Count = setting(3, "fits of each variant, with seeds of their own")
+
+
+class BaselineConfig(Section):
+    """What MusicGen and Stable Audio Open both have."""
+
+    prompt: str = setting(PROMPT, "the same text for every track", min_length=1)
+    precision: BaselinePrecision = setting("auto", "auto: fp16 on a CUDA GPU, fp32 elsewhere")
+    seed: Seed = setting(0, "each track's own seed follows from it and the track's name")
+
+
+class MusicGenConfig(BaselineConfig):
+    """How MusicGen samples; the defaults are those of its paper (§3.1)."""
+
+    guidance_scale: float = setting(3.0, "1: none", ge=1, le=100)
+    temperature: float = setting(1.0, "of the tokens", gt=0, le=10)
+    top_k: Count = setting(250, "tokens to choose from")
+    overlap: float = setting(0.4, "share of a window that continues the one before: 12 of 30 s", ge=0, le=0.9)
+
+
+class StableAudioOpenConfig(BaselineConfig):
+    """How Stable Audio Open samples; the defaults are those of diffusers' pipeline."""
+
+    negative_prompt: str | None = setting(None, "what it is to keep away from")
+    steps: int = setting(100, "of the solver", ge=1, le=1000)
+    guidance_scale: float = setting(7.0, "1: none", ge=1, le=100)
 
 
 class RunnerConfig(Section):

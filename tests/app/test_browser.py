@@ -75,7 +75,7 @@ def free_port() -> int:
 def running(folder: Path) -> Iterator[App]:
     save_untrained_model(folder / "model")
     (temporary := folder / "temporary").mkdir()
-    command = [sys.executable, "-m", "samuel.cli", "app", "--model", str(folder / "model"), "--device", "cpu"]
+    command = [sys.executable, "-m", "samuel.cli", "app", "--model", str(folder / "model"), "device=cpu"]
     process = subprocess.Popen(
         [*command, "--port", str(free_port())], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(temporary)},

@@ -34,7 +34,7 @@ def test_no_model_is_told_before_anything_is_served(
 
 def test_a_model_of_another_codec_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_untrained_model(tmp_path / "model", codec="mel/0 of old")
-    assert main(["app", "--model", str(tmp_path / "model"), "--device", "cpu"]) == 1
+    assert main(["app", "--model", str(tmp_path / "model"), "device=cpu"]) == 1
     assert "the model learned latents of 'mel/0 of old'" in capsys.readouterr().err
 
 
@@ -47,8 +47,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         "app",
         "--model",
         str(tmp_path / "model"),
-        "--device",
-        "cpu",
+        "device=cpu",
     ]
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from benchmarks import samplers
+from benchmarks.__main__ import benchmarks
 from benchmarks.loader import noise, write_noise
 from benchmarks.samplers import (
     Row,
@@ -18,7 +20,6 @@ from benchmarks.samplers import (
 )
 from samuel.artifacts import read_jsonl
 from samuel.checkpoint import TrainedModel, save_model
-from samuel.cli import main
 from samuel.config import DiffusionConfig, SamplingConfig
 from samuel.errors import CheckpointError, InputError, SettingsError
 from samuel.popdb.dataset import Popdb
@@ -187,7 +188,7 @@ def test_the_table_holds_means_deviations_and_ratios_to_the_reference_of_the_sam
 
 
 def test_the_command_prints_every_setting_and_the_table(
-    popdb: Popdb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    popdb: Popdb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samplers, "CANDIDATES", (("unipc", 2),))
     monkeypatch.setattr(samplers, "REFERENCE", ("ddpm", 20))
@@ -202,30 +203,15 @@ def test_the_command_prints_every_setting_and_the_table(
     (tmp_path / "settings.json").write_text(json.dumps({"popdb": {"path": str(popdb.root)}, "device": "cpu"}))
     drawn = tmp_path / "samplers.jsonl"
     files = ["--settings", tmp_path / "settings.json", "--model", tmp_path / "model", "--record", drawn]
-    command = ["bench", "samplers", *map(str, files), "--frames", "32", "--reference-seeds", "1"]
-    assert main([*command, "--seeds", "2"]) == 0
-    *lines, empty, _, unipc, ddpm = capsys.readouterr().out.splitlines()
+    command = ["samplers", *map(str, files), "--frames", "32", "--reference-seeds", "1"]
+    done = CliRunner().invoke(benchmarks, [*command, "--seeds", "2"])
+    *lines, empty, _, unipc, ddpm = done.output.splitlines()
     assert [line.split(" steps")[0] for line in lines] == ["unipc, 2", "unipc, 2", "ddpm, 20"]
     assert empty == ""
     first, second, reference = [row["frechet"] for row in read_jsonl(drawn)]
     assert unipc.split()[3] == f"{(first + second) / 2:.3f}"
     assert unipc.split()[-1] == f"{(first + second) / 2 / reference:.3f}"
     assert ddpm.split()[-2:] == [f"{reference:.3f}", "1.000"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "--model"),
-        (["--model", "x", "--seeds", "0"], "at least 1"),
-        (["--model", "x"], "x: no whole"),
-    ],
-)
-def test_what_the_command_lacks_is_told(
-    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["bench", "samplers", *options]) == 1
-    assert message in capsys.readouterr().err
 
 
 def test_guidance_that_is_no_number_is_refused() -> None:

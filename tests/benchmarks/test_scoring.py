@@ -15,7 +15,6 @@ from benchmarks.scoring import (
     scoring_rows,
     write_tracks,
 )
-from samuel.cli import main
 from samuel.config import Settings
 from samuel.evaluate.audiobox import AXES
 from samuel.hub import quietly
@@ -77,14 +76,6 @@ def test_the_command_is_the_packages_own(tmp_path: Path, monkeypatch: pytest.Mon
         own = own_command(weights, files)
     assert sizes == [10, 2]
     assert own.scores[0] != own.scores[11]  # of another level
-
-
-def test_the_command_passes_on_how_many_and_how_long(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scoring, "scoring_rows", lambda _, *given: [("given", str(given))])
-    assert main(["bench", "scoring", "--songs", "3", "--seconds", "9"]) == 0
-    assert capsys.readouterr().out.split() == ["given", "(3,", "9.0)"]
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_the_same_folders_are_not_scored_twice(
 
 def test_audiobox_is_asked_by_an_option(songs: Path, tmp_path: Path) -> None:
     with small_audiobox(tmp_path) as (checkpoint, _):
-        assert evaluate(songs, tmp_path / "run", "--audiobox-path", str(checkpoint)) == 0
+        assert evaluate(songs, tmp_path / "run", "--audiobox", f"evaluation.audiobox_path={checkpoint}") == 0
     (summary,) = (tmp_path / "run").glob("report/*/summary.json")
     assert json.loads(summary.read_text())["scores"]["PQ"]["Copy"]["n"] == 3
 
@@ -84,7 +84,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
 def test_what_was_asked_for_and_not_measured_is_told(
     songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate(songs, tmp_path, "--audiobox-path", str(tmp_path / "none.pt")) == 0
+    assert evaluate(songs, tmp_path, "--audiobox", f"evaluation.audiobox_path={tmp_path / 'none.pt'}") == 0
     said = capsys.readouterr().err
     assert "audiobox: not measured: " in said
     assert "none.pt: no such file" in said

@@ -47,7 +47,7 @@ def test_shards_for_a_url_are_kept_where_it_is_said(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     write_published(tmp_path / "published", 1)
-    place = ["-o", "memory://imported-by-command", "--cache", str(tmp_path / "cache")]
+    place = ["-o", "memory://imported-by-command", f"popdb.cache={tmp_path / 'cache'}"]
     assert main(["import-popdb", str(tmp_path / "published"), *place]) == 0
     assert capsys.readouterr().out == "memory://imported-by-command: 1 pair\n"
     popdb = open_popdb("memory://imported-by-command", tmp_path / "cache")

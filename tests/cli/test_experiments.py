@@ -32,8 +32,8 @@ def test_synthesise_wants_a_number_of_songs(
     songs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, path = written(tmp_path)
-    assert main(["synthesise", "--settings", path, "--songs", songs]) == 1
-    assert f"--songs {songs}: give how many" in capsys.readouterr().err
+    assert main(["synthesise", "--settings", path, "--songs", songs]) == 2
+    assert f"{songs} is not in the range 1<=x<=100000" in capsys.readouterr().err
 
 
 def test_synthesise_refuses_songs_without_known_stems(

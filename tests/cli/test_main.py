@@ -75,7 +75,7 @@ def test_an_interrupted_command_that_starts_anew_says_so(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("samuel.popdb.dataset.open_popdb", interrupt)
-    assert main(["compact", "anywhere"]) == 130
+    assert main(["inspect", "anywhere"]) == 130
     assert capsys.readouterr().err == "interrupted; nothing half-written was left, run it again\n"
 
 
@@ -126,15 +126,78 @@ def test_an_error_is_printed_without_control_characters(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "error: ?[2Jabsent.json: no such file\n"
 
 
-def test_bench_prints_the_figures_of_the_loader(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("benchmarks.loader.loader_rows", lambda: iter([("batches", "9 pairs/s")]))
-    assert main(["bench", "loader"]) == 0
-    assert capsys.readouterr().out.split() == ["batches", "9", "pairs/s"]
-
-
 def test_doctor_prints_its_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samuel.doctor.WEIGHTS", {})
     assert main(["doctor"]) == 0
     assert "ffmpeg" in capsys.readouterr().out
+
+
+def test_settings_come_from_a_file_and_from_anywhere_on_the_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({"training": {"steps": 5, "seed": 3}}))
+    file = ["--settings", str(tmp_path / "settings.json")]
+    assert main(["settings", "training.steps=7", "training", *file, "training.compile=true"]) == 0
+    rows = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert (rows["training.steps"], rows["training.seed"], rows["training.compile"]) == ("7", "3", "true")
+    assert set(rows) == {name for name in rows if name.startswith("training.")}
+
+
+def test_a_preset_gives_what_is_not_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings", "preset=paper", "training.steps=7"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1] for line in shown[1:]}
+    assert (rows["training.steps"], rows["training.batch_size"], rows["separator.name"]) == (
+        "7",
+        "16",
+        "demucs",
+    )
+    assert "chunk" not in shown[0]
+    duration = next(line for line in shown if line.startswith("download.max_duration_s"))
+    assert duration.split()[1:3] == ["900.0", "s"]
+    assert duration.endswith("(above 0, at most 86,400)")
+
+
+def test_the_help_of_a_command_lists_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "[SETTING=VALUE]..." in shown
+    assert "training.patience=null" in shown
+    assert "AdamW's (at least 0)" in shown
+    assert "download." not in shown
+
+
+def test_what_an_option_takes_is_no_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`data` is the name of a setting, and here that of a system."""
+    (tmp_path / "vocals").mkdir()
+    soundfile.write(tmp_path / "vocals" / "a.wav", np.ones(44_100), 44_100)
+    command = ["evaluate", "--vocals", str(tmp_path / "vocals"), "--system", "data=absent"]
+    assert main(command) == 1
+    assert "absent: no such folder (data)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["train", "training=5x=3", "--what"], ["verify", "a", "b"]]
+)
+def test_a_mistyped_command_is_told_with_its_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("Usage: samuel")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.stepz=1", "setting training.stepz"),
+        ("training.steps=", "setting training.steps"),
+        ("training=3", "setting training"),
+        ("data.x=1", "setting data"),
+        ("songs.min_popularity=5", "songs.min_popularity needs songs.source = 'csv'"),
+    ],
+)
+def test_a_wrong_setting_on_the_line_is_named(
+    override: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["summary", override]) == 1
+    assert words in capsys.readouterr().err

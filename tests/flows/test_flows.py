@@ -169,7 +169,7 @@ def test_killed_at_three_stages_it_goes_on_to_the_same_bytes(
 ) -> None:
     settings = folder_settings(tmp_path, songs_folder)
     (tmp_path / "settings.json").write_text(settings.model_dump_json())
-    command = [sys.executable, "-m", "flows.demo", str(tmp_path / "settings.json")]
+    command = [sys.executable, "-m", "flows.demo", "--settings", str(tmp_path / "settings.json")]
     environment = {**os.environ, "SAMUEL_PREFECT_PORT": server.rpartition(":")[2].removesuffix("/api")}
     output = tmp_path / "output"
 

@@ -32,7 +32,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from flows.torchrun import fit_together
-from samuel.cli import read_settings
+from samuel.config import read_settings
 settings = read_settings(Path(sys.argv[1]))
 fit_together(settings, Path(sys.argv[2]), lambda row: None, lambda: False)
 """

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from flows.service.server import ensure_server, environment
-from samuel.cli import read_settings
+from samuel.config import read_settings
 
 
 def main(path: str) -> None:
