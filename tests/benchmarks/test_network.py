@@ -1,29 +1,16 @@
 import re
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import network as bench
-from benchmarks.network import fastest, gpu_rows, network_rows
+from benchmarks.network import gpu_rows, network_rows
 from samuel.model.summary import summary
 from samuel.model.unet import SamuelUNet, parameter_count
 from tests.popdb.latents import small_settings
 
 CPU = torch.device("cpu")
-
-
-def test_the_fastest_round_counts_but_not_the_first() -> None:
-    pauses = iter([0.0, 0.09, 0.03, 0.06])
-    times = fastest({"work": lambda: time.sleep(next(pauses))}, CPU, rounds=3)
-    assert times["work"] == pytest.approx(0.03, abs=0.02)
-
-
-def test_works_take_turns() -> None:
-    calls: list[str] = []
-    fastest({name: lambda name=name: calls.append(name) for name in "ab"}, CPU, rounds=2)
-    assert "".join(calls) == "ababab"
 
 
 def test_the_network_is_measured_against_a_product_in_the_same_run(
@@ -52,11 +39,3 @@ def test_gpu_figures_are_plausible(tmp_path: Path) -> None:
         number = re.match(r"[\d.,]+", figure)
         assert number is not None, name
         assert float(number[0].replace(",", "")) > 0
-
-
-def test_peak_memory_is_that_of_the_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = {"peak": 9e9}
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: held.update(peak=0))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: held["peak"])
-    assert bench._peak_gb(lambda: held.update(peak=2_500_000_000), CPU) == 2.5

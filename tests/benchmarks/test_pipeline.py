@@ -1,14 +1,11 @@
 """The benchmark of the pipeline: what it writes is official, what it samples is what the driver says."""
 
-import os
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import exactness, pipeline, utilisation, weights
+from benchmarks import exactness, pipeline, weights
 from samuel.codecs import load_codec
 from samuel.config import CodecConfig, SeparatorConfig
 from samuel.device import Batcher
@@ -94,37 +91,6 @@ def test_the_deviations_are_those_of_rounding(tmp_path: Path, monkeypatch: pytes
         assert float(rows[what].split()[2].removesuffix(",")) < least
     for what in ("separation in bf16", "encoding in bf16"):
         assert 0.01 < float(rows[what].removesuffix("% error")) < 5
-
-
-def test_utilisation_is_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver, numbers = tmp_path / "nvidia-smi", tmp_path / "numbers"
-    samples = ["0", *["90", "80"] * 9, "[N/A]", "0"]
-    numbers.write_text("\n".join(samples) + "\n")
-    # It says the next number each time it is asked.
-    driver.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nhead -n 1 {numbers}\nsed -i 1d {numbers}\n')
-    driver.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(utilisation, "INTERVAL_S", 0.001)
-    properties = SimpleNamespace(uuid="1234")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    with utilisation.Utilisation(torch.device("cuda")) as busy:
-        while numbers.read_text():
-            time.sleep(0.01)
-    assert busy.steady == pytest.approx((8 * 0.9 + 8 * 0.8) / 16, abs=0.01)
-    assert (tmp_path / "asked").read_text().startswith("--id=GPU-1234 --query-gpu=utilization.gpu ")
-
-
-def test_a_machine_without_the_drivers_program_has_no_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with utilisation.Utilisation(torch.device("cuda")) as busy:
-        pass
-    assert busy.steady is None
-
-
-def test_no_gpu_has_no_utilisation() -> None:
-    with utilisation.Utilisation(CPU) as busy:
-        pass
-    assert busy.steady is None
 
 
 @pytest.mark.slow

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +14,11 @@ from benchmarks.samplers import (
     Row,
     draws,
     held_out,
-    plan,
     table,
 )
 from samuel.artifacts import read_jsonl
 from samuel.checkpoint import TrainedModel, save_model
 from samuel.config import DiffusionConfig, SamplingConfig
-from samuel.errors import CheckpointError, InputError, SettingsError
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Normaliser
 from tests.model.conftest import SMALL, awake
@@ -89,46 +86,6 @@ def test_a_seed_gives_its_distance_again_and_another_seed_another(
     assert min(once) > 0
 
 
-def test_another_model_or_length_is_drawn(
-    model: TrainedModel, popdb: Popdb, drawn: list[SamplingConfig], tmp_path: Path
-) -> None:
-    record = tmp_path / "samplers.jsonl"
-    other = dataclasses.replace(model, sha256="b" * 64)
-    keys = {
-        row["key"]
-        for asked, frames in ((model, FRAMES), (other, FRAMES), (model, FRAMES // 2))
-        for row in draws(asked, popdb, PLANNED[:1], frames, record)
-    }
-    assert len(keys) == len(drawn) == len(read_jsonl(record)) == 3
-
-
-def test_a_row_older_than_a_setting_counts_with_its_default(
-    model: TrainedModel, popdb: Popdb, drawn: list[SamplingConfig], tmp_path: Path
-) -> None:
-    record = tmp_path / "samplers.jsonl"
-    [row] = draws(model, popdb, PLANNED[:1], FRAMES, record)
-    kept = {"key", "sampler", "steps", "guidance_scale", "seed", "frechet", "seconds"}
-    old = {name: value for name, value in row.items() if name in kept}
-    record.write_text(json.dumps(old) + "\n")
-    assert list(draws(model, popdb, PLANNED[:1], FRAMES, record)) == [old]
-    rescaled = PLANNED[0].model_copy(update={"guidance_rescale": 0.5})
-    [new] = draws(model, popdb, [rescaled], FRAMES, record)
-    assert drawn == [PLANNED[0], rescaled]
-    assert [row["guidance"] for row in table([old, new])] == ["2", "2, guidance_rescale = 0.5"]
-
-
-def test_a_line_that_a_kill_cut_short_is_drawn_again(
-    model: TrainedModel, popdb: Popdb, drawn: list[SamplingConfig], tmp_path: Path
-) -> None:
-    record = tmp_path / "samplers.jsonl"
-    rows = list(draws(model, popdb, PLANNED[:2], FRAMES, record))
-    record.write_bytes(record.read_bytes()[:-30])
-    again = list(draws(model, popdb, PLANNED[:2], FRAMES, record))
-    assert drawn == [PLANNED[0], PLANNED[1], PLANNED[1]]
-    assert read_jsonl(record) == again
-    assert [row["frechet"] for row in again] == [row["frechet"] for row in rows]
-
-
 def test_items_are_stretches_of_all_pairs(popdb: Popdb, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = torch.cat([stream.float() for stream in popdb.read(popdb.index)], dim=-1)  # (5, C, 2 · 64)
     for stream, latents in enumerate(held_out(popdb, FRAMES)):
@@ -138,28 +95,6 @@ def test_items_are_stretches_of_all_pairs(popdb: Popdb, monkeypatch: pytest.Monk
     vocal, _ = held_out(popdb, FRAMES)
     assert torch.equal(vocal, torch.stack([expected[0, :, :32], expected[2, :, :32], expected[4, :, 32:64]]))
     assert held_out(popdb, 50)[0].shape == (3, 64, 50)
-
-
-@pytest.mark.parametrize("frames", [1, 65])
-def test_items_that_no_pair_holds_are_refused(popdb: Popdb, frames: int) -> None:
-    with pytest.raises(InputError, match="from 2 to 64"):
-        held_out(popdb, frames)
-
-
-def test_latents_of_another_codec_are_refused(model: TrainedModel, popdb: Popdb, tmp_path: Path) -> None:
-    other = dataclasses.replace(model, codec="mel/1")
-    with pytest.raises(CheckpointError, match=r"'mel/1'.*'noise/1'"):
-        next(draws(other, popdb, PLANNED, FRAMES, tmp_path / "samplers.jsonl"))
-
-
-def test_the_reference_is_drawn_last_with_seeds_of_its_own() -> None:
-    planned = plan(1.5, seeds=3, reference_seeds=2)
-    assert [(config.sampler, config.steps, config.seed) for config in planned[-2:]] == [
-        ("ddpm", 800, 0),
-        ("ddpm", 800, 1),
-    ]
-    assert len(planned) == len(set(planned)) == 3 * len(samplers.CANDIDATES) + 2
-    assert {config.guidance_scale for config in planned} == {1.5}
 
 
 def rows_of(sampler: str, steps: int, guidance: float, distances: Sequence[float]) -> list[Row]:
@@ -212,8 +147,3 @@ def test_the_command_prints_every_setting_and_the_table(
     assert unipc.split()[3] == f"{(first + second) / 2:.3f}"
     assert unipc.split()[-1] == f"{(first + second) / 2 / reference:.3f}"
     assert ddpm.split()[-2:] == [f"{reference:.3f}", "1.000"]
-
-
-def test_guidance_that_is_no_number_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"sampling\.guidance_scale"):
-        plan(float("nan"), 1, 1)
