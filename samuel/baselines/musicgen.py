@@ -11,82 +11,62 @@ Legend: K codebooks, T token frames (50 in a second), S samples.
 """
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.baselines.render import DTYPES, precision_on
-from samuel.baselines.weights import (
-    hushed,
-    loaded,
-    model_folder,
-    model_name,
-    require_kind,
-    require_packages,
-    unusable,
-    weights_of,
-)
+from samuel.baselines.pretrained import Pretrained, load_network, quiet_libraries, unusable
 from samuel.config import MusicGenConfig
 from samuel.device import inference
 
 MODEL = "facebook/musicgen-melody-large"
 """The paper's MusicGen Large, 3.3 B parameters, conditioned on vocal and text."""
-FILES = ("*.json", "*.safetensors", "*.model")
 
 
-@dataclass(frozen=True)
-class MusicGen:
-    """The model of transformers, behind our call.
+class MusicGen(Pretrained):
+    """MusicGen by transformers; models of other kinds than `musicgen_melody` do not hear a vocal."""
 
-    Attributes:
-        model: Where its weights are from.
-        network: A `MusicgenMelodyForConditionalGeneration`.
-        processor: Its `MusicgenMelodyProcessor`.
-        config: How it samples.
-        weights: Stands for its files.
-        device: Where it computes.
-    """
-
-    model: str
-    network: Any
-    processor: Any
     config: MusicGenConfig
-    weights: str
-    device: torch.device
-    name: str = "MusicGen"
-    conditioning: str = "vocal, text"
+    name = "MusicGen"
+    conditioning = "vocal, text"
+    packages = ("transformers",)
+    files = ("*.json", "*.safetensors", "*.model")
+    kinds: ClassVar = {"config.json": ("model_type", "musicgen_melody")}
 
-    @property
-    def parameters(self) -> int:
-        """Of the language model, without text encoder and codec."""
-        return sum(parameter.numel() for parameter in self.network.decoder.parameters())
+    def load(self, folder: Path, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+        """Load the network and its processor; the language model's parameters count."""
+        from transformers import MusicgenMelodyForConditionalGeneration, MusicgenMelodyProcessor
 
-    @property
-    def seed(self) -> int:
-        """The base seed."""
-        return self.config.seed
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that determines the audio."""
-        precision = precision_on(self.config, self.device)
-        return self.config.model_dump(mode="json") | {"precision": precision, "weights": self.weights}
+        options = {"dtype": dtype, "trust_remote_code": False}
+        network = load_network(MusicgenMelodyForConditionalGeneration, folder, **options)
+        try:
+            self.processor: Any = MusicgenMelodyProcessor.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as error:
+            raise unusable(folder, error) from error
+        network.audio_encoder.float()  # rounded to 16 bits, a codec would be heard to hiss
+        self.network: Any = network.to(device).eval()
+        return self.network.decoder
 
     def render(self, vocal: Audio, seed: int) -> Audio:
         """(2, S) → (2, S'), as long to a token of 20 ms."""
         from torchaudio.functional import resample
 
-        codec, rate = self.network.config.audio_encoder, self.processor.feature_extractor.sampling_rate
+        hop, rate = (
+            self.network.config.audio_encoder.hop_length,
+            self.processor.feature_extractor.sampling_rate,
+        )
         voice = resample(torch.from_numpy(vocal.mean(axis=0)), SAMPLE_RATE, rate)
-        frames = math.ceil(vocal.shape[1] / SAMPLE_RATE * rate / codec.hop_length)
-        length = self.processor.feature_extractor.n_samples // codec.hop_length
+        frames = math.ceil(vocal.shape[1] / SAMPLE_RATE * rate / hop)
+        length = self.processor.feature_extractor.n_samples // hop
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), inference(self.device, "fp32"), hushed():
+        with torch.random.fork_rng(devices), inference(self.device, "fp32"), quiet_libraries():
             torch.manual_seed(seed)
             made = self._windows(voice, windows_of(frames, length, round(self.config.overlap * length)))
         stereo = resample(made, rate, SAMPLE_RATE).expand(2, -1)
@@ -103,26 +83,26 @@ class MusicGen:
             audio, tokens = self._window(part, len(window), prompt)
             made.append(audio)
             before = window
-        return faded(made, [range(window.start * hop, window.stop * hop) for window in windows])
+        return crossfade(made, [range(window.start * hop, window.stop * hop) for window in windows])
 
     def _window(self, voice: Tensor, frames: int, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
         """(S,) of voice and (K, T') of tokens to begin with → (1 or 2, T · hop) and its (K, T) tokens."""
         decoder = self.network.config.decoder
         delays = decoder.num_codebooks // decoder.audio_channels
         known = 0 if prompt is None else prompt.shape[1]
-        heard = _Tokens()
-        given = {} if prompt is None else {"decoder_input_ids": prompt.to(self.device)}
+        streamed = _Tokens()
         audio = self.network.generate(
             **self._inputs(voice),
-            **given,
+            **({} if prompt is None else {"decoder_input_ids": prompt.to(self.device)}),
             max_new_tokens=frames - known + delays - 1,
             do_sample=True,
             guidance_scale=self.config.guidance_scale,
             temperature=self.config.temperature,
             top_k=self.config.top_k,
-            streamer=heard,
+            streamer=streamed,
         )[0]
-        tokens = undelayed(heard.all(decoder.num_codebooks), frames, decoder.audio_channels)
+        steps = torch.cat([step.reshape(decoder.num_codebooks, -1) for step in streamed.steps], dim=1)
+        tokens = undelay(steps, frames, decoder.audio_channels)
         if prompt is not None:
             tokens[:, :known] = prompt  # what is sampled at its place is never used
         hop = self.network.config.audio_encoder.hop_length
@@ -140,7 +120,7 @@ class MusicGen:
 
 
 class _Tokens:
-    """Keeps what `generate` hands to a streamer: what it begins with, then the tokens of each step."""
+    """Collects what `generate` hands to a streamer: what it begins with, then the tokens of each step."""
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []
@@ -151,42 +131,6 @@ class _Tokens:
     def end(self) -> None:
         """Nothing is left to do."""
 
-    def all(self, codebooks: int) -> Tensor:
-        """(K, steps), a codebook's tokens later the higher it is."""
-        return torch.cat([step.reshape(codebooks, -1) for step in self.steps], dim=1)
-
-
-def load_musicgen(model: str, config: MusicGenConfig, device: torch.device) -> MusicGen:
-    """MusicGen from the hub or a folder, in the layout of transformers.
-
-    Args:
-        model: `owner/name` or a folder, of the kind `musicgen_melody`: others do not hear a vocal.
-        config: How it samples.
-        device: Where it computes.
-
-    Raises:
-        MissingPartError: A package is missing, or the weights are absent, gated, damaged or of another kind.
-        OperatorError: The disk is full.
-    """
-    require_packages("MusicGen", "transformers")
-    folder = model_folder(model, FILES)
-    require_kind(folder / "config.json", "model_type", "musicgen_melody")
-    with hushed():
-        from transformers import MusicgenMelodyForConditionalGeneration, MusicgenMelodyProcessor
-
-        dtype = DTYPES[precision_on(config, device)]
-        network = loaded(MusicgenMelodyForConditionalGeneration, folder, dtype=dtype, trust_remote_code=False)
-        try:
-            processor = MusicgenMelodyProcessor.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
-            )
-        except Exception as error:
-            raise unusable(folder, error) from error
-    network.audio_encoder.float()  # rounded to 16 bits, a codec would be heard to hiss
-    return MusicGen(
-        model_name(model), network.to(device).eval(), processor, config, weights_of(folder, FILES), device
-    )
-
 
 def windows_of(frames: int, length: int, overlap: int) -> list[range]:
     """Windows of `length` frames that share `overlap` with the one before; the last is as long as is left."""
@@ -194,7 +138,7 @@ def windows_of(frames: int, length: int, overlap: int) -> list[range]:
     return [range(start, min(start + length, frames)) for start in starts]
 
 
-def undelayed(tokens: Tensor, frames: int, channels: int) -> Tensor:
+def undelay(tokens: Tensor, frames: int, channels: int) -> Tensor:
     """(K, steps) in MusicGen's delay pattern → (K, frames).
 
     The first column begins a sequence; codebook k of a channel comes k steps later. Stereo codebooks
@@ -204,7 +148,7 @@ def undelayed(tokens: Tensor, frames: int, channels: int) -> Tensor:
     return torch.stack([row[delay : delay + frames] for row, delay in zip(tokens, delays, strict=True)])
 
 
-def faded(pieces: list[Tensor], places: list[range]) -> Tensor:
+def crossfade(pieces: list[Tensor], places: list[range]) -> Tensor:
     """(C, n) each, at their places → (C, S): where two overlap, one fades into the other linearly."""
     whole = torch.zeros(len(pieces[0]), places[-1].stop)
     whole[:, : places[0].stop] = pieces[0]

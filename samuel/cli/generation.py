@@ -15,7 +15,8 @@ from samuel.config import Sampler, SamplingConfig, Settings
 from samuel.errors import InputError
 
 if TYPE_CHECKING:
-    from samuel.baselines.render import Outcome, Renderer
+    from samuel.baselines.base import Renderer
+    from samuel.baselines.render import Outcome
     from samuel.checkpoint import TrainedModel
     from samuel.generate import Keep
 
@@ -166,7 +167,7 @@ def _sampling(settings: Settings, model: "TrainedModel", options: dict[str, Any]
 
 def _renderer(system: str, settings: Settings, model: str | None, options: dict[str, Any]) -> "Renderer":
     from samuel.baselines import musicgen, stable_audio_open
-    from samuel.baselines.render import Samuel
+    from samuel.baselines.base import Samuel
     from samuel.checkpoint import load_model
     from samuel.config import parse
     from samuel.device import resolve_device
@@ -186,8 +187,8 @@ def _renderer(system: str, settings: Settings, model: str | None, options: dict[
     values = getattr(settings, section).model_dump() | said
     config = getattr(parse({section: values}), section)
     if system == "musicgen":
-        return musicgen.load_musicgen(model or musicgen.MODEL, config, device)
-    return stable_audio_open.load_stable_audio_open(model or stable_audio_open.MODEL, config, device)
+        return musicgen.MusicGen(model or musicgen.MODEL, config, device)
+    return stable_audio_open.StableAudioOpen(model or stable_audio_open.MODEL, config, device)
 
 
 def _print_outcome(outcome: "Outcome") -> None:

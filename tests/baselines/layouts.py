@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from samuel.baselines.weights import hushed
+from samuel.baselines.pretrained import quiet_libraries
 
 WINDOW_S = 2
 """Of MusicGen: the real one has learned 30."""
@@ -30,7 +30,7 @@ TEXT: dict[str, Any] = {
 @contextmanager
 def seeded() -> Iterator[None]:
     """The same random weights each time, without a word."""
-    with hushed(), torch.random.fork_rng():
+    with quiet_libraries(), torch.random.fork_rng():
         torch.manual_seed(0)
         yield
 

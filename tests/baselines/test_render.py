@@ -1,50 +1,120 @@
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from samuel.audio import Audio
-from samuel.baselines.render import fitted, track_seed
-from samuel.errors import InputError
+from samuel.audio import SAMPLE_RATE, Audio
+from samuel.baselines import render as module
+from samuel.baselines.base import Renderer
+from samuel.baselines.render import Outcome, render_folder, track_seed, vocals_in
+from samuel.config import BaselineConfig
+from samuel.errors import InputError, OperatorError
 from samuel.evaluate.cost import stated_efficiency
 from samuel.evaluate.systems import folders
-from tests.baselines.quieter import (
-    Quieter,
-    about,
-    run,
-    write,
-)
 from tests.generate.voices import voice
+
+HOSTILE = (
+    "--help.wav", "-y.wav", "a b.wav", "歌 é.wav", "<img src=x>&.wav", "$(true);.wav", "a%03d.wav", "x.y.wav",
+)  # fmt: skip
+
+
+class Quieter(Renderer):
+    """A system that plays the vocal back at half its level, or whatever else is wanted."""
+
+    name = "Quieter"
+    conditioning = "vocal"
+
+    def __init__(
+        self,
+        change: Callable[[Audio], Audio] = lambda vocal: 0.5 * vocal,
+        device: str = "cpu",
+        **identity: Any,
+    ) -> None:
+        model = identity.pop("model", "none")
+        super().__init__(
+            model, torch.nn.Linear(1, 1), BaselineConfig(seed=7), torch.device(device), **identity
+        )
+        self.change, self.seeds = change, list[int]()
+
+    def render(self, vocal: Audio, seed: int) -> Audio:
+        self.seeds.append(seed)
+        return self.change(vocal)
+
+
+def write(folder: Path, *names: str, samples: int = 9_000) -> Path:
+    folder.mkdir(exist_ok=True)
+    for index, name in enumerate(names):
+        soundfile.write(str(folder / name), voice(samples + index).T, SAMPLE_RATE, "PCM_24", format="WAV")
+    return folder
+
+
+@pytest.fixture
+def vocals(tmp_path: Path) -> Path:
+    return write(tmp_path / "vocals", "a.wav", "b.wav", "c.wav")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "quieter"
+
+
+def run(system: Renderer, vocals: Path, output: Path) -> list[Outcome]:
+    reported: list[Outcome] = []
+    outcomes = render_folder(system, vocals_in(vocals, output), output, reported.append)
+    assert reported == outcomes
+    return outcomes
+
+
+def about(output: Path) -> Any:
+    return json.loads((output / "system.json").read_text("utf-8"))
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def fails_at_b(error: BaseException) -> Callable[[Audio], Audio]:
+    def change(vocal: Audio) -> Audio:
+        if vocal.shape[1] == 9_001:
+            raise error
+        return vocal
+
+    return change
 
 
 def test_each_vocal_gets_a_flac_of_its_name_and_length(vocals: Path, output: Path) -> None:
-    outcomes = run(Quieter(), vocals, output)
+    outcomes = run(system := Quieter(), vocals, output)
     assert [outcome.file for outcome in outcomes] == [output / f"{name}.flac" for name in "abc"]
     for index, name in enumerate("abc"):
         info = soundfile.info(output / f"{name}.flac")
         assert (info.samplerate, info.channels, info.subtype) == (44_100, 2, "PCM_24")
         samples, _ = soundfile.read(output / f"{name}.flac")
         assert np.allclose(samples.T, 0.5 * voice(9_000 + index), atol=2**-22)
+    assert system.seeds == [track_seed(7, name) for name in "abc"]
+    assert [about(output)["tracks"][name]["seed"] for name in "abc"] == system.seeds
 
 
 def test_the_record_is_what_evaluation_reads(vocals: Path, output: Path) -> None:
-    run(Quieter(), vocals, output)
+    run(Quieter(gain=0.5), vocals, output)
     lineup = folders(vocals, {"mine": output})
     assert lineup.problems == ()
     record = lineup.systems[0].about
     assert record == about(output)
     row, problem = stated_efficiency(lineup.systems[0])
     assert problem is None
-    assert row is not None
+    assert row
     assert row["tracks"] == 3
-    assert (record["system"], record["model"], record["parameters"]) == ("Quieter", "none", 1)
+    assert (record["system"], record["model"], record["parameters"]) == ("Quieter", "none", 2)
     assert (record["conditioning"], record["device"]) == ("vocal", "cpu")
+    assert record["settings"].items() >= {"gain": 0.5, "seed": 7}.items()
     assert record["peak_memory_bytes"] > 10_000_000
-    assert record["machine"]
     track = record["tracks"]["b"]
     assert track["file"] == "b.flac"
     assert track["sha256"] == hashlib.sha256((output / "b.flac").read_bytes()).hexdigest()
@@ -54,15 +124,14 @@ def test_the_record_is_what_evaluation_reads(vocals: Path, output: Path) -> None
     assert [record["tracks"][name]["warm_up"] for name in "abc"] == [True, False, False]
 
 
-def test_each_track_is_rendered_with_its_own_recorded_seed(vocals: Path, output: Path) -> None:
-    system = Quieter()
-    run(system, vocals, output)
-    assert system.seeds == [track_seed(7, name) for name in "abc"]
-    assert [about(output)["tracks"][name]["seed"] for name in "abc"] == system.seeds
+def test_each_track_has_its_own_seed() -> None:
+    seeds = {track_seed(seed, name) for seed in range(20) for name in ("a", "b", "song 1", "歌")}
+    assert len(seeds) == 80
+    assert all(0 <= seed < 2**32 for seed in seeds)
 
 
 @pytest.mark.parametrize(("extra", "cut", "padded"), [(-441, 0.0, 0.01), (0, 0.0, 0.0), (882, 0.02, 0.0)])
-def test_another_length_is_mended_and_said(
+def test_another_length_is_mended_and_recorded(
     extra: int, cut: float, padded: float, vocals: Path, output: Path
 ) -> None:
     def change(vocal: Audio) -> Audio:
@@ -76,51 +145,32 @@ def test_another_length_is_mended_and_said(
     assert np.all(samples[9_000 + min(extra, 0) :] == 0)
 
 
-def test_fitting_to_a_length() -> None:
-    audio = np.ones((2, 3), np.float32)
-    assert np.array_equal(fitted(audio, 5), [[1, 1, 1, 0, 0]] * 2)
-    assert np.array_equal(fitted(audio, 2), [[1, 1]] * 2)
-    assert fitted(audio, 5).dtype == np.float32
-
-
-def test_a_peak_beyond_full_scale_is_limited_and_said(vocals: Path, output: Path) -> None:
+def test_a_peak_beyond_full_scale_is_limited_and_recorded(vocals: Path, output: Path) -> None:
     run(Quieter(lambda vocal: 2.0 * vocal / np.abs(vocal).max()), vocals, output)
     assert about(output)["tracks"]["a"]["overshoot_db"] == pytest.approx(6.02, abs=0.01)
     samples, _ = soundfile.read(output / "a.flac")
     assert 0.9 < np.abs(samples).max() <= 1.0
 
 
-def test_what_is_there_is_not_made_again(vocals: Path, output: Path) -> None:
+def test_only_what_is_missing_changed_or_of_another_vocal_is_made_again(vocals: Path, output: Path) -> None:
     run(Quieter(), vocals, output)
-    before = (output / "system.json").read_bytes()
-    (again := Quieter()).seeds.clear()
-    outcomes = run(again, vocals, output)
+    before = files_in(output)
+    outcomes = run(again := Quieter(), vocals, output)
     assert again.seeds == []
-    assert [outcome.seconds for outcome in outcomes] == [None] * 3
-    assert all(outcome.file and not outcome.message for outcome in outcomes)
-    assert about(output)["tracks"] == json.loads(before)["tracks"]
-
-
-def test_what_was_changed_or_removed_is_made_again(vocals: Path, output: Path) -> None:
-    run(Quieter(), vocals, output)
-    whole = (output / "a.flac").read_bytes()
-    (output / "a.flac").write_bytes(whole[:-1] + b"!")
+    assert all(outcome.file and outcome.seconds is None for outcome in outcomes)
+    assert files_in(output) == before
+    (output / "a.flac").write_bytes(before["a.flac"][:-1] + b"!")
     (output / "b.flac").unlink()
     write(vocals, "c.wav", samples=5_000)  # another vocal under an old name
-    run(again := Quieter(), vocals, output)
+    run(again, vocals, output)
     assert len(again.seeds) == 3
-    assert (output / "a.flac").read_bytes() == whole
+    assert (output / "a.flac").read_bytes() == before["a.flac"]
     assert soundfile.info(output / "c.flac").frames == 5_000
 
 
 def test_an_interrupted_run_goes_on(vocals: Path, output: Path) -> None:
-    def change(vocal: Audio) -> Audio:
-        if vocal.shape[1] == 9_001:
-            raise KeyboardInterrupt
-        return vocal
-
     with pytest.raises(KeyboardInterrupt):
-        run(Quieter(change), vocals, output)
+        run(Quieter(fails_at_b(KeyboardInterrupt())), vocals, output)
     assert list(about(output)["tracks"]) == ["a"]
     run(again := Quieter(), vocals, output)
     assert again.seeds == [track_seed(7, name) for name in "bc"]
@@ -130,19 +180,20 @@ def test_an_interrupted_run_goes_on(vocals: Path, output: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (Quieter(settings={"gain": 0.25, "seed": 7}), r"settings\.gain: 0\.5 there, 0\.25 here"),
-        (Quieter(settings={"seed": 7}), r"settings\.gain: 0\.5 there, None here"),
-        (Quieter(name="Louder"), "system: 'Quieter' there, 'Louder' here"),
-        (Quieter(model="some"), "model: 'none' there"),
-        (Quieter(device=torch.device("meta")), "device: 'cpu' there, 'meta' here"),
+        ({"gain": 0.25}, r"settings\.gain: 0\.5 there, 0\.25 here"),
+        ({}, r"settings\.gain: 0\.5 there, None here"),
+        ({"gain": 0.5, "model": "some"}, "model: 'none' there"),
+        ({"gain": 0.5, "device": "meta"}, "device: 'cpu' there, 'meta' here"),
     ],
 )
-def test_tracks_made_otherwise_are_not_mixed(other: Quieter, words: str, vocals: Path, output: Path) -> None:
-    run(Quieter(), vocals, output)
-    before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+def test_tracks_made_otherwise_are_not_mixed(
+    other: dict[str, Any], words: str, vocals: Path, output: Path
+) -> None:
+    run(Quieter(gain=0.5), vocals, output)
+    before = files_in(output)
     with pytest.raises(InputError, match=words):
-        run(other, vocals, output)
-    assert {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
+        run(Quieter(**other), vocals, output)
+    assert files_in(output) == before
 
 
 def test_another_machine_is_named_beside_the_first(vocals: Path, output: Path) -> None:
@@ -161,9 +212,9 @@ def test_another_machine_is_named_beside_the_first(vocals: Path, output: Path) -
         ("song.flac", b"somebody's", r"holds 'song\.flac' and no system\.json"),
         ("system.json", b"{", "damaged"),
         ("system.json", b"[]", "damaged"),
+        ("system.json", b"\xff" * 100, "damaged"),
         ("system.json", b'{"tracks": {"a": 1}}', "damaged"),
-        ("system.json", b'{"tracks": {"a": {}}}', "written by something else"),
-        ("system.json", b'{"tracks": {}}', "made otherwise"),
+        ("system.json", b'{"tracks": {}}', "written by something else"),
     ],
 )
 def test_a_folder_of_somebody_else_is_left_alone(
@@ -173,5 +224,101 @@ def test_a_folder_of_somebody_else_is_left_alone(
     (output / name).write_bytes(content)
     with pytest.raises(InputError, match=words):
         run(Quieter(), vocals, output)
-    assert [path.name for path in output.iterdir() if path.is_file()] == [name]
-    assert (output / name).read_bytes() == content
+    assert files_in(output) == {name: content}
+
+
+def test_one_bad_vocal_stops_no_other(vocals: Path, output: Path) -> None:
+    (vocals / "0.wav").write_bytes(b"la la la")
+    (vocals / "b.wav").write_bytes(b"")
+    soundfile.write(vocals / "empty.wav", np.zeros((0, 2)), SAMPLE_RATE)
+    (vocals / "gone.wav").symlink_to("nowhere")
+    outcomes = run(Quieter(), vocals, output)
+    failed = {outcome.vocal.name: outcome.message for outcome in outcomes if outcome.file is None}
+    assert list(failed) == ["0.wav", "b.wav", "empty.wav", "gone.wav"]
+    assert "not readable as audio" in failed["0.wav"]
+    assert "no regular file" in failed["gone.wav"]
+    assert sorted(about(output)["tracks"]) == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (InputError("the vocal is too long"), "the vocal is too long"),
+        (torch.OutOfMemoryError("out of memory\nmore"), "out of memory"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_what_a_system_cannot_do_stops_no_other(
+    fault: Exception, words: str, vocals: Path, output: Path
+) -> None:
+    outcomes = run(Quieter(fails_at_b(fault)), vocals, output)
+    assert [outcome.message for outcome in outcomes] == ["", words, ""]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(value: float, vocals: Path, output: Path) -> None:
+    outcomes = run(Quieter(lambda vocal: np.full_like(vocal, value)), vocals, output)
+    assert all("no numbers; take precision fp32" in outcome.message for outcome in outcomes)
+    assert list(files_in(output)) == ["system.json"]
+
+
+def test_a_full_disk_stops_the_run(vocals: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_accompaniment", full)
+    with pytest.raises(OperatorError, match="disk is full"):
+        run(Quieter(), vocals, output)
+    assert about(output)["tracks"] == {}
+
+
+def test_hostile_names_are_names(tmp_path: Path, output: Path) -> None:
+    outcomes = run(Quieter(), write(tmp_path / "vocals", *HOSTILE), output)
+    assert [outcome.message for outcome in outcomes] == [""] * len(HOSTILE)
+    wanted = sorted(f"{name[:-4]}.flac" for name in HOSTILE)
+    assert sorted(path.name for path in output.iterdir() if path.suffix == ".flac") == wanted
+    assert folders(tmp_path / "vocals", {"mine": output}).problems == ()
+
+
+def test_names_under_which_nothing_can_lie_fail_alone(vocals: Path, output: Path) -> None:
+    write(vocals, "x" * 251 + ".wav")
+    soundfile.write(vocals / "c.ogg", voice(4_000).T, SAMPLE_RATE)
+    undecodable = os.fsdecode(os.fsencode(vocals) + b"/\xff.wav")
+    Path(undecodable).write_bytes((vocals / "a.wav").read_bytes())
+    failed = {
+        outcome.vocal.name: outcome.message for outcome in run(Quieter(), vocals, output) if outcome.message
+    }
+    assert list(about(output)["tracks"]) == ["a", "b"]
+    twice = "c.ogg, c.wav: one name, and one accompaniment; rename all but one"
+    assert failed.pop("c.ogg") == failed.pop("c.wav") == twice
+    assert "not UTF-8" in failed.pop("\udcff.wav")
+    assert "too long a name" in failed.pop("x" * 251 + ".wav")
+    assert failed == {}
+
+
+def test_what_is_no_vocal_is_passed_over_and_named(vocals: Path, output: Path) -> None:
+    for name in (".hidden.wav", "notes.txt"):
+        (vocals / name).write_bytes(b"")
+    (vocals / "more.wav").mkdir()
+    found = vocals_in(vocals, output)
+    assert list(found.files) == ["a", "b", "c"]
+    assert found.skipped == [
+        (".hidden.wav", "hidden"), ("more.wav", "a folder"), ("notes.txt", "no audio file, by its suffix"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("folder", "output", "words"),
+    [
+        ("absent", "out", "no such folder"),
+        ("empty", "out", "holds no audio"),
+        ("vocals", "empty/../vocals", "would be written over"),
+        ("vocals", "vocals/a.wav", "no folder"),
+    ],
+)
+def test_a_folder_that_cannot_be_the_vocals_is_refused(
+    folder: str, output: str, words: str, vocals: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=words):
+        vocals_in(tmp_path / folder, tmp_path / output)

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from samuel.audio import SAMPLE_RATE
-from samuel.baselines.stable_audio_open import StableAudioOpen, StableAudioOpenConfig, load_stable_audio_open
-from samuel.baselines.weights import hushed
+from samuel.baselines.pretrained import quiet_libraries
+from samuel.baselines.stable_audio_open import StableAudioOpen
+from samuel.config import StableAudioOpenConfig
 from samuel.errors import InputError, MissingPartError, SettingsError
 from tests.baselines.layouts import OPEN_FRAMES
 from tests.generate.voices import voice
@@ -21,20 +23,25 @@ LONGEST = OPEN_FRAMES * 2048
 
 
 @pytest.fixture(scope="module")
-def system(open_folder: Path) -> StableAudioOpen:
-    return load_stable_audio_open(str(open_folder), CONFIG, CPU)
+def folder(weights: dict[str, Path]) -> Path:
+    return weights["stable-audio-open"]
+
+
+@pytest.fixture(scope="module")
+def system(folder: Path) -> StableAudioOpen:
+    return StableAudioOpen(str(folder), CONFIG, CPU)
 
 
 @pytest.fixture
-def copied(open_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(open_folder, tmp_path / "model"))
+def copied(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "model"))
 
 
-def test_it_is_what_the_librarys_own_pipeline_gives(system: StableAudioOpen, open_folder: Path) -> None:
-    with hushed():
+def test_it_is_what_the_librarys_own_pipeline_gives(system: StableAudioOpen, folder: Path) -> None:
+    with quiet_libraries():
         from diffusers.pipelines.stable_audio.pipeline_stable_audio import StableAudioPipeline
 
-        pipeline: Any = StableAudioPipeline.from_pretrained(open_folder)
+        pipeline: Any = StableAudioPipeline.from_pretrained(folder)
         wanted = pipeline(
             "pop with drums", num_inference_steps=3, audio_end_in_s=30_000.5 / SAMPLE_RATE,
             generator=torch.Generator().manual_seed(5),
@@ -44,11 +51,11 @@ def test_it_is_what_the_librarys_own_pipeline_gives(system: StableAudioOpen, ope
     assert np.array_equal(made, wanted.numpy())
 
 
-def test_seed_and_text_decide_and_the_vocal_does_not(system: StableAudioOpen, open_folder: Path) -> None:
+def test_seed_and_text_decide_and_the_vocal_does_not(system: StableAudioOpen, folder: Path) -> None:
     first = system.render(voice(30_000), seed=1)
     assert np.array_equal(system.render(voice(30_000, level=0.01), seed=1), first)
     assert not np.array_equal(system.render(voice(30_000), seed=2), first)
-    other = load_stable_audio_open(str(open_folder), CONFIG.model_copy(update={"prompt": "a b c"}), CPU)
+    other = StableAudioOpen(str(folder), CONFIG.model_copy(update={"prompt": "a b c"}), CPU)
     assert not np.array_equal(other.render(voice(30_000), seed=1), first)
     assert system.conditioning == "text"
 
@@ -69,44 +76,39 @@ def test_what_determines_the_audio_is_recorded(system: StableAudioOpen, copied: 
     assert system.settings.items() >= {"prompt": "pop with drums", "steps": 3, "precision": "fp32"}.items()
     assert system.parameters == sum(t.numel() for t in system.pipeline.transformer.state_dict().values())
     (copied / "model.safetensors").write_bytes(b"of stable-audio-tools, and never read here")
-    again = load_stable_audio_open(str(copied), CONFIG, CPU)
-    assert again.settings == system.settings
+    assert StableAudioOpen(str(copied), CONFIG, CPU).settings == system.settings
 
 
-def test_a_prompt_that_would_be_cut_is_refused(open_folder: Path) -> None:
+def test_a_prompt_that_would_be_cut_is_refused(folder: Path) -> None:
     long = CONFIG.model_copy(update={"prompt": "pop with drums " * 9})
     with pytest.raises(SettingsError, match="setting prompt: 28 tokens, of which the text encoder reads 16"):
-        load_stable_audio_open(str(open_folder), long, CPU)
+        StableAudioOpen(str(folder), long, CPU)
 
 
-def test_another_pipeline_or_scheduler_is_refused(copied: Path) -> None:
-    scheduler = copied / "scheduler" / "scheduler_config.json"
-    known = scheduler.read_text()
-    scheduler.write_text(json.dumps({"_class_name": "DDIMScheduler"}))
-    with pytest.raises(MissingPartError, match="_class_name is 'DDIMScheduler'"):
-        load_stable_audio_open(str(copied), CONFIG, CPU)
-    scheduler.write_text(known)
-    (copied / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    with pytest.raises(MissingPartError, match="'StableDiffusionPipeline', not 'StableAudioPipeline'"):
-        load_stable_audio_open(str(copied), CONFIG, CPU)
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "is 'DDIMScheduler'"),
+        ("model_index.json", {"_class_name": "Other"}, "'Other', not 'StableAudioPipeline'"),
+        ("vae/config.json", {"sampling_rate": 48_000}, "of 48000 Hz"),
+    ],
+)
+def test_another_pipeline_scheduler_or_rate_is_refused(
+    file: str, values: dict[str, Any], words: str, copied: Path
+) -> None:
+    known = json.loads((copied / file).read_text())
+    (copied / file).write_text(json.dumps(known | values))
+    with pytest.raises(MissingPartError, match=words):
+        StableAudioOpen(str(copied), CONFIG, CPU)
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "projection_model", "text_encoder"])
 def test_a_part_without_a_tensor_is_named(part: str, copied: Path) -> None:
     """The libraries would fill the gap with random numbers."""
-    from safetensors.torch import load_file, save_file
-
     file = next((copied / part).glob("*.safetensors"))
     state = load_file(file)
     lost = min(name for name in state if "weight" in name)
     del state[lost]
     save_file(state, file, {"format": "pt"})
     with pytest.raises(MissingPartError, match=rf"{part}: .*{re.escape(lost)}"):
-        load_stable_audio_open(str(copied), CONFIG, CPU)
-
-
-def test_weights_of_another_rate_are_refused(copied: Path) -> None:
-    file = copied / "vae" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"sampling_rate": 48_000}))
-    with pytest.raises(MissingPartError, match="of 48000 Hz"):
-        load_stable_audio_open(str(copied), CONFIG, CPU)
+        StableAudioOpen(str(copied), CONFIG, CPU)

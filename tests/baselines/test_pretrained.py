@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
-from samuel.baselines.musicgen import FILES, MusicGenConfig, load_musicgen
-from samuel.baselines.render import parse_section, track_seed
-from samuel.baselines.stable_audio_open import StableAudioOpenConfig, load_stable_audio_open
-from samuel.baselines.weights import hushed, weights_of
-from samuel.errors import MissingPartError, SettingsError
+from samuel.baselines.base import precision_on
+from samuel.baselines.musicgen import MusicGen
+from samuel.baselines.pretrained import files_digest, quiet_libraries
+from samuel.baselines.stable_audio_open import StableAudioOpen
+from samuel.config import MusicGenConfig, StableAudioOpenConfig
+from samuel.errors import MissingPartError
 from tests.hub import Handler, LocalHub, local_hub
 
 CPU = torch.device("cpu")
@@ -22,8 +24,8 @@ REPOSITORY = "facebook/musicgen-melody-large"
 
 
 @pytest.fixture
-def copied(musicgen_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(musicgen_folder, tmp_path / "model"))
+def copied(weights: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(weights["musicgen"], tmp_path / "model"))
 
 
 @pytest.fixture
@@ -59,9 +61,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 def test_a_repository_is_fetched_without_what_would_be_unpickled(hub: LocalHub, copied: Path) -> None:
     (copied / "state_dict.bin").write_bytes(b"never fetched")
     hub.folders[REPOSITORY] = copied
-    system = load_musicgen(REPOSITORY, CONFIG, CPU)
+    system = MusicGen(REPOSITORY, CONFIG, CPU)
     assert system.model == REPOSITORY
-    assert system.settings == load_musicgen(str(copied), CONFIG, CPU).settings
+    assert system.settings == MusicGen(str(copied), CONFIG, CPU).settings
     assert not any(".bin" in path for _, path in hub.requests)
 
 
@@ -80,7 +82,7 @@ def test_a_hub_that_gives_nothing_is_named_with_a_remedy(
     for name, value in state.items():
         setattr(hub, name, value)
     with pytest.raises(MissingPartError, match=words) as refused:
-        load_musicgen(REPOSITORY, CONFIG, CPU)
+        MusicGen(REPOSITORY, CONFIG, CPU)
     assert str(refused.value).startswith(REPOSITORY)
     assert "--model a folder" in str(refused.value)
 
@@ -89,95 +91,102 @@ def test_offline_mode_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(MissingPartError, match="not in the local cache"):
-        load_musicgen(REPOSITORY, CONFIG, CPU)
+        MusicGen(REPOSITORY, CONFIG, CPU)
 
 
 @pytest.mark.parametrize("name", ["absent", "./absent/model", "/absent", "a/b/c"])
 def test_what_is_neither_folder_nor_repository_is_named(name: str) -> None:
     with pytest.raises(MissingPartError, match="no such folder, and no hub repository"):
-        load_musicgen(name, CONFIG, CPU)
+        MusicGen(name, CONFIG, CPU)
 
 
-def test_another_kind_of_model_is_refused_before_its_weights_are_read(copied: Path) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps(config | {"model_type": "musicgen"}))
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read as the configuration"),
+        ("[]", "cannot be read as the configuration"),
+        ('{"a": 1}', "cannot be read as the configuration"),
+        ("\udcff", "cannot be read as the configuration"),
+        ('{"model_type": "musicgen"}', "model_type is 'musicgen', not 'musicgen_melody'"),
+    ],
+)
+def test_another_kind_of_model_is_refused_before_its_weights_are_read(
+    content: str | None, words: str, copied: Path
+) -> None:
     (copied / "model.safetensors").unlink()
-    with pytest.raises(MissingPartError, match=r"model_type is 'musicgen', not 'musicgen_melody'"):
-        load_musicgen(str(copied), CONFIG, CPU)
-
-
-@pytest.mark.parametrize("content", [None, "", "[]", '{"a": 1}', "\udcff"])
-def test_a_folder_without_a_configuration_is_named(content: str | None, copied: Path) -> None:
     (copied / "config.json").unlink()
     if content is not None:
         (copied / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(MissingPartError, match=r"config\.json: cannot be read as the configuration"):
-        load_musicgen(str(copied), CONFIG, CPU)
+    with pytest.raises(MissingPartError, match=rf"config\.json: .*{words}"):
+        MusicGen(str(copied), CONFIG, CPU)
 
 
-def test_pickled_weights_are_never_read(copied: Path) -> None:
-    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
-    with pytest.raises(MissingPartError, match="holds no safetensors; pickled weights"):
-        load_musicgen(str(copied), CONFIG, CPU)
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def test_half_a_file_is_named(copied: Path) -> None:
-    file = copied / "model.safetensors"
+def halved(folder: Path) -> None:
+    file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(MissingPartError, match=r"model: not usable \(.*fetch it again"):
-        load_musicgen(str(copied), CONFIG, CPU)
 
 
-def test_a_tensor_that_is_missing_is_named(copied: Path) -> None:
+def without_a_tensor(folder: Path) -> None:
     """transformers would draw it at random, and say so in a log at most."""
-    from safetensors.torch import load_file, save_file
-
-    state = load_file(copied / "model.safetensors")
+    state = load_file(folder / "model.safetensors")
     del state["audio_enc_to_dec_proj.weight"]
-    save_file(state, copied / "model.safetensors", {"format": "pt"})
-    with pytest.raises(MissingPartError, match=r"1 tensors are missing \(audio_enc_to_dec_proj\.weight\)"):
-        load_musicgen(str(copied), CONFIG, CPU)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
 
 
-def test_tensors_of_another_size_are_named(copied: Path) -> None:
-    config = json.loads((copied / "config.json").read_text())
+def of_another_size(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
     config["decoder"]["ffn_dim"] = 24
-    (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(MissingPartError, match=str(copied)):
-        load_musicgen(str(copied), CONFIG, CPU)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (pickled, "holds no safetensors; pickled weights"),
+        (halved, r"not usable \(.*fetch it again"),
+        (without_a_tensor, r"1 tensors are missing \(audio_enc_to_dec_proj\.weight\)"),
+        (of_another_size, ""),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused(damage: Any, words: str, copied: Path) -> None:
+    damage(copied)
+    with pytest.raises(MissingPartError, match=rf"{copied}: .*{words}"):
+        MusicGen(str(copied), CONFIG, CPU)
 
 
 def test_tensors_to_spare_do_not_matter(copied: Path) -> None:
     """Older releases saved the table of positions, which newer ones compute."""
-    from safetensors.torch import load_file, save_file
-
     state = load_file(copied / "model.safetensors")
     state["decoder.model.decoder.embed_positions.weights"] = torch.zeros(2048, 16)
     save_file(state, copied / "model.safetensors", {"format": "pt"})
-    assert load_musicgen(str(copied), CONFIG, CPU).parameters > 0
+    assert MusicGen(str(copied), CONFIG, CPU).parameters > 0
 
 
 @pytest.mark.parametrize("package", ["transformers", "torchsde"])
 def test_a_missing_extra_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPartError, match=rf"{package}: pip install 'samuel\[baselines\]'"):
-        load_stable_audio_open("absent", StableAudioOpenConfig(), CPU)
+        StableAudioOpen("absent", StableAudioOpenConfig(), CPU)
 
 
 def test_a_digest_stands_for_weights_and_settings_alone(copied: Path) -> None:
-    before = weights_of(copied, FILES)
+    before = files_digest(copied, MusicGen.files)
     (copied / "README.md").write_text("words")
-    assert weights_of(copied, FILES) == before
+    assert files_digest(copied, MusicGen.files) == before
     file = copied / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\xff")
-    assert weights_of(copied, FILES) != before
+    assert files_digest(copied, MusicGen.files) != before
 
 
-def test_hushing_ends_with_its_block(capsys: pytest.CaptureFixture[str]) -> None:
+def test_libraries_are_quiet_within_the_block_alone(capsys: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with hushed():
+    with quiet_libraries():
         print("noise")  # noqa: T201
         warnings.warn("noise", stacklevel=1)
         logging.get_logger("transformers.noise").error("noise")
@@ -187,29 +196,7 @@ def test_hushing_ends_with_its_block(capsys: pytest.CaptureFixture[str]) -> None
     assert shown.out + shown.err == ""
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"top_k": 0}, r"setting top_k: .*given: 0"),
-        ({"prompt": ""}, "setting prompt"),
-        ({"temperature": float("nan")}, "setting temperature"),
-        ({"steps": 3}, "setting steps"),
-        ({"seed": -1}, "setting seed"),
-    ],
-)
-def test_wrong_settings_are_named(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(SettingsError, match=words):
-        parse_section(MusicGenConfig, values)
-
-
-def test_each_track_has_its_own_seed() -> None:
-    seeds = {track_seed(seed, name) for seed in range(20) for name in ("a", "b", "song 1", "歌")}
-    assert len(seeds) == 80
-    assert all(0 <= seed < 2**32 for seed in seeds)
-    assert track_seed(3, "a") == track_seed(3, "a")
-
-
 @pytest.mark.parametrize(("device", "wanted"), [("cpu", "fp32"), ("cuda", "fp16"), ("mps", "fp32")])
 def test_precision_by_itself_follows_the_device(device: str, wanted: str) -> None:
-    assert CONFIG.precision_on(torch.device(device)) == wanted
-    assert MusicGenConfig(precision="bf16").precision_on(torch.device(device)) == "bf16"
+    assert precision_on(CONFIG, torch.device(device)) == wanted
+    assert precision_on(MusicGenConfig(precision="bf16"), torch.device(device)) == "bf16"
