@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samuel.artifacts import Bucket
+from samuel.store import RemoteFolder
 
 KINDS = ("memory", "file", "path", "s3")
 
@@ -40,15 +40,16 @@ def _bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     local.stop()
 
 
-def names(bucket: Bucket) -> list[str]:
+def names(url: str) -> list[str]:
     """Of everything in a store."""
-    return sorted(bucket.sizes(""))
+    return sorted(RemoteFolder(url, "store").sizes())
 
 
-def damage(bucket: Bucket, suffix: str) -> str:
+def damage(url: str, suffix: str) -> str:
     """Change a byte of the one file in a store that has the suffix; its name."""
-    [name] = [name for name in names(bucket) if name.endswith(suffix)]
-    content = bytearray(bucket.read(name) or b"")
+    remote = RemoteFolder(url, "store")
+    [name] = [name for name in remote.sizes() if name.endswith(suffix)]
+    content = bytearray(remote.read(name) or b"")
     content[len(content) // 2] ^= 1
-    bucket.write(bytes(content), name)
+    remote.put(bytes(content), name)
     return name

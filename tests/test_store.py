@@ -1,4 +1,4 @@
-"""Two machines with data folders of their own, and a store between them."""
+"""Machines with data folders of their own, and a store between them."""
 
 import multiprocessing
 import os
@@ -11,25 +11,21 @@ from typing import Any
 
 import pytest
 
+from samuel import store as module
 from samuel.artifacts import (
     Artifact,
-    Bucket,
-    Store,
-    bucket_of,
     failure_file,
     find_artifact,
+    json_bytes,
     make_artifact,
     read_json,
+    release,
     write_json,
 )
-from samuel.errors import OperatorError
+from samuel.errors import MissingPartError, OperatorError, SettingsError
+from samuel.store import RemoteFolder, Store
 from tests.popdb.shards.songs import digests
-from tests.stores import (
-    KINDS,
-    a_store,
-    damage,
-    names,
-)
+from tests.stores import KINDS, a_store, damage, names
 
 KEY = Path("stems") / "k1"
 
@@ -45,8 +41,13 @@ def folder_url(tmp_path: Path) -> str:
     return (tmp_path / "store").as_uri()
 
 
-def machine(url: str, root: Path) -> Store:
-    return Store(bucket_of(url), root)
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSES_S", (0.0, 0.0))
+
+
+def machines(url: str, folder: Path, letters: str) -> list[Store]:
+    return [Store(folder / letter, url) for letter in letters]
 
 
 def stems(target: Path, more: bytes = b"") -> dict[str, Any]:
@@ -56,59 +57,180 @@ def stems(target: Path, more: bytes = b"") -> dict[str, Any]:
 
 
 def made_on(store: Store, make: Callable[[Path], dict[str, Any]] = stems, key: Path = KEY) -> Artifact:
-    entry = make_artifact(store.root / key, make)
-    store.publish(entry.folder)
-    return entry
+    artifact = make_artifact(store.root / key, make)
+    store.publish(artifact.folder)
+    return artifact
 
 
-def told(entry: Artifact) -> Artifact:
-    """The entry as another machine tells of it: under a path that is none here."""
-    return replace(entry, folder=Path("/elsewhere") / KEY)
+def seen_from_elsewhere(artifact: Artifact) -> Artifact:
+    """The artifact as another machine names it: under a path that is none here."""
+    return replace(artifact, folder=Path("/elsewhere") / KEY)
 
 
 def found_on(store: Store, key: Path = KEY) -> Artifact:
-    entry = store.find(store.root / key)
-    assert entry
-    return entry
+    artifact = store.find(store.root / key)
+    assert artifact
+    return artifact
+
+
+# Files behind a URL.
+
+
+def test_files_are_put_listed_read_fetched_and_removed(url: str, tmp_path: Path) -> None:
+    remote = RemoteFolder(url, "store")
+    assert remote.sizes("raw") == {}
+    assert remote.read("raw/k/none") is None
+    (tmp_path / "source").write_bytes(b"hello")
+    remote.put(tmp_path / "source", "raw/k/a.wav")
+    remote.put(b"{}", "raw/k/entry.json")
+    remote.put(b"{}", "raw/k2/entry.json")
+    assert remote.sizes("raw/k") == {"a.wav": 5, "entry.json": 2}
+    assert remote.sizes("raw") == {"k/a.wav": 5, "k/entry.json": 2, "k2/entry.json": 2}
+    assert remote.read("raw/k/entry.json") == b"{}"
+    assert remote.get("raw/k/a.wav", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"hello"
+    assert not remote.get("raw/k/none", tmp_path / "other")
+    remote.put(b"longer", "raw/k/entry.json")
+    assert remote.sizes("raw/k")["entry.json"] == 6
+    remote.remove(["raw/k/a.wav", "raw/k/none"])
+    assert remote.sizes("raw/k") == {"entry.json": 6}
+
+
+class Weak:
+    """A file system whose network fails so many times."""
+
+    def __init__(self, real: Any, faults: int, error: Exception) -> None:
+        self.real, self.faults, self.error, self.asked = real, faults, error, 0
+
+    def __getattr__(self, name: str) -> Any:
+        def ask(*args: Any, **options: Any) -> Any:
+            self.asked += 1
+            if self.asked <= self.faults:
+                raise self.error
+            return getattr(self.real, name)(*args, **options)
+
+        return ask if name in ("cat_file", "put_file", "get_file", "rm_file") else getattr(self.real, name)
+
+
+def weak(faults: int, error: Exception) -> tuple[RemoteFolder, Weak]:
+    remote = RemoteFolder("memory://weak", "settings.store")
+    remote.put(b"there", "file")
+    remote.filesystem = filesystem = Weak(remote.filesystem, faults, error)
+    return remote, filesystem
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), TimeoutError("late")])
+def test_a_passing_fault_is_tried_again(error: Exception, tmp_path: Path) -> None:
+    for ask in (
+        lambda remote: remote.read("file"),
+        lambda remote: remote.get("file", tmp_path / "copy"),
+        lambda remote: remote.put(tmp_path / "copy", "copy"),
+        lambda remote: remote.remove(["copy"]),
+    ):
+        remote, filesystem = weak(2, error)
+        ask(remote)
+        assert filesystem.asked == 3
+    assert (tmp_path / "copy").read_bytes() == b"there"
+
+
+@pytest.mark.parametrize(("error", "asked"), [(ConnectionResetError("reset"), 3), (PermissionError("no"), 1)])
+def test_a_lasting_fault_stops_the_run_with_advice(error: Exception, asked: int) -> None:
+    remote, filesystem = weak(99, error)
+    with pytest.raises(OperatorError, match=r"memory://weak cannot be used \(.*(reset|no)\); check settings"):
+        remote.read("file")
+    assert filesystem.asked == asked
+
+
+def test_a_store_that_is_no_folder_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    remote = RemoteFolder(str(tmp_path / "store"), "settings.store")
+    for ask in (lambda: remote.sizes("raw"), lambda: remote.put(b"hello", "raw/k/a.wav")):
+        with pytest.raises(OperatorError, match=r"cannot be used .*check settings\.store"):
+            ask()
+
+
+def test_no_message_holds_a_password_or_a_signature() -> None:
+    with pytest.raises(SettingsError) as raised:
+        RemoteFolder("s3://user:hunter2@host/bucket", "store")
+    assert "hunter2" not in str(raised.value)
+    remote, _ = weak(99, PermissionError("https://host/file?X-Amz-Signature=hunter2 refused"))
+    with pytest.raises(OperatorError, match=r"https://host/file\?… refused") as operator:
+        remote.read("file")
+    assert "hunter2" not in str(operator.value)
+
+
+def test_a_protocol_without_a_package_is_named() -> None:
+    with pytest.raises(MissingPartError, match="gopher://host"):
+        RemoteFolder("gopher://host/store", "store")
+
+
+def test_a_bucket_that_is_not_there_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_store("s3", tmp_path, monkeypatch):
+        remote = RemoteFolder("s3://nobody-made-this/pieces", "store")
+        assert remote.sizes("raw") == {}
+        with pytest.raises(OperatorError, match="s3://nobody-made-this/pieces cannot be used"):
+            remote.put(b"{}", "raw/k/entry.json")
+
+
+def test_a_full_disk_here_is_not_the_store_s(tmp_path: Path) -> None:
+    remote, _ = weak(99, OSError(28, "No space left on device"))
+    with pytest.raises(OperatorError, match=f"{tmp_path}: the disk is full"):
+        remote.get("file", tmp_path / "copy")
+
+
+# Artifacts of several machines.
+
+
+def test_without_a_url_all_is_in_the_data_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = made_on(store)
+    assert found_on(store) == replace(made, made=False)
+    assert list(store.all(tmp_path / "stems")) == [found_on(store)]
+    assert store.fetch(made).sha256 == made.sha256
+    store.release(made.folder)
+    assert found_on(store).released
+    with pytest.raises(OperatorError, match=r"removed since this run saw it.*start this one again"):
+        store.fetch(made)
+    store.forget(made.folder)
+    assert store.find(made.folder) is None
 
 
 def test_what_one_machine_made_the_other_finds_and_fetches_when_it_needs_it(url: str, tmp_path: Path) -> None:
-    a, b = machine(url, tmp_path / "a"), machine(url, tmp_path / "b")
+    a, b, c = machines(url, tmp_path, "abc")
     assert b.find(b.root / KEY) is None
     made = made_on(a)
     found = found_on(b)
     assert (found.record, found.sha256, found.made) == (made.record, made.sha256, False)
     assert not list(b.root.rglob("*.flac"))
-    assert b.at_hand(found).folder == b.root / KEY
+    assert b.fetch(found).folder == b.root / KEY
     assert digests(b.root / KEY) == digests(a.root / KEY)
-    # An entry that the other machine told of, under the path that it has there.
-    c = machine(url, tmp_path / "c")
-    assert c.at_hand(told(made)).path("vocals.flac").read_bytes() == b"vocals.flac" * 1000
+    fetched = c.fetch(seen_from_elsewhere(made))
+    assert fetched.path("vocals.flac").read_bytes() == b"vocals.flac" * 1000
     assert not Path("/elsewhere").exists()
 
 
-def test_what_is_at_hand_is_not_fetched_again(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a, b = machine(url, tmp_path / "a"), machine(url, tmp_path / "b")
+def test_what_is_here_is_not_fetched_again(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = machines(url, tmp_path, "ab")
     made_on(a)
-    b.at_hand(found_on(b))
-    monkeypatch.setattr(Bucket, "get", lambda *_: pytest.fail("fetched"))
-    monkeypatch.setattr(Bucket, "put", lambda *_: pytest.fail("put"))
+    b.fetch(found_on(b))
+    monkeypatch.setattr(RemoteFolder, "get", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(RemoteFolder, "put", lambda *_: pytest.fail("put"))
     for store in (a, b):
-        assert store.at_hand(found_on(store)).folder == store.root / KEY
+        assert store.fetch(found_on(store)).folder == store.root / KEY
 
 
 def killed_before_the_manifest(url: str, root: Path) -> None:
-    put = Bucket.put
+    put = RemoteFolder.put
 
-    def killed(self: Bucket, source: Path, name: str) -> None:
+    def killed(self: RemoteFolder, source: Path | bytes, name: str) -> None:
         if name.endswith("entry.json"):
             os.kill(os.getpid(), signal.SIGKILL)
         put(self, source, name)
 
-    Bucket.put = killed
-    made_on(machine(url, root))
+    RemoteFolder.put = killed
+    made_on(Store(root, url))
 
 
 def test_a_machine_that_is_killed_before_the_manifest_has_published_nothing(
@@ -120,78 +242,87 @@ def test_a_machine_that_is_killed_before_the_manifest_has_published_nothing(
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    a, b = machine(folder_url, tmp_path / "a"), machine(folder_url, tmp_path / "b")
-    assert len(names(a.bucket)) == 2
+    a, b = machines(folder_url, tmp_path, "ab")
+    assert len(names(folder_url)) == 2
     assert b.find(b.root / KEY) is None
     assert found_on(a).sha256  # which publishes it
-    assert b.at_hand(found_on(b)).path("rest.flac").is_file()
+    assert b.fetch(found_on(b)).path("rest.flac").is_file()
 
 
 def test_a_file_that_changed_in_the_store_is_never_used_and_published_again(
     url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    a, b = machine(url, tmp_path / "a"), machine(url, tmp_path / "b")
+    a, b = machines(url, tmp_path, "ab")
     made = made_on(a)
-    name = damage(a.bucket, f"{made.sha256['vocals.flac']}.flac")
-    with pytest.raises(OperatorError, match=r"vocals\.flac: not here, .* damaged.*; start this one again"):
-        b.at_hand(found_on(b))
+    name = damage(url, f"{made.sha256['vocals.flac']}.flac")
+    with pytest.raises(OperatorError, match=r"vocals\.flac: .* damaged, or removed.*; start this one again"):
+        b.fetch(found_on(b))
     assert name in caplog.text
     assert not (b.root / KEY).exists()
     assert b.find(b.root / KEY) is None  # so that it is made again
     assert found_on(a)
-    assert b.at_hand(found_on(b)).sha256 == made.sha256
+    assert b.fetch(found_on(b)).sha256 == made.sha256
 
 
-@pytest.mark.parametrize("how", ["shorter", "gone", "no manifest", "{", "[]", "evil", "evil digest"])
-def test_a_damaged_entry_of_the_store_is_absent(folder_url: str, tmp_path: Path, how: str) -> None:
-    a, b = machine(folder_url, tmp_path / "a"), machine(folder_url, tmp_path / "b")
-    made = made_on(a)
-    manifest, file = f"{KEY}/entry.json", f"{KEY}/{made.sha256['rest.flac']}.flac"
-    evil = {"bytes": 9, "sha256": "0" * 64}
-    match how:
-        case "shorter":
-            a.bucket.write(b"rest", file)
-        case "gone" | "no manifest":
-            a.bucket.remove([file if how == "gone" else manifest])
-        case "evil":
-            write_json(tmp_path / "m", {"files": {"../x": evil}, "record": {}, "released": True})
-            a.bucket.put(tmp_path / "m", manifest)
-        case "evil digest":
-            files = {"x": evil | {"sha256": "../../../x"}}
-            write_json(tmp_path / "m", {"files": files, "record": {}, "released": True})
-            a.bucket.put(tmp_path / "m", manifest)
-        case _:
-            a.bucket.write(how.encode(), manifest)
+EVIL = {"bytes": 9, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "shorter",
+        "gone",
+        None,
+        b"{",
+        b"[]",
+        json_bytes({"files": {"../x": EVIL}, "record": {}, "released": True}),
+        json_bytes({"files": {"x": EVIL | {"sha256": "../../../x"}}, "record": {}, "released": True}),
+        b" " * 2**27,
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_damaged_artifact_of_the_store_is_absent(
+    folder_url: str, tmp_path: Path, manifest: str | bytes | None
+) -> None:
+    a, b, c = machines(folder_url, tmp_path, "abc")
+    made, remote = made_on(a), RemoteFolder(folder_url, "store")
+    file = f"{KEY}/{made.sha256['rest.flac']}.flac"
+    if manifest == "shorter":
+        remote.put(b"rest", file)
+    elif isinstance(manifest, bytes):
+        remote.put(manifest, f"{KEY}/entry.json")
+    else:
+        remote.remove([file if manifest else f"{KEY}/entry.json"])
     assert b.find(b.root / KEY) is None
     assert made_on(b).made
-    assert machine(folder_url, tmp_path / "c").at_hand(found_on(b)).sha256 == made.sha256
+    assert c.fetch(found_on(b)).sha256 == made.sha256
 
 
 @pytest.mark.parametrize("differ", [False, True])
 def test_two_machines_that_make_the_same_do_not_harm_each_other(
     url: str, tmp_path: Path, *, differ: bool
 ) -> None:
-    a, b, c, d = (machine(url, tmp_path / name) for name in "abcd")
+    a, b, c, d = machines(url, tmp_path, "abcd")
     by_a = make_artifact(a.root / KEY, stems)
     by_b = make_artifact(b.root / KEY, lambda target: stems(target, b"!" if differ else b""))
     with ThreadPoolExecutor(2) as both:
         list(both.map(lambda store: store.publish(store.root / KEY), (a, b)))
     for made, store in ((by_a, c), (by_b, d), (by_b, c), (by_a, d)):
-        assert store.at_hand(told(made)).sha256 == made.sha256
+        assert store.fetch(seen_from_elsewhere(made)).sha256 == made.sha256
         assert found_on(store).sha256 == made.sha256
-    assert len(names(a.bucket)) == (5 if differ else 3)
-    before = names(a.bucket)
+    before = names(url)
+    assert len(before) == (5 if differ else 3)
     assert found_on(a).sha256 == by_a.sha256
-    assert names(a.bucket) == before
+    assert names(url) == before
 
 
 def publish_often(url: str, root: Path, times: int) -> None:
-    store = machine(url, root)
+    store, remote = Store(root, url), RemoteFolder(url, "store")
     for _ in range(times):
         make_artifact(root / KEY, stems)
-        store.bucket.remove([f"{KEY}/entry.json"])
+        remote.remove([f"{KEY}/entry.json"])
         for name, digest in found_on(store).sha256.items():
-            store.bucket.put(root / KEY / name, f"{KEY}/{digest}.flac")
+            remote.put(root / KEY / name, f"{KEY}/{digest}.flac")
 
 
 def test_who_reads_while_two_processes_publish_gets_the_whole(folder_url: str, tmp_path: Path) -> None:
@@ -203,16 +334,16 @@ def test_who_reads_while_two_processes_publish_gets_the_whole(folder_url: str, t
         writer.start()
     reads = 0
     while any(writer.is_alive() for writer in writers):
-        c = machine(folder_url, tmp_path / f"c{reads}")
-        if entry := c.find(c.root / KEY):
-            assert c.at_hand(entry).path("vocals.flac").read_bytes() == b"vocals.flac" * 1000
+        [c] = machines(folder_url, tmp_path / str(reads), "c")
+        if artifact := c.find(c.root / KEY):
+            assert c.fetch(artifact).path("vocals.flac").read_bytes() == b"vocals.flac" * 1000
             reads += 1
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert reads
 
 
 def test_a_failure_is_known_everywhere_with_its_count(url: str, tmp_path: Path) -> None:
-    a, b = machine(url, tmp_path / "a"), machine(url, tmp_path / "b")
+    a, b, c = machines(url, tmp_path, "abc")
 
     def failed_on(store: Store, attempts: int) -> None:
         write_json(failure_file(store.root / KEY), {"attempts": attempts})
@@ -224,34 +355,33 @@ def test_a_failure_is_known_everywhere_with_its_count(url: str, tmp_path: Path) 
     write_json(failure_file(b.root / KEY), {"attempts": 3})
     b.find(b.root / KEY)
     assert read_json(failure_file(b.root / KEY)) == {"attempts": 3}
-    a.bucket.write(b"[", f"{KEY}/failed.json")
+    RemoteFolder(url, "store").put(b"[", f"{KEY}/failed.json")
     b.find(b.root / KEY)
     assert read_json(failure_file(b.root / KEY)) == {"attempts": 3}
     failed_on(b, 3)
     made_on(a)
-    c = machine(url, tmp_path / "c")
-    c.at_hand(told(found_on(a)))
+    c.fetch(seen_from_elsewhere(found_on(a)))
     assert read_json(failure_file(c.root / KEY)) == {"attempts": 3}
 
 
 def test_what_is_released_is_released_everywhere(url: str, tmp_path: Path) -> None:
-    a, b, c = (machine(url, tmp_path / name) for name in "abc")
+    a, b, c = machines(url, tmp_path, "abc")
     made = made_on(a)
-    b.at_hand(found_on(b))
+    b.fetch(found_on(b))
     b.release(a.root / KEY)  # as an outcome of the other machine names it
-    assert names(b.bucket) == [f"{KEY}/entry.json"]
+    assert names(url) == [f"{KEY}/entry.json"]
     for store in (a, b, c):
-        entry = found_on(store)
-        assert (entry.released, entry.record, entry.sha256) == (True, made.record, made.sha256)
+        artifact = found_on(store)
+        assert (artifact.released, artifact.record, artifact.sha256) == (True, made.record, made.sha256)
         assert not list(store.root.rglob("*.flac"))
-    with pytest.raises(OperatorError, match="removed since this run saw it; start this one again"):
-        c.at_hand(found_on(c))
+    with pytest.raises(OperatorError, match=r"removed since this run saw it.*; start this one again"):
+        c.fetch(found_on(c))
     b.release(b.root / KEY)
-    assert names(b.bucket) == [f"{KEY}/entry.json"]
+    assert names(url) == [f"{KEY}/entry.json"]
 
 
 def test_what_is_forgotten_is_made_again_by_whoever_comes(url: str, tmp_path: Path) -> None:
-    a, b, c = (machine(url, tmp_path / name) for name in "abc")
+    a, b, c = machines(url, tmp_path, "abc")
     made_on(a)
     a.release(a.root / KEY)
     assert found_on(b).released
@@ -260,13 +390,12 @@ def test_what_is_forgotten_is_made_again_by_whoever_comes(url: str, tmp_path: Pa
     assert b.find(b.root / KEY) is None
     assert made_on(b).made
     assert not found_on(a).released
-    assert a.at_hand(found_on(a)).path("rest.flac").is_file()
+    assert a.fetch(found_on(a)).path("rest.flac").is_file()
 
 
-def test_a_release_of_before_there_was_a_store_is_told(url: str, tmp_path: Path) -> None:
-    a, b = machine(url, tmp_path / "a"), machine(url, tmp_path / "b")
-    made = make_artifact(a.root / KEY, stems)
-    super(Store, a).release(made.folder)
+def test_a_release_of_before_there_was_a_store_is_known(url: str, tmp_path: Path) -> None:
+    a, b = machines(url, tmp_path, "ab")
+    release(make_artifact(a.root / KEY, stems).folder)
     assert found_on(a).released
     assert found_on(b).released
     # Made again elsewhere: that counts.
@@ -276,14 +405,14 @@ def test_a_release_of_before_there_was_a_store_is_told(url: str, tmp_path: Path)
     assert find_artifact(a.root / KEY)
 
 
-def test_all_entries_of_a_stage_are_those_of_all_machines(url: str, tmp_path: Path) -> None:
-    a, b = machine(url, tmp_path / "a"), machine(url, tmp_path / "b")
+def test_all_artifacts_of_a_stage_are_those_of_all_machines(url: str, tmp_path: Path) -> None:
+    a, b = machines(url, tmp_path, "ab")
     for number in range(3):
         made_on(a, key=Path("stems") / f"k{number}")
     a.release(a.root / "stems" / "k0")
-    super(Store, a).release(a.root / "stems" / "k1")
+    release(a.root / "stems" / "k1")
     b.forget(b.root / "stems" / "k0")
     make_artifact(b.root / "stems" / "k4", stems)
-    assert sorted(e.folder.name for e in a.all(a.root / "stems")) == ["k1", "k2"]
-    entries = {entry.folder: entry.released for entry in b.all(b.root / "stems")}
-    assert entries == {b.root / "stems" / f"k{number}": False for number in (1, 2, 4)}
+    assert sorted(found.folder.name for found in a.all(a.root / "stems")) == ["k1", "k2"]
+    found = {artifact.folder: artifact.released for artifact in b.all(b.root / "stems")}
+    assert found == {b.root / "stems" / f"k{number}": False for number in (1, 2, 4)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from samuel.artifacts import full_disk_told, read_json
+from samuel.artifacts import explain_full_disk, read_json
 from samuel.cli.options import GOES_ON, SettingsCommand, codec_for_latents
 from samuel.cli.terminal import ending_cleanly, plain
 from samuel.config import Settings
@@ -47,7 +47,7 @@ def evaluate(
         scorers = tuple(dict.fromkeys([*settings.evaluation.scorers, "audiobox"]))
         evaluation = settings.evaluation.model_copy(update={"scorers": scorers})
         settings = settings.model_copy(update={"evaluation": evaluation})
-    with ending_cleanly(), full_disk_told(root, "what is scored stays: make room, and run it again"):
+    with ending_cleanly(), explain_full_disk(root, "what is scored stays: make room, and run it again"):
         report = _score(lineup, settings, dataset, root)
     _print_unmeasured(report, settings)
     for name in ("report.html", "report.md", "scores.parquet"):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samuel.artifacts import full_disk_told, replacing
+from samuel.artifacts import explain_full_disk, replacing
 from samuel.audio import (
     CHANNELS,
     SAMPLE_RATE,
@@ -259,7 +259,7 @@ def no_space_told(path: Path) -> AbstractContextManager[None]:
     Raises:
         OperatorError: No space is left where `path` is to be.
     """
-    return full_disk_told(
+    return explain_full_disk(
         path, "nothing half-written was left. Free some space, or write to another disk, and run it again"
     )
 

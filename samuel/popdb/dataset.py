@@ -38,10 +38,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from samuel.artifacts import (
-    as_json,
+    explain_full_disk,
     fsync,
-    full_disk_told,
     holding,
+    json_bytes,
     locked,
     remove,
     replacing,
@@ -213,7 +213,7 @@ def disk_full_told(folder: Folder) -> AbstractContextManager[None]:
     Raises:
         OperatorError: No space is left where the dataset is written.
     """
-    return full_disk_told(
+    return explain_full_disk(
         folder.location, "the dataset there is as it was. Free some space, and run it again"
     )
 
@@ -752,7 +752,7 @@ def commit(folder: Folder, info: dict[str, Any]) -> None:
         if (path := folder.workspace / name).is_file():
             folder.put(path, f"{PENDING}/{name}", info["files"][name]["sha256"])
     manifest = folder.workspace / MANIFEST
-    manifest.write_bytes(as_json(info))
+    manifest.write_bytes(json_bytes(info))
     folder.put(manifest, f"{PENDING}/{MANIFEST}", sha256(manifest))
     settle(folder)
 
@@ -766,7 +766,7 @@ def unchanged(folder: Folder, info: dict[str, Any]) -> bool:
             (folder.workspace / name).unlink()
         else:
             changed = True
-    return folder.read(MANIFEST) == as_json(info) and not changed
+    return folder.read(MANIFEST) == json_bytes(info) and not changed
 
 
 def settle(folder: Folder) -> None:

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from samuel.artifacts import Pieces, pieces_of
 from samuel.config import Settings
 from samuel.popdb.rate_limit import Pace
+from samuel.store import Store, open_store
 
 if TYPE_CHECKING:  # a run that only downloads needs no torch
     import torch
@@ -36,13 +36,13 @@ class Parts:
         return Parts, (self.settings,)
 
     @property
-    def store(self) -> Pieces:
+    def store(self) -> Store:
         """Where finished artifacts are found, on disk or behind a URL.
 
         Raises:
             MissingPartError: The package that the URL's protocol needs is not installed.
         """
-        return self._once("store", lambda: pieces_of(self.settings))
+        return self._once("store", lambda: open_store(self.settings))
 
     @property
     def rate_limiter(self) -> Pace:

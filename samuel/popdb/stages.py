@@ -266,7 +266,7 @@ def separate_song(downloaded: Outcome, parts: Parts) -> Outcome:
     folder, record = stems_folder(audio, parts), _with_separator(downloaded, parts)
 
     def make(target: Path) -> dict[str, Any]:
-        path = pieces.at_hand(audio).path(AUDIO)
+        path = pieces.fetch(audio).path(AUDIO)
         _prove(parts, lambda: read_wav(path))
         return separate(separator, path, target)
 
@@ -298,7 +298,7 @@ def encode_song(separated: Outcome, parts: Parts) -> Outcome:
     [audio] = separated.sources
 
     def make(target: Path) -> dict[str, Any]:
-        here = pieces.at_hand(stems)
+        here = pieces.fetch(stems)
         _prove(parts, lambda: np.add(*read_stems(here.folder, here.record["stems_scale"])))
         return encode_pair(codec, here, parts.settings.popdb.chunk_frames, target)
 

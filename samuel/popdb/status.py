@@ -9,9 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from samuel.artifacts import (
-    HERE,
     Artifact,
-    Pieces,
     failure_file,
     locked,
     make_artifact,
@@ -22,8 +20,12 @@ from samuel.artifacts import (
 )
 from samuel.errors import SongError
 from samuel.popdb.songs import Song
+from samuel.store import Store
 
 # What can become of a song, and whether another try is worth it.
+
+
+HERE = Store(Path())
 
 
 class Status(StrEnum):
@@ -95,7 +97,7 @@ def attempt(
     *,
     limits: Mapping[Status, Any] = MappingProxyType({}),
     retry: Callable[[int], bool] = lambda _: True,
-    pieces: Pieces = HERE,
+    pieces: Store = HERE,
 ) -> Outcome:
     """The entry at `folder`, found or made, or the failure of making it.
 
@@ -131,7 +133,7 @@ def attempt(
 
 
 def found(
-    song: Song, stage: str, folder: Path, earlier: dict[str, Any], pieces: Pieces = HERE
+    song: Song, stage: str, folder: Path, earlier: dict[str, Any], pieces: Store = HERE
 ) -> Outcome | None:
     """The entry at `folder`, as `attempt` tells of it; None where there is none."""
     entry = pieces.find(folder)

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from samuel.artifacts import Artifact, Pieces, pieces_of, sha256, write_json
+from samuel.artifacts import Artifact, sha256, write_json
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
 from samuel.popdb.card import dataset_card
@@ -83,6 +83,7 @@ from samuel.popdb.tables import (
     write_songs,
 )
 from samuel.popdb.verify import Examined, Fault, examine, opened, pair_at
+from samuel.store import Store, open_store
 
 # Writing a dataset: what is new is appended, what has left is buried, and one step makes it the dataset.
 #
@@ -294,7 +295,7 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
     }
     rows = pair_rows(kept, groups, least, config.validation_share, config.seed)
     entries = {outcome.song.song_id: outcome.entry for outcome in kept if outcome.entry}
-    pieces = pieces_of(settings)
+    pieces = open_store(settings)
     content = Content(
         rows, lambda new: _encoded(new, entries, pieces), songs, made_of, config.pairs_per_shard
     )
@@ -380,7 +381,7 @@ def _placed_in(rows: Sequence[Row], old: Popdb | None, made_of: dict[str, Any]) 
     return place(rows, [row for row in [*old.index, *old.tombstones] if row["shard"] in whole])
 
 
-def _encoded(rows: Sequence[Row], entries: Mapping[str, Artifact], pieces: Pieces) -> Iterator[Pair]:
+def _encoded(rows: Sequence[Row], entries: Mapping[str, Artifact], pieces: Store) -> Iterator[Pair]:
     """The latents of rows from what the stages left; every song is read once.
 
     Raises:
@@ -388,7 +389,7 @@ def _encoded(rows: Sequence[Row], entries: Mapping[str, Artifact], pieces: Piece
         OperatorError: They are gone.
     """
     for song_id, members in groupby(rows, lambda row: row["song_id"]):
-        entry = pieces.at_hand(entries[song_id])
+        entry = pieces.fetch(entries[song_id])
         path, digest = entry.path(LATENTS), entry.sha256[LATENTS]
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:

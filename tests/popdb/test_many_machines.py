@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from samuel.artifacts import MANIFEST, bucket_of
+from samuel.artifacts import MANIFEST
 from samuel.audio import Audio
 from samuel.config import Settings
 from samuel.errors import OperatorError, SongError
@@ -18,6 +18,7 @@ from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 from samuel.popdb.writer import write_popdb
+from samuel.store import RemoteFolder
 from tests.popdb.latents import small_settings
 from tests.popdb.shards.songs import digests
 from tests.popdb.test_retention import songs_of
@@ -165,11 +166,11 @@ def test_a_piece_that_is_damaged_in_the_store_is_made_again(
         "vocals": (stems, "vocals.flac"),
         "latents": (latents, "latents.safetensors"),
     }[stage]
-    bucket = bucket_of(machines.store or "")
-    damage(bucket, entry.sha256[name] + Path(name).suffix)
+    url = machines.store or ""
+    damage(url, entry.sha256[name] + Path(name).suffix)
     # What follows is made anew from it.
     for later in {"audio": ["stems", "latents"], "vocals": ["latents"], "latents": []}[stage]:
-        bucket.remove([name for name in names(bucket) if name.startswith(later)])
+        RemoteFolder(url, "store").remove([name for name in names(url) if name.startswith(later)])
 
     def whole_run() -> dict[str, str]:
         write_popdb(run(songs, settings), settings)
@@ -188,9 +189,9 @@ def test_removed_audio_comes_back_on_another_machine(
     gone: dict[str, Any] = {"audio": "remove", "stems": stems}
     settings = machines.settings(retention=gone)
     machines.on("a", lambda: run(songs, settings))
-    bucket = bucket_of(machines.store or "")
-    assert not [name for name in names(bucket) if name.endswith(".wav")]
-    assert bool([name for name in names(bucket) if name.endswith(".flac")]) == (stems == "keep")
+    url = machines.store or ""
+    assert not [name for name in names(url) if name.endswith(".wav")]
+    assert bool([name for name in names(url) if name.endswith(".flac")]) == (stems == "keep")
     assert all(not outcome.worked for outcome in machines.on("b", lambda: run(songs, settings)))
     other = machines.settings(retention=gone, popdb={"chunk_frames": 72})
     wanted = 3 if stems == "remove" else 0
@@ -218,5 +219,5 @@ def test_a_song_that_failed_for_good_fails_everywhere_without_another_try(
 
 def test_a_store_that_cannot_be_written_stops_the_run(machines: Machines) -> None:
     (machines.root / "store").write_text("a file")
-    with pytest.raises(OperatorError, match=r"the store file://.* cannot be used .* check settings\.store"):
+    with pytest.raises(OperatorError, match=r"file://.* cannot be used .* check settings\.store"):
         machines.on("a", lambda: acquire_songs(songs_of(machines.root, 1), Parts(machines.settings())))

@@ -1,0 +1,186 @@
+"""Folders that are whole or absent: made once, found after, damaged, killed, released, from a stranger."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samuel.artifacts import (
+    MANIFEST,
+    MAX_JSON_BYTES,
+    digest,
+    find_artifact,
+    forget,
+    make_artifact,
+    read_json,
+    read_jsonl,
+    release,
+    replacing,
+    sha256,
+    write_json,
+)
+from tests.lines import append_line
+
+
+def make_greeting(folder: Path) -> dict[str, Any]:
+    (folder / "greeting.txt").write_text("hello")
+    return {"words": 1}
+
+
+def test_an_artifact_is_made_once_and_found_after(tmp_path: Path) -> None:
+    first = make_artifact(tmp_path / "a", make_greeting)
+    second = make_artifact(tmp_path / "a", lambda _: pytest.fail("made again"))
+    assert (first.made, second.made, second.record) == (True, False, {"words": 1})
+    assert second.sha256 == {"greeting.txt": sha256(tmp_path / "a" / "greeting.txt")}
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "link", "folder", "no manifest", "half a manifest"])
+def test_a_damaged_artifact_is_absent_and_made_again(tmp_path: Path, damage: str) -> None:
+    folder = make_artifact(tmp_path / "a", make_greeting).folder
+    target = folder / (MANIFEST if "manifest" in damage else "greeting.txt")
+    target.unlink()
+    if damage in ("truncate", "half a manifest"):
+        target.write_text("{")
+    elif damage == "link":
+        (tmp_path / "secret").write_text("hello")
+        target.symlink_to(tmp_path / "secret")
+    elif damage == "folder":
+        target.mkdir()
+    assert find_artifact(folder) is None
+    assert make_artifact(folder, make_greeting).made
+    assert (folder / "greeting.txt").read_text() == "hello"
+
+
+FILE = {"bytes": 5, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        [],
+        None,
+        {},
+        {"files": []},
+        {"files": {"a": 1}, "record": {}},
+        *(
+            {"files": {name: FILE}, "record": {}}
+            for name in ("../greeting.txt", "/etc/passwd", "..", "", "a\\b")
+        ),
+        {"files": {"greeting.txt": FILE | {"sha256": "../../x"}}, "record": {}},
+        {"files": {"greeting.txt": FILE | {"bytes": "5"}}, "record": {}},
+        {"files": {"greeting.txt": FILE}, "record": {}, "more": 1},
+        {"files": {}, "record": {"long": "x" * MAX_JSON_BYTES}},
+    ],
+    ids=lambda manifest: str(manifest)[:60],
+)
+def test_a_manifest_of_another_form_is_a_damaged_one(tmp_path: Path, manifest: Any) -> None:
+    folder = make_artifact(tmp_path / "a", make_greeting).folder
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert find_artifact(folder) is None
+    (tmp_path / "b" / MANIFEST).mkdir(parents=True)
+    assert find_artifact(tmp_path / "b") is None
+
+
+def test_what_a_record_holds_comes_back_as_it_was(tmp_path: Path) -> None:
+    record = {"inf": float("inf"), "tenth": 0.1, "large": 2**70, "naïve": [None, True, {"ü": "\u200b"}]}
+    made = make_artifact(tmp_path / "a", lambda _: record)
+    assert made.record == record == read_json(tmp_path / "a" / MANIFEST)["record"]
+
+
+def test_a_failed_maker_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> dict[str, Any]:
+        make_greeting(folder)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        make_artifact(tmp_path / "a", fail)
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
+
+
+def killed_while_making(folder: Path) -> None:
+    def make(target: Path) -> dict[str, Any]:
+        make_greeting(target)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    make_artifact(folder, make)
+
+
+def test_a_killed_maker_leaves_no_artifact_and_no_lock(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=killed_while_making, args=(tmp_path / "a",))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert find_artifact(tmp_path / "a") is None
+    assert make_artifact(tmp_path / "a", make_greeting).made
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".locks", "a"]
+
+
+def count_and_make(folder: Path) -> None:
+    def make(target: Path) -> dict[str, Any]:
+        append_line(folder.parent / "makers.jsonl", {"pid": os.getpid()})
+        time.sleep(0.5)
+        return make_greeting(target)
+
+    make_artifact(folder, make)
+
+
+def test_two_processes_make_an_artifact_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=count_and_make, args=(tmp_path / "a",)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(read_jsonl(tmp_path / "makers.jsonl")) == 1
+
+
+def test_replacing_keeps_the_old_file_when_the_block_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"v": 1})
+    with pytest.raises(ValueError, match="stop"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("stop")
+    assert read_json(path) == {"v": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    append_line(path, {"step": 1})
+    with path.open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert read_jsonl(path) == [{"step": 1}]
+    assert read_jsonl(tmp_path / "absent.jsonl") == []
+
+
+def test_a_digest_depends_on_values_not_on_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest("a", "b") != digest("ab")
+    assert digest(1) != digest("1")
+
+
+def test_what_is_released_keeps_its_record_until_it_is_forgotten(tmp_path: Path) -> None:
+    made = make_artifact(tmp_path / "a", make_greeting)
+    release(made.folder)
+    stat = made.path(MANIFEST).stat()
+    release(made.folder)
+    assert made.path(MANIFEST).stat().st_mtime_ns == stat.st_mtime_ns
+    released = find_artifact(made.folder)
+    assert released
+    assert (released.released, released.record, released.sha256) == (True, made.record, made.sha256)
+    assert not made.path("greeting.txt").exists()
+    forget(made.folder)
+    assert find_artifact(made.folder) is None
+    assert not make_artifact(made.folder, make_greeting).released
+
+
+def test_release_of_nothing_does_nothing(tmp_path: Path) -> None:
+    release(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
