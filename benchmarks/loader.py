@@ -105,7 +105,7 @@ def _song(start: int, latents: Halves) -> Outcome:
     measured = {"start_s": 0.0, "vocal_share": 0.5, "vocal_rms_db": -20.0, "mix_peak": 0.9}
     record = {"audio_sha256": name, "codec": "noise/1", "chunks": [measured] * count}
     entry = Artifact(Path(name), record, {LATENTS: name})
-    return Outcome(Song(name, name), "encode", Status.OK, "", 1, entry, record, worked=True)
+    return Outcome(Song(name, name), "encode", Status.OK, "", 1, entry, record, did_work=True)
 
 
 def _place(row: Row) -> int:

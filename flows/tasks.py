@@ -191,7 +191,7 @@ def bar(items: Iterable[Item], title: str, total: int | None = None) -> "tqdm[It
 
 def told(outcomes: Sequence[Outcome]) -> Group[Outcome]:
     """The outcomes of a task, which shows as cached when every song was done before."""
-    cached = not any(outcome.worked for outcome in outcomes)
+    cached = not any(outcome.did_work for outcome in outcomes)
     return shown(Group(outcomes), cached=cached, what=f"{len(outcomes)} songs")
 
 

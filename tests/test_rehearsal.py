@@ -100,13 +100,13 @@ def fault_of(song: Song, rehearsal: Rehearsal) -> str:
 
 
 def test_the_audio_kept_is_the_songs_own(rehearsal: Rehearsal) -> None:
-    kept = [outcome for outcome in rehearsal.outcomes[2] if outcome.entry]
+    kept = [outcome for outcome in rehearsal.outcomes[2] if outcome.artifact]
     for outcome in kept:
         video_id = rehearsal.site.right(outcome.song)
         body = io.BytesIO(encoded(rehearsal.site.clip(video_id), kind="WAV"))
         sound, _ = soundfile.read(body, dtype="float32", always_2d=True)
-        assert outcome.entry
-        audio = read_wav(outcome.entry.path("audio.wav"))
+        assert outcome.artifact
+        audio = read_wav(outcome.artifact.path("audio.wav"))
         np.testing.assert_array_equal(audio, sound.T, err_msg=outcome.song.title)
     assert len(kept) > SONGS / 2
 
@@ -115,7 +115,7 @@ def test_the_audio_kept_is_the_songs_own(rehearsal: Rehearsal) -> None:
 def test_nothing_else_is_left(number: int, rehearsal: Rehearsal) -> None:
     """In data/raw: entries, failures, and rests of downloads that another try goes on from."""
     raw, outcomes = rehearsal.settings.data / "raw", rehearsal.outcomes[number]
-    entries = {outcome.entry.folder.name for outcome in outcomes if outcome.entry}
+    entries = {outcome.artifact.folder.name for outcome in outcomes if outcome.artifact}
     listing = rehearsal.listing[number] - {".pace", ".locks"} - entries
     failures = {name for name in listing if re.fullmatch(r"[0-9a-f]{20}\.failed\.json", name)}
     rests = {name for name in listing if re.fullmatch(r"\.[0-9a-f]{20}\.part", name)}
@@ -156,7 +156,7 @@ def test_the_second_run_goes_on_where_a_download_broke_off(name: str, rehearsal:
 def test_the_third_run_asks_for_nothing(rehearsal: Rehearsal) -> None:
     assert rehearsal.requests[0]
     assert rehearsal.requests[2] == []
-    assert not any(outcome.worked for outcome in rehearsal.outcomes[2])
+    assert not any(outcome.did_work for outcome in rehearsal.outcomes[2])
 
 
 @pytest.mark.slow

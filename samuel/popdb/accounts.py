@@ -149,7 +149,7 @@ class Progress:
         """Count songs whose download is over; those that were done before say nothing about the time."""
         for outcome in outcomes:
             self.done += 1
-            self.worked += outcome.worked
+            self.worked += outcome.did_work
 
     @property
     def left_s(self) -> float:

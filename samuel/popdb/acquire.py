@@ -101,7 +101,7 @@ def _in_rounds(songs: Sequence[Song], parts: Parts, done: Callable[[Outcome], ob
         for number, outcome in tried:
             place = places[number]
             outcomes[place] = outcome
-            if outcome.worked and outcome.status.retryable:
+            if outcome.did_work and outcome.status.retryable:
                 failed_at = time.monotonic()
             if not again:
                 done(outcome)
@@ -134,10 +134,10 @@ def acquire_song(song: Song, parts: Parts, pace: Pace) -> Outcome:
         if song.url is not None:
             return _file(song, parts)
         searched = _searched(song, parts, pace)
-        if searched.entry is None:
+        if searched.artifact is None:
             return searched
         candidates = rank(
-            song.title, song.duration_s, hits_of(searched.entry.record), parts.settings.download
+            song.title, song.duration_s, hits_of(searched.artifact.record), parts.settings.download
         )
         tried = _tried(song, candidates, parts, pace)
         return _told(searched, candidates, tried)
@@ -222,14 +222,14 @@ def _folder(settings: Settings, *source: str) -> Path:
 
 def _within(outcome: Outcome, longest_s: float) -> Outcome:
     """`outcome` with what its audio is known by; refused where it was downloaded under a larger limit."""
-    if outcome.entry is None:
+    if outcome.artifact is None:
         return outcome
     if (duration_s := outcome.record["duration_s"]) <= longest_s:
         codes = to_bytes(outcome.record["fingerprint"])
-        told = {"audio_sha256": outcome.entry.sha256[AUDIO], "fingerprint": codes}
+        told = {"audio_sha256": outcome.artifact.sha256[AUDIO], "fingerprint": codes}
         return replace(outcome, record=outcome.record | told)
     message = str(too_long(duration_s, longest_s))
-    return replace(outcome, status=Status.TOO_LONG, message=message, entry=None, record={})
+    return replace(outcome, status=Status.TOO_LONG, message=message, artifact=None, record={})
 
 
 def _told(searched: Outcome, candidates: Sequence[Candidate], tried: Sequence[Outcome]) -> Outcome:
@@ -238,12 +238,12 @@ def _told(searched: Outcome, candidates: Sequence[Candidate], tried: Sequence[Ou
     table = {"candidates": Packed(rows)}
     if not tried:
         status, message = verdict(candidates)
-        return replace(searched, stage="match", status=status, message=message, entry=None, record=table)
+        return replace(searched, stage="match", status=status, message=message, artifact=None, record=table)
     last = tried[-1] if tried[-1].ok or tried[-1].status.retryable else tried[0]
     chosen = candidates[tried.index(last)]
     found = {"match_score": chosen.score, "match_reason": chosen.reason} if last.ok else {}
-    worked = searched.worked or any(outcome.worked for outcome in tried)
-    return replace(last, record={**last.record, **found, **table}, worked=worked)
+    worked = searched.did_work or any(outcome.did_work for outcome in tried)
+    return replace(last, record={**last.record, **found, **table}, did_work=worked)
 
 
 def _row(candidate: Candidate, tried: Outcome | None) -> dict[str, Any]:

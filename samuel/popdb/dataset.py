@@ -391,11 +391,11 @@ def pair_rows(
             "chunk": number,
             "split": "validation" if recording in validation else "train",
             "codec": outcome.record["codec"],
-            "latents_sha256": outcome.entry.sha256[LATENTS],
+            "latents_sha256": outcome.artifact.sha256[LATENTS],
             **chunk,
         }
         for outcome, recording in zip(kept, recordings, strict=True)
-        if outcome.entry
+        if outcome.artifact
         for number, chunk in chunks_kept(outcome, least)
     ]
 

@@ -248,9 +248,9 @@ def encode_songs(separated: Sequence[Outcome], parts: Parts, done: Done = lambda
 
 def stems_known(downloaded: Outcome, parts: Parts) -> Outcome | None:
     """What `separate_song` gives where there is nothing to do; None where there is."""
-    if downloaded.entry is None:
-        return replace(downloaded, worked=False)
-    audio = downloaded.entry
+    if downloaded.artifact is None:
+        return replace(downloaded, did_work=False)
+    audio = downloaded.artifact
     folder, record = stems_folder(audio, parts), _with_separator(downloaded, parts)
     separated = found(downloaded.song, "separate", folder, record, parts.store)
     if separated is None or _gone(separated, audio, parts):
@@ -260,9 +260,9 @@ def stems_known(downloaded: Outcome, parts: Parts) -> Outcome | None:
 
 def separate_song(downloaded: Outcome, parts: Parts) -> Outcome:
     """Audio → stems in `data/stems/<key>`; a song that failed passes through."""
-    if downloaded.entry is None:
-        return replace(downloaded, worked=False)
-    separator, audio, pieces = parts.separator, downloaded.entry, parts.store
+    if downloaded.artifact is None:
+        return replace(downloaded, did_work=False)
+    separator, audio, pieces = parts.separator, downloaded.artifact, parts.store
     folder, record = stems_folder(audio, parts), _with_separator(downloaded, parts)
 
     def make(target: Path) -> dict[str, Any]:
@@ -282,19 +282,19 @@ def separate_song(downloaded: Outcome, parts: Parts) -> Outcome:
 
 def latents_known(separated: Outcome, parts: Parts) -> Outcome | None:
     """What `encode_song` gives where there is nothing to do; None where there is."""
-    if separated.entry is None:
-        return replace(separated, worked=False)
+    if separated.artifact is None:
+        return replace(separated, did_work=False)
     [audio] = separated.sources
     folder, record = latents_folder(audio, parts), _with_codec(separated, parts)
     encoded = found(separated.song, "encode", folder, record, parts.store)
-    return encoded and replace(encoded, sources=(audio, separated.entry))
+    return encoded and replace(encoded, sources=(audio, separated.artifact))
 
 
 def encode_song(separated: Outcome, parts: Parts) -> Outcome:
     """Stems → `data/latents/<key>/latents.safetensors`; a song that failed passes through."""
-    if separated.entry is None:
-        return replace(separated, worked=False)
-    codec, stems, pieces = parts.codec, separated.entry, parts.store
+    if separated.artifact is None:
+        return replace(separated, did_work=False)
+    codec, stems, pieces = parts.codec, separated.artifact, parts.store
     [audio] = separated.sources
 
     def make(target: Path) -> dict[str, Any]:
@@ -387,7 +387,7 @@ def _in_hand(
 
 def _gone(separated: Outcome, audio: Artifact, parts: Parts) -> bool:
     """Whether stems were removed, and nothing is there that was made of them."""
-    released = separated.entry is not None and separated.entry.released
+    released = separated.artifact is not None and separated.artifact.released
     return released and not parts.store.find(latents_folder(audio, parts))
 
 

@@ -66,9 +66,9 @@ class Outcome:
         status: `Status.OK`, or why the song goes no further.
         message: For people; empty when all is well.
         attempts: How often that stage was tried, over all runs.
-        entry: The stage's files; None when it failed.
+        artifact: The stage's files; None when it failed.
         record: What the stages up to this one recorded.
-        worked: True when this run did the work or met the failure, False when it was known before.
+        did_work: True when this run did the work or met the failure, False when it was known before.
         sources: What the entry was made from: the audio, then the stems; no longer told of what is encoded.
     """
 
@@ -77,15 +77,15 @@ class Outcome:
     status: Status
     message: str
     attempts: int
-    entry: Artifact | None
+    artifact: Artifact | None
     record: dict[str, Any]
-    worked: bool
+    did_work: bool
     sources: tuple[Artifact, ...] = ()
 
     @property
     def ok(self) -> bool:
         """True where the next stage can go on."""
-        return self.entry is not None
+        return self.artifact is not None
 
 
 def attempt(
@@ -120,14 +120,14 @@ def attempt(
     with locked(failure_file(folder)):
         past = _failures(folder)
         if past["status"] and not (_worth_it(past, limits) and retry(past["attempts"])):
-            return _failure(song, stage, past, earlier, worked=False)
+            return _failure(song, stage, past, earlier, did_work=False)
         try:
             entry = make_artifact(folder, make)
         except SongError as error:
             failed = _told(error, past["attempts"] + 1, folder, song, limits)
             write_json(failure_file(folder), failed)
             pieces.publish_failure(folder)
-            return _failure(song, stage, failed, earlier, worked=True)
+            return _failure(song, stage, failed, earlier, did_work=True)
         pieces.publish(folder)
     return _success(song, stage, entry, past["attempts"] + 1, earlier)
 
@@ -188,7 +188,7 @@ def _success(song: Song, stage: str, entry: Artifact, attempts: int, earlier: di
 
 
 def _failure(
-    song: Song, stage: str, failed: dict[str, Any], earlier: dict[str, Any], *, worked: bool
+    song: Song, stage: str, failed: dict[str, Any], earlier: dict[str, Any], *, did_work: bool
 ) -> Outcome:
     status, message, attempts = Status(failed["status"]), failed["message"], failed["attempts"]
-    return Outcome(song, stage, status, message, attempts, None, earlier, worked)
+    return Outcome(song, stage, status, message, attempts, None, earlier, did_work)

@@ -294,7 +294,7 @@ def write_popdb(outcomes: list[Outcome], settings: Settings) -> Popdb:
         "settings": config.model_dump(mode="json", exclude={"path", "cache"}),
     }
     rows = pair_rows(kept, groups, least, config.validation_share, config.seed)
-    entries = {outcome.song.song_id: outcome.entry for outcome in kept if outcome.entry}
+    entries = {outcome.song.song_id: outcome.artifact for outcome in kept if outcome.artifact}
     pieces = open_store(settings)
     content = Content(
         rows, lambda new: _encoded(new, entries, pieces), songs, made_of, config.pairs_per_shard

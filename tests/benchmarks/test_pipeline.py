@@ -75,9 +75,9 @@ def test_both_at_once_makes_what_one_after_the_other_makes(tmp_path: Path) -> No
     pipeline._both(downloaded, again)
     digests = {path.parent.name: path.read_bytes() for path in tmp_path.glob("again/latents/*/*.safetensors")}
     assert digests == {
-        outcome.entry.folder.name: outcome.entry.path("latents.safetensors").read_bytes()
+        outcome.artifact.folder.name: outcome.artifact.path("latents.safetensors").read_bytes()
         for outcome in encoded
-        if outcome.entry
+        if outcome.artifact
     }
     assert len(digests) == 2
 
@@ -125,7 +125,7 @@ def test_on_a_gpu_what_shares_a_batch_changes_no_bit(tmp_path: Path) -> None:
         pipeline._pass_round_trip(parts)
         separated = pipeline.pipeline.separate_songs(pipeline._downloaded(parts, 4, 8.0), parts)
         encoded = pipeline.pipeline.encode_songs(separated, parts)
-        digests.append([outcome.entry and outcome.entry.sha256 for outcome in encoded])
+        digests.append([outcome.artifact and outcome.artifact.sha256 for outcome in encoded])
     assert digests[0] == digests[1]
 
 

@@ -49,7 +49,7 @@ def shown(key: str) -> list[Any]:
 
 
 def fate(name: str, stage: str, status: Status = Status.OK, entry: Any = None) -> Outcome:
-    return Outcome(Song(name, name), stage, status, "", 1, entry, {}, worked=True)
+    return Outcome(Song(name, name), stage, status, "", 1, entry, {}, did_work=True)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_many_groups_at_once_are_one_table(server: str, outcomes: dict[str, Outc
         journey._table.show = lambda artifact: calls.append(artifact.description)  # type: ignore[method-assign]
         for stage in range(3):
             for song in songs:
-                journey.show(stage, [fate(song.song_id, "encode", entry=outcomes["a encoded"].entry)])
+                journey.show(stage, [fate(song.song_id, "encode", entry=outcomes["a encoded"].artifact)])
 
     in_a_flow(work)
     assert len(calls) < 100

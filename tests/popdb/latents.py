@@ -58,7 +58,7 @@ def encoded_song(
     entry = make_artifact(root / "latents" / name, make)
     parts = {"codec": "mel/1", "separator": "repet/1"}
     record = {"video_id": None, "audio_sha256": recording or name, **parts, **entry.record}
-    return Outcome(Song(name, f"Title of {name}"), "encode", Status.OK, "", 1, entry, record, worked=True)
+    return Outcome(Song(name, f"Title of {name}"), "encode", Status.OK, "", 1, entry, record, did_work=True)
 
 
 def shard_bytes(pair_ids: Sequence[str], tensors: dict[str, torch.Tensor]) -> bytes:
@@ -68,4 +68,6 @@ def shard_bytes(pair_ids: Sequence[str], tensors: dict[str, torch.Tensor]) -> by
 
 def failed_song(name: str, status: Status, stage: str = "download") -> Outcome:
     """A song that failed."""
-    return Outcome(Song(name, f"Title of {name}"), stage, status, f"it is {status}", 1, None, {}, worked=True)
+    return Outcome(
+        Song(name, f"Title of {name}"), stage, status, f"it is {status}", 1, None, {}, did_work=True
+    )

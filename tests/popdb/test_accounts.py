@@ -22,9 +22,9 @@ from samuel.popdb.status import Outcome, Status
 from samuel.popdb.tables import song_rows
 
 
-def outcome(stage: str, status: Status, *, worked: bool = True, url: str | None = None) -> Outcome:
+def outcome(stage: str, status: Status, *, did_work: bool = True, url: str | None = None) -> Outcome:
     entry = Artifact(Path("x"), {}, {}) if status is Status.OK else None
-    return Outcome(Song("s", "t", url=url), stage, status, "", 1, entry, {}, worked=worked)
+    return Outcome(Song("s", "t", url=url), stage, status, "", 1, entry, {}, did_work=did_work)
 
 
 def several(count: int, stage: str, status: Status, url: str | None = None) -> list[Outcome]:
@@ -135,7 +135,7 @@ def test_time_left_goes_by_the_songs_that_were_worked_on() -> None:
     progress = Progress(10, least_s=2.0, clock=clock)
     assert progress.left_s == 20.0
     clock.now += 6
-    progress.add([outcome("download", Status.OK, worked=False)] * 4)
+    progress.add([outcome("download", Status.OK, did_work=False)] * 4)
     assert progress.left_s == 12.0  # nothing was measured yet
     progress.add([outcome("download", Status.OK), outcome("match", Status.NO_MATCH)])
     assert progress.left_s == 4 * 6 / 2
@@ -145,7 +145,7 @@ def test_time_left_goes_by_the_songs_that_were_worked_on() -> None:
 def test_time_left_is_not_made_up() -> None:
     progress = Progress(2, clock=Clock())
     assert progress.line() == "0 of 2 songs, time left not known yet"
-    progress.add([outcome("download", Status.OK, worked=False)] * 2)
+    progress.add([outcome("download", Status.OK, did_work=False)] * 2)
     assert progress.line() == "2 of 2 songs, about 0 s left"
 
 

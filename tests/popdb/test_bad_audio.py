@@ -98,8 +98,8 @@ def audio_of(path: Path) -> Audio:
 
 
 def latents_of(outcome: Outcome, pairs: int) -> dict[str, NDArray[np.float16]]:
-    assert outcome.entry
-    latents = load_file(outcome.entry.path("latents.safetensors"))
+    assert outcome.artifact
+    latents = load_file(outcome.artifact.path("latents.safetensors"))
     for stream in ("vocal", "accompaniment"):
         assert latents[stream].shape == (pairs, 64, FRAMES)
         assert np.isfinite(latents[stream]).all()
@@ -234,7 +234,7 @@ def test_a_bad_song_ends_with_its_status(
     path = tmp_path / name
     write(path)
     outcome = through(path)
-    assert (outcome.stage, outcome.status, outcome.entry) == (stage, status, None)
+    assert (outcome.stage, outcome.status, outcome.artifact) == (stage, status, None)
     assert outcome.message
     assert str(tmp_path) not in outcome.message
     left = [file for file in (tmp_path / "data").rglob("*.*") if file.suffix in {".tmp", ".part", ".wav"}]

@@ -114,8 +114,8 @@ def test_what_one_machine_did_the_other_does_not_do_again(
     separated.clear()
     first = machines.on("a", lambda: run(songs, settings))
     second = machines.on("b", lambda: run(songs, settings))
-    assert all(outcome.ok and outcome.worked for outcome in first)
-    assert all(outcome.ok and not outcome.worked for outcome in second)
+    assert all(outcome.ok and outcome.did_work for outcome in first)
+    assert all(outcome.ok and not outcome.did_work for outcome in second)
     assert len(separated) == 3
     assert machines.files("b") == set()
     machines.on("b", lambda: write_popdb(second, settings))
@@ -158,7 +158,7 @@ def test_a_piece_that_is_damaged_in_the_store_is_made_again(
     settings, songs = machines.settings(), songs_of(machines.root, 1)
     [separated_here] = machines.on("a", lambda: separate(songs, settings))
     [made] = machines.on("a", lambda: pipeline.encode_songs([separated_here], Parts(settings)))
-    [audio], stems, latents = separated_here.sources, separated_here.entry, made.entry
+    [audio], stems, latents = separated_here.sources, separated_here.artifact, made.artifact
     assert stems
     assert latents
     entry, name = {
@@ -192,12 +192,12 @@ def test_removed_audio_comes_back_on_another_machine(
     url = machines.store or ""
     assert not [name for name in names(url) if name.endswith(".wav")]
     assert bool([name for name in names(url) if name.endswith(".flac")]) == (stems == "keep")
-    assert all(not outcome.worked for outcome in machines.on("b", lambda: run(songs, settings)))
+    assert all(not outcome.did_work for outcome in machines.on("b", lambda: run(songs, settings)))
     other = machines.settings(retention=gone, popdb={"chunk_frames": 72})
     wanted = 3 if stems == "remove" else 0
     assert machines.on("c", lambda: pipeline.reclaim_audio(Parts(other))) == wanted
     # The machine that released it has its own word for it, which no longer counts.
-    assert all(outcome.ok and outcome.worked for outcome in machines.on("a", lambda: run(songs, other)))
+    assert all(outcome.ok and outcome.did_work for outcome in machines.on("a", lambda: run(songs, other)))
     assert len(separated) == 3 + wanted
     assert machines.on("b", lambda: pipeline.reclaim_audio(Parts(other))) == 0
 
@@ -213,7 +213,7 @@ def test_a_song_that_failed_for_good_fails_everywhere_without_another_try(
     [first] = machines.on("a", lambda: acquire_songs(songs, Parts(settings)))
     monkeypatch.setattr(acquisition, "fetch_file", lambda *_: pytest.fail("tried again"))
     [second] = machines.on("b", lambda: acquire_songs(songs, Parts(settings)))
-    assert (first.worked, second.worked) == (True, False)
+    assert (first.did_work, second.did_work) == (True, False)
     assert (first.status, first.message, first.attempts) == (second.status, second.message, second.attempts)
 
 

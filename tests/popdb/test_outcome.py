@@ -28,7 +28,7 @@ def succeed(folder: Path) -> dict[str, Any]:
 def test_success_carries_what_came_before(tmp_path: Path) -> None:
     outcome = attempt(SONG, "separate", tmp_path / "k", succeed, {"video_id": "v"})
     assert outcome.ok
-    assert outcome.worked
+    assert outcome.did_work
     assert (outcome.status, outcome.attempts) == (Status.OK, 1)
     assert outcome.record == {"video_id": "v", "peak": 0.5}
 
@@ -37,7 +37,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     attempt(SONG, "separate", tmp_path / "k", succeed, {})
     again = attempt(SONG, "separate", tmp_path / "k", lambda _: pytest.fail("done again"), {})
     assert again.ok
-    assert not again.worked
+    assert not again.did_work
 
 
 @pytest.mark.parametrize("status", [s for s in Status if not s.retryable and s is not Status.OK])
@@ -45,9 +45,9 @@ def test_a_final_failure_is_not_tried_again(tmp_path: Path, status: Status) -> N
     first = attempt(SONG, "download", tmp_path / "k", fail_with(status), {})
     again = attempt(SONG, "download", tmp_path / "k", lambda _: pytest.fail("tried again"), {})
     assert not first.ok
-    assert first.worked
+    assert first.did_work
     assert (again.status, again.message, again.attempts) == (status, f"because of {status}", 1)
-    assert not again.worked
+    assert not again.did_work
 
 
 @pytest.mark.parametrize("status", [s for s in Status if s.retryable])
@@ -74,14 +74,14 @@ def test_limits_concern_the_status_that_depends_on_them(tmp_path: Path) -> None:
     folder = tmp_path / "k"
     attempt(SONG, "download", folder, fail_with(Status.UNAVAILABLE), {}, limits={Status.TOO_LONG: 900})
     outcome = attempt(SONG, "download", folder, succeed, {}, limits={Status.TOO_LONG: 1200})
-    assert (outcome.status, outcome.worked) == (Status.UNAVAILABLE, False)
+    assert (outcome.status, outcome.did_work) == (Status.UNAVAILABLE, False)
 
 
 def test_what_failed_is_not_tried_without_leave(tmp_path: Path) -> None:
     folder = tmp_path / "k"
     attempt(SONG, "download", folder, fail_with(Status.NETWORK), {})
     outcome = attempt(SONG, "download", folder, succeed, {}, retry=lambda _: False)
-    assert (outcome.status, outcome.attempts, outcome.worked) == (Status.NETWORK, 1, False)
+    assert (outcome.status, outcome.attempts, outcome.did_work) == (Status.NETWORK, 1, False)
     assert attempt(SONG, "download", folder, succeed, {}).ok
 
 

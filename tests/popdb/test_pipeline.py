@@ -51,15 +51,15 @@ def test_latents_are_made_again_when_what_determines_them_changes(
     codec = load_codec(CodecConfig(), resolve_device("cpu"))
     monkeypatch.setattr(Parts, "separator", Half("half/1"))
     monkeypatch.setattr(Parts, "codec", codec)
-    assert encoded(tmp_path).worked
-    assert not encoded(tmp_path).worked
-    assert encoded(tmp_path, level=0.2).worked
+    assert encoded(tmp_path).did_work
+    assert not encoded(tmp_path).did_work
+    assert encoded(tmp_path, level=0.2).did_work
     for stage in pipeline.VERSIONS:
         monkeypatch.setitem(pipeline.VERSIONS, stage, 99)
-    assert encoded(tmp_path).worked
+    assert encoded(tmp_path).did_work
     monkeypatch.setattr(codec, "identity", "mel/other weights")
     again = encoded(tmp_path)
-    assert again.worked
+    assert again.did_work
     assert again.record["codec"] == "mel/other weights"
     assert again.record["separator"] == "half/1"
     assert len(list((tmp_path / "data" / "latents").glob("*/entry.json"))) == 4
@@ -79,20 +79,22 @@ def test_what_is_known_is_what_the_stage_would_give(tmp_path: Path, monkeypatch:
     write_wav(wav, (0.1 * np.random.default_rng(0).normal(size=(2, 4 * 44_100))).astype(np.float32))
     songs = [Song("song", "noise", url=wav.as_uri()), Song("none", "none", url=(tmp_path / "no").as_uri())]
     downloaded, failed = acquire_songs(songs, Parts(settings))
-    assert downloaded.entry
+    assert downloaded.artifact
     assert pipeline.stems_known(downloaded, Parts(settings)) is None
     separated = pipeline.separate_song(downloaded, Parts(settings))
     assert pipeline.latents_known(separated, Parts(settings)) is None
-    release(pipeline.stems_folder(downloaded.entry, Parts(settings)))  # and nothing made of them: made again
+    release(
+        pipeline.stems_folder(downloaded.artifact, Parts(settings))
+    )  # and nothing made of them: made again
     assert pipeline.stems_known(downloaded, Parts(settings)) is None
     separated = pipeline.separate_song(downloaded, Parts(settings))
     made = pipeline.encode_song(separated, Parts(settings))
-    release(pipeline.stems_folder(downloaded.entry, Parts(settings)))
+    release(pipeline.stems_folder(downloaded.artifact, Parts(settings)))
     known = pipeline.stems_known(downloaded, Parts(settings))
     assert known
     assert known == pipeline.separate_song(downloaded, Parts(settings))
     assert pipeline.latents_known(known, Parts(settings)) == pipeline.encode_song(known, Parts(settings))
-    assert made.worked
+    assert made.did_work
     assert pipeline.stems_known(failed, Parts(settings)) == pipeline.separate_song(failed, Parts(settings))
     assert pipeline.latents_known(failed, Parts(settings)) == pipeline.encode_song(failed, Parts(settings))
 
@@ -152,13 +154,13 @@ def test_weights_are_proved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         acquire_songs([low_notes(tmp_path)], Parts(settings)), Parts(settings)
     )
     [encoded_low] = pipeline.encode_songs(separated, Parts(settings))
-    assert encoded_low.entry
+    assert encoded_low.artifact
     proof = find_artifact(pipeline.round_trip_folder(Parts(settings)))
     assert proof
     assert proof.record["si_sdr_db"] > 20
-    encoded_low.entry.path("latents.safetensors").unlink()
+    encoded_low.artifact.path("latents.safetensors").unlink()
     monkeypatch.setattr(pipeline, "require_faithful", None)
-    assert pipeline.encode_songs(separated, Parts(settings))[0].worked
+    assert pipeline.encode_songs(separated, Parts(settings))[0].did_work
 
 
 def test_one_odd_song_is_no_proof_against_a_codec(tmp_path: Path) -> None:

@@ -69,9 +69,11 @@ def test_what_is_removed_is_not_made_again(tmp_path: Path, half: Half, audio: st
     songs = songs_of(tmp_path)
     settings = small_settings(tmp_path, retention={"audio": audio, "stems": stems})
     first, second = run(songs, settings), run(songs, settings)
-    assert all(outcome.ok and outcome.worked for outcome in first)
-    assert all(outcome.ok and not outcome.worked for outcome in second)
-    assert [o.entry and o.entry.sha256 for o in first] == [o.entry and o.entry.sha256 for o in second]
+    assert all(outcome.ok and outcome.did_work for outcome in first)
+    assert all(outcome.ok and not outcome.did_work for outcome in second)
+    assert [o.artifact and o.artifact.sha256 for o in first] == [
+        o.artifact and o.artifact.sha256 for o in second
+    ]
     assert [o.record for o in first] == [o.record for o in second]
     assert half.songs == 3
     assert files(tmp_path, "audio.wav") == (3 if audio == "keep" else 0)
@@ -83,12 +85,12 @@ def test_latents_that_are_gone_are_made_again_from_the_start(tmp_path: Path, hal
     songs = songs_of(tmp_path)
     settings = small_settings(tmp_path, retention={"audio": "remove", "stems": "remove"})
     first = run(songs, settings)
-    assert first[1].entry
-    first[1].entry.path("latents.safetensors").unlink()
+    assert first[1].artifact
+    first[1].artifact.path("latents.safetensors").unlink()
     again = run(songs, settings)
-    assert [outcome.worked for outcome in again] == [False, True, False]
-    assert again[1].entry
-    assert again[1].entry.sha256 == first[1].entry.sha256
+    assert [outcome.did_work for outcome in again] == [False, True, False]
+    assert again[1].artifact
+    assert again[1].artifact.sha256 == first[1].artifact.sha256
     assert half.songs == 4
     assert files(tmp_path, ".flac") == files(tmp_path, "audio.wav") == 0
 
@@ -102,7 +104,7 @@ def test_other_settings_want_the_audio_back_unless_there_are_stems(
     run(songs, small_settings(tmp_path, retention=gone))
     settings = small_settings(tmp_path, retention=gone, popdb={"chunk_frames": 72})
     assert pipeline.reclaim_audio(Parts(settings)) == downloads
-    assert all(outcome.ok and outcome.worked for outcome in run(songs, settings))
+    assert all(outcome.ok and outcome.did_work for outcome in run(songs, settings))
     assert half.songs == 3 + downloads
     assert files(tmp_path, ".safetensors") == 6
 
@@ -121,8 +123,8 @@ def test_a_song_that_failed_keeps_what_it_was_tried_with(tmp_path: Path, half: H
 def test_audio_removed_under_a_run_stops_it_with_advice(tmp_path: Path, half: Half) -> None:
     settings = small_settings(tmp_path)
     [downloaded] = acquire_songs(songs_of(tmp_path, 1), Parts(settings))
-    assert downloaded.entry
-    release(downloaded.entry.folder)
+    assert downloaded.artifact
+    release(downloaded.artifact.folder)
     with pytest.raises(OperatorError, match="start this one again"):
         pipeline.separate_song(downloaded, Parts(settings))
     assert pipeline.reclaim_audio(Parts(settings)) == 1
@@ -134,8 +136,8 @@ def test_stems_removed_under_a_run_stop_it_with_advice(tmp_path: Path, half: Hal
     [separated] = pipeline.separate_songs(
         acquire_songs(songs_of(tmp_path, 1), Parts(settings)), Parts(settings)
     )
-    assert separated.entry
-    release(separated.entry.folder)
+    assert separated.artifact
+    release(separated.artifact.folder)
     with pytest.raises(OperatorError, match="start this one again"):
         pipeline.encode_song(separated, Parts(settings))
     assert run(songs_of(tmp_path, 1), settings)[0].ok
@@ -143,15 +145,15 @@ def test_stems_removed_under_a_run_stop_it_with_advice(tmp_path: Path, half: Hal
 
 def test_a_kill_between_the_word_and_the_deed_of_a_release(tmp_path: Path) -> None:
     [downloaded] = acquire_songs(songs_of(tmp_path, 1), Parts(small_settings(tmp_path)))
-    assert downloaded.entry
-    folder, audio = downloaded.entry.folder, downloaded.entry.path("audio.wav").read_bytes()
+    assert downloaded.artifact
+    folder, audio = downloaded.artifact.folder, downloaded.artifact.path("audio.wav").read_bytes()
     release(folder)
     (folder / "audio.wav").write_bytes(audio)
     release(folder)
     entry = find_artifact(folder)
     assert entry
     assert entry.released
-    assert entry.sha256 == downloaded.entry.sha256
+    assert entry.sha256 == downloaded.artifact.sha256
     assert [path.name for path in folder.iterdir()] == ["entry.json"]
 
 

@@ -92,8 +92,8 @@ def test_what_is_there_is_not_made_again(
     again = [encode_true_stems(settings, index) for index in range(SONGS)]
     assert [outcome.record for outcome in again] == [outcome.record for outcome in told]
     assert [outcome.song for outcome in again] == [outcome.song for outcome in told]
-    assert [outcome.worked for outcome in again] == [False] * SONGS
-    assert [outcome.worked for outcome in told] == [True, False]
+    assert [outcome.did_work for outcome in again] == [False] * SONGS
+    assert [outcome.did_work for outcome in told] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -127,13 +127,13 @@ def test_the_statistics_are_compared_with_the_pairs_themselves(tmp_path: Path) -
 def test_a_channel_that_never_changes_is_sound(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, popdb={"path": tmp_path / "still", "validation_share": 0.0})
     song = encoded_song(tmp_path, "s", 3)
-    assert song.entry is not None
-    latents = load_file(song.entry.path("latents.safetensors"))
+    assert song.artifact is not None
+    latents = load_file(song.artifact.path("latents.safetensors"))
     latents["vocal"][:, 7] = 0.5
-    path = song.entry.path("latents.safetensors")
+    path = song.artifact.path("latents.safetensors")
     save_file(latents, path)
-    entry = dataclasses.replace(song.entry, sha256={path.name: sha256(path)})
-    popdb = write_popdb([dataclasses.replace(song, entry=entry)], settings)
+    entry = dataclasses.replace(song.artifact, sha256={path.name: sha256(path)})
+    popdb = write_popdb([dataclasses.replace(song, artifact=entry)], settings)
     assert popdb.stats["vocal"]["std"][7] == 1.0
     assert verify(popdb.root) == []
 

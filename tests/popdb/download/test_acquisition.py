@@ -50,7 +50,7 @@ def test_the_next_best_comes_when_the_best_is_gone(site: LocalSite, workplace: W
     assert verdicts(outcome.record) == [("gone", "unavailable"), ("there", "chosen")]
     assert "404" in outcome.record["candidates"][0]["reason"]
     site.requests.clear()
-    assert not workplace.outcomes("Any")[0].worked
+    assert not workplace.outcomes("Any")[0].did_work
     assert site.requests == []
 
 
@@ -121,7 +121,7 @@ def test_a_limit_holds_for_what_a_hit_understates(
     assert workplace.outcomes("Any", max_duration_s=4)[0].ok
     asked += ["/watch/a", "/media/a"]
     [refused] = workplace.outcomes("Any", max_duration_s=2)
-    assert (refused.status, refused.entry) == (Status.TOO_LONG, None)
+    assert (refused.status, refused.artifact) == (Status.TOO_LONG, None)
     assert workplace.outcomes("Any", max_duration_s=4)[0].ok
     assert site.requests == asked
 
@@ -168,9 +168,9 @@ def test_what_is_held_for_the_site_is_held_only_where_it_is_asked(
         told.clear()
         songs = [Song(title, title) for title in titles]
         outcomes = acquisition.acquire_songs(
-            songs, Parts(workplace.settings), lambda outcome: told.append(outcome.worked), asking
+            songs, Parts(workplace.settings), lambda outcome: told.append(outcome.did_work), asking
         )
-        return [outcome.worked for outcome in outcomes]
+        return [outcome.did_work for outcome in outcomes]
 
     assert acquire("Any") == told == [True]
     assert (asking.times, asking.before) == (1, 0)

@@ -140,7 +140,7 @@ def test_file_over_the_longest_duration_is_too_long(tmp_path: Path, workplace: W
     assert workplace.read(path, max_duration_s=2.0)["duration_s"] == 2.0  # the limit was raised: tried again
     assert workplace.read(path, max_duration_s=900)["duration_s"] == 2.0
     [outcome] = workplace.outcomes(Song("0" * 20, "song", url=path.as_uri()), max_duration_s=1.9)
-    assert (outcome.status, outcome.entry) == (Status.TOO_LONG, None)  # fetched under a larger limit
+    assert (outcome.status, outcome.artifact) == (Status.TOO_LONG, None)  # fetched under a larger limit
 
 
 def test_wav_beyond_its_format_is_too_long(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_what_took_the_place_of_a_blocked_video_stays(
     site.answers["/media/blocked"] = Answer(encoded(sine()))
     site.requests.clear()
     [outcome] = workplace.outcomes("Any")
-    assert (outcome.record["video_id"], outcome.worked) == ("there", False)
+    assert (outcome.record["video_id"], outcome.did_work) == ("there", False)
     assert site.requests == []
 
 
@@ -159,4 +159,4 @@ def test_many_old_failures_do_not_stop_a_run(site: LocalSite, workplace: Workpla
     outcomes = workplace.outcomes(*titles, policy="scored", stop_after=3, workers=1, search_results=8)
     assert [outcome.status for outcome in outcomes] == [Status.FORBIDDEN] * 8
     assert len([path for path in site.requests if "media" in path]) == 3
-    assert [outcome.worked for outcome in outcomes] == [True] * 3 + [False] * 5
+    assert [outcome.did_work for outcome in outcomes] == [True] * 3 + [False] * 5

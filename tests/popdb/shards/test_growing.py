@@ -33,7 +33,7 @@ def shards(popdb: Popdb) -> dict[str, int]:
 
 def rightly_read(popdb: Popdb, outcomes: list[Outcome]) -> bool:
     """Every chunk of every song is a pair, and the pair has the song's latents."""
-    entries = {outcome.song.song_id: outcome.entry for outcome in outcomes if outcome.entry}
+    entries = {outcome.song.song_id: outcome.artifact for outcome in outcomes if outcome.artifact}
     for name, entry in entries.items():
         rows = [row for row in popdb.index if row["song_id"] == name]
         truth = load_file(entry.path("latents.safetensors"))

@@ -40,8 +40,8 @@ def test_every_pair_is_where_the_index_says(tmp_path: Path) -> None:
     popdb = write_popdb(outcomes, small_settings(tmp_path, popdb={"pairs_per_shard": 4}))
     assert [row["pair_id"] for row in popdb.index] == ["a-000", "a-001", "a-002", "b-000", "c-000", "c-001"]
     for outcome in outcomes[:3]:
-        assert outcome.entry is not None
-        truth = load_file(outcome.entry.path("latents.safetensors"))
+        assert outcome.artifact is not None
+        truth = load_file(outcome.artifact.path("latents.safetensors"))
         rows = [row for row in popdb.index if row["song_id"] == outcome.song.song_id]
         vocal, accompaniment = popdb.read(rows)
         assert torch.equal(vocal, truth["vocal"])
@@ -81,9 +81,9 @@ def test_chunks_sung_too_little_are_no_pairs_and_the_others_keep_their_place(tmp
     starts_s = [row["chunk"] * FRAMES * 2048 / 44_100 for row in popdb.index]
     assert [row["start_s"] for row in popdb.index] == pytest.approx(starts_s, abs=1e-4)
     truth = {
-        outcome.song.song_id: load_file(outcome.entry.path("latents.safetensors"))
+        outcome.song.song_id: load_file(outcome.artifact.path("latents.safetensors"))
         for outcome in outcomes
-        if outcome.entry
+        if outcome.artifact
     }
     for stream, latents in zip(("vocal", "accompaniment"), popdb.read(popdb.index), strict=True):
         assert torch.equal(latents, torch.stack([*truth["a"][stream][1:], truth["c"][stream][0]]))
