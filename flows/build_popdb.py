@@ -74,7 +74,7 @@ def prepare(run: Workers, songs: Sequence[Song], parts: Parts) -> list[Outcome]:
     journey = artifacts.Journey(songs, parts.settings)
     run.everywhere(partial(begin, parts))
     with ExitStack() as broken_off:  # the groups to come would download for nobody
-        broken_off.callback(parts.rate_limiter.leave)
+        broken_off.callback(parts.rate_limiter.cancel)
         named = groups(songs, parts.settings)
         outcomes = gather(submit(run, (download, separate, encode), named, parts), journey.show)
         broken_off.pop_all()
@@ -83,7 +83,7 @@ def prepare(run: Workers, songs: Sequence[Song], parts: Parts) -> list[Outcome]:
 
 def begin(parts: Parts) -> None:
     """Whoever starts a run has read why the last one stopped."""
-    parts.rate_limiter.open()
+    parts.rate_limiter.start_run()
 
 
 def summary(counts: dict[str, int]) -> str:
@@ -112,7 +112,7 @@ def download(songs: Sequence[Song], parts: Parts, group: str) -> Group[Outcome]:
     """Songs → audio."""
     with bar(songs, f"download {group}") as progress:
         done = until_ended(lambda _: progress.update())
-        return told(acquire_songs(songs, parts_here(parts), done, asking=slot(DOWNLOADS)))
+        return told(acquire_songs(songs, parts_here(parts), done, while_asking=slot(DOWNLOADS)))
 
 
 @task(task_run_name="separate {group}", tags=["separate"], cache_policy=NO_CACHE, **RETRIED)

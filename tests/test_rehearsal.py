@@ -116,7 +116,7 @@ def test_nothing_else_is_left(number: int, rehearsal: Rehearsal) -> None:
     """In data/raw: entries, failures, and rests of downloads that another try goes on from."""
     raw, outcomes = rehearsal.settings.data / "raw", rehearsal.outcomes[number]
     entries = {outcome.artifact.folder.name for outcome in outcomes if outcome.artifact}
-    listing = rehearsal.listing[number] - {".pace", ".locks"} - entries
+    listing = rehearsal.listing[number] - {".rate_limit", ".locks"} - entries
     failures = {name for name in listing if re.fullmatch(r"[0-9a-f]{20}\.failed\.json", name)}
     rests = {name for name in listing if re.fullmatch(r"\.[0-9a-f]{20}\.part", name)}
     assert listing == failures | rests

@@ -22,7 +22,7 @@ from samuel.popdb import acquire as acquisition
 from samuel.popdb import stages as pipeline
 from samuel.popdb.duplicates import to_text
 from samuel.popdb.parts import Parts
-from samuel.popdb.rate_limit import Pace
+from samuel.popdb.rate_limit import RateLimiter
 from samuel.popdb.search import Hit
 from samuel.popdb.songs import COLUMNS
 from samuel.popdb.stages import ACCOMPANIMENT, VOCALS
@@ -97,9 +97,9 @@ class _Stages:
     def __init__(self, sleep_s: float) -> None:
         self.sleep_s = sleep_s
 
-    def search(self, title: str, _: Any, pace: Pace, **__: Any) -> dict[str, Any]:
+    def search(self, title: str, _: Any, limiter: RateLimiter, **__: Any) -> dict[str, Any]:
         """Five hits, as a site lists them; the first is the song."""
-        with pace.asking("search"):
+        with limiter.request("search"):
             time.sleep(self.sleep_s)
         names = (
             title,
@@ -110,9 +110,11 @@ class _Stages:
         )
         return {"hits": [vars(_hit(title, place, name)) for place, name in enumerate(names)]}
 
-    def fetch_video(self, hit: Hit, _: Any, pace: Pace, folder: Path, *__: Any, **___: Any) -> dict[str, Any]:
+    def fetch_video(
+        self, hit: Hit, _: Any, limiter: RateLimiter, folder: Path, *__: Any, **___: Any
+    ) -> dict[str, Any]:
         """A file of other bytes for every song, and a fingerprint like no other."""
-        with pace.asking("download"):
+        with limiter.request("download"):
             time.sleep(self.sleep_s)
         draw = _drawing(hit.video_id)
         (folder / acquisition.AUDIO).write_bytes(draw.bytes(1024))
@@ -150,7 +152,6 @@ def _hit(title: str, place: int, name: str) -> Hit:
         channel=f"Artist of {title}",
         duration_s=TYPICAL_S,
         live=False,
-        views=1_000_000,
         verified=place == 0,
     )
 

@@ -123,7 +123,7 @@ def loop(settings: Settings) -> Told:
     require_place(settings)
     shared = Parts(settings)
     pipeline.reclaim_audio(shared)
-    shared.rate_limiter.open()
+    shared.rate_limiter.start_run()
     songs = catalog.list_songs(settings.songs, settings.data).songs
 
     def stages(part: Sequence[Song]) -> list[Outcome]:

@@ -39,7 +39,7 @@ def download(settings: Settings) -> int:
     require_audio_space(listed.songs, settings)
     progress = Progress(len(listed.songs), least_s(listed.songs, settings.download))
     parts = Parts(settings)
-    parts.rate_limiter.open()
+    parts.rate_limiter.start_run()
     with tqdm(total=progress.songs, desc="download", disable=None) as bar:
 
         def count(outcome: "Outcome") -> None:

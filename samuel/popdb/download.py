@@ -1,4 +1,4 @@
-"""A video, or a file at hand → `audio.wav` (44.1 kHz stereo float32), and what is measured of it."""
+"""A video, or a file on this machine → `audio.wav` (44.1 kHz stereo float32), and what is measured of it."""
 
 import shutil
 import time
@@ -13,9 +13,9 @@ from samuel.audio import CutShortError, decode_to_wav
 from samuel.config import DownloadConfig
 from samuel.errors import InputError, SongError
 from samuel.popdb.duplicates import fingerprint, supported, to_text
-from samuel.popdb.rate_limit import Pace
-from samuel.popdb.search import Hit, is_live, seconds_of
-from samuel.popdb.site import YtDlp, file_options, full_disk_stops, site_options, yt_dlp_fails
+from samuel.popdb.rate_limit import RateLimiter
+from samuel.popdb.search import Hit, duration_of, is_live
+from samuel.popdb.site import YtDlp, file_options, full_disk_stops, site_options, translated_errors
 from samuel.popdb.songs import AUDIO_SUFFIXES, Song
 from samuel.popdb.status import Status
 
@@ -25,11 +25,11 @@ WEB_PAGE = (b"<!doctype html", b"<html")
 
 
 def fetch_video(
-    hit: Hit, config: DownloadConfig, pace: Pace, folder: Path, partial: Path, *, again: bool = False
+    hit: Hit, config: DownloadConfig, limiter: RateLimiter, folder: Path, partial: Path, *, repeated: bool
 ) -> dict[str, Any]:
     """Download the video of `hit` and write `audio.wav` into `folder`, and nothing else.
 
-    What arrived before a passing fault stays in `partial`, and the next try (`again`) goes on from there.
+    What arrived before a passing fault stays in `partial`, and the next try (`repeated`) goes on from there.
 
     Returns:
         What is known of the audio, the same on every machine: video_id, video_title, channel, duration_s,
@@ -40,11 +40,11 @@ def fetch_video(
         SongError: This video cannot be had; `status` says why.
         OperatorError: The site wants to see a human, the disk is full, or the run was stopped.
     """
-    with pace.asking("download", again=again):
+    with limiter.request("download", repeated=repeated):
         resumed = partial.is_dir() and any(partial.iterdir())
-        source, promised_s = _arrive(hit, config, pace, partial)
+        source, promised_s = _download(hit, config, limiter, partial)
         try:
-            measured = _decode(source, folder, promised_s, config)
+            measured = _decode(source, folder, config, promised_s)
         except SongError as error:
             shutil.rmtree(partial)
             if resumed and error.status == Status.DECODE_FAILED:
@@ -59,34 +59,50 @@ def fetch_file(song: Song, config: DownloadConfig, folder: Path) -> dict[str, An
     """Write the audio of a song with a file URL into `folder` as `audio.wav`; see `fetch_video`."""
     url = song.url or ""
     if not url.startswith("file:"):
-        raise SongError(Status.UNAVAILABLE, "a song is a file at hand or is searched by title, never a link")
-    partial = folder / "source"
-    partial.mkdir()
+        raise SongError(Status.UNAVAILABLE, "a song is a file here or is searched by title, never a link")
+    # Given as extracted already: the generic extractor would follow a playlist that is dressed up as audio.
+    suffix = Path(url).suffix.lower()
+    extension = suffix[1:] if suffix in AUDIO_SUFFIXES else "unknown_video"
+    video: Any = {"id": "file", "title": "file", "url": url, "ext": extension, "extractor": "file"}
+    copy = folder / "source"
+    copy.mkdir()
+    options = file_options(config, copy) | {"enable_file_urls": True}
     try:
-        with yt_dlp_fails(partial):
-            source = _copy(url, config, partial)
-        measured = _decode(source, folder, None, config)
+        with translated_errors(copy), YtDlp(options) as ydl:
+            source = _downloaded(ydl.process_ie_result(video))
+        measured = _decode(source, folder, config)
     except SongError as error:
         if Status(error.status).retryable:  # a file does not get better by waiting
             raise SongError(Status.DECODE_FAILED, "the file is empty or cannot be read") from error
         raise
     finally:
-        shutil.rmtree(partial)
+        shutil.rmtree(copy)
     return {"video_id": None, "video_title": None, "channel": None, **measured}
 
 
-def _arrive(hit: Hit, config: DownloadConfig, pace: Pace, partial: Path) -> tuple[Path, float | None]:
-    """The file of a video, and its duration as the page says; a rest stays where a try can go on from it."""
+def too_long(duration_s: float, longest_s: float) -> SongError:
+    """The error of a song over the longest duration."""
+    return SongError(Status.TOO_LONG, f"{duration_s:.1f} s; download.max_duration_s is {longest_s:g}")
+
+
+def _download(
+    hit: Hit, config: DownloadConfig, limiter: RateLimiter, partial: Path
+) -> tuple[Path, float | None]:
+    """Fetch a video into `partial`, from where the last try broke off; its file and the promised duration."""
+    deadline_s = time.monotonic() + config.timeout_s
+
+    def check_time(_: dict[str, Any]) -> None:
+        limiter.raise_if_cancelled()
+        if time.monotonic() > deadline_s:
+            raise SongError(Status.NETWORK, f"not whole after {config.timeout_s:g} s (download.timeout_s)")
+
     partial.mkdir(parents=True, exist_ok=True)
-    options = site_options(config, partial) | {
-        "match_filter": _refusing(config),
-        "progress_hooks": [_deadline(config.timeout_s, pace)],
-    }
+    hooks = {"match_filter": _refuse_unwanted(config), "progress_hooks": [check_time]}
     try:
         # Not the instance that searched: that one has let in the extractors its hits name, allowed or not.
-        with yt_dlp_fails(partial), YtDlp(options) as ydl:
+        with translated_errors(partial), YtDlp(site_options(config, partial) | hooks) as ydl:
             video: Any = ydl.extract_info(hit.url, ie_key=hit.extractor or None)
-            return _downloaded(video), seconds_of(video.get("duration"))
+            return _downloaded(video), duration_of(video)
     except SongError as error:
         # 416: the site has no bytes after the rest, and yt-dlp would ask for the same range for ever.
         if not Status(error.status).retryable or "HTTP Error 416" in error.message:
@@ -94,37 +110,17 @@ def _arrive(hit: Hit, config: DownloadConfig, pace: Pace, partial: Path) -> tupl
         raise
 
 
-def _copy(url: str, config: DownloadConfig, folder: Path) -> Path:
-    # Given as extracted already: the generic extractor would follow a playlist that is dressed up as audio.
-    suffix = Path(url).suffix.lower()
-    extension = suffix[1:] if suffix in AUDIO_SUFFIXES else "unknown_video"
-    file: Any = {"id": "file", "title": "file", "url": url, "ext": extension, "extractor": "file"}
-    with YtDlp(file_options(config, folder) | {"enable_file_urls": True}) as ydl:
-        return _downloaded(ydl.process_ie_result(file))
-
-
-def _refusing(config: DownloadConfig) -> Callable[..., None]:
+def _refuse_unwanted(config: DownloadConfig) -> Callable[..., None]:
     def refuse(video: dict[str, Any], *, incomplete: bool) -> None:
         # A hit can turn out to be longer, or live, once its page is read; then nothing may be downloaded.
         if incomplete:
             return
         if is_live(video):
             raise SongError(Status.LIVE, "the video turned out to be live")
-        if (duration_s := seconds_of(video.get("duration")) or 0.0) > config.max_duration_s:
+        if (duration_s := duration_of(video) or 0.0) > config.max_duration_s:
             raise too_long(duration_s, config.max_duration_s)
 
     return refuse
-
-
-def _deadline(timeout_s: float, pace: Pace) -> Callable[[dict[str, Any]], None]:
-    started = time.monotonic()
-
-    def check(_: dict[str, Any]) -> None:
-        pace.check_left()
-        if time.monotonic() - started > timeout_s:
-            raise SongError(Status.NETWORK, f"not whole after {timeout_s:g} s (download.timeout_s)")
-
-    return check
 
 
 def _downloaded(video: Any) -> Path:
@@ -134,30 +130,37 @@ def _downloaded(video: Any) -> Path:
     return Path(downloads[0]["filepath"])
 
 
-def _decode(source: Path, folder: Path, promised_s: float | None, config: DownloadConfig) -> dict[str, Any]:
-    decoded = folder / "decoded.wav"
+def _decode(
+    source: Path, folder: Path, config: DownloadConfig, promised_s: float | None = None
+) -> dict[str, Any]:
+    decoded, longest_s = folder / "decoded.wav", config.max_duration_s
     try:
         with full_disk_stops():
-            decode_to_wav(source, decoded, config.max_duration_s + 1.0)
+            decode_to_wav(source, decoded, longest_s + 1.0)
     except InputError as error:
-        raise _undecodable(source, error) from error
-    measured = _measure(decoded)
-    _check_duration(measured["duration_s"], promised_s, config)
+        with source.open("rb") as file:
+            start = file.read(512).lstrip().lower()
+        if start.startswith(WEB_PAGE):
+            raise SongError(Status.SERVER_ERROR, "a web page arrived instead of audio") from error
+        cut_short = isinstance(error, CutShortError)
+        raise SongError(Status.NETWORK if cut_short else Status.DECODE_FAILED, str(error)) from error
+    measured = measure(decoded)
+    duration_s = measured["duration_s"]
+    if promised_s and duration_s < promised_s - max(2.0, 0.02 * promised_s):
+        raise SongError(Status.NETWORK, f"{duration_s:.1f} s arrived of the {promised_s:.1f} s promised")
+    if duration_s > longest_s:
+        raise too_long(duration_s, longest_s)
     codes = to_text(fingerprint(decoded)) if supported() else ""
     decoded.replace(folder / AUDIO)
     return {**measured, "fingerprint": codes}
 
 
-def _undecodable(source: Path, error: InputError) -> SongError:
-    with source.open("rb") as file:
-        start = file.read(512).lstrip().lower()
-    if start.startswith(WEB_PAGE):
-        return SongError(Status.SERVER_ERROR, "a web page arrived instead of audio")
-    cut_short = isinstance(error, CutShortError)
-    return SongError(Status.NETWORK if cut_short else Status.DECODE_FAILED, str(error))
+def measure(audio: Path) -> dict[str, float]:
+    """duration_s, peak and clipped_share of a WAV file, read block by block.
 
-
-def _measure(audio: Path) -> dict[str, float]:
+    Raises:
+        SongError: It holds no sound, values that are no numbers, or more than its format can count.
+    """
     if audio.stat().st_size >= WAV_LIMIT_BYTES:  # the length in its header has wrapped around
         raise SongError(Status.TOO_LONG, "over 3.3 hours do not fit a WAV file")
     peak, clipped = 0.0, 0
@@ -172,15 +175,3 @@ def _measure(audio: Path) -> dict[str, float]:
     if not samples:
         raise SongError(Status.DECODE_FAILED, "the file holds no sound")
     return {"duration_s": duration_s, "peak": peak, "clipped_share": clipped / samples}
-
-
-def _check_duration(duration_s: float, promised_s: float | None, config: DownloadConfig) -> None:
-    if promised_s and duration_s < promised_s - max(2.0, 0.02 * promised_s):
-        raise SongError(Status.NETWORK, f"{duration_s:.1f} s arrived of the {promised_s:.1f} s promised")
-    if duration_s > config.max_duration_s:
-        raise too_long(duration_s, config.max_duration_s)
-
-
-def too_long(duration_s: float, longest_s: float) -> SongError:
-    """The error of a song over the longest duration."""
-    return SongError(Status.TOO_LONG, f"{duration_s:.1f} s; download.max_duration_s is {longest_s:g}")

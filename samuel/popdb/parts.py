@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from samuel.config import Settings
-from samuel.popdb.rate_limit import Pace
+from samuel.popdb.rate_limit import RateLimiter
 from samuel.store import Store, open_store
 
 if TYPE_CHECKING:  # a run that only downloads needs no torch
@@ -45,10 +45,10 @@ class Parts:
         return self._once("store", lambda: open_store(self.settings))
 
     @property
-    def rate_limiter(self) -> Pace:
-        """How fast sites may be asked, shared by all processes of the data folder."""
-        state = self.settings.data / "raw" / ".pace"
-        return self._once("rate_limiter", lambda: Pace(self.settings.download, state))
+    def rate_limiter(self) -> RateLimiter:
+        """Makes requests to sites wait, shared by all processes of the data folder."""
+        state = self.settings.data / "raw" / ".rate_limit"
+        return self._once("rate_limiter", lambda: RateLimiter(self.settings.download, state))
 
     @property
     def device(self) -> "torch.device":

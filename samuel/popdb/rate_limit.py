@@ -1,7 +1,9 @@
-"""How fast we ask a site: spacing, pauses and a stop, shared by all threads and processes of a folder.
+"""Rate limit for the requests to a site, shared by all threads and processes that use one data folder.
 
-The state is a small JSON file, read and written under a lock, so it outlives a run. It is replaced whole but
-never forced to disk: a lost one costs a few seconds of spacing.
+Requests of a kind are spaced at random; a rate limit of the site pauses all of them, twice as long each time;
+too many faults in a row, or a bot check, stop them until a person starts another run. The state is a small
+JSON file, changed under a lock, so it survives the run and a kill. It is replaced whole but never forced to
+disk: a lost one costs a few seconds of spacing.
 """
 
 import logging
@@ -11,17 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    NonNegativeInt,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from samuel.config import DownloadConfig
 from samuel.errors import OperatorError, SongError
@@ -30,12 +26,10 @@ from samuel.popdb.status import Status
 
 logger = logging.getLogger(__name__)
 
-
-SLICE_S = 1.0  # the longest sleep between two looks at the state: a stop must be heard
+LONGEST_SLEEP_S = 1.0  # between two looks at the state: a stop is noticed within it
 SLOT_POLL_S = 0.04
 LOCK_POLL_S = 0.005
-ENDED = "the run has ended; start it again. What was downloaded stays"
-
+CANCELLED = "the run has ended; start it again. What was downloaded stays"
 REMEDY = (
     "wait some hours and start again with a larger download.download_interval_s; if that does not help, set "
     "download.proxy, download.cookies (they can cost you the account) or a PO-token provider for yt-dlp. "
@@ -43,12 +37,31 @@ REMEDY = (
 )
 NETWORK_REMEDY = "check the connection and the proxy, then start again. What was downloaded stays"
 
-
 Request = Literal["search", "download"]
 
 
-class Pace:
-    """The pace that everybody keeps who shares `folder`.
+class State(BaseModel):
+    """What all share, in `state.json`; a file that does not fit counts as absent.
+
+    Attributes:
+        next_start: The earliest start of the next request, by kind.
+        paused_at: When the last pause began.
+        paused_until: Before this nothing is requested.
+        faults: Faults in a row, by kind: a site may refuse the one and go on answering the other.
+        stopped: Why nothing may be requested until the next run.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    next_start: dict[Request, float] = {}
+    paused_at: float | None = None
+    paused_until: float = 0.0
+    faults: dict[Request, NonNegativeInt] = {}
+    stopped: str | None = None
+
+
+class RateLimiter:
+    """Makes requests wait for everybody who shares `folder`.
 
     Times are wall-clock seconds. A clock that went back makes nobody wait for longer than one interval, or
     one pause, of `config`.
@@ -73,46 +86,52 @@ class Pace:
             "search": config.search_interval_s,
             "download": config.download_interval_s,
         }
-        self._left = _leaving(folder.resolve())
-        self._again = 0
+        self._cancelled = threading.Event()
+        self._repeated_faults = 0
 
-    def open(self) -> None:
-        """Begin a run: forget a stop, for a person has acted; the spacing and a running pause hold on."""
-        self._left.clear()
-        with self._held() as (state, now):
+    def start_run(self) -> None:
+        """Forget a stop, for a person has acted; the spacing and a running pause hold on."""
+        self._cancelled.clear()
+        with self._state() as (state, now):
             if state.stopped is not None:
                 state.stopped, state.faults = None, {}
             if state.paused_until > now:
                 logger.warning("the pause of an earlier run goes on until %s", _hour(state.paused_until))
 
     @contextmanager
-    def asking(self, what: Request, *, again: bool = False) -> Iterator[None]:
-        """Hold a slot, wait for the turn, run the block and report how it ended.
+    def request(self, kind: Request, *, repeated: bool = False) -> Iterator[None]:
+        """Hold a slot, wait, run the block, which makes the request, and record how it ended.
 
-        SongError is reported with its status, and OperatorError stops everybody; both go on to the caller.
+        SongError is recorded with its status, and OperatorError stops everybody; both go on to the caller.
 
         Args:
-            what: The kind of request.
-            again: It has failed before: that it fails again says little about the site, unless it is limited.
+            kind: The kind of request.
+            repeated: It has failed before: another failure says little about the site, unless it limits us.
 
         Raises:
             OperatorError: All must stop.
         """
         with self.slot():
-            began = self.turn(what)
+            started = self.wait(kind)
             try:
                 yield
             except SongError as error:
                 status = Status(error.status)
-                self._again = self._again + 1 if again and status.retryable else 0
-                if not again or not status.retryable or status == Status.RATE_LIMITED:
-                    self.report(what, status, began)
+                fails_again = repeated and status.retryable
+                self._repeated_faults = self._repeated_faults + 1 if fails_again else 0
+                if not fails_again or status == Status.RATE_LIMITED:
+                    self.record(kind, status, started)
                 raise
             except OperatorError as error:
                 self.stop(str(error))
                 raise
-            self._again = 0
-            self.report(what, Status.OK, began)
+            self._repeated_faults = 0
+            self.record(kind, Status.OK, started)
+
+    @property
+    def gives_up_repeats(self) -> bool:
+        """True when `config.stop_after` repeated requests in a row have failed: try no more of them now."""
+        return self._repeated_faults >= self._config.stop_after
 
     @contextmanager
     def slot(self) -> Iterator[None]:
@@ -121,186 +140,135 @@ class Pace:
         Raises:
             OperatorError: All must stop.
         """
-        lock = self._slot()
+        locks = [FileLock(self._folder / f"slot-{i}.lock") for i in range(self._config.workers)]
+        while True:
+            self._raise_if_stopped()
+            if lock := next(filter(_acquired, locks), None):
+                break
+            self._sleep(SLOT_POLL_S)
         try:
             yield
         finally:
             lock.release()
 
-    def turn(self, what: Request) -> float:
-        """Wait until a request may begin, and reserve its place.
-
-        Returns:
-            When it began, for `report`.
+    def wait(self, kind: Request) -> float:
+        """Wait until a request may start, and take its place; the time of its start, for `record`.
 
         Raises:
             OperatorError: All must stop.
         """
         while True:
-            with self._held() as (state, now):
-                self._check(state)
-                wait_s = max(state.paused_until, state.begin_after.get(what, 0.0)) - now
+            with self._state() as (state, now):
+                self._raise_if_stopped(state)
+                wait_s = max(state.paused_until, state.next_start.get(kind, 0.0)) - now
                 if wait_s <= 0:
-                    if self._interval_s[what] > 0:  # else nothing changes, and nothing has to be written
-                        state.begin_after[what] = now + self._jittered(self._interval_s[what])
+                    if self._interval_s[kind] > 0:  # else nothing changes, and nothing has to be written
+                        state.next_start[kind] = now + self._with_jitter(self._interval_s[kind])
                     return now
-            self._sleep(min(wait_s, SLICE_S))
+            self._sleep(min(wait_s, LONGEST_SLEEP_S))
 
-    def report(self, what: Request, status: Status, began: float) -> None:
-        """Say what became of a request that began at `began`.
+    def record(self, kind: Request, status: Status, started: float) -> None:
+        """Record what became of a request that started at `started`.
 
-        An answer, whatever it was, ends the row of faults; searches and downloads have a row each, for a site
-        may refuse the one and go on answering the other. A passing fault lengthens it, and a rate limit
-        pauses everybody, twice as long each time; but a fault of a request from before that pause says
-        nothing new.
+        An answer, whatever it was, ends the row of faults. A passing fault lengthens it, and a rate limit
+        pauses everybody; but a fault of a request from before that pause says nothing new.
 
         Raises:
             OperatorError: This fault was the last of `config.stop_after` in a row. Now all must stop.
         """
-        with self._held() as (state, now):
+        with self._state() as (state, now):
             if not status.retryable:
-                state.faults.pop(what, None)
+                state.faults.pop(kind, None)
                 return
-            if state.paused_at is not None and began <= state.paused_at:
+            if state.paused_at is not None and started <= state.paused_at:
                 return
-            faults = state.faults[what] = state.faults.get(what, 0) + 1
+            faults = state.faults[kind] = state.faults.get(kind, 0) + 1
             if status == Status.RATE_LIMITED:
-                self._pause_all(state, now, faults)
+                state.paused_at, state.paused_until = now, now + self.pause_s(faults)
+                until = _hour(state.paused_until)
+                logger.warning("the site limits us (%d in a row): nothing is asked until %s", faults, until)
             if state.stopped is not None or faults < self._config.stop_after:
                 return
-            state.stopped = _advice(status, faults)
+            remedy = NETWORK_REMEDY if status == Status.NETWORK else REMEDY
+            state.stopped = f"{faults} requests in a row failed, the last one as {status}: {remedy}"
         raise OperatorError(state.stopped)
 
     def stop(self, message: str) -> None:
-        """Stop everybody until the next `open`; the first message stays."""
-        with self._held() as (state, _):
+        """Stop everybody until the next `start_run`; the first message stays."""
+        with self._state() as (state, _):
             state.stopped = message if state.stopped is None else state.stopped
 
-    @property
-    def weary(self) -> bool:
-        """True when `config.stop_after` in a row have failed again: more of them need not be tried now."""
-        return self._again >= self._config.stop_after
+    def cancel(self) -> None:
+        """End every wait on this limiter until `start_run`; other processes go on."""
+        self._cancelled.set()
 
-    def leave(self) -> None:
-        """End this process's run: no thread of it waits any longer, until `open`. Other processes go on."""
-        self._left.set()
+    def raise_if_cancelled(self) -> None:
+        """Raise OperatorError where `cancel` was called; reads no file where it was not."""
+        if self._cancelled.is_set():
+            self._raise_if_stopped()
 
-    def check_left(self) -> None:
-        """Look whether this process's run has ended.
-
-        Raises:
-            OperatorError: It has.
-        """
-        if self._left.is_set():
-            with self._held() as (state, _):
-                self._check(state)
-
-    def pause(self, attempt: int) -> float:
+    def pause_s(self, attempt: int) -> float:
         """Seconds to wait after so many failures: doubled each time, with jitter, never over the ceiling."""
         doubled_s = self._config.pause_s * 2.0 ** min(attempt - 1, 1000)  # 2.0**1024 is no float
-        return min(self._jittered(doubled_s), self._config.pause_ceiling_s)
+        return min(self._with_jitter(doubled_s), self._config.pause_ceiling_s)
 
-    def rest(self, attempt: int, rested_s: float = 0.0) -> None:
-        """Wait for `pause(attempt)`, less the seconds that have passed since the failure.
+    def wait_before_retry(self, attempt: int, elapsed_s: float = 0.0) -> None:
+        """Wait for `pause_s(attempt)`, less the seconds that have passed since the failure.
 
         Raises:
             OperatorError: All must stop.
         """
-        wait_s = self.pause(attempt) - rested_s
+        wait_s = self.pause_s(attempt) - elapsed_s
         while wait_s > 0:
-            with self._held() as (state, _):
-                self._check(state)
-            self._sleep(min(wait_s, SLICE_S))
-            wait_s -= SLICE_S
+            self._raise_if_stopped()
+            self._sleep(min(wait_s, LONGEST_SLEEP_S))
+            wait_s -= LONGEST_SLEEP_S
 
-    def _slot(self) -> FileLock:
-        locks = [FileLock(self._folder / f"slot-{i}.lock") for i in range(self._config.workers)]
-        while True:
-            with self._held() as (state, _):
-                self._check(state)
-            for lock in locks:
-                try:
-                    lock.acquire(blocking=False)
-                except Timeout:
-                    continue
-                return lock
-            self._sleep(SLOT_POLL_S)
+    def _raise_if_stopped(self, state: State | None = None) -> None:
+        if state is None:
+            with self._state() as (current, _):
+                state = current
+        if state.stopped is not None or self._cancelled.is_set():
+            raise OperatorError(state.stopped or CANCELLED)
 
-    def _check(self, state: "_State") -> None:
-        if state.stopped is not None or self._left.is_set():
-            raise OperatorError(state.stopped or ENDED)
-
-    def _pause_all(self, state: "_State", now: float, faults: int) -> None:
-        state.paused_at, state.paused_until = now, now + self.pause(faults)
-        until = _hour(state.paused_until)
-        logger.warning("the site limits us (%d in a row): nothing is asked until %s", faults, until)
-
-    def _jittered(self, seconds: float) -> float:
+    def _with_jitter(self, seconds: float) -> float:
         return seconds * (1 + self._config.jitter * random.random())  # noqa: S311 - nothing to keep secret
 
     @contextmanager
-    def _held(self) -> Iterator[tuple["_State", float]]:
-        """The state and the time, under the lock; what the block changes is written when it ends well."""
-        path = self._folder / "pace.json"
-        with FileLock(self._folder / "pace.lock", poll_interval=LOCK_POLL_S):
-            text, now = _read(path), self._clock()
-            state = _parse(text)
-            self._mend(state, now)
+    def _state(self) -> Iterator[tuple[State, float]]:
+        """Yield the state and the time, under the lock; what the block changes is written if it ends well."""
+        path = self._folder / "state.json"
+        with FileLock(self._folder / "state.lock", poll_interval=LOCK_POLL_S):
+            text = path.read_bytes() if path.exists() else b""
+            try:
+                state = State.model_validate_json(text)
+            except ValidationError:
+                state = State()
+            now = self._clock()
+            self._clamp(state, now)
             yield state, now
             if (changed := state.model_dump_json().encode()) != text:
-                _replace(path, changed)
+                with full_disk_stops():
+                    temporary = path.with_suffix(".tmp")
+                    temporary.write_bytes(changed)
+                    temporary.replace(path)
 
-    def _mend(self, state: "_State", now: float) -> None:
+    def _clamp(self, state: State, now: float) -> None:
         """Bring near what lies too far ahead: the clock went back, or the settings were others."""
-        for what, interval_s in self._interval_s.items():
+        for kind, interval_s in self._interval_s.items():
             latest = now + interval_s * (1 + self._config.jitter)
-            state.begin_after[what] = min(state.begin_after.get(what, 0.0), latest)
+            state.next_start[kind] = min(state.next_start.get(kind, 0.0), latest)
         if state.paused_at is not None and state.paused_at > now:
             state.paused_at, state.paused_until = now, now + state.paused_until - state.paused_at
         state.paused_until = min(state.paused_until, now + self._config.pause_ceiling_s)
 
 
-@cache
-def _leaving(folder: Path) -> threading.Event:
-    return threading.Event()  # one for all that this process does in the folder
-
-
-class _State(BaseModel):
-    """What `pace.json` holds; a file that does not fit counts as absent."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    begin_after: dict[Request, float] = {}
-    paused_at: float | None = None
-    paused_until: float = 0.0
-    faults: dict[Request, NonNegativeInt] = {}
-    stopped: str | None = None
-
-
-def _read(path: Path) -> bytes:
+def _acquired(lock: FileLock) -> bool:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-
-
-def _parse(text: bytes) -> _State:
-    try:
-        return _State.model_validate_json(text)
-    except ValidationError:
-        return _State()
-
-
-def _replace(path: Path, text: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    with full_disk_stops():
-        temporary.write_bytes(text)
-        temporary.replace(path)
-
-
-def _advice(status: Status, faults: int) -> str:
-    remedy = NETWORK_REMEDY if status == Status.NETWORK else REMEDY
-    return f"{faults} requests in a row failed, the last one as {status}: {remedy}"
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True
 
 
 def _hour(seconds: float) -> str:

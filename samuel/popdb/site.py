@@ -1,4 +1,4 @@
-"""yt-dlp as a library: what it may do, and where it says things."""
+"""The one door to yt-dlp: what it may do, where its words go, and its failures as statuses of a song."""
 
 import errno
 import io
@@ -15,12 +15,7 @@ from typing import Any
 from yt_dlp import YoutubeDL
 from yt_dlp.cookies import YoutubeDLCookieJar
 from yt_dlp.networking.exceptions import HTTPError, TransportError
-from yt_dlp.utils import (
-    ContentTooShortError,
-    DownloadError,
-    GeoRestrictedError,
-    YoutubeDLError,
-)
+from yt_dlp.utils import ContentTooShortError, DownloadError, GeoRestrictedError, YoutubeDLError
 
 from samuel.audio import ffmpeg
 from samuel.config import DownloadConfig
@@ -29,19 +24,15 @@ from samuel.popdb.status import Status
 
 logger = logging.getLogger(__name__)
 
-
-# What went wrong: yt-dlp's exceptions as statuses, and what concerns every song as OperatorError.
-
-
 DISK_RESERVE_BYTES = 64 * 2**20
-FULL_DISK = r"No space left on device|Disk quota exceeded|Errno 28\b"
-BOT_CHECK = r"not a bot\b|captcha"
+DISK_REMEDY = "make room, or point `data` to another disk, and start again. What was downloaded stays"
 BOT_REMEDY = (
     "wait some hours and go on with a larger download.download_interval_s, or set up a PO-token provider or "
     "cookies for yt-dlp (cookies can cost you the account). What was downloaded stays"
 )
-DISK_REMEDY = "make room, or point `data` to another disk, and start again. What was downloaded stays"
-
+FULL_DISK = r"No space left on device|Disk quota exceeded|Errno 28\b"
+MACHINE_FAULT = r"\[Errno (?:1|5|13|23|24|30)\]"
+BOT_CHECK = r"not a bot\b|captcha"
 # The first that matches decides: once yt-dlp has given up retrying, only the message is left.
 VERDICTS = (
     (r"no suitable extractor|No such file or directory|file:// URLs are disabled", Status.UNAVAILABLE),
@@ -57,93 +48,56 @@ VERDICTS = (
     (r"HTTP Error (?:404|410)\b", Status.UNAVAILABLE),
     (r"HTTP Error [45]\d\d\b", Status.SERVER_ERROR),
     (r"got error:|timed out|did not get any data|content too short", Status.NETWORK),
-    (
-        r"unavailable|not available|private|removed|deleted|terminated|closed|no longer|copyright",
-        Status.UNAVAILABLE,
-    ),
-    (r"members.only|join this channel|payment|premium|purchase|rent\b|unsupported url", Status.UNAVAILABLE),
+    (r"unavailable|not available|private|removed|deleted|terminated|closed|no longer", Status.UNAVAILABLE),
+    (r"copyright|members.only|join this channel|payment|premium|purchase|rent\b", Status.UNAVAILABLE),
+    (r"unsupported url", Status.UNAVAILABLE),
 )
-MACHINE = r"\[Errno (?:1|5|13|23|24|30)\]"
-
-
-def classify(error: YoutubeDLError) -> Status:
-    """Status of a song whose search or download ended in `error`.
-
-    Raises:
-        OperatorError: No other song would fare better: a bot check, or a full disk.
-    """
-    causes = list(_causes(error))
-    text = " | ".join(str(getattr(cause, "orig_msg", cause)) for cause in causes)
-    if re.search(FULL_DISK, text):
-        raise OperatorError(f"the disk is full: {DISK_REMEDY}")
-    if found := re.search(MACHINE, text):
-        raise OperatorError(
-            f"this machine does not let yt-dlp open or write a file ({found[0]}): {text[-300:]}"
-        )
-    if re.search(BOT_CHECK, text, re.IGNORECASE):
-        raise OperatorError(f"the site asks for proof that no robot is at work: {BOT_REMEDY}")
-    if any(isinstance(cause, GeoRestrictedError) for cause in causes):
-        return Status.GEO_BLOCKED
-    for pattern, status in VERDICTS:
-        if re.search(pattern, text, re.IGNORECASE):
-            return status
-    if any(isinstance(cause, TransportError | ContentTooShortError) for cause in causes):
-        return Status.NETWORK
-    # What nobody knows may be a change of the site, and may concern every song.
-    return Status.SERVER_ERROR
-
-
-@contextmanager
-def full_disk_stops() -> Iterator[None]:
-    """Turn a full disk into OperatorError, whoever found it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OperatorError(f"the disk is full: {DISK_REMEDY}") from error
-        raise
-
-
-@contextmanager
-def yt_dlp_fails(folder: Path) -> Iterator[None]:
-    """Turn what yt-dlp raises, whatever a site sent, into SongError; `folder` is where it writes."""
-    with full_disk_stops():
-        try:
-            yield
-        except YoutubeDLError as error:
-            _check_free_space(folder)
-            message = " ".join(str(error).removeprefix("ERROR: ").split())[:500]
-            raise SongError(classify(error), message) from error
-        except (SamuelError, OSError):
-            raise
-        except Exception as error:  # its extractors trust what a site sends
-            message = f"yt-dlp failed: {type(error).__name__}: {error}"[:500]
-            raise SongError(Status.SERVER_ERROR, message) from error
-
-
-def _check_free_space(folder: Path) -> None:
-    # Not every way to write says why it failed.
-    if shutil.disk_usage(folder).free < DISK_RESERVE_BYTES:
-        raise OperatorError(f"the disk is full: {DISK_REMEDY}")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    # Without the outermost wrapper: its text quotes the query, and a song may be called "Captcha".
-    if isinstance(error, DownloadError) and error.exc_info:
-        error = error.exc_info[1] or error
-    while error is not None:
-        yield error
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__
-
-
 # Netscape's format: domain, subdomains, path, secure, expires, name and value; or a comment, or nothing.
+MOST_COOKIE_BYTES = 2**22
 COOKIE = r"(?:#HttpOnly_)?(?:[^\t]*\t){4}(?:[0-9]+(?:\.[0-9]+)?)?\t[^\t]*\t[^\t]*"
 COOKIE_LINE = re.compile(rf"{COOKIE}|#(?!HttpOnly_).*|\s*")
 
 
+class YtDlp(YoutubeDL):
+    """yt-dlp that closes what it opened, which it otherwise leaves to the garbage collector."""
+
+    _starting = threading.Lock()  # the first loads the plugins; two at once would do so twice
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._opened: list[Any] = []
+        with self._starting:
+            super().__init__(options)  # type: ignore[arg-type]
+
+    def urlopen(self, req: Any) -> Any:
+        """Open a request, and remember to close the answer."""
+        try:
+            self._opened.append(super().urlopen(req))
+        except HTTPError as error:
+            self._opened.append(error)
+            raise
+        return self._opened[-1]
+
+    def close(self) -> None:
+        """Close every answer."""
+        for response in self._opened:
+            response.close()
+        super().close()
+
+
+class _Log:
+    """Takes yt-dlp's words to our log; its errors come back as exceptions, so they are not said twice."""
+
+    def debug(self, message: str) -> None:
+        logger.debug("yt-dlp: %s", message)
+
+    error = debug
+
+    def warning(self, message: str) -> None:
+        logger.warning("yt-dlp: %s", message)
+
+
 def file_options(config: DownloadConfig, folder: Path) -> dict[str, Any]:
-    """yt-dlp's options for a file at hand, to be written into `folder`: no extractor may run."""
+    """yt-dlp's options for a file on this machine, to be written into `folder`: no extractor may run."""
     return {
         "logger": _Log(),
         "quiet": True,
@@ -187,14 +141,17 @@ def site_options(config: DownloadConfig, folder: Path) -> dict[str, Any]:
 
 
 def read_cookies(path: Path) -> io.StringIO:
-    """The cookies as a stream: yt-dlp would write back into the file, several threads at a time.
+    """Read cookies into a stream: yt-dlp would write back into the file, several threads at a time.
 
     Raises:
         InputError: The file is missing, or not in Netscape's format; the message holds nothing of it.
     """
     try:
-        text = path.expanduser().read_text("utf-8")
-        _check_lines(text)
+        with path.expanduser().open("rb") as file:
+            text = file.read(MOST_COOKIE_BYTES).decode()
+        # yt-dlp skips a line that it cannot read, and prints it with all its secrets.
+        if not all(COOKIE_LINE.fullmatch(line) for line in text.split("\n")):
+            raise ValueError  # noqa: TRY301 - said below, as what yt-dlp finds
         YoutubeDLCookieJar(io.StringIO(text)).load()  # type: ignore[arg-type]
     except (UnicodeDecodeError, LoadError, YoutubeDLError, ValueError):
         remedy = "export them from the browser in Netscape's format (cookies.txt)"
@@ -204,46 +161,71 @@ def read_cookies(path: Path) -> io.StringIO:
     return io.StringIO(text)
 
 
-def _check_lines(text: str) -> None:
-    # yt-dlp skips a line that it cannot read, and prints it with all its secrets.
-    if not all(COOKIE_LINE.fullmatch(line) for line in text.split("\n")):
-        raise ValueError
+@contextmanager
+def full_disk_stops() -> Iterator[None]:
+    """Turn a full disk into OperatorError, whoever found it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OperatorError(f"the disk is full: {DISK_REMEDY}") from error
+        raise
 
 
-class YtDlp(YoutubeDL):
-    """yt-dlp that closes what it opened, which it otherwise leaves to the garbage collector."""
+@contextmanager
+def translated_errors(folder: Path) -> Iterator[None]:
+    """Turn what yt-dlp raises, whatever a site sent, into SongError; `folder` is where it writes.
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        self._opened: list[Any] = []
-        with _starting:
-            super().__init__(options)  # type: ignore[arg-type]
-
-    def urlopen(self, req: Any) -> Any:
-        """Open a request, and remember to close the answer."""
+    Raises:
+        OperatorError: No other song would fare better: a bot check, or a full disk.
+    """
+    with full_disk_stops():
         try:
-            self._opened.append(super().urlopen(req))
-        except HTTPError as error:
-            self._opened.append(error)
+            yield
+        except YoutubeDLError as error:
+            # Not every way to write says why it failed.
+            if shutil.disk_usage(folder).free < DISK_RESERVE_BYTES:
+                raise OperatorError(f"the disk is full: {DISK_REMEDY}") from error
+            message = " ".join(str(error).removeprefix("ERROR: ").split())[:500]
+            raise SongError(classify(error), message) from error
+        except (SamuelError, OSError):
             raise
-        return self._opened[-1]
-
-    def close(self) -> None:
-        """Close every answer."""
-        for response in self._opened:
-            response.close()
-        super().close()
+        except Exception as error:  # its extractors trust what a site sends
+            message = f"yt-dlp failed: {type(error).__name__}: {error}"[:500]
+            raise SongError(Status.SERVER_ERROR, message) from error
 
 
-_starting = threading.Lock()  # the first instance loads the plugins, and two at once would load them twice
+def classify(error: YoutubeDLError) -> Status:
+    """Status of a song whose search or download ended in `error`.
+
+    Raises:
+        OperatorError: No other song would fare better: a bot check, or a full disk.
+    """
+    causes = list(_causes(error))
+    text = " | ".join(str(getattr(cause, "orig_msg", cause)) for cause in causes)
+    if re.search(FULL_DISK, text):
+        raise OperatorError(f"the disk is full: {DISK_REMEDY}")
+    if found := re.search(MACHINE_FAULT, text):
+        what = "this machine does not let yt-dlp open or write a file"
+        raise OperatorError(f"{what} ({found[0]}): {text[-300:]}")
+    if re.search(BOT_CHECK, text, re.IGNORECASE):
+        raise OperatorError(f"the site asks for proof that no robot is at work: {BOT_REMEDY}")
+    if any(isinstance(cause, GeoRestrictedError) for cause in causes):
+        return Status.GEO_BLOCKED
+    for pattern, status in VERDICTS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return status
+    if any(isinstance(cause, TransportError | ContentTooShortError) for cause in causes):
+        return Status.NETWORK
+    # An unknown fault may be a change of the site, and may concern every song.
+    return Status.SERVER_ERROR
 
 
-class _Log:
-    """What yt-dlp says, to our log; its errors come back as exceptions, so they are not said twice."""
-
-    def debug(self, message: str) -> None:
-        logger.debug("yt-dlp: %s", message)
-
-    error = debug
-
-    def warning(self, message: str) -> None:
-        logger.warning("yt-dlp: %s", message)
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    # Without the outermost wrapper: its text quotes the query, and a song may be called "Captcha".
+    if isinstance(error, DownloadError) and error.exc_info:
+        error = error.exc_info[1] or error
+    while error is not None:
+        yield error
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__

@@ -1,27 +1,31 @@
-"""The song list: where songs come from (paper §III-C)."""
+"""Sources of songs (paper §III-C): each gives its songs in a fixed order and accounts for what it left out.
 
-import csv
+synthetic: songs made here, whose true stems are known
+folder:    audio files of the user
+csv:       a song list, whose titles are searched for; the paper's comes from Kaggle
+
+A source is a function in `SOURCES` and a name in `SongsConfig.source`.
+"""
+
+import io
 import logging
-import math
 import os
 import reprlib
 import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import pandas as pd
+
 from samuel.artifacts import MANIFEST, digest, sha256
 from samuel.config import SongsConfig
 from samuel.errors import InputError, MissingPartError
-
-# A song of the list, and what was kept of the list.
-
 
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -33,7 +37,7 @@ class Song:
     Attributes:
         song_id: Stable name, twenty hexadecimal digits; the same song of the same list always has it.
         title: As the list writes it; hostile text.
-        url: A file URL for songs that are at hand (`synthetic`, `folder`); None: to be searched by title.
+        url: A file URL for songs on this machine (`synthetic`, `folder`); None: to be searched by title.
         duration_s: Duration the list states, None where it states none.
         popularity: Popularity the list states, None where it states none.
     """
@@ -47,10 +51,10 @@ class Song:
 
 @dataclass(frozen=True)
 class Rule:
-    """How many entries of the list a rule took away, and how many it left."""
+    """How many entries of the list a rule removed, and how many it left."""
 
     name: str
-    taken: int
+    removed: int
     left: int
 
 
@@ -62,301 +66,53 @@ class SongList:
     rules: list[Rule]
 
     def table(self) -> list[dict[str, str | int]]:
-        """A row per rule, for people: rule, taken, left."""
-        return [{"rule": rule.name, "taken": rule.taken, "left": rule.left} for rule in self.rules]
+        """A row per rule, for people: rule, removed, left."""
+        return [{"rule": rule.name, "removed": rule.removed, "left": rule.left} for rule in self.rules]
 
 
-def over_limit(found: int, limit: int | None) -> list[Rule]:
-    """What a limit does to `found` songs: one rule, or none where it takes none."""
-    if limit is None or found <= limit:
-        return []
-    return [Rule(f"over the limit of {limit}", found - limit, limit)]
+def list_songs(config: SongsConfig, data: Path, track: Track = iter) -> SongList:
+    """List the songs that `config` asks for, in a fixed order, and what each rule removed.
 
-
-def normalise_title(title: str) -> str:
-    """`title` in NFKC, without zero-width and other format characters, single spaces between words."""
-    text = unicodedata.normalize("NFKC", title)
-    return " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())
-
-
-# The rows of a song list, a CSV file: every cell is read as text, and typed here.
-
-
-NAME, POPULARITY, DURATION = COLUMNS = ("song_name", "song_popularity", "song_duration_ms")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the list.
-
-    Attributes:
-        key: The name without what tells two spellings of it apart.
-        title: The name, normalised; hostile text.
-        duration_ms: Duration.
-        popularity: 0 to 100.
-        position: Line of the file it ends on.
-        shares: Those of the features in [0, 1] that were asked for, by column.
-    """
-
-    key: str
-    title: str
-    duration_ms: float
-    popularity: int
-    position: int
-    shares: dict[str, float]
-
-
-def read_rows(path: Path, shares: Sequence[str]) -> list[Row]:
-    """The rows of the list at `path`, with the columns `shares` beside those every list must have.
+    Args:
+        config: Which source, where it lies, which songs of it.
+        data: The data folder; `synthetic` writes its songs to `demo/` in it.
+        track: Wraps the loop over the songs to be made or read, e.g. in a progress bar.
 
     Raises:
-        InputError: There is no such file, it is no CSV in UTF-8, or a cell is not what its column holds.
+        InputError: The folder or the list cannot be used, or no song passes the filters.
+        MissingPartError: The Kaggle list could not be fetched.
     """
-    if not path.is_file():
-        found = "is a folder, not a file" if path.exists() else "no such file"
-        raise InputError(f"songs.path {path}: {found}; give the song list, a CSV file")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            _check_columns(path, (*COLUMNS, *shares), reader.fieldnames or [])
-            rows = [_row(path, reader.line_num, cells, shares) for cells in reader]
-    except UnicodeDecodeError as error:
-        raise InputError(f"song list {path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise InputError(f"song list {path}: not CSV ({error}); save it as comma-separated text") from error
-    except OSError as error:
-        raise InputError(f"song list {path}: {error.strerror}; make it readable") from error
-    if not rows:
-        raise InputError(f"song list {path}: no song in it; it needs at least one row below the header")
-    return rows
+    return SOURCES[config.source](config, data, track)
 
 
-def _check_columns(path: Path, needed: Sequence[str], found: Sequence[str]) -> None:
-    if missing := [column for column in needed if column not in found]:
-        raise InputError(
-            f"song list {path}: no column {', '.join(missing)}; "
-            f"found: {', '.join(map(reprlib.repr, found)) or 'nothing'}. "
-            f"The header must name {', '.join(needed)}"
+def _limit_rules(found: int, limit: int | None) -> list[Rule]:
+    return [Rule(f"over the limit of {limit}", found - limit, limit)] if limit and found > limit else []
+
+
+# --- synthetic ---
+
+SYNTHETIC_SONGS = 12
+
+
+def synthetic_songs(config: SongsConfig, data: Path, track: Track) -> SongList:
+    """Write `config.limit` songs, or twelve, to `demo/` in the data folder `data`."""
+    from samuel.synthetic.song import write_song  # two seconds of imports, for those who want these songs
+
+    count = config.limit or SYNTHETIC_SONGS
+    made = (write_song(config.seed, index, data / "demo") for index in track(range(count)))
+    songs = [
+        Song(
+            song_id=digest("synthetic", artifact.folder.name),
+            title=artifact.record["title"],
+            url=artifact.path("mix.wav").resolve().as_uri(),
+            duration_s=artifact.record["duration_s"],
         )
+        for artifact in made
+    ]
+    return SongList(songs, [Rule("songs made here", 0, count)])
 
 
-def _row(path: Path, line: int, cells: dict[str, str], shares: Sequence[str]) -> Row:
-    def number(column: str, ceiling: float = math.inf) -> float:
-        value = _number(cells[column], ceiling)
-        if value is None:
-            bounds = "from 0 up" if ceiling == math.inf else f"from 0 to {ceiling:g}"
-            raise InputError(
-                f"song list {path}, row {line}, {column}: {reprlib.repr(cells[column])} is not a number "
-                f"{bounds}; mend or delete the row"
-            )
-        return value
-
-    title = normalise_title(cells[NAME])
-    if not title:
-        raise InputError(f"song list {path}, row {line}, {NAME}: empty; mend or delete the row")
-    return Row(
-        key=unicodedata.normalize("NFKC", title.casefold()),
-        title=title,
-        duration_ms=number(DURATION),
-        popularity=round(number(POPULARITY)),
-        position=line,
-        shares={column: number(column, ceiling=1.0) for column in shares},
-    )
-
-
-def _number(cell: str, ceiling: float) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and 0 <= value <= ceiling else None
-
-
-# Rows of a song list that name the same recording, merged into one song.
-
-
-SAME_RECORDING_MS = 3000.0
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A song, where the list first names it, and what the list says of it in numbers, by name."""
-
-    song: Song
-    position: int
-    measures: dict[str, float]
-
-
-def merge(rows: Iterable[Row]) -> list[Recording]:
-    """The recordings that `rows` name, in the order of the list.
-
-    Two rows are of one recording where they have one name and no gap over 3 s between the durations of
-    neighbours.
-    """
-    return sorted(map(_recording, _same_recording(rows)), key=lambda recording: recording.position)
-
-
-def _same_recording(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    # Each group comes in an order that does not depend on the order of the rows.
-    names: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        names[row.key].append(row)
-    for same_name in names.values():
-        same_name.sort(key=lambda row: (row.duration_ms, row.title))
-        start = 0
-        for i in range(1, len(same_name) + 1):
-            if i == len(same_name) or _gap(same_name[i - 1], same_name[i]) > SAME_RECORDING_MS:
-                yield same_name[start:i]
-                start = i
-
-
-def _gap(shorter: Row, longer: Row) -> float:
-    return longer.duration_ms - shorter.duration_ms
-
-
-def _recording(rows: Sequence[Row]) -> Recording:
-    shortest, best = rows[0], max(rows, key=lambda row: (row.popularity, -row.position))
-    duration_s = shortest.duration_ms / 1000
-    song = Song(
-        song_id=digest("csv", shortest.key, round(duration_s)),
-        title=shortest.title,
-        duration_s=duration_s,
-        popularity=best.popularity,
-    )
-    measures = {"popularity": best.popularity, "duration_s": duration_s, **best.shares}
-    return Recording(song, min(row.position for row in rows), measures)
-
-
-# The song list of the paper, fetched from Kaggle.
-
-
-DATASET = "yasserh/song-popularity-dataset"
-FILE = "song_data.csv"
-REMEDY = (
-    "put Kaggle credentials into ~/.kaggle/kaggle.json (or KAGGLE_USERNAME and KAGGLE_KEY), or download "
-    f"the list from https://www.kaggle.com/datasets/{DATASET} yourself and give songs.path"
-)
-ARCHIVE_FAILURES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
-
-
-def fetch_list() -> Path:
-    """The list in kagglehub's cache, fetched where Kaggle has a version that is not there yet.
-
-    Raises:
-        MissingPartError: It could not be fetched; says why, and what to do.
-    """
-    _quieten()
-    _check_credentials()
-    path = _fetch() / FILE
-    if not path.is_file():
-        raise MissingPartError(f"the Kaggle dataset holds no {FILE} ({path.parent}); {REMEDY}")
-    return path
-
-
-def _fetch() -> Path:
-    import kagglehub
-    from kagglehub import exceptions as kaggle
-
-    try:
-        return Path(kagglehub.dataset_download(DATASET))
-    except (
-        OSError, ValueError, *ARCHIVE_FAILURES,
-        kaggle.BackendError, kaggle.CredentialError, kaggle.DataCorruptionError,
-    ) as error:  # fmt: skip
-        # What a site says may repeat the key that it was sent: it stays out of message and traceback.
-        cause = None if _status(error) else error
-        raise MissingPartError(
-            f"the Kaggle song list could not be fetched: {_reason(error)}; {REMEDY}"
-        ) from cause
-
-
-def _quieten() -> None:
-    # kagglehub writes its log to standard output, shows a bar and advertises its next version.
-    from kagglehub import clients
-    from tqdm import tqdm
-
-    log = logging.getLogger("kagglehub")
-    log.handlers = [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]
-    log.propagate = True
-    clients.tqdm = partial(tqdm, disable=True)  # type: ignore[misc]
-    clients.already_printed_version_warning = True
-
-
-def _check_credentials() -> None:
-    from kagglehub.config import get_kaggle_credentials
-
-    try:
-        get_kaggle_credentials()
-    except (OSError, ValueError) as error:
-        raise MissingPartError(f"the Kaggle credentials cannot be read ({error}); {REMEDY}") from error
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _reason(error: Exception) -> str:
-    status = _status(error)
-    if status in (401, 403):
-        return f"Kaggle refuses the credentials (HTTP {status})"
-    if status:
-        return f"Kaggle answers with an error (HTTP {status})"
-    if isinstance(error, OSError):
-        return error.strerror or "Kaggle cannot be reached, or the connection broke off"
-    return f"kagglehub cannot use what it found ({type(error).__name__})"
-
-
-# Which recordings of a song list are taken.
-
-
-# setting → the measure it bounds, and what is taken away, in words
-FILTERS = {
-    "min_popularity": ("popularity", "popularity under {:g}"),
-    "min_duration_s": ("duration_s", "duration under {:g} s"),
-    "max_duration_s": ("duration_s", "duration over {:g} s"),
-    "max_instrumentalness": ("instrumentalness", "instrumentalness over {:g}"),
-    "max_speechiness": ("speechiness", "speechiness over {:g}"),
-}
-SHARES = ("instrumentalness", "speechiness")
-
-
-def csv_songs(config: SongsConfig, path: Path) -> SongList:
-    """The songs of the list at `path` that pass the filters, in the order wanted.
-
-    Raises:
-        InputError: The list cannot be used, or no song passes.
-    """
-    filters = [name for name in FILTERS if getattr(config, name) is not None]
-    rows = read_rows(path, [share for share in SHARES if f"max_{share}" in filters])
-    recordings = merge(rows)
-    rules = [Rule("rows of the list", 0, len(rows))]
-    rules.append(Rule("same name, duration within 3 s", len(rows) - len(recordings), len(recordings)))
-    for name in filters:
-        before, recordings = recordings, _passing(recordings, name, getattr(config, name))
-        words = FILTERS[name][1].format(getattr(config, name))
-        rules.append(Rule(words, len(before) - len(recordings), len(recordings)))
-    if not recordings:
-        raise InputError(_nothing_left(path, filters, rules))
-    if config.order == "popularity":
-        recordings.sort(key=lambda recording: -recording.measures["popularity"])  # stable: ties by position
-    rules += over_limit(len(recordings), config.limit)
-    return SongList([recording.song for recording in recordings[: config.limit]], rules)
-
-
-def _passing(recordings: Sequence[Recording], name: str, bound: float) -> list[Recording]:
-    measure = FILTERS[name][0]
-    sign = 1 if name.startswith("min_") else -1
-    return [recording for recording in recordings if sign * (recording.measures[measure] - bound) >= 0]
-
-
-def _nothing_left(path: Path, filters: Sequence[str], rules: Sequence[Rule]) -> str:
-    settings = ", ".join(f"songs.{name}" for name in filters)
-    table = "\n".join(f"  {rule.name}: {rule.taken} taken, {rule.left} left" for rule in rules)
-    return f"song list {path}: no song is left; loosen {settings}\n{table}"
-
-
-# Audio files that the user owns.
-
+# --- folder ---
 
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".wma", ".webm", ".mp4",
@@ -364,7 +120,7 @@ AUDIO_SUFFIXES = (
 
 
 def folder_songs(config: SongsConfig, data: Path, track: Track) -> SongList:
-    """The audio files below `config.path`, by relative path; `data` is this project's own folder.
+    """List the audio files below `config.path`, by relative path; `data` is this project's own folder.
 
     Raises:
         InputError: The folder holds no audio, or something in it cannot be read.
@@ -375,19 +131,17 @@ def folder_songs(config: SongsConfig, data: Path, track: Track) -> SongList:
         raise InputError(f"songs.path {root}: {found}; give the folder that holds your audio files")
     files = sorted(_audio_files(root, data), key=lambda path: path.relative_to(root).as_posix())
     if not files:
-        raise InputError(
-            f"songs.path {root}: no audio file in it; put some there ({', '.join(AUDIO_SUFFIXES)})"
-        )
-    songs = [_song(path, root) for path in track(files[: config.limit])]
-    return SongList(
-        songs, [Rule("audio files in the folder", 0, len(files)), *over_limit(len(files), config.limit)]
-    )
+        suffixes = ", ".join(AUDIO_SUFFIXES)
+        raise InputError(f"songs.path {root}: no audio file in it; put some there ({suffixes})")
+    songs = [_folder_song(path, root) for path in track(files[: config.limit])]
+    rules = [Rule("audio files in the folder", 0, len(files)), *_limit_rules(len(files), config.limit)]
+    return SongList(songs, rules)
 
 
 def _audio_files(root: Path, data: Path) -> Iterator[Path]:
     inside, own = root.resolve(), data.resolve()
-    for folder, subfolders, names in os.walk(root, onerror=_unreadable):
-        if MANIFEST in names:  # an entry: something this project made, not a song of the user's
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
+        if MANIFEST in names:  # an artifact: something this project made, not a song of the user's
             continue
         # A data folder below the songs holds copies of them: a second run would take those for songs.
         subfolders[:] = [
@@ -401,63 +155,240 @@ def _audio_files(root: Path, data: Path) -> Iterator[Path]:
                 yield path
 
 
-def _unreadable(error: OSError) -> NoReturn:
+def _refuse_unreadable(error: OSError) -> NoReturn:
     raise InputError(f"{error.filename}: {error.strerror}; make it readable, or move it away") from error
 
 
-def _song(path: Path, root: Path) -> Song:
-    name = _text(path.relative_to(root).as_posix())
+def _folder_song(path: Path, root: Path) -> Song:
+    # A file name may hold bytes that are no UTF-8; JSON and Parquet take none of the stand-ins for them.
+    name, title = (
+        os.fsencode(text).decode("utf-8", "backslashreplace")
+        for text in (path.relative_to(root).as_posix(), path.stem)
+    )
     try:
         content = sha256(path)
     except OSError as error:
-        _unreadable(error)
-    return Song(song_id=digest("folder", name, content), title=_text(path.stem), url=path.resolve().as_uri())
+        _refuse_unreadable(error)
+    return Song(song_id=digest("folder", name, content), title=title, url=path.resolve().as_uri())
 
 
-def _text(name: str) -> str:
-    # A file name may hold bytes that are no UTF-8; JSON and Parquet take none of the stand-ins for them.
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+# --- csv: a song list ---
+
+NAME, POPULARITY, DURATION = COLUMNS = ("song_name", "song_popularity", "song_duration_ms")
+SHARES = ("instrumentalness", "speechiness")  # read where their limit is set
+SAME_RECORDING_MS = 3000.0
+# What pandas makes of a list grows with its cells: the paper's has 1.7 MB and 280,000.
+MOST_LIST_BYTES, MOST_CELLS = 32 * 2**20, 4_000_000
+MOST_TITLE, MOST_NUMBER = 1000, 1e9
+# setting → the column it bounds, and what it removes, in words
+FILTERS = {
+    "min_popularity": ("popularity", "popularity under {:g}"),
+    "min_duration_s": ("duration_s", "duration under {:g} s"),
+    "max_duration_s": ("duration_s", "duration over {:g} s"),
+    "max_instrumentalness": ("instrumentalness", "instrumentalness over {:g}"),
+    "max_speechiness": ("speechiness", "speechiness over {:g}"),
+}
 
 
-# Songs made here, whose true stems are known.
-
-
-SYNTHETIC_SONGS = 12
-
-
-def synthetic_songs(config: SongsConfig, data: Path, track: Track) -> SongList:
-    """Write `config.limit` songs, or twelve, to `demo/` in the data folder `data`."""
-    count = config.limit or SYNTHETIC_SONGS
-    songs = [_synthetic_song(config.seed, index, data / "demo") for index in track(range(count))]
-    return SongList(songs, [Rule("songs made here", 0, count)])
-
-
-def _synthetic_song(seed: int, index: int, folder: Path) -> Song:
-    from samuel.synthetic.song import write_song  # two seconds of imports, for those who want these songs
-
-    entry = write_song(seed, index, folder)
-    return Song(
-        song_id=digest("synthetic", entry.folder.name),
-        title=entry.record["title"],
-        url=entry.path("mix.wav").resolve().as_uri(),
-        duration_s=entry.record["duration_s"],
-    )
-
-
-def list_songs(config: SongsConfig, data: Path, track: Track = iter) -> SongList:
-    """The songs that `config` asks for, in a fixed order, and what each rule took away.
-
-    Args:
-        config: Which source, where it lies, which songs of it.
-        data: The data folder; `synthetic` writes its songs to `demo/` in it.
-        track: Wraps the loop over the songs to be made or read, e.g. in a progress bar.
+def csv_songs(config: SongsConfig, _: Path, __: Track) -> SongList:
+    """Choose the songs of the list at `config.path`, or of the paper's, that pass the filters.
 
     Raises:
-        InputError: The folder or the list cannot be used, or no song passes the filters.
+        InputError: The list cannot be used, or no song passes.
         MissingPartError: The Kaggle list could not be fetched.
     """
-    if config.source == "synthetic":
-        return synthetic_songs(config, data, track)
-    if config.source == "folder":
-        return folder_songs(config, data, track)
-    return csv_songs(config, config.path.expanduser() if config.path else fetch_list())
+    path = config.path.expanduser() if config.path else fetch_kaggle_list()
+    bounds = {name: bound for name in FILTERS if (bound := getattr(config, name)) is not None}
+    rows = read_song_list(path, [share for share in SHARES if f"max_{share}" in bounds])
+    songs = merge_recordings(rows)
+    rules = [Rule("rows of the list", 0, len(rows))]
+    rules.append(Rule("same name, duration within 3 s", len(rows) - len(songs), len(songs)))
+    for name, bound in bounds.items():
+        column, words = FILTERS[name]
+        kept = songs[songs[column] >= bound if name.startswith("min_") else songs[column] <= bound]
+        rules.append(Rule(words.format(bound), len(songs) - len(kept), len(kept)))
+        songs = kept
+    if songs.empty:
+        table = "\n".join(f"  {rule.name}: {rule.removed} removed, {rule.left} left" for rule in rules)
+        settings = ", ".join(f"songs.{name}" for name in bounds)
+        raise InputError(f"song list {path}: no song is left; loosen {settings}\n{table}")
+    if config.order == "popularity":
+        songs = songs.sort_values("popularity", ascending=False, kind="stable")  # ties as listed
+    rules += _limit_rules(len(songs), config.limit)
+    chosen = songs[: config.limit][["key", "title", "duration_s", "popularity"]]
+    return SongList([_listed_song(*cells) for cells in chosen.itertuples(index=False)], rules)
+
+
+def _listed_song(key: str, title: str, duration_s: float, popularity: float) -> Song:
+    song_id = digest("csv", key, round(duration_s))
+    return Song(song_id, title, duration_s=duration_s, popularity=int(popularity))
+
+
+def read_song_list(path: Path, shares: Sequence[str] = ()) -> pd.DataFrame:
+    """Read the rows of a song list, and type their cells.
+
+    Args:
+        path: A CSV file in UTF-8 whose header names `COLUMNS` and `shares`.
+        shares: Columns of numbers in [0, 1].
+
+    Returns:
+        A row per row of the list, by its number in the file, where the header is row 1: title (normalised),
+        key (the same for all spellings of a title), duration_ms, popularity, and the shares.
+
+    Raises:
+        InputError: There is no such file, it is no such list, or a cell is not what its column holds.
+    """
+
+    def refuse(row: Any, column: str, what: str) -> NoReturn:
+        raise InputError(f"song list {path}, row {row}, {column}: {what}; mend or delete the row")
+
+    def numbers(column: str, most: float = MOST_NUMBER) -> pd.Series:
+        values = pd.to_numeric(cells[column], errors="coerce").astype(float)
+        if (wrong := ~values.between(0, most)).any():  # what is no number is NaN, and in no interval
+            cell = reprlib.repr(cells[column][wrong.idxmax()])
+            refuse(wrong.idxmax(), column, f"{cell} is not a number from 0 to {most:,.0f}")
+        return values
+
+    cells = _read_cells(path, (*COLUMNS, *shares))
+    titles = cells[NAME].map(normalise_title)
+    if (wrong := titles == "").any():
+        refuse(wrong.idxmax(), NAME, "empty")
+    if (wrong := titles.str.len() > MOST_TITLE).any():
+        refuse(wrong.idxmax(), NAME, f"over {MOST_TITLE:,} characters")
+    columns = {
+        "title": titles,
+        "key": titles.map(lambda title: unicodedata.normalize("NFKC", title.casefold())),
+        "duration_ms": numbers(DURATION),
+        "popularity": numbers(POPULARITY).round(),
+    }
+    return pd.DataFrame(columns | {share: numbers(share, most=1.0) for share in shares})
+
+
+def _read_cells(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    """Read the columns `needed` as text, by row number."""
+    as_text: Any = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
+    content = _read_list(path)
+    try:
+        header = list(pd.read_csv(io.BytesIO(content), nrows=0, **as_text).columns) if content.strip() else []
+        if missing := [column for column in needed if column not in header]:
+            found = ", ".join(map(reprlib.repr, header[:20])) or "nothing"
+            raise InputError(
+                f"song list {path}: no column {', '.join(missing)}; found: {found}. "
+                f"The header must name {', '.join(needed)}"
+            )
+        cells = pd.read_csv(io.BytesIO(content), usecols=list(needed), **as_text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"song list {path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"song list {path}: not CSV ({reason}); save it as comma-separated text") from error
+    if cells.empty:
+        raise InputError(f"song list {path}: no song in it; it needs at least one row below the header")
+    return cells.set_axis(cells.index + 2)
+
+
+def _read_list(path: Path) -> bytes:
+    if not path.is_file():
+        found = "is a folder, not a file" if path.exists() else "no such file"
+        raise InputError(f"songs.path {path}: {found}; give the song list, a CSV file")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_LIST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"song list {path}: {error.strerror}; make it readable") from error
+    if len(content) > MOST_LIST_BYTES or sum(map(content.count, (b",", b"\n", b"\r"))) > MOST_CELLS:
+        most = f"{MOST_LIST_BYTES / 2**20:.0f} MiB or {MOST_CELLS:,} cells"
+        raise InputError(f"song list {path}: over {most}; give it in parts, or without the columns in excess")
+    return content
+
+
+def normalise_title(title: str) -> str:
+    """Bring `title` to NFKC, without zero-width and other format characters, single spaces between words."""
+    text = unicodedata.normalize("NFKC", title)
+    return " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())
+
+
+def merge_recordings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Merge rows of the same recording, in the order in which the list first names each.
+
+    Two rows are of one recording where they have one key and no gap over 3 s between the durations of
+    neighbours. It has title and duration of the shortest row, and popularity and shares of the most popular.
+
+    Args:
+        rows: As `read_song_list` gives them.
+
+    Returns:
+        The same columns, and duration_s.
+    """
+    rows = rows.sort_values(["key", "duration_ms", "title"])
+    is_first = rows["key"].ne(rows["key"].shift()) | rows["duration_ms"].diff().gt(SAME_RECORDING_MS)
+    rows = rows.assign(recording=is_first.cumsum(), position=rows.index)
+    merged = rows.groupby("recording").first()
+    merged["position"] = rows.groupby("recording")["position"].min()
+    best = rows.sort_values(["popularity", "position"], ascending=[False, True]).groupby("recording").first()
+    features = best.columns.difference(["title", "key", "duration_ms", "position"])
+    merged[features] = best[features]
+    merged["duration_s"] = merged["duration_ms"] / 1000
+    return merged.sort_values("position")
+
+
+# --- the paper's list, from Kaggle ---
+
+KAGGLE_DATASET, KAGGLE_FILE = "yasserh/song-popularity-dataset", "song_data.csv"
+KAGGLE_REMEDY = (
+    "put Kaggle credentials into ~/.kaggle/kaggle.json (or KAGGLE_USERNAME and KAGGLE_KEY), or download "
+    f"the list from https://www.kaggle.com/datasets/{KAGGLE_DATASET} yourself and give songs.path"
+)
+
+
+def fetch_kaggle_list() -> Path:
+    """Fetch the list into kagglehub's cache, unless the newest version is there; return its path.
+
+    Raises:
+        MissingPartError: It could not be fetched; says why, and what to do.
+    """
+    import kagglehub
+    from kagglehub import clients, exceptions
+    from kagglehub.config import get_kaggle_credentials
+    from tqdm import tqdm
+
+    # kagglehub writes its log to standard output, shows a bar and advertises its next version.
+    log = logging.getLogger("kagglehub")
+    log.handlers = [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]
+    log.propagate = True
+    clients.tqdm = partial(tqdm, disable=True)  # type: ignore[misc]
+    clients.already_printed_version_warning = True
+    try:
+        get_kaggle_credentials()
+    except (OSError, ValueError) as error:
+        raise MissingPartError(f"the Kaggle credentials cannot be read ({error}); {KAGGLE_REMEDY}") from error
+    try:
+        folder = Path(kagglehub.dataset_download(KAGGLE_DATASET))
+    except (
+        OSError, ValueError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
+        exceptions.BackendError, exceptions.CredentialError, exceptions.DataCorruptionError,
+    ) as error:  # fmt: skip
+        # What a site says may repeat the key that it was sent: it stays out of message and traceback.
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reason = _kaggle_reason(error, status)
+        message = f"the Kaggle song list could not be fetched: {reason}; {KAGGLE_REMEDY}"
+        raise MissingPartError(message) from (None if status else error)
+    if not (path := folder / KAGGLE_FILE).is_file():
+        raise MissingPartError(f"the Kaggle dataset holds no {KAGGLE_FILE} ({folder}); {KAGGLE_REMEDY}")
+    return path
+
+
+def _kaggle_reason(error: Exception, status: int | None) -> str:
+    if status:
+        refused = status in (401, 403)
+        return f"Kaggle {'refuses the credentials' if refused else 'answers with an error'} (HTTP {status})"
+    if isinstance(error, OSError):
+        return error.strerror or "Kaggle cannot be reached, or the connection broke off"
+    return f"kagglehub cannot use what it found ({type(error).__name__})"
+
+
+SOURCES: dict[str, Callable[[SongsConfig, Path, Track], SongList]] = {
+    "synthetic": synthetic_songs,
+    "folder": folder_songs,
+    "csv": csv_songs,
+}

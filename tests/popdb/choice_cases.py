@@ -33,11 +33,15 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from samuel.config import DownloadConfig
 from samuel.popdb import search as choice
-from samuel.popdb.search import Hit, hit_of, rank
+from samuel.popdb.search import Hit, rank, read_hit
 from tests.popdb import choice_wording as wording
 
+REAL_LIST = Path(__file__).parents[3] / "shared" / "data" / "song_data.csv"
+needs_real_list = pytest.mark.skipif(not REAL_LIST.is_file(), reason=f"the Kaggle list is not at {REAL_LIST}")
 HITS, TUNING_SEED, HELD_OUT_SEED = 5, 1, 2
 RIGHT = "right"
 
@@ -126,7 +130,7 @@ def _case(world: "World", rng: Random, *, with_right: bool) -> Case:
     if with_right:
         drawn[rng.randrange(HITS)] = RIGHT
     makers = {**WRONG, RIGHT: _right, "plain": _plain}
-    hits = tuple(hit_of(_entry(makers[kind](world, song, rng), rng)) for kind in drawn)
+    hits = tuple(read_hit(_entry(makers[kind](world, song, rng), rng)) for kind in drawn)
     return Case(row.title, row.duration_s, hits, tuple(drawn), drawn.index(RIGHT) if with_right else None)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from samuel.config import SongsConfig
 from samuel.errors import MissingPartError
-from samuel.popdb.songs import FILE, fetch_list, list_songs
+from samuel.popdb.songs import KAGGLE_FILE, fetch_kaggle_list, list_songs
 from tests.popdb.kaggle import (
     AUTHORIZATION,
     KEY,
@@ -28,7 +28,7 @@ from tests.popdb.kaggle import (
 ROOT = Path(__file__).parents[2]
 LIST = b"song_name,song_popularity,song_duration_ms\nSong,1,60000\n"
 NOTEBOOK_TOKENS = ("KAGGLE_USER_SECRETS_TOKEN", "KAGGLE_DATA_PROXY_TOKEN")
-BUNDLE = {FILE: LIST, "licence.txt": b"of the dataset"}
+BUNDLE = {KAGGLE_FILE: LIST, "licence.txt": b"of the dataset"}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalKag
 def failure() -> MissingPartError:
     """What fetching fails with: it names the remedies, and shows no secret."""
     with pytest.raises(MissingPartError) as caught:
-        fetch_list()
+        fetch_kaggle_list()
     for part in ("kaggle.json", "KAGGLE_KEY", "songs.path", "yasserh/song-popularity-dataset"):
         assert part in str(caught.value)
     shown = "".join(traceback.format_exception(caught.value))
@@ -69,13 +69,13 @@ def test_list_is_fetched_once(kaggle: LocalKaggle, tmp_path: Path) -> None:
 
 
 def test_a_new_version_is_fetched(kaggle: LocalKaggle) -> None:
-    assert fetch_list().read_bytes() == LIST
-    kaggle.version, kaggle.archive = 2, zipped({FILE: b"another list"})
-    assert fetch_list().read_bytes() == b"another list"
+    assert fetch_kaggle_list().read_bytes() == LIST
+    kaggle.version, kaggle.archive = 2, zipped({KAGGLE_FILE: b"another list"})
+    assert fetch_kaggle_list().read_bytes() == b"another list"
 
 
 def test_nothing_is_printed(kaggle: LocalKaggle, tmp_path: Path) -> None:
-    code = "from samuel.popdb.songs import fetch_list; fetch_list()"
+    code = "from samuel.popdb.songs import fetch_kaggle_list; fetch_kaggle_list()"
     variables = {**os.environ, **environment(kaggle.proxy, tmp_path)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -102,7 +102,7 @@ def test_refusal(status: int, reason: str, kaggle: LocalKaggle) -> None:
     assert reason in str(failure())
     assert kaggle.requests == [f"{SERVICE}/GetDataset"]
     kaggle.status = 200
-    assert fetch_list().read_bytes() == LIST
+    assert fetch_kaggle_list().read_bytes() == LIST
 
 
 def test_nobody_answers(kaggle: LocalKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,17 +115,17 @@ def test_nobody_answers(kaggle: LocalKaggle, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_download_that_breaks_off_is_resumed(kaggle: LocalKaggle) -> None:
     noise = random.Random(0).randbytes(3 * 2**20)  # noqa: S311
-    kaggle.archive = zipped({FILE: LIST, "noise": noise})
+    kaggle.archive = zipped({KAGGLE_FILE: LIST, "noise": noise})
     kaggle.sent = 2**21 + 5
     assert "the connection broke off" in str(failure())
     kaggle.sent = None
-    path = fetch_list()
+    path = fetch_kaggle_list()
     assert kaggle.requests[-1] == f"{STORE} bytes={2**21}-"
     assert (path.read_bytes(), path.with_name("noise").read_bytes()) == (LIST, noise)
 
 
 WHOLE, DEFLATED = zipped(BUNDLE), zipped(BUNDLE, zipfile.ZIP_DEFLATED)
-CONTENT = 30 + len(FILE)  # where the first file begins, after its header
+CONTENT = 30 + len(KAGGLE_FILE)  # where the first file begins, after its header
 NOISE = random.Random(0).randbytes(50_000)  # noqa: S311
 
 
@@ -136,7 +136,7 @@ NOISE = random.Random(0).randbytes(50_000)  # noqa: S311
         (WHOLE[: len(WHOLE) // 2], "ValueError"),
         (WHOLE.replace(b"Song,1", b"Sony,1"), "BadZipFile"),
         (DEFLATED[:CONTENT] + b"\xff" + DEFLATED[CONTENT + 1 :], "error"),
-        (gzip.compress(tarred({FILE: NOISE}))[:40_000], "EOFError"),
+        (gzip.compress(tarred({KAGGLE_FILE: NOISE}))[:40_000], "EOFError"),
     ],
 )
 def test_a_damaged_archive(archive: bytes, complaint: str, kaggle: LocalKaggle) -> None:
@@ -148,7 +148,7 @@ def test_a_download_that_is_not_what_was_sent(kaggle: LocalKaggle) -> None:
     kaggle.checksum = "AAAAAAAAAAAAAAAAAAAAAA=="
     assert "kagglehub cannot use what it found (DataCorruptionError)" in str(failure())
     kaggle.checksum = None
-    assert fetch_list().read_bytes() == LIST
+    assert fetch_kaggle_list().read_bytes() == LIST
 
 
 @pytest.mark.parametrize(("token", "complaint"), [("", "BackendError"), (None, "CredentialError")])
@@ -165,13 +165,13 @@ def test_a_notebook_of_kaggle_itself(
 
 def test_an_archive_without_the_list(kaggle: LocalKaggle) -> None:
     kaggle.archive = zipped({"licence.txt": b"of the dataset"})
-    assert f"the Kaggle dataset holds no {FILE}" in str(failure())
+    assert f"the Kaggle dataset holds no {KAGGLE_FILE}" in str(failure())
 
 
 def test_an_archive_cannot_write_elsewhere(kaggle: LocalKaggle, tmp_path: Path) -> None:
-    hostile = {FILE: LIST, "../../x": b"x", str(tmp_path / "y"): b"y"}
+    hostile = {KAGGLE_FILE: LIST, "../../x": b"x", str(tmp_path / "y"): b"y"}
     kaggle.archive = zipped(hostile)
-    assert fetch_list().read_bytes() == LIST
+    assert fetch_kaggle_list().read_bytes() == LIST
     inside = "cache/datasets/yasserh/song-popularity-dataset"
     assert {name for name in files(tmp_path) if not name.startswith(f"{inside}/versions/1/")} == {
         f"{inside}/1.complete"
@@ -179,7 +179,7 @@ def test_an_archive_cannot_write_elsewhere(kaggle: LocalKaggle, tmp_path: Path) 
     kaggle.version, kaggle.archive = 2, tarred(hostile)
     before = files(tmp_path)
     assert "kagglehub cannot use what it found (OutsideDestinationError)" in str(failure())
-    assert files(tmp_path) - before == {f"{inside}/versions/2/{FILE}", f"{inside}/2.archive"}
+    assert files(tmp_path) - before == {f"{inside}/versions/2/{KAGGLE_FILE}", f"{inside}/2.archive"}
 
 
 def test_credentials_that_cannot_be_read(

@@ -62,7 +62,7 @@ class Workplace:
         """What lies in data/raw beside locks, the pace and what is remembered of failures."""
         raw = self.root / "data" / "raw"
         paths = [path for path in raw.glob("*") if path.suffix != ".json"]
-        kept = [path for path in paths if path.name not in (".locks", ".pace")]
+        kept = [path for path in paths if path.name not in (".locks", ".rate_limit")]
         return sorted(path.name for folder in kept for path in folder.iterdir())
 
     def entries(self) -> list[Path]:

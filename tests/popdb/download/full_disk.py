@@ -21,7 +21,7 @@ from tests.popdb.site import yt_dlp_plugin
 def run(settings: Settings, *titles: str) -> Any:
     """Status by song, or the error that stopped the run."""
     parts = Parts(settings)
-    parts.rate_limiter.open()
+    parts.rate_limiter.start_run()
     try:
         outcomes = acquire_songs([Song(title, title) for title in titles], parts)
     except (SamuelError, OSError) as error:

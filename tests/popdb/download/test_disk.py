@@ -79,7 +79,7 @@ def test_a_full_disk_in_mid_download_stops_the_run(site: LocalSite, workplace: W
         workplace.outcomes("Any")
     assert workplace.entries() == []
     part.unlink()
-    Parts(workplace.settings).rate_limiter.open()
+    Parts(workplace.settings).rate_limiter.start_run()
     assert workplace.outcomes("Any")[0].ok
 
 

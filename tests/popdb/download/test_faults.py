@@ -284,7 +284,7 @@ def test_a_bot_check_stops_the_run(message: str, at: str, two: LocalSite, workpl
     assert two.queries == ["Next", "Check"]
     _restore(two, at, sound)
     two.requests.clear()
-    Parts(workplace.settings).rate_limiter.open()
+    Parts(workplace.settings).rate_limiter.start_run()
     assert statuses(workplace.outcomes("Next", "Check", "Faulty")) == [Status.OK] * 3
     assert "/media/next" not in two.requests
 

@@ -146,10 +146,10 @@ def test_file_over_the_longest_duration_is_too_long(tmp_path: Path, workplace: W
 def test_wav_beyond_its_format_is_too_long(tmp_path: Path) -> None:
     wav = tmp_path / "audio.wav"
     wav.write_bytes(encoded(sine(1.0), kind="WAV"))
-    assert fetch._measure(wav)["duration_s"] == 1.0
+    assert fetch.measure(wav)["duration_s"] == 1.0
     os.truncate(wav, 2**32)
     with pytest.raises(SongError) as caught:
-        fetch._measure(wav)
+        fetch.measure(wav)
     assert caught.value.status == Status.TOO_LONG
 
 

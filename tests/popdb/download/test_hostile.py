@@ -93,7 +93,7 @@ def test_an_ffmpeg_that_was_stopped_is_no_verdict(
     with pytest.raises(OperatorError, match="ffmpeg was stopped from outside"):
         workplace.outcomes("Any")
     monkeypatch.setattr(audio.subprocess, "run", real)
-    Parts(workplace.settings).rate_limiter.open()
+    Parts(workplace.settings).rate_limiter.start_run()
     site.requests.clear()
     [outcome] = workplace.outcomes("Any")
     assert (outcome.ok, outcome.attempts) == (True, 1)

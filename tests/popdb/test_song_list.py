@@ -1,0 +1,416 @@
+"""Songs from each source: what is listed, in which order, what each rule removes, and what is refused."""
+
+import csv
+import hashlib
+import os
+import random
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from samuel.audio import read_wav
+from samuel.config import LIST_RULES, SongsConfig
+from samuel.errors import InputError
+from samuel.popdb import songs as subject
+from samuel.popdb.songs import Rule, Song, SongList, list_songs, normalise_title
+from tests.popdb.choice_cases import REAL_LIST, needs_real_list
+
+HEADER = "song_name,song_popularity,song_duration_ms\n"
+FEATURES = "song_name,song_popularity,song_duration_ms,instrumentalness,speechiness\n"
+FIVE = FEATURES + (
+    "Quiet,30,200000,0.1,0.1\n"
+    "Short,60,59999,0.1,0.1\n"
+    "Edge,50,60000,0.5,0.33\n"
+    "Long,90,900001,0.1,0.1\n"
+    "Band,70,300000,0.501,0.9\n"
+)
+FIVE_TITLES = ("Quiet", "Short", "Edge", "Long", "Band")
+
+
+def csv_list(folder: Path, text: str | bytes, **settings: Any) -> SongList:
+    path = folder / "list.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return list_songs(SongsConfig(source="csv", path=path, **settings), folder / "data")
+
+
+def csv_titles(folder: Path, text: str, **settings: Any) -> list[str]:
+    return [song.title for song in csv_list(folder, text, **settings).songs]
+
+
+def csv_refusal(folder: Path, text: str | bytes, **settings: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        csv_list(folder, text, **settings)
+    assert str(folder / "list.csv") in str(caught.value)
+    return str(caught.value)
+
+
+def folder_list(root: Path, data: Path | None = None, **settings: Any) -> SongList:
+    config = SongsConfig(source="folder", path=root, **settings)
+    return list_songs(config, data or root.parent / "data")
+
+
+def folder_titles(root: Path, data: Path | None = None) -> list[str]:
+    return [song.title for song in folder_list(root, data).songs]
+
+
+def put(path: Path, content: bytes = b"sound") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+# --- synthetic ---
+
+
+def test_synthetic_songs_are_written_and_listed(tmp_path: Path) -> None:
+    seen: list[int] = []
+    config = SongsConfig(limit=1)
+    listed = list_songs(config, tmp_path, lambda numbers: seen.extend(numbers) or numbers)
+    [song] = listed.songs
+    mix = Path(unquote(urlsplit(song.url or "").path))
+    assert (seen, mix.name, bool(song.title)) == ([0], "mix.wav", True)
+    assert mix.is_relative_to(tmp_path / "demo")
+    assert read_wav(mix).shape[1] == round((song.duration_s or 0) * 44_100)
+    assert listed.rules == [Rule("songs made here", 0, 1)]
+    assert listed.table() == [{"rule": "songs made here", "removed": 0, "left": 1}]
+    assert list_songs(config, tmp_path) == listed
+
+
+# --- folder ---
+
+
+def test_folder_lists_audio_below_it_by_relative_path(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    for name in ("b.WAV", "a/z.mp3", "a/y.opus", "a-b.flac", "c.m4a", "d.txt", "cover.jpg", "e", "mp3"):
+        put(root / name)
+    files = Rule("audio files in the folder", 0, 5)
+    listed = folder_list(root)
+    assert [song.title for song in listed.songs] == ["a-b", "y", "z", "b", "c"]
+    assert listed.songs[1].url == (root / "a" / "y.opus").as_uri()
+    assert listed.rules == folder_list(root, limit=5).rules == [files]
+    limited = folder_list(root, limit=2)
+    assert limited == SongList(listed.songs[:2], [files, Rule("over the limit of 2", 3, 2)])
+
+
+def test_folder_song_id_is_of_path_and_bytes(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for path in (one / "x/a.wav", two / "x/a.wav", two / "x/b.wav"):
+        put(path)
+    [song] = folder_list(one).songs
+    assert [other.song_id == song.song_id for other in folder_list(two).songs] == [True, False]
+    put(one / "x" / "a.wav", b"other sound")
+    assert folder_list(one).songs[0].song_id != song.song_id
+
+
+def test_folder_leaves_out_hidden_files_artifacts_and_its_own_data(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    for name in ("a.wav", ".b.wav", ".trash/c.wav", "data/raw/x/audio.wav", "run/track/mix.wav"):
+        put(root / name)
+    put(root / "run" / "track" / "entry.json", b"{}")
+    (root / "pipe.wav").mkdir()
+    assert folder_titles(root, root / "data") == ["a"]
+    assert folder_titles(root) == ["a", "audio"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_folder_ignores_links_that_leave_it(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    inside, outside = put(root / "a.wav"), put(tmp_path / "elsewhere" / "b.wav")
+    (root / "leaves.wav").symlink_to(outside)
+    (root / "leaves").symlink_to(outside.parent)
+    (root / "stays.wav").symlink_to(inside)
+    (root / "broken.wav").symlink_to(root / "gone.wav")
+    (root / "loop.wav").symlink_to(root / "loop.wav")
+    assert folder_titles(root) == ["a", "stays"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text on this system")
+def test_folder_lists_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    put(tmp_path / "songs" / os.fsdecode(b"caf\xe9.wav"))
+    assert folder_titles(tmp_path / "songs") == ["caf\\xe9"]
+
+
+def test_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "empty" / "notes.txt")
+    put(tmp_path / "song.wav")
+    for name, what in (
+        ("gone", "no such folder; give"),
+        ("song.wav", "is a file, not a folder; give"),
+        ("empty", "no audio file in it; put"),
+    ):
+        with pytest.raises(InputError) as caught:
+            folder_list(tmp_path / name)
+        assert f"{tmp_path / name}: {what}" in str(caught.value)
+
+    def deny(path: Path) -> str:  # root may read everything
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(subject, "sha256", deny)
+    with pytest.raises(InputError, match=r"song\.wav: Permission denied; make it readable"):
+        folder_list(tmp_path)
+
+
+# --- csv: rows ---
+
+
+@pytest.mark.parametrize(
+    ("title", "normal"),
+    [
+        ("\u200bHello", "Hello"),
+        ("a\u200db\ufeff", "ab"),
+        ("  a \t\u00a0 b\n", "a b"),
+        ("\ufb01ne \uff21", "fine A"),
+        ("Cafe\u0301", "Caf\u00e9"),
+        ("Keep CASE!", "Keep CASE!"),
+    ],
+)
+def test_normalised_title(title: str, normal: str) -> None:
+    assert normalise_title(title) == normal
+
+
+def test_csv_song(tmp_path: Path) -> None:
+    rows = "key,song_duration_ms,song_name,song_popularity\r\n1,211500,In  The End,65.6\r\n"
+    [song] = csv_list(tmp_path, rows).songs
+    song_id = hashlib.sha256(b'["csv","in the end",212]').hexdigest()[:20]
+    assert song == Song(song_id, "In The End", None, duration_s=211.5, popularity=66)
+
+
+def test_csv_titles_stay_text(tmp_path: Path) -> None:
+    plain = ["22", "TRUE", "1979", "NA", "nan", "+", "007", "=1+1", "1e3"]
+    names = [*plain, 'Say "Hello"', "a, b", "line\nbreak"]
+    quoted = ['"' + name.replace('"', '""') + '"' for name in names]
+    rows = "".join(f"{name},1,60000,excess,cells\n\n" for name in (*plain, *quoted[len(plain) :]))
+    assert csv_titles(tmp_path, "\ufeff" + HEADER + rows) == [*names[:-1], "line break"]
+
+
+@pytest.mark.parametrize("cell", ["", "abc", "nan", "inf", "-1", "1,5", "1_0", "1e300", "9" * 400])
+@pytest.mark.parametrize("column", ["song_popularity", "song_duration_ms"])
+def test_csv_cell_that_is_no_number(cell: str, column: str, tmp_path: Path) -> None:
+    cells = {"song_popularity": "50", "song_duration_ms": "60000", column: f'"{cell}"'}
+    row = f"Good,1,60000\nBad,{cells['song_popularity']},{cells['song_duration_ms']}\n"
+    refusal = csv_refusal(tmp_path, HEADER + row)
+    assert f"row 3, {column}: '{cell[:3]}" in refusal
+    assert "is not a number from 0 to 1,000,000,000; mend" in refusal
+    assert len(refusal) < 300
+
+
+@pytest.mark.parametrize("cell", ["", "much", "nan", "-0.01", "1.01"])
+@pytest.mark.parametrize("column", ["instrumentalness", "speechiness"])
+def test_csv_share_is_read_where_its_limit_is_set(cell: str, column: str, tmp_path: Path) -> None:
+    shares = {"instrumentalness": "0", "speechiness": "1", column: cell}
+    text = FEATURES + f"Good,1,60000,0,1\nBad,1,60000,{shares['instrumentalness']},{shares['speechiness']}\n"
+    [other] = {"instrumentalness", "speechiness"} - {column}
+    assert csv_titles(tmp_path, text, **{f"max_{other}": 1.0}) == ["Good", "Bad"]
+    refusal = csv_refusal(tmp_path, text, **{f"max_{column}": 1.0})
+    assert f"row 3, {column}: {cell!r} is not a number from 0 to 1; mend" in refusal
+    assert f"no column {column}" in csv_refusal(tmp_path, HEADER + "A,1,1\n", **{f"max_{column}": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "song_name,tempo\nx,1\n",
+            "no column song_popularity, song_duration_ms; found: 'song_name', 'tempo'",
+        ),
+        ("", "no column song_name, song_popularity, song_duration_ms; found: nothing."),
+        ("\n\n", "found: nothing."),
+        ("\x1b[2Jevil,b\nx,1\n", r"found: '\x1b[2Jevil', 'b'."),
+        (HEADER, "no song in it"),
+        (HEADER + " \u200b,1,60000\n", "row 2, song_name: empty"),
+        (HEADER + "short,1\n", "row 2, song_duration_ms: ''"),
+        (HEADER + "x" * 200_000 + ",1,1\n", "row 2, song_name: over 1,000 characters"),
+        (HEADER + '"x,1,1\n' * 3, "not CSV (Error tokenizing data."),
+        (HEADER.encode() + "Café,1,60000\n".encode("latin-1"), "not UTF-8"),
+        (HEADER + "," * 4_000_000, "over 32 MiB or 4,000,000 cells"),
+        (HEADER + "\r" * 4_000_000, "over 32 MiB or 4,000,000 cells"),
+        (HEADER + "x" * 2**25, "over 32 MiB or 4,000,000 cells"),
+    ],
+    ids=lambda text: str(text)[:40],
+)
+def test_csv_that_cannot_be_used(text: str | bytes, complaint: str, tmp_path: Path) -> None:
+    assert complaint in csv_refusal(tmp_path, text)
+
+
+def test_csv_path_that_is_no_file(tmp_path: Path) -> None:
+    cases = [(tmp_path / "gone.csv", "no such file"), (tmp_path, "is a folder, not a file")]
+    if sys.platform == "linux":  # has a file that even root cannot read
+        cases.append((Path("/proc/self/mem"), "Input/output error; make it readable"))
+    for path, what in cases:
+        with pytest.raises(InputError) as caught:
+            list_songs(SongsConfig(source="csv", path=path), tmp_path)
+        assert f"{path}: {what}" in str(caught.value)
+
+
+# --- csv: recordings and rules ---
+
+
+def test_csv_merges_rows_of_one_recording(tmp_path: Path) -> None:
+    rows = [
+        "Better,10,200000\n",
+        "Other,1,100000\n",
+        "BETTER,70,202900\n",
+        "Better,20,205900\n",  # within 3 s of its neighbour
+        "\u200bBetter,30,205900\n",
+        "Better,40,208901\n",  # a gap of 3.001 s: another recording
+    ]
+    listed = csv_list(tmp_path, HEADER + "".join(rows))
+    summary = [(song.title, song.duration_s, song.popularity) for song in listed.songs]
+    assert summary == [("Better", 200.0, 70), ("Other", 100.0, 1), ("Better", 208.901, 40)]
+    assert listed.rules == [Rule("rows of the list", 0, 6), Rule("same name, duration within 3 s", 3, 3)]
+    shuffled = csv_list(tmp_path, HEADER + "".join(reversed(rows))).songs
+    assert {song.song_id: song for song in shuffled} == {song.song_id: song for song in listed.songs}
+
+
+@pytest.mark.parametrize(("shares", "passes"), [((0.9, 0.1, 0.9), True), ((0.1, 0.9, 0.1), False)])
+def test_features_are_of_the_most_popular_row(
+    shares: tuple[float, ...], passes: bool, tmp_path: Path
+) -> None:
+    first, second, third = shares
+    # the third is the shortest and as popular as the second, which the list has first
+    rows = f"Song,1,200000,{first},0\nSong,8,202000,{second},0\nSong,8,199000,{third},0\nOther,1,60000,0,0\n"
+    titles = csv_titles(tmp_path, FEATURES + rows, max_instrumentalness=0.5)
+    assert titles == (["Song", "Other"] if passes else ["Other"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "bound", "titles", "rule"),
+    [
+        ("min_popularity", 50, ["Short", "Edge", "Long", "Band"], Rule("popularity under 50", 1, 4)),
+        ("min_popularity", 51, ["Short", "Long", "Band"], Rule("popularity under 51", 2, 3)),
+        ("min_popularity", 0, [*FIVE_TITLES], Rule("popularity under 0", 0, 5)),
+        ("min_duration_s", 60, ["Quiet", "Edge", "Long", "Band"], Rule("duration under 60 s", 1, 4)),
+        ("max_duration_s", 900, ["Quiet", "Short", "Edge", "Band"], Rule("duration over 900 s", 1, 4)),
+        ("max_duration_s", 59.999, ["Short"], Rule("duration over 59.999 s", 4, 1)),
+        ("max_instrumentalness", 0.5, [*FIVE_TITLES[:4]], Rule("instrumentalness over 0.5", 1, 4)),
+        ("max_speechiness", 0.33, [*FIVE_TITLES[:4]], Rule("speechiness over 0.33", 1, 4)),
+    ],
+)  # fmt: skip
+def test_each_filter_removes_what_is_beyond_its_bound(
+    setting: str, bound: float, titles: list[str], rule: Rule, tmp_path: Path
+) -> None:
+    listed = csv_list(tmp_path, FIVE, **{setting: bound})
+    assert [song.title for song in listed.songs] == titles
+    assert listed.rules[2:] == [rule]
+
+
+def test_filters_follow_one_another(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "max_speechiness": 0.9, "max_instrumentalness": 0.5, "max_duration_s": 900, "min_duration_s": 60,
+        "min_popularity": 31,
+    }  # fmt: skip
+    assert set(settings) == set(LIST_RULES) - {"order"}
+    listed = csv_list(tmp_path, FIVE, **settings)
+    assert [song.title for song in listed.songs] == ["Edge"]
+    assert listed.rules[1:] == [
+        Rule("same name, duration within 3 s", 0, 5),
+        Rule("popularity under 31", 1, 4),
+        Rule("duration under 60 s", 1, 3),
+        Rule("duration over 900 s", 1, 2),
+        Rule("instrumentalness over 0.5", 1, 1),
+        Rule("speechiness over 0.9", 0, 1),
+    ]
+
+
+def test_the_sort_comes_before_the_limit(tmp_path: Path) -> None:
+    rows = "A,5,60000\nB,9,60000\nC,5,60000\nD,9,60000\nC,7,61000\n"
+    assert csv_titles(tmp_path, HEADER + rows) == ["A", "B", "C", "D"]
+    assert csv_titles(tmp_path, HEADER + rows, order="popularity") == ["B", "D", "C", "A"]
+    assert csv_titles(tmp_path, HEADER + rows, limit=2) == ["A", "B"]
+    listed = csv_list(tmp_path, HEADER + rows, order="popularity", limit=3)
+    assert [song.title for song in listed.songs] == ["B", "D", "C"]
+    assert listed.rules[2:] == [Rule("over the limit of 3", 1, 3)]
+    assert csv_list(tmp_path, HEADER + rows, limit=4).rules[2:] == []
+
+
+def test_no_song_left(tmp_path: Path) -> None:
+    text = FIVE + "Edge,1,61000,0,0\n"
+    assert csv_refusal(tmp_path, text, min_popularity=60, max_duration_s=59.5).splitlines() == [
+        f"song list {tmp_path / 'list.csv'}: no song is left; loosen songs.min_popularity, "
+        "songs.max_duration_s",
+        "  rows of the list: 0 removed, 6 left",
+        "  same name, duration within 3 s: 1 removed, 5 left",
+        "  popularity under 60: 2 removed, 3 left",
+        "  duration over 59.5 s: 3 removed, 0 left",
+    ]
+
+
+def plain_loop(path: Path, bounds: dict[str, float]) -> list[tuple[str, float, int]]:
+    """(title, duration, popularity) of each recording that passes, most popular first, by the csv module."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for place, cells in enumerate(csv.DictReader(file)):
+            title = normalise_title(cells["song_name"])
+            row = {"title": title, "place": place, "ms": float(cells["song_duration_ms"])}
+            row["popularity"] = round(float(cells["song_popularity"]))
+            row |= {share: float(cells[share]) for share in ("instrumentalness", "speechiness")}
+            groups.setdefault(normalise_title(title.casefold()), []).append(row)
+    found: list[tuple[int, int, str, float]] = []
+    for group in groups.values():
+        group.sort(key=lambda row: (row["ms"], row["title"]))
+        recordings = [[group[0]]]
+        for before, row in pairwise(group):
+            if row["ms"] - before["ms"] > 3000:
+                recordings.append([])
+            recordings[-1].append(row)
+        for rows in recordings:
+            best = min(rows, key=lambda row: (-row["popularity"], row["place"]))
+            values = {**best, "duration_s": rows[0]["ms"] / 1000}
+            if all(
+                (values[name[4:]] >= bound if name[:3] == "min" else values[name[4:]] <= bound)
+                for name, bound in bounds.items()
+            ):
+                first = min(row["place"] for row in rows)
+                found.append((-best["popularity"], first, rows[0]["title"], values["duration_s"]))
+    return [(title, duration_s, -popularity) for popularity, _, title, duration_s in sorted(found)]
+
+
+BOUNDS = [
+    {},
+    {
+        "min_popularity": 50, "min_duration_s": 60, "max_duration_s": 900, "max_instrumentalness": 0.5,
+        "max_speechiness": 0.33,
+    },
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("source", ["drawn", pytest.param("real", marks=needs_real_list)])
+def test_a_list_is_chosen_as_a_plain_loop_chooses(
+    source: str, bounds: dict[str, float], tmp_path: Path
+) -> None:
+    path = REAL_LIST
+    if source == "drawn":
+        rng, path = random.Random(0), tmp_path / "list.csv"  # noqa: S311
+        names = ("One", "one", "ONE ", "Two", "Three", "Straße", "strasse")
+        rows = [
+            f"{rng.choice(names)},{rng.randrange(100)},{rng.randrange(50_000, 950_000)},"
+            f"{rng.random():.3f},{rng.random() / 2:.4f}\n"
+            for _ in range(400)
+        ]
+        path.write_text(FEATURES + "".join(rows), "utf-8")
+    config = SongsConfig(source="csv", path=path, order="popularity", **bounds)
+    listed = [(song.title, song.duration_s, song.popularity) for song in list_songs(config, tmp_path).songs]
+    assert len(listed) > 5
+    assert listed == plain_loop(path, bounds)
+
+
+@needs_real_list
+def test_real_list() -> None:
+    listed = list_songs(SongsConfig(source="csv", path=REAL_LIST), Path("data"))
+    rows = Rule("rows of the list", 0, 18_835)
+    assert listed.rules == [rows, Rule("same name, duration within 3 s", 4_848, 13_987)]
+    titles = {song.song_id: song.title for song in listed.songs}
+    assert len(titles) == len(listed.songs) == 13_987
+    assert len({normalise_title(title).casefold() for title in titles.values()}) == 12_963
+    assert list(titles.items())[:2] == [
+        ("02f45b6b8d13045a0da7", "Boulevard of Broken Dreams"),
+        ("c09a5382f982e2517b35", "In The End"),
+    ]
+    assert titles["16d0d8143a308b40f4ba"] == "22"
+    assert titles["c40b8b34aa1a6716b1e5"] == titles["3b83bff1b3215e26b031"] == "TRUE"
+    assert "앞자리" in titles.values()  # after a zero-width space in the list
