@@ -20,7 +20,7 @@ from samuel.config import PopdbConfig, SeparatorConfig
 from samuel.errors import MissingPartError
 from samuel.popdb.vocal_activity import vocal_activity, vocal_share
 from samuel.separators import load_separator
-from samuel.separators.base import Separator
+from samuel.separators import Separator
 from samuel.synthetic.song import SyntheticSong, compose
 
 CHUNK_S = PopdbConfig().chunk_frames * HOP / SAMPLE_RATE

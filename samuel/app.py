@@ -30,7 +30,7 @@ from samuel.config import Sampler, SamplingConfig, parse
 from samuel.errors import InputError, MissingPartError, SamuelError, StoppedError
 from samuel.generate import Request, generate
 from samuel.generate.accompany import require_codec
-from samuel.separators.base import Separator
+from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -184,6 +184,56 @@ def load_audio(path: Path, workspace: Path) -> Audio:
     wav = workspace / "decoded.wav"
     decode_to_wav(path, wav)
     return read_wav(wav)
+
+
+Read = Callable[[int, int], Audio]
+"""(start, stop) → the samples [start, stop) of a song, (2, stop - start)."""
+
+
+def resample(audio: Audio, from_rate: int, to_rate: int) -> Audio:
+    """(2, S) at one rate → (2, ceil(S · to / from)) at another, by a polyphase filter that shifts nothing."""
+    read, samples = resampled(lambda start, stop: audio[:, start:stop], audio.shape[1], from_rate, to_rate)
+    return read(0, samples)
+
+
+def resampled(read: Read, samples: int, from_rate: int, to_rate: int) -> tuple[Read, int]:
+    """Read a song at another rate; each stretch is that of the whole song resampled.
+
+    Args:
+        read: Reads the song.
+        samples: Of the whole song.
+        from_rate: Of what `read` gives.
+        to_rate: Of what the result gives.
+
+    Returns:
+        How to read it, and its samples.
+    """
+    if from_rate == to_rate:
+        return read, samples
+    from scipy.signal import resample_poly
+
+    # Every `down` samples here begin with one of `up` samples there: cut there, phases stay.
+    divisor = math.gcd(from_rate, to_rate)
+    up, down = to_rate // divisor, from_rate // divisor
+    margin = filter_reach(from_rate, to_rate) // down - 1
+
+    def read_resampled(start: int, stop: int) -> Audio:
+        first, last = max(start // up - margin, 0), -(-stop // up) + margin
+        audio = read(first * down, min(last * down, samples))
+        made: Audio = resample_poly(audio, up, down, axis=1)
+        return made[:, start - first * up : stop - first * up]
+
+    return read_resampled, -(-samples * up // down)
+
+
+def filter_reach(from_rate: int, to_rate: int) -> int:
+    """Samples beyond a stretch that its resampling reads on either side, at most; 0 between equal rates."""
+    if from_rate == to_rate:
+        return 0
+    divisor = math.gcd(from_rate, to_rate)
+    up, down = to_rate // divisor, from_rate // divisor
+    half_filter = -(-10 * max(up, down) // up)  # of scipy.signal.resample_poly
+    return (-(-half_filter // down) + 1) * down
 
 
 def dbfs(audio: Audio) -> float:

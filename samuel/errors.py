@@ -14,6 +14,11 @@ SamuelError
 Messages name the culprit and the remedy. Only SongError is caught inside the pipeline.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class SamuelError(Exception):
     """Base of every error this library raises on purpose."""
@@ -61,3 +66,11 @@ class SongError(SamuelError):
 
     def __str__(self) -> str:
         return self.message
+
+
+def first_fault(error: "ValidationError") -> str:
+    """One line on what a schema refused: where, why, and how many more faults there are."""
+    problem, *others = error.errors(include_url=False, include_input=False)
+    place = ".".join(str(part) for part in problem["loc"])
+    more = f", and {len(others)} more" if others else ""
+    return f"{place[:120]}: {problem['msg'][:200]}{more}"

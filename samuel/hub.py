@@ -48,14 +48,14 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Twenty hexadecimal digits of the sha256 over every tensor's name, type, shape and bytes."""
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hexadecimal sha256 over every tensor's name, type, shape and bytes."""
     total = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()[:20]
+    return total.hexdigest()
 
 
 def require_finite(state: Mapping[str, Tensor], what: str) -> None:

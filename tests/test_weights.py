@@ -21,7 +21,7 @@ from samuel.hub import (
     refusal,
     require_finite,
     verify_blob,
-    weights_digest,
+    weights_sha256,
 )
 from tests.hub import LocalHub, local_hub, point_at
 from tests.weights import (
@@ -267,5 +267,5 @@ def test_demucs_reads_a_bag_from_the_hub_as_from_a_folder(
     local: Any = get_model(name, tmp_path / "local")
     assert remote.weights == local.weights == (weights or [[1.0] * 4])
     assert remote.max_allowed_segment == 1.5
-    assert weights_digest(remote.state_dict()) == weights_digest(local.state_dict())
-    assert len({weights_digest(model.state_dict()) for model in remote.models}) == len(weights or [[]])
+    assert weights_sha256(remote.state_dict()) == weights_sha256(local.state_dict())
+    assert len({weights_sha256(model.state_dict()) for model in remote.models}) == len(weights or [[]])

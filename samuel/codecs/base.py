@@ -1,40 +1,101 @@
-"""Songs of any length through a codec, in memory that does not grow with them.
+"""Audio to latents and back: what every codec is, and songs of any length through it in bounded memory.
 
-A song goes through in stretches of a few of the codec's own windows, the same that it would be cut into
-whole: nothing is computed twice, and nothing comes out differently. Legend: S samples at 44.1 kHz, T frames.
+Songs and stems are at 44.1 kHz everywhere else; a codec of another rate is given resampled audio here, and
+what it decodes is resampled back. A long song goes through in stretches of a few of the codec's own windows,
+the same that it would be cut into whole: nothing is computed twice, and nothing comes out differently.
+Legend: B batch, S samples, C latent channels, T latent frames.
 """
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn import functional
 
-from samuel.audio import Audio
+from samuel.audio import SAMPLE_RATE, Audio, filter_reach, resample, resampled
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED = "published"
+"""In the place of a codec's version, where latents came without weights."""
+STRETCH = 4
+"""Windows of a stretch: enough that a margin is little beside it."""
 
-# What every codec is. Legend: B batch, S samples at 44.1 kHz, T latent frames.
+
+class CodecInfo(BaseModel, frozen=True, strict=True, extra="forbid"):
+    """The codec that latents are of; stored with every dataset and model, and equal where latents are alike.
+
+    Attributes:
+        name: In the settings.
+        version: Changes whenever the latents of the same audio would; speaks of the posterior and precision.
+        sample_rate: Hz of the audio.
+        hop: Samples of a frame.
+        channels: C.
+        weights_sha256: Digest of the weights; None where the codec has none, or they are not known.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    version: Annotated[str, Field(min_length=1, max_length=200)]
+    sample_rate: Annotated[int, Field(ge=8_000, le=192_000)]
+    hop: Annotated[int, Field(ge=1, le=65_536)]
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+    def __str__(self) -> str:
+        weights = f", weights {self.weights_sha256[:12]}" if self.weights_sha256 else ""
+        return f"{self.name}/{self.version}{weights}"
+
+    def frame_count(self, samples: int, rate: int = SAMPLE_RATE) -> int:
+        """Frames that cover `samples` samples of audio at `rate` Hz."""
+        return -(-samples * self.sample_rate // (self.hop * rate))
+
+    def samples(self, frames: int, rate: int = SAMPLE_RATE) -> int:
+        """Samples at `rate` Hz that begin within so many frames."""
+        return -(-frames * self.hop * rate // self.sample_rate)
+
+    def duration_s(self, frames: int) -> float:
+        """Seconds that frames stand for."""
+        return frames * self.hop / self.sample_rate
 
 
+# Until every room takes them from `CodecInfo`.
 HOP = 2048
 LATENT_CHANNELS = 64
 REACH = 8
-"""Frames on either side on which a latent frame depends, at most, in any codec."""
+
+
+def frame_count(samples: int) -> int:
+    """Latent frames of 2048 samples that cover `samples` samples."""
+    return -(-samples // HOP)
+
+
+def made_by(stated: str, codec: "Codec") -> bool:
+    """`same_codec` of an identity in words."""
+    believed = stated == f"{codec.info.name}/{PUBLISHED}"
+    if believed:
+        logger.warning(
+            "latents were published as those of %s, by weights unknown; taken for %s", stated, codec.info
+        )
+    return believed or stated == codec.identity
 
 
 class Codec(Protocol):
-    """Stereo audio to latents and back; frame t stands for the samples [t · 2048, (t + 1) · 2048).
+    """Stereo audio at `info.sample_rate` to latents and back; frame t stands for the samples from t · hop on.
 
     Several threads may ask at a time.
     """
 
     @property
+    def info(self) -> CodecInfo:
+        """Says which codec it is; latents of another one mean nothing to it."""
+        ...
+
+    @property
     def identity(self) -> str:
-        """Short text that changes whenever the latents of the same audio would."""
+        """`info` in words."""
         ...
 
     @property
@@ -43,16 +104,21 @@ class Codec(Protocol):
         ...
 
     @property
+    def encode_reach(self) -> int:
+        """Frames on either side on which a latent frame depends, at most."""
+        ...
+
+    @property
     def decode_reach(self) -> int:
         """Frames on either side on which the samples of a frame depend, at most."""
         ...
 
     def encode(self, audio: Tensor) -> Tensor:
-        """(B, 2, S) in [-1, 1] → (B, 64, ceil(S / 2048)), float32, on the device `audio` is on."""
+        """(B, 2, S) in [-1, 1] → (B, C, ceil(S / hop)), float32, on the device `audio` is on."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, 64, T) → (B, 2, T · 2048), float32, on the device `latents` are on; may overshoot ±1."""
+        """(B, C, T) → (B, 2, T · hop), float32, on the device `latents` are on; may overshoot ±1."""
         ...
 
     def cancel(self) -> None:
@@ -60,63 +126,54 @@ class Codec(Protocol):
         ...
 
 
-def frame_count(samples: int) -> int:
-    """Latent frames that cover `samples` samples."""
-    return -(-samples // HOP)
+def same_codec(stored: CodecInfo, own: CodecInfo) -> bool:
+    """True where latents stored as those of one codec are another's own.
 
-
-def pad_to_frames(audio: Tensor) -> Tensor:
-    """(…, S) → (…, ceil(S / 2048) · 2048), silence at the end."""
-    samples = audio.shape[-1]
-    return functional.pad(audio, (0, frame_count(samples) * HOP - samples))
-
-
-# Are latents those of the codec at hand?
-
-
-PUBLISHED = "published"
-"""In the place of a codec's version and weights, where latents came without either."""
-
-
-def made_by(stated: str, codec: Codec) -> bool:
-    """True where latents of the identity `stated` are the codec's own.
-
-    Published latents state the codec's name alone. They are taken for those of any codec of that name, with a
-    warning: whether its weights made them shows only when they are decoded.
+    Published latents tell of no weights. They are taken for those of any codec of that name, with a warning:
+    whether its weights made them shows only when they are decoded.
     """
-    name, _, rest = stated.partition("/")
-    believed = rest == PUBLISHED and codec.identity.partition("/")[0] == name
+    believed = stored == own.model_copy(update={"version": PUBLISHED, "weights_sha256": None})
     if believed:
-        logger.warning(
-            "latents were published as those of %s, by weights unknown; they are taken for those of %s",
-            name,
-            codec.identity,
-        )
-    return believed or stated == codec.identity
+        logger.warning("latents were published as those of %s, by weights unknown; taken for %s", stored, own)
+    return believed or stored == own
 
 
-WINDOWS = 4
-"""Of a stretch: enough that a margin is little beside it."""
+def pad_to_frames(audio: Tensor, hop: int) -> Tensor:
+    """(…, S) → (…, ceil(S / hop) · hop), silence at the end."""
+    return functional.pad(audio, (0, -audio.shape[-1] % hop))
+
+
+def encode_audio(codec: Codec, audio: Audio) -> Tensor:
+    """(2, S) at 44.1 kHz in [-1, 1] → (C, T) float32 on the CPU."""
+    own = resample(audio, SAMPLE_RATE, codec.info.sample_rate)
+    return codec.encode(torch.from_numpy(own)[None])[0].float().cpu()
+
+
+def decode_audio(codec: Codec, latents: Tensor) -> Audio:
+    """(C, T) → (2, S) float32 at 44.1 kHz; may overshoot ±1."""
+    own = codec.decode(latents[None].float())[0].float().cpu().numpy()
+    return resample(own, codec.info.sample_rate, SAMPLE_RATE)
 
 
 def encode_windows(codec: Codec, read: Callable[[int, int], Audio], samples: int) -> Tensor:
     """Latents of a song that is read as it is needed.
 
-    They equal `codec.encode` of the whole, except where the settings ask for samples of the posterior: those
+    They equal `encode_audio` of the whole, except where the settings ask for samples of the posterior: those
     are other samples, the same each time.
 
     Args:
         codec: Any.
-        read: (start, stop) → the song's samples [start, stop), (2, stop - start) in [-1, 1].
+        read: (start, stop) → the song's samples [start, stop), (2, stop - start) at 44.1 kHz in [-1, 1].
         samples: S, of the whole song.
 
     Returns:
-        (1, 64, ceil(S / 2048)) float32 on the CPU.
+        (1, C, T) float32 on the CPU.
     """
-    frames = frame_count(samples)
-    latents = torch.empty(1, LATENT_CHANNELS, frames)
-    for keep, stretch in stretches_of(frames, codec.window, REACH):
-        audio = read(stretch.start * HOP, min(stretch.stop * HOP, samples))
+    info, frames = codec.info, codec.info.frame_count(samples)
+    read_own, own_samples = resampled(read, samples, SAMPLE_RATE, info.sample_rate)
+    latents = torch.empty(1, info.channels, frames)
+    for keep, stretch in _stretches(frames, codec.window, codec.encode_reach):
+        audio = read_own(stretch.start * info.hop, min(stretch.stop * info.hop, own_samples))
         encoded = codec.encode(torch.tensor(audio)[None])
         first = keep.start - stretch.start
         latents[..., keep.start : keep.stop] = encoded[..., first : first + len(keep)]
@@ -124,32 +181,41 @@ def encode_windows(codec: Codec, read: Callable[[int, int], Audio], samples: int
 
 
 def decode_windows(codec: Codec, latents: Tensor, samples: int) -> Iterator[Audio]:
-    """The first `samples` samples of `codec.decode` of the whole song, one stretch after the other.
+    """The first `samples` samples of `decode_audio` of the whole song, one stretch after the other.
 
     Args:
         codec: Any.
-        latents: (1, 64, T), on any device.
-        samples: At most T · 2048.
+        latents: (1, C, T), on any device.
+        samples: At most those of T frames.
 
     Yields:
-        (2, n) float32, `samples` in all; may overshoot ±1.
+        (2, n) float32 at 44.1 kHz, `samples` in all; may overshoot ±1.
     """
-    for keep, stretch in stretches_of(latents.shape[-1], codec.window, codec.decode_reach):
-        wanted = min(keep.stop * HOP, samples) - keep.start * HOP
-        if wanted <= 0:
+    info, frames = codec.info, latents.shape[-1]
+    # The filter that resamples hears a little beyond what is kept.
+    reach = codec.decode_reach + -(-filter_reach(info.sample_rate, SAMPLE_RATE) // info.hop)
+    for keep, stretch in _stretches(frames, codec.window, reach):
+        start, stop = info.samples(keep.start), min(info.samples(keep.stop), samples)
+        if stop <= start:
             return
-        decoded = codec.decode(latents[..., stretch.start : stretch.stop])
-        first = (keep.start - stretch.start) * HOP
-        yield decoded[0, :, first : first + wanted].cpu().numpy()
+        decoded = codec.decode(latents[..., stretch.start : stretch.stop])[0].float().cpu().numpy()
+
+        def read(
+            first: int, last: int, decoded: Audio = decoded, at: int = stretch.start * info.hop
+        ) -> Audio:
+            return decoded[:, first - at : last - at]
+
+        read_song, _ = resampled(read, frames * info.hop, info.sample_rate, SAMPLE_RATE)
+        yield read_song(start, stop)
 
 
-def stretches_of(frames: int, width: int, reach: int) -> list[tuple[range, range]]:
-    """`windows_of` in groups of four: what to keep, and what to compute it from.
+def _stretches(frames: int, width: int, reach: int) -> list[tuple[range, range]]:
+    """`windows_of` in groups: what to keep, and what to compute it from.
 
     Cut into windows of its own, a stretch gives those of the whole song again.
     """
     windows = windows_of(frames, width, reach)
-    groups = [windows[first : first + WINDOWS] for first in range(0, len(windows), WINDOWS)]
+    groups = [windows[first : first + STRETCH] for first in range(0, len(windows), STRETCH)]
     return [
         (range(group[0][0].start, group[-1][0].stop), range(group[0][1].start, group[-1][1].stop))
         for group in groups

@@ -1,6 +1,8 @@
-"""Log-mel latents: an embedded stand-in for a learned codec, with the same shapes and no weights.
+"""Log-mel latents: an embedded stand-in for a learned codec, with its shapes and no weights.
 
-Mono: both channels carry the mean, so the stereo image is lost. Legend: B batch, S samples, T frames.
+Mono: both channels carry the mean, so the stereo image is lost. Back by pseudo-inverse and Griffin-Lim, which
+here is for frames that overlap by half: torchaudio's does the same in a dozen passes over memory per round,
+and takes four times as long. Legend: B batch, S samples, T frames, H hop.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,18 +13,35 @@ from torch.nn import functional
 from torchaudio.functional import melscale_fbanks
 
 from samuel.audio import SAMPLE_RATE
-from samuel.codecs.base import HOP, LATENT_CHANNELS, pad_to_frames
+from samuel.codecs.base import CodecInfo, pad_to_frames
+from samuel.config import CodecConfig, Precision
 
-# Phases for magnitudes: Griffin-Lim for frames that overlap by half.
-#
-# torchaudio's does the same in a dozen passes over memory per round, and takes four times as long.
-# Legend: B batch, T frames, H hop, half a frame.
-
-
+HOP = 2048
+BANDS = 64
+N_FFT = 4096
+WINDOW = 256
+"""Frames of a window. Stretches of four take 80 MB to decode; longer ones are no faster."""
+ROUNDS = 32
+"""Of Griffin-Lim."""
+MOMENTUM = 0.9
+"""Of Griffin-Lim; 0.99 and 1.3 leave larger errors after eight rounds and more."""
+REFINEMENTS = 20
+"""Multiplicative steps after the pseudo-inverse; they halve the log-mel error of the round trip."""
+FLOOR = 1e-3
+"""Least mel magnitude, about 89 dB under a full-scale tone: keeps the logarithm of silence finite."""
+CEILING = 8.0
+"""Far above any audio in [-1, 1]: keeps the exponential of a model's stray latents finite."""
+MARGIN = (N_FFT - HOP) // 2
+"""Samples that a window reaches beyond its frame on either side, so that it is centred on the frame."""
 BLOCK = 128
 """Frames at a time, so that what lies between two steps of a round stays in the processor's cache."""
 TINY = 1e-32
 """Least squared magnitude whose phase is believed: the silent keep theirs finite."""
+
+
+def load(config: CodecConfig, device: torch.device, decoding: Precision | None = None) -> "MelCodec":
+    """The codec on `device`; it has one precision."""
+    return MelCodec(device)
 
 
 def griffin_lim(magnitude: Tensor, window: Tensor, rounds: int, momentum: float) -> Tensor:
@@ -85,39 +104,24 @@ def _overlap_add(signal: Tensor, spectra: Iterable[Tensor], synthesis: Tensor) -
     return signal
 
 
-N_FFT = 4096
-WINDOW = 256
-"""Frames of a window. Stretches of four take 80 MB to decode; longer ones are no faster."""
-ROUNDS = 32
-"""Of Griffin-Lim."""
-MOMENTUM = 0.9
-"""Of Griffin-Lim; 0.99 and 1.3 leave larger errors after eight rounds and more."""
-REFINEMENTS = 20
-"""Multiplicative steps after the pseudo-inverse; they halve the log-mel error of the round trip."""
-FLOOR = 1e-3
-"""Least mel magnitude, about 89 dB under a full-scale tone: keeps the logarithm of silence finite."""
-CEILING = 8.0
-"""Far above any audio in [-1, 1]: keeps the exponential of a model's stray latents finite."""
-MARGIN = (N_FFT - HOP) // 2
-"""Samples that a window reaches beyond its frame on either side, so that it is centred on the frame."""
-
-
 class MelCodec:
     """64 Slaney mel bands, natural logarithm of the magnitude; back by pseudo-inverse and Griffin-Lim."""
 
+    info = CodecInfo(
+        name="mel",
+        version=f"1 n_fft={N_FFT} floor={FLOOR:g}",
+        sample_rate=SAMPLE_RATE,
+        hop=HOP,
+        channels=BANDS,
+    )
+    identity = str(info)
     window = WINDOW
+    encode_reach = -(-MARGIN // HOP)
     decode_reach = ROUNDS + 1
 
     def __init__(self, device: torch.device) -> None:
-        self.identity = f"mel/1 bands={LATENT_CHANNELS} n_fft={N_FFT} hop={HOP} floor={FLOOR:g}"
         bands = melscale_fbanks(
-            N_FFT // 2 + 1,
-            0.0,
-            SAMPLE_RATE / 2,
-            LATENT_CHANNELS,
-            SAMPLE_RATE,
-            norm="slaney",
-            mel_scale="slaney",
+            N_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, BANDS, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
         )
         self._bands = bands.T.contiguous().to(device)
         self._inverse = torch.linalg.pinv(bands.T).to(device)
@@ -126,7 +130,7 @@ class MelCodec:
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """(B, 2, S) → (B, 64, ceil(S / 2048)) log-mel of the mono mean."""
-        mono = pad_to_frames(audio.mean(dim=1).to(self._window.device, torch.float32))
+        mono = pad_to_frames(audio.mean(dim=1).to(self._window.device, torch.float32), HOP)
         padded = functional.pad(mono, (MARGIN, MARGIN))
         spectrum = torch.stft(padded, N_FFT, HOP, window=self._window, center=False, return_complex=True)
         return (self._bands @ spectrum.abs()).clamp(min=FLOOR).log().to(audio.device)

@@ -17,10 +17,11 @@ from samuel.audio import (
     dbfs,
     si_sdr_db,
 )
-from samuel.codecs.base import HOP, LATENT_CHANNELS, Codec
+from samuel.codecs.base import Codec, decode_audio, encode_audio
 from samuel.errors import InputError, MissingPartError
 
-N_FFT = 4096
+N_FFT, STEP, BANDS = 4096, 2048, 64
+"""Of the spectra that are compared; also the grid on which a loud chunk is sought."""
 RANGE_DB = 60.0
 """What lies further below the loudest mel band is not compared."""
 MOST_DISTANCE_DB = 11.0
@@ -89,7 +90,7 @@ def require_faithful(codec: Codec, audio: Audio) -> RoundTrip:
     result = round_trip(codec, audio)
     if not result.faithful:
         raise MissingPartError(
-            f"{codec.identity}: does not give back the audio it encodes: log-spectral distance"
+            f"{codec.info}: does not give back the audio it encodes: log-spectral distance"
             f" {result.distance_db:.1f} dB (at most {MOST_DISTANCE_DB:g}), level {result.level_db:+.1f} dB"
             f" (within {MOST_LEVEL_DB:g}), SI-SDR {result.si_sdr_db:.1f} dB (or {ENOUGH_SI_SDR_DB:g});"
             " fetch its weights again, or correct codec.path"
@@ -101,16 +102,16 @@ def loudest_chunk(audio: Audio, samples: int) -> Audio:
     """The `samples` of (2, S) where the mean of both channels is loudest; all of it where it is shorter."""
     energy = np.cumsum(np.square(audio.mean(axis=0), dtype=np.float64))
     energy = np.concatenate([[0.0], energy])
-    starts = np.arange(0, max(audio.shape[1] - samples, 0) + 1, HOP)
+    starts = np.arange(0, max(audio.shape[1] - samples, 0) + 1, STEP)
     stops = np.minimum(starts + samples, audio.shape[1])
     start = int(starts[np.argmax(energy[stops] - energy[starts])])
     return audio[:, start : start + samples]
 
 
 def _through(codec: Codec, audio: Audio) -> Audio:
-    latents = codec.encode(torch.tensor(audio)[None])
+    latents = encode_audio(codec, audio)
     stored = latents.to(torch.float16).to(torch.float32)  # as the dataset keeps them
-    return codec.decode(stored)[0, :, : audio.shape[1]].cpu().numpy()
+    return decode_audio(codec, stored)[:, : audio.shape[1]]
 
 
 def _log_spectral_distance_db(original: Audio, decoded: Audio) -> float:
@@ -126,6 +127,6 @@ def _mel(audio: Audio) -> NDArray[np.float64]:
     import librosa
 
     return librosa.feature.melspectrogram(
-        y=audio.mean(axis=0, dtype=np.float64), sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP,
-        n_mels=LATENT_CHANNELS,
+        y=audio.mean(axis=0, dtype=np.float64), sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=STEP,
+        n_mels=BANDS,
     )  # fmt: skip

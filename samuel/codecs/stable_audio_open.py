@@ -3,39 +3,43 @@
 Stored is the mean of the posterior unless the settings ask for samples; either way the same audio gives the
 same latents. Songs go through in windows whose margins cover the network's receptive field, so memory does
 not grow with the song, and windows of several songs share a batch.
-Legend: B batch, S samples at 44.1 kHz, T latent frames.
+Legend: B batch, S samples at 44.1 kHz, C channels, T latent frames.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samuel.artifacts import digest, read_json
-from samuel.audio import CHANNELS, SAMPLE_RATE
-from samuel.codecs.base import (
-    HOP,
-    LATENT_CHANNELS,
-    REACH,
-    frame_count,
-    pad_to_frames,
-    windows_of,
-)
+from samuel.artifacts import json_bytes, read_bounded
+from samuel.codecs.base import PUBLISHED, CodecInfo, pad_to_frames, windows_of
 from samuel.config import CodecConfig, Precision
 from samuel.device import Batcher
-from samuel.errors import MissingPartError
-from samuel.hub import (
-    fetch,
-    quietly,
-    require_finite,
-    weights_digest,
-)
+from samuel.errors import MissingPartError, first_fault
+from samuel.hub import fetch, quietly, require_finite, weights_sha256
 
-# The activation of the VAE, with a third of the memory traffic. Legend: B batch, C channels, T samples.
+CONFIG_FILE = "model_config.json"
+WEIGHTS_FILE = "model.safetensors"
+PREFIX = "pretransform.model."
+REMEDY = f"or set codec.path to a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}, or codec.name to 'mel'"
+MAX_CONFIG_BYTES = 2**20
+WINDOW = 272
+"""Frames of a window; at full size it takes about 2 GB."""
+ENCODER_REACH = 8
+"""Frames on either side on which a latent depends: 7.9 measured."""
+DECODER_REACH = 10
+"""Frames on either side on which the decoder's samples depend: 9.7 measured."""
+MAX_BATCH = 16
+"""Windows of a batch: about three minutes of audio, some 30 GB."""
+PUBLISHED_INFO = CodecInfo(
+    name="stable-audio-open", version=PUBLISHED, sample_rate=44_100, hop=2048, channels=64
+)
+"""Of latents that came without their weights."""
 
 
 class Snake(nn.Module):
@@ -74,29 +78,17 @@ def with_light_snakes(network: nn.Module) -> nn.Module:
     return network
 
 
-CONFIG_FILE = "model_config.json"
-WEIGHTS_FILE = "model.safetensors"
-PREFIX = "pretransform.model."
-WINDOW = 272
-"""Frames of a window; at full size it takes about 2 GB."""
-STRIDES = [2, 4, 4, 8, 8]
-DECODER_REACH = 10
-"""Frames on either side on which the decoder's samples depend: 9.7 measured. The encoder's reach is 7.9."""
-MOST = 16
-"""Windows of a batch: about three minutes of audio, some 30 GB."""
-REMEDY = f"or set codec.path to a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}, or codec.name to 'mel'"
-
-
 class StableAudioCodec:
     """The autoencoder of stable-audio-tools behind our two calls."""
 
     window = WINDOW
+    encode_reach = ENCODER_REACH
     decode_reach = DECODER_REACH
 
     def __init__(
         self,
         autoencoder: Any,
-        identity: str,
+        weights_sha256: str,
         device: torch.device,
         config: CodecConfig,
         decoding: Precision | None = None,
@@ -105,38 +97,39 @@ class StableAudioCodec:
 
         Args:
             autoencoder: As stable-audio-tools builds it.
-            identity: What stands for its weights.
+            weights_sha256: Of the weights and of the network that they are in.
             device: Where it computes.
             config: posterior, precision and batch.
             decoding: Precision of what is only listened to; none: that of the settings.
         """
         with_light_snakes(autoencoder).to(device, torch.float32).eval().requires_grad_(False)
         rounded = "" if config.precision == "fp32" else f" {config.precision}"
-        self.identity = f"stable-audio-open/2 {config.posterior}{rounded} {identity}"
+        version = {"version": f"2 {config.posterior}{rounded}", "weights_sha256": weights_sha256}
+        self.info = PUBLISHED_INFO.model_copy(update=version)
+        self.identity = str(self.info)
         self._sampled = config.posterior == "sample"
         self._encoder = Batcher(
             lambda audio: autoencoder.encode(audio, skip_bottleneck=True),
-            device, precision=config.precision, size=config.batch, most=MOST,
+            device, precision=config.precision, size=config.batch, most=MAX_BATCH,
         )  # fmt: skip
         self._decoder = Batcher(
             autoencoder.decode, device,
-            precision=decoding or config.precision, size=config.batch, most=MOST, fill=False,
+            precision=decoding or config.precision, size=config.batch, most=MAX_BATCH, fill=False,
         )  # fmt: skip
 
     def encode(self, audio: Tensor) -> Tensor:
         """(B, 2, S), clamped to [-1, 1] → (B, 64, ceil(S / 2048)), the posterior's mean or a sample of it."""
-        padded = pad_to_frames(audio).to("cpu", torch.float32).clamp(-1.0, 1.0)
-        windows = windows_of(frame_count(audio.shape[-1]), self.window, REACH)
-        posterior = _through(self._encoder, padded, windows, HOP, 1)
-        mean, scale = posterior.chunk(2, dim=1)
-        latents = _sample(mean, scale, padded) if self._sampled else mean
-        return latents.to(audio.device)
+        hop = self.info.hop
+        padded = pad_to_frames(audio, hop).to("cpu", torch.float32).clamp(-1.0, 1.0)
+        windows = windows_of(padded.shape[-1] // hop, self.window, self.encode_reach)
+        mean, scale = _through(self._encoder, padded, windows, hop, 1).chunk(2, dim=1)
+        return (_sample(mean, scale, padded) if self._sampled else mean).to(audio.device)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 64, T) → (B, 2, T · 2048)."""
         windows = windows_of(latents.shape[-1], self.window, self.decode_reach)
         whole = latents.to("cpu", torch.float32)
-        return _through(self._decoder, whole, windows, 1, HOP).to(latents.device)
+        return _through(self._decoder, whole, windows, 1, self.info.hop).to(latents.device)
 
     def cancel(self) -> None:
         """End what other threads wait for, each with a StoppedError."""
@@ -144,9 +137,77 @@ class StableAudioCodec:
         self._decoder.cancel()
 
 
-def load_stable_audio(
-    config: CodecConfig, device: torch.device, decoding: Precision | None = None
-) -> StableAudioCodec:
+def _through(
+    network: Batcher, values: Tensor, windows: Sequence[tuple[range, range]], step_in: int, step_out: int
+) -> Tensor:
+    """(B, C, T · step_in) → (B, C', T · step_out), window by window."""
+    results = network(
+        [item[:, window.start * step_in : window.stop * step_in] for item in values for _, window in windows]
+    )
+    kept = [
+        result[:, (keep.start - window.start) * step_out : (keep.stop - window.start) * step_out]
+        for result, (keep, window) in zip(results, [*windows] * len(values), strict=True)
+    ]
+    songs = [kept[start : start + len(windows)] for start in range(0, len(kept), len(windows))]
+    return torch.stack([torch.cat(song, dim=-1) for song in songs])
+
+
+def _sample(mean: Tensor, scale: Tensor, audio: Tensor) -> Tensor:
+    """A draw from each posterior, as the bottleneck of stable-audio-tools draws.
+
+    The noise follows from the audio: the same for the same stem, another for every other.
+    """
+    digests = [hashlib.sha256(item.contiguous().numpy().data).digest() for item in audio]
+    generators = [torch.Generator().manual_seed(int.from_bytes(digest[:8])) for digest in digests]
+    noise = torch.stack([torch.randn(mean.shape[1:], generator=generator) for generator in generators])
+    return mean + noise * (functional.softplus(scale) + 1e-4)
+
+
+# The files, which are a stranger's.
+
+
+class _Layers(BaseModel, extra="allow"):
+    channels: Annotated[int, Field(ge=1, le=512)]
+    c_mults: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=5, max_length=5)]
+    # The windows hold for these alone.
+    strides: tuple[Literal[2], Literal[4], Literal[4], Literal[8], Literal[8]]
+
+
+class _Oobleck(BaseModel, extra="forbid"):
+    type: Literal["oobleck"]  # others may load what they please
+    config: _Layers
+
+
+class _Bottleneck(BaseModel, extra="forbid"):
+    type: Literal["vae"]
+
+
+class _Autoencoder(BaseModel, extra="ignore"):
+    io_channels: Literal[2]
+    latent_dim: Literal[64]
+    downsampling_ratio: Literal[2048]
+    bottleneck: _Bottleneck
+    encoder: _Oobleck
+    decoder: _Oobleck
+    pretransform: None = None
+
+
+class _Pretransform(BaseModel):
+    config: _Autoencoder
+
+
+class _Model(BaseModel):
+    pretransform: _Pretransform
+
+
+class _ModelConfig(BaseModel):
+    """What matters of `model_config.json`: the autoencoder that our windows and margins are measured on."""
+
+    sample_rate: Literal[44_100]
+    model: _Model
+
+
+def load(config: CodecConfig, device: torch.device, decoding: Precision | None = None) -> StableAudioCodec:
     """The codec from a local folder or a hub repository in the layout of stable-audio-tools.
 
     Args:
@@ -160,45 +221,9 @@ def load_stable_audio(
     config_file, weights_file = _files(config.path)
     architecture = _read_config(config_file)
     state = _read_weights(weights_file)
-    autoencoder = _build(architecture, config_file)
-    _load(autoencoder, state, weights_file)
-    identity = f"weights={weights_digest(state)} config={digest(architecture)}"
+    autoencoder = _build(architecture, config_file, state, weights_file)
+    identity = hashlib.sha256(weights_sha256(state).encode() + json_bytes(architecture)).hexdigest()
     return StableAudioCodec(autoencoder, identity, device, config, decoding)
-
-
-def _through(
-    network: Batcher, values: Tensor, windows: Sequence[tuple[range, range]], step_in: int, step_out: int
-) -> Tensor:
-    """(B, C, T · step_in) → (B, C', T · step_out), window by window."""
-    pieces = [
-        item[:, window.start * step_in : window.stop * step_in] for item in values for _, window in windows
-    ]
-    results = network(pieces)
-    count = len(windows)
-    songs = [results[start : start + count] for start in range(0, len(results), count)]
-    return torch.stack([torch.cat(_kept(song, windows, step_out), dim=-1) for song in songs])
-
-
-def _kept(results: Sequence[Tensor], windows: Sequence[tuple[range, range]], step: int) -> list[Tensor]:
-    return [
-        result[:, (keep.start - window.start) * step : (keep.stop - window.start) * step]
-        for result, (keep, window) in zip(results, windows, strict=True)
-    ]
-
-
-def _sample(mean: Tensor, scale: Tensor, audio: Tensor) -> Tensor:
-    """A draw from each posterior, as the bottleneck of stable-audio-tools draws.
-
-    The noise follows from the audio: the same for the same stem, another for every other.
-    """
-    noise = [
-        torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(_seed(item))) for item in audio
-    ]
-    return mean + torch.stack(noise) * (functional.softplus(scale) + 1e-4)
-
-
-def _seed(audio: Tensor) -> int:
-    return int.from_bytes(hashlib.sha256(audio.contiguous().numpy().data).digest()[:8])
 
 
 def _files(path: str) -> tuple[Path, Path]:
@@ -216,26 +241,12 @@ def _files(path: str) -> tuple[Path, Path]:
 def _read_config(file: Path) -> dict[str, Any]:
     """The autoencoder's own part, in the nesting that stable-audio-tools' factory expects."""
     try:
-        whole = read_json(file)
-        inner = whole["model"]["pretransform"]["config"]
-        found = (
-            whole["sample_rate"], inner["io_channels"], inner["latent_dim"], inner["downsampling_ratio"],
-            inner["bottleneck"]["type"], inner.get("pretransform"),
-            *((inner[part]["type"], inner[part]["config"]["strides"]) for part in ("encoder", "decoder")),
-        )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MissingPartError(
-            f"{file}: not a model configuration of stable-audio-tools with an autoencoder ({error!r})"
-        ) from error
-    # The windows hold for these strides alone, and other types of network may load what they please.
-    network = ("oobleck", STRIDES)
-    wanted = (SAMPLE_RATE, CHANNELS, LATENT_CHANNELS, HOP, "vae", None, network, network)
-    if found != wanted:
-        raise MissingPartError(
-            f"{file}: another autoencoder: (rate, channels, latent channels, hop, bottleneck, pretransform,"
-            f" encoder, decoder) are {found!s:.400}, expected {wanted}"
-        )
-    return {"sample_rate": whole["sample_rate"], "model": inner}
+        read = _ModelConfig.model_validate_json(read_bounded(file, MAX_CONFIG_BYTES))
+    except ValueError as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else error
+        raise MissingPartError(f"{file}: not the autoencoder of Stable Audio Open ({fault})") from error
+    inner = read.model.pretransform.config.model_dump(exclude_none=True)
+    return {"sample_rate": read.sample_rate, "model": inner}
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -252,22 +263,22 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def _build(config: dict[str, Any], file: Path) -> nn.Module:
+def _build(config: dict[str, Any], file: Path, state: dict[str, Tensor], weights_file: Path) -> nn.Module:
+    """The network with its weights. It is built without memory, which is theirs alone."""
     try:
-        with quietly():
+        with quietly(), torch.device("meta"):
             from stable_audio_tools.models.autoencoders import create_autoencoder_from_config
 
-            return create_autoencoder_from_config(config)
+            autoencoder: nn.Module = create_autoencoder_from_config(config)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
-        raise MissingPartError(f"{file}: stable-audio-tools cannot build it ({error!r})") from error
-
-
-def _load(autoencoder: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+        raise MissingPartError(f"{file}: stable-audio-tools cannot build it ({error!r:.300})") from error
     try:
-        autoencoder.load_state_dict(state, strict=True)
+        autoencoder.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         complaints = [line.strip() for line in str(error).splitlines()[1:]]
         more = f" (and {len(complaints) - 2} more complaints)" if len(complaints) > 2 else ""
         raise MissingPartError(
-            f"{file}: {PREFIX}* is another network: {' '.join(complaints[:2])[:400]}{more}; fetch it again"
+            f"{weights_file}: {PREFIX}* is another network: {' '.join(complaints[:2])[:400]}{more};"
+            " fetch it again"
         ) from error
+    return autoencoder

@@ -16,6 +16,9 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+# A module of that name, with _ for -, in samuel.codecs and samuel.separators.
+CodecName = Literal["mel", "stable-audio-open"]
+SeparatorName = Literal["repet", "demucs"]
 Precision = Literal["fp32", "bf16"]
 Mixing = Literal["eq3", "prose", "even", "global", "local"]
 LossWeight = Literal["snr", "min_snr", "uniform"]
@@ -227,7 +230,7 @@ class DownloadConfig(Section):
 class SeparatorConfig(Section):
     """How a song is split into vocals and accompaniment."""
 
-    name: Literal["repet", "demucs"] = setting("repet", "repet needs no weights")
+    name: SeparatorName = setting("repet", "repet needs no weights")
     model: str = setting("htdemucs", "demucs: a model name", min_length=1)
     repo: LocalPath | None = setting(None, "demucs: a local repository of trusted weights; none: the hub")
     precision: Precision = setting("fp32", "demucs: bf16 is faster on a GPU, and far slower on most CPUs")
@@ -237,7 +240,7 @@ class SeparatorConfig(Section):
 class CodecConfig(Section):
     """How audio becomes latents."""
 
-    name: Literal["mel", "stable-audio-open"] = setting("mel", "mel needs no weights")
+    name: CodecName = setting("mel", "mel needs no weights")
     path: str = setting(
         "stabilityai/stable-audio-open-1.0",
         "stable-audio-open: a hub repository, or a local folder with model_config.json",

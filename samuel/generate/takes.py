@@ -37,7 +37,7 @@ from samuel.generate.output import (
 )
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
 from samuel.model.inpaint import Kept
-from samuel.separators.base import Separator
+from samuel.separators import Separator
 
 # Seconds of an existing accompaniment that stay while the rest is written anew.
 #

@@ -26,7 +26,7 @@ from samuel.audio import (
 from samuel.errors import InputError
 from samuel.generate.output import level_db, no_space_told, write_stream
 from samuel.popdb.stages import MOST_PEAK, SILENCE_DBFS
-from samuel.separators.base import Separator
+from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # a run that only downloads needs no torch
     import torch
 
     from samuel.codecs.base import Codec
-    from samuel.separators.base import Separator
+    from samuel.separators import Separator
 
 Part = TypeVar("Part")
 

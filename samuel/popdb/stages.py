@@ -28,7 +28,7 @@ from samuel.errors import InputError, MissingPartError, SongError
 from samuel.popdb.parts import Parts
 from samuel.popdb.status import Outcome, Status, attempt, found
 from samuel.popdb.vocal_activity import vocal_activity, vocal_share
-from samuel.separators.base import Separator
+from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
 

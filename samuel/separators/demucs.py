@@ -27,13 +27,13 @@ from samuel.hub import (
     quietly,
     require_finite,
     verify_blob,
-    weights_digest,
+    weights_sha256,
 )
 
 OVERLAP = 0.25
 """Of a segment with the next; demucs' default."""
 SHORTEST_SEGMENT_S = 0.1
-MOST = 32
+MAX_BATCH = 32
 """Segments of a batch: about four minutes of song."""
 SOURCE = "vocals"
 NETWORKS = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
@@ -101,7 +101,7 @@ class DemucsSeparator:
             member.batcher.cancel()
 
 
-def load_demucs(config: SeparatorConfig, device: torch.device) -> DemucsSeparator:
+def load(config: SeparatorConfig, device: torch.device) -> DemucsSeparator:
     """The model that the settings name, from a local repository or the hub.
 
     Raises:
@@ -187,7 +187,7 @@ def _identity(model: Any, name: str, precision: Precision) -> str:
         (type(network).__name__, getattr(network, "_init_args_kwargs", None), str(network.segment), weight)
         for network, weight in _singers(model)
     ]
-    weights = digest(weights_digest(model.state_dict()), members)
+    weights = digest(weights_sha256(model.state_dict())[:20], members)
     rounded = "" if precision == "fp32" else f" {precision}"
     return f"demucs/{version('demucs')} {name} shifts=0 overlap={OVERLAP}{rounded} weights={weights}"
 
@@ -210,7 +210,7 @@ def _batcher(network: Any, device: torch.device, precision: Precision, batch: in
         device,
         precision=precision,
         size=batch,
-        most=MOST,
+        most=MAX_BATCH,
     )
 
 

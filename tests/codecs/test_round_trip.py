@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samuel.audio import Audio
 from samuel.codecs import load_codec
-from samuel.codecs.base import HOP, Codec
+from samuel.codecs.base import HOP, Codec, CodecInfo
 from samuel.codecs.round_trip import loudest_chunk, require_faithful, round_trip
 from samuel.config import CodecConfig
 from samuel.errors import InputError, MissingPartError
@@ -23,6 +23,7 @@ from tests.weights import write_stable_audio
 CPU = torch.device("cpu")
 PREFIX = "pretransform.model."
 CHUNK = 96 * HOP
+FAKE = CodecInfo(name="fake", version="1", sample_rate=44_100, hop=1, channels=2)
 
 
 @dataclass
@@ -31,8 +32,10 @@ class Fake:
 
     change: Callable[[Tensor], Tensor]
     scale: float = 1.0
+    info: CodecInfo = FAKE
     identity: str = "fake/1"
     window: int = 512
+    encode_reach: int = 0
     decode_reach: int = 0
 
     def encode(self, audio: Tensor) -> Tensor:

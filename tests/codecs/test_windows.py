@@ -11,16 +11,15 @@ from torch import Tensor
 from samuel.audio import Audio
 from samuel.codecs.base import (
     HOP,
-    REACH,
-    WINDOWS,
+    STRETCH,
     Codec,
     decode_windows,
     encode_windows,
-    stretches_of,
     windows_of,
 )
+from samuel.codecs.base import _stretches as stretches_of
 from samuel.codecs.mel import MelCodec
-from samuel.codecs.stable_audio_open import StableAudioCodec, load_stable_audio
+from samuel.codecs.stable_audio_open import StableAudioCodec, load
 from samuel.config import CodecConfig
 from tests.codecs.music import music
 from tests.weights import write_stable_audio
@@ -48,7 +47,7 @@ def vaes(tmp_path_factory: pytest.TempPathFactory) -> tuple[StableAudioCodec, St
     folder = tmp_path_factory.mktemp("stable-audio")
     write_stable_audio(folder)
     config = CodecConfig(name="stable-audio-open", path=str(folder))
-    small, large = load_stable_audio(config, CPU), load_stable_audio(config, CPU)
+    small, large = load(config, CPU), load(config, CPU)
     small.window = 40
     return small, large
 
@@ -92,7 +91,7 @@ def test_stretches_hold_the_windows_of_the_whole_song(frames: int) -> None:
         for _, window in windows_of(len(stretch), 272, 10)
     ]
     assert inner == [window for _, window in windows_of(frames, 272, 10)]
-    assert all(len(stretch) <= 272 + (WINDOWS - 1) * 252 for _, stretch in stretches)
+    assert all(len(stretch) <= 272 + (STRETCH - 1) * 252 for _, stretch in stretches)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +150,7 @@ def test_a_song_is_read_in_stretches(song: Audio) -> None:
     samples = 600 * HOP - 5
     assert encode_windows(SmallMel(), read, samples).shape == (1, 64, 600)
     assert (asked[0][0], asked[-1][1]) == (0, samples)
-    assert max(stop - start for start, stop in asked) <= (80 + 3 * (80 - 2 * REACH)) * HOP
+    assert max(stop - start for start, stop in asked) <= (80 + 3 * (80 - 2 * SmallMel.encode_reach)) * HOP
     for (_, stop), (start, _) in pairwise(asked):
         assert start < stop
     assert sum(stop - start for start, stop in asked) < 1.2 * samples

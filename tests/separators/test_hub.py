@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from samuel.audio import Audio
 from samuel.config import SeparatorConfig
 from samuel.errors import MissingPartError
-from samuel.separators import load_separator
-from samuel.separators.base import Separator
+from samuel.separators import Separator, load_separator
 from tests.hub import LocalHub, local_hub
 from tests.weights import ONE_HOT, write_demucs, write_demucs_hub
 

@@ -6,8 +6,7 @@ import torch
 
 from samuel.audio import SAMPLE_RATE, Audio, si_sdr_db
 from samuel.config import SeparatorConfig
-from samuel.separators import load_separator
-from samuel.separators.base import Separator
+from samuel.separators import Separator, load_separator
 
 
 def loop_and_line(seconds: int = 24) -> tuple[Audio, Audio]:
