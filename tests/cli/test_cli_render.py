@@ -102,12 +102,6 @@ def test_ours_is_what_generate_writes(models: dict[str, Path], vocals: Path) -> 
     assert np.array_equal(rendered, soundfile.read(generated)[0])
 
 
-def test_a_prompt_reaches_the_model(models: dict[str, Path], vocals: Path) -> None:
-    assert main(arguments("musicgen", models, vocals, "--prompt", "pop with drums")) == 0
-    about = json.loads((vocals.parent / "musicgen" / "system.json").read_text())
-    assert about["settings"]["prompt"] == "pop with drums"
-
-
 def test_an_unreadable_vocal_among_good_ones(
     models: dict[str, Path], vocals: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,18 +141,6 @@ def test_what_is_wrong_is_named_and_nothing_is_begun(
     assert main(arguments(system, models, vocals, *more)) == 1
     assert words in capsys.readouterr().err
     assert not (vocals.parent / system).exists()
-
-
-@pytest.mark.parametrize("content", ["{", "[1]", '"x"', '{"musicgen": {"top_k": "many"}}', '{"unknown": 1}'])
-def test_settings_that_are_none_are_told(
-    content: str, models: dict[str, Path], vocals: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = vocals.parent / "settings.json"
-    file.write_text(content)
-    assert main(arguments("musicgen", models, vocals, "--settings", str(file))) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert "settings.json" in error or "setting " in error
 
 
 def test_a_model_must_be_named_for_our_own(vocals: Path, capsys: pytest.CaptureFixture[str]) -> None:

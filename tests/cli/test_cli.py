@@ -1,7 +1,12 @@
+"""The command line as such: settings, errors, pipes, and how a process ends."""
+
 import json
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +18,12 @@ import soundfile
 from samuel import __version__
 from samuel.cli import main
 from samuel.cli.terminal import plain
+from samuel.config import ModelConfig
+from samuel.model.unet import SamuelUNet, parameter_count
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
+from tests.model.conftest import SMALL
+from tests.popdb.latents import encoded_song, small_settings
 
 
 def settings_of_a_folder(root: Path) -> Path:
@@ -201,3 +212,91 @@ def test_a_wrong_setting_on_the_line_is_named(
 ) -> None:
     assert main(["summary", override]) == 1
     assert words in capsys.readouterr().err
+
+
+AGAIN = 2
+"""Times that a process is run whose end went wrong in about one of two."""
+OPEN = "from samuel.popdb.dataset import open_popdb; open_popdb({!r})"
+
+
+@pytest.fixture
+def popdb(tmp_path: Path) -> Popdb:
+    return write_popdb([encoded_song(tmp_path, name) for name in "ab"], small_settings(tmp_path))
+
+
+def samuel(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "samuel.cli", *arguments]
+
+
+def test_a_process_that_read_a_dataset_ends_well(popdb: Popdb, tmp_path: Path) -> None:
+    export = samuel("export-manifest", str(popdb.root), "-o")
+    commands = [[*export, str(tmp_path / f"manifest-{number}")] for number in range(AGAIN)]
+    commands += [[sys.executable, "-c", OPEN.format(str(popdb.root))]] * AGAIN
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(partial(subprocess.run, capture_output=True, check=False), commands))
+    assert [(done.returncode, done.stderr) for done in ended] == [(0, b"")] * len(commands)
+
+
+def test_an_encoding_that_lacks_characters_does_not_stop_the_output(popdb: Popdb) -> None:
+    inspect = samuel("inspect", str(popdb.root), "--pairs", "0")
+    narrow = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(inspect, capture_output=True, check=False, env=narrow)
+    assert (done.returncode, done.stderr) == (0, b"")
+    wide = subprocess.run(inspect, capture_output=True, check=True, env=os.environ | {"PYTHONUTF8": "1"})
+    assert "█" in wide.stdout.decode("utf-8")
+    assert done.stdout.decode("cp1252") == wide.stdout.decode("utf-8").replace("█", "?")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_left_ends_the_command_quietly(unbuffered: str, popdb: Popdb) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            samuel("inspect", str(popdb.root), "--pairs", "0"),
+            stdout=writing, stderr=subprocess.PIPE, check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_output_that_finds_no_room_is_said_once(popdb: Popdb) -> None:
+    with Path("/dev/full").open("wb") as full:
+        verify = samuel("verify", str(popdb.root))
+        buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+        done = subprocess.run(verify, stdout=full, stderr=subprocess.PIPE, check=False, env=buffered)
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == ["error: [Errno 28] No space left on device"]
+
+
+def test_what_the_hub_says_is_printed_once() -> None:
+    program = """
+from samuel.cli import main
+main(["doctor", "--settings", "absent.json"])
+from huggingface_hub.utils.logging import get_logger
+get_logger("huggingface_hub.utils._http").warning("Retrying in 1s")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stderr.decode().count("Retrying in 1s") == 1
+
+
+def test_summary_of_the_default_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["part", "parameters", "GFLOP", "share"]
+    assert rows[-1].split() == ["total", f"{parameter_count(SamuelUNet(ModelConfig())):,}", "5.680", "100.0%"]
+    shares = [float(row.split()[3].rstrip("%")) for row in rows[:-1]]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_summary_of_settings_and_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"model": SMALL.model_dump(mode="json")}))
+    assert main(["summary", "--frames", "64", "--settings", str(path)]) == 0
+    total = capsys.readouterr().out.splitlines()[-1].split()
+    assert total[1] == f"{parameter_count(SamuelUNet(SMALL)):,}"
+    assert main(["summary", "--frames", "12"]) == 1
+    assert "12 latent frames" in capsys.readouterr().err
