@@ -124,15 +124,11 @@ class SongsConfig(Section):
     """Which songs."""
 
     source: Literal["synthetic", "folder", "csv"] = setting(
-        "synthetic", "synthetic: made here; folder: audio you own; csv: the Kaggle song list"
+        "synthetic", "made here, audio you own, or the Kaggle list"
     )
-    path: LocalPath | None = setting(
-        None, "folder: the folder of audio. csv: the list (none: fetched by kagglehub)"
-    )
+    path: LocalPath | None = setting(None, "folder: of audio. csv: the list; none: fetched by kagglehub")
     limit: Count | None = setting(None, "at most this many songs; none: all (synthetic: 12)")
-    order: Literal["list", "popularity"] = setting(
-        "list", "csv: as the list has them, or the most popular first"
-    )
+    order: Literal["list", "popularity"] = setting("list", "csv: which songs come first")
     min_popularity: Annotated[int, Field(ge=0, le=100)] | None = setting(None, "csv: no song less popular")
     min_duration_s: Seconds | None = setting(None, "csv: no shorter song")
     max_duration_s: Seconds | None = setting(None, "csv: no longer song")
@@ -160,40 +156,26 @@ class DownloadConfig(Section):
 
     search: str = setting("ytsearch", "yt-dlp's prefix for a search of the site", pattern=r"^[a-z]{2,32}$")
     extractors: tuple[str, ...] = setting(
-        ("youtube:search$", "youtube$"),
-        "patterns of whole names; no other yt-dlp extractor may run",
-        min_length=1,
+        ("youtube:search$", "youtube$"), "no other of yt-dlp may run", min_length=1
     )
     search_results: int = setting(5, "hits asked for per title", ge=1, le=50)
-    policy: Literal["scored", "first"] = setting(
-        "scored", "scored: by title and duration; first: the paper's"
-    )
-    max_duration_s: float = setting(
-        900.0, "nothing longer is fetched; the paper's 15 minutes", gt=0, le=24 * 3600
-    )
+    policy: Literal["scored", "first"] = setting("scored", "by title and duration, or the paper's")
+    max_duration_s: float = setting(900.0, "longest song; the paper's 15 minutes", gt=0, le=24 * 3600)
     workers: int = setting(2, "songs in hand at a time", ge=1, le=32)
     search_interval_s: Pause = setting(2.0, "least time between the starts of two searches")
-    download_interval_s: Pause = setting(
-        12.0, "least time between the starts of two downloads: a guest may make 300 an hour"
-    )
+    download_interval_s: Pause = setting(12.0, "the same of downloads: a guest may make 300 an hour")
     request_interval_s: Pause = setting(0.75, "pause between the requests for one video's page")
     jitter: Share = setting(0.5, "an interval grows by up to this share of it, at random")
     retries: int = setting(3, "yt-dlp's own retries of a request", ge=0, le=50)
     attempts: int = setting(2, "tries in one run of a song that fails by a passing fault", ge=1, le=10)
-    pause_s: LongPause = setting(
-        60.0, "first pause after a rate limit, and before a second try; then doubled"
-    )
+    pause_s: LongPause = setting(60.0, "first pause after a rate limit or a failed try; then doubled")
     pause_ceiling_s: LongPause = setting(3600.0, "longest pause")
     stop_after: Count = setting(8, "passing faults in a row, without one answer between, that stop the run")
     timeout_s: Seconds = setting(900.0, "a download that takes longer is left, to be resumed at the next try")
     proxy: str | None = setting(
-        None,
-        "proxy without user and password; HTTPS_PROXY of the environment may have them",
-        json_schema_extra=NO_AT,
+        None, "without user and password; HTTPS_PROXY may have them", json_schema_extra=NO_AT
     )
-    cookies: LocalPath | None = setting(
-        None, "cookies file in Netscape's format; it can cost you the account"
-    )
+    cookies: LocalPath | None = setting(None, "file in Netscape's format; it can cost you the account")
     ytdlp: dict[str, Any] = setting({}, "further options of yt-dlp, of those that only concern the network")
 
     @model_validator(mode="after")
@@ -233,7 +215,7 @@ class SeparatorConfig(Section):
     name: SeparatorName = setting("repet", "repet needs no weights")
     model: str = setting("htdemucs", "demucs: a model name", min_length=1)
     repo: LocalPath | None = setting(None, "demucs: a local repository of trusted weights; none: the hub")
-    precision: Precision = setting("fp32", "demucs: bf16 is faster on a GPU, and far slower on most CPUs")
+    precision: Precision = setting("fp32", "demucs: bf16 is faster on a GPU, slower on most CPUs")
     batch: Count | None = setting(None, "demucs: segments at a time; none: as the GPU has memory, 1 on a CPU")
 
 
@@ -242,50 +224,30 @@ class CodecConfig(Section):
 
     name: CodecName = setting("mel", "mel needs no weights")
     path: str = setting(
-        "stabilityai/stable-audio-open-1.0",
-        "stable-audio-open: a hub repository, or a local folder with model_config.json",
-        min_length=1,
+        "stabilityai/stable-audio-open-1.0", "stable-audio-open: hub repository or folder", min_length=1
     )
-    posterior: Literal["mean", "sample"] = setting(
-        "mean", "stable-audio-open: what is stored of the posterior"
-    )
-    precision: Precision = setting(
-        "fp32", "stable-audio-open: bf16 is faster on a GPU, and far slower on most CPUs"
-    )
-    batch: Count | None = setting(
-        None, "stable-audio-open: windows at a time; none: as the GPU has memory, 1 on a CPU"
-    )
+    posterior: Literal["mean", "sample"] = setting("mean", "stable-audio-open: what is stored")
+    precision: Precision = setting("fp32", "stable-audio-open: bf16 is faster on a GPU, slower on CPUs")
+    batch: Count | None = setting(None, "stable-audio-open: windows at a time; none: as fits, 1 on a CPU")
 
 
 class RetentionConfig(Section):
     """What is kept of a song once its latents are safe; what was removed is made again where it is wanted."""
 
     audio: Literal["keep", "remove"] = setting("keep", "the downloaded audio, 21 MB a minute")
-    stems: Literal["keep", "remove"] = setting(
-        "keep", "vocals and accompaniment as FLAC, 20 to 24 MB a minute"
-    )
+    stems: Literal["keep", "remove"] = setting("keep", "both stems as FLAC, 20 to 24 MB a minute")
     check_space: bool = setting(True, "stop a run that seems to need more disk space than is free")
 
 
 class PopdbConfig(Section):
     """The dataset."""
 
-    path: PathOrUrl | None = setting(
-        None,
-        "where POPDB lies, a folder or a URL; none: popdb/ in the data folder",
-        json_schema_extra=PLAIN_URL,
-    )
-    cache: LocalPath | None = setting(
-        None, "where shards from a URL are kept; none: samuel/shards in the user's cache"
-    )
-    chunk_frames: int = setting(
-        1024, "latent frames of a pair; the paper's 1024 are 47.55 s", ge=64, multiple_of=8
-    )
+    path: PathOrUrl | None = setting(None, "folder or URL; none: popdb/ in data", json_schema_extra=PLAIN_URL)
+    cache: LocalPath | None = setting(None, "of shards from a URL; none: samuel/shards in the user's cache")
+    chunk_frames: int = setting(1024, "latent frames of a pair, the paper's", ge=64, multiple_of=8)
     pairs_per_shard: int = setting(256, "pairs of a shard file", ge=1, le=256)
     validation_share: float = setting(0.1, "songs held out", ge=0.0, le=0.5)
-    min_vocal_share: Share = setting(
-        0.0, "no pair that is sung for less of its length; 0: all, as in the paper"
-    )
+    min_vocal_share: Share = setting(0.0, "no pair that is sung for less; 0: all, the paper's")
     seed: Seed = setting(0, "which songs are held out")
 
 
@@ -316,12 +278,8 @@ class AugmentationConfig(Section):
     """How training alters vocals, in normalised latents; 0 leaves them as they are."""
 
     noise: float = setting(0.0, "largest deviation of the white noise that is added", ge=0, le=2)
-    equaliser: float = setting(
-        0.0, "deviation of what is added to a channel for its whole length", ge=0, le=2
-    )
-    gain: float = setting(
-        0.0, "largest share by which the latents grow or shrink: contrast, with mel", ge=0, lt=1
-    )
+    equaliser: float = setting(0.0, "deviation of what is added to whole channels", ge=0, le=2)
+    gain: float = setting(0.0, "largest share by which latents grow or shrink", ge=0, lt=1)
 
 
 class TrainingConfig(Section):
@@ -329,14 +287,10 @@ class TrainingConfig(Section):
 
     steps: Count = setting(360, "optimiser steps")
     batch_size: Count = setting(2, "pairs per step; small, as early gain goes by steps")
-    learning_rate: float = setting(
-        1e-3, "peak of the cosine annealing; the paper's 3.5e-4 is for long fits", gt=0, lt=1
-    )
+    learning_rate: float = setting(1e-3, "peak of the cosine annealing; 3.5e-4 suits long fits", gt=0, lt=1)
     weight_decay: float = setting(0.01, "AdamW's", ge=0)
     warmup_steps: int = setting(20, "steps of linear warm-up", ge=0)
-    accumulate: Count = setting(
-        1, "parts that a batch is computed in, one after the other, for memory's sake"
-    )
+    accumulate: Count = setting(1, "parts that a batch is computed in, for memory's sake")
     precision: TrainingPrecision = setting("auto", "auto: bf16 autocast on a GPU that has it, fp32 elsewhere")
     compile: bool = setting(False, "torch.compile; on a CPU it needs a C++ compiler")
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -356,15 +310,11 @@ class SamplingConfig(Section):
     """How an accompaniment is drawn."""
 
     sampler: Sampler = setting("dpmsolver++", "reverse process")
-    steps: int = setting(
-        12, "network evaluations: twice the fewest that cannot be told from 800 of DDPM", ge=1, le=10_000
-    )
+    steps: int = setting(12, "network evaluations; 6 come near 800 of DDPM", ge=1, le=10_000)
     guidance_scale: float = setting(2.0, "1: no guidance", ge=0, le=100)
-    guidance_rescale: Share = setting(
-        0.0, "how far guided predictions go back to the deviation of unguided ones"
-    )
+    guidance_rescale: Share = setting(0.0, "how far guided predictions regain the unguided deviation")
     guidance_interval: tuple[Share, Share] = setting(
-        (0.0, 1.0), "from which share of the timesteps to which one guidance acts"
+        (0.0, 1.0), "shares of the timesteps between which it acts"
     )
     precision: TrainingPrecision = setting("auto", "auto: bf16 autocast on a GPU that has it, fp32 elsewhere")
     seed: Seed = setting(0, "of the starting noise")
@@ -381,9 +331,7 @@ class EvaluationConfig(Section):
     """How accompaniments are scored."""
 
     tracks: int = setting(2, "held-out songs to accompany; the paper's 10", ge=1, le=1000)
-    takes: int = setting(
-        3, "accompaniments of each vocal; the first is scored, all tell the diversity", ge=1, le=64
-    )
+    takes: int = setting(3, "accompaniments of each vocal; the first is scored", ge=1, le=64)
     scorers: tuple[Literal["signal", "audiobox", "apa"], ...] = setting(
         ("signal",), "signal needs no weights; apa needs the extra of its name", min_length=1
     )
@@ -430,13 +378,9 @@ class StableAudioOpenConfig(BaselineConfig):
 class RunnerConfig(Section):
     """Where the tasks of a flow run."""
 
-    kind: Literal["threads", "dask"] = setting(
-        "threads", "threads of the flow's own process, or the workers of a Dask cluster"
-    )
+    kind: Literal["threads", "dask"] = setting("threads", "in the flow's process, or on a Dask cluster")
     address: str | None = setting(
-        None,
-        "dask: the scheduler, as in tcp://host:8786; none: worker processes on this machine",
-        json_schema_extra=NO_AT,
+        None, "dask: as in tcp://host:8786; none: processes here", json_schema_extra=NO_AT
     )
     workers: int = setting(2, "dask without an address: how many worker processes", ge=1, le=256)
 
