@@ -1,33 +1,71 @@
-"""Checkpoints: what training needs to go on, and the model people share.
+"""Models and checkpoints of a training: safetensors and JSON in artifacts, digests checked, never unpickled.
 
-Both are entries (`samuel.artifacts`): safetensors plus JSON, whole or absent, digests checked on loading.
-Nothing
-is ever unpickled.
+A model folder may come from a stranger: its record is held to a strict schema, and its weights to the shapes
+that follow from the record, before memory is taken for either.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from samuel.artifacts import (
-    Artifact,
-    find_artifact,
-    make_artifact,
-    sha256,
-)
+from samuel.artifacts import Artifact, find_artifact, make_artifact, sha256
 from samuel.config import DiffusionConfig, ModelConfig
 from samuel.errors import CheckpointError
 from samuel.model.unet import SamuelUNet
-from samuel.model.windows import FRAMES
 from samuel.popdb.loader import Normaliser
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
+WEIGHTS = "model.safetensors"
+MAX_MODEL_BYTES = 2**30  # ours has 60 MB
+MAX_HEADER_BYTES = 2**20  # names and shapes of the weights; ours has 40 kB
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class ChannelStats(_Strict):
+    """Mean and deviation of the latents of a stream, by channel."""
+
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+
+class StreamStats(_Strict):
+    """Statistics of the training songs of a dataset."""
+
+    vocal: ChannelStats
+    accompaniment: ChannelStats
+
+
+class ModelRecord(_Strict):
+    """What a model folder says of itself; all that `load_model` needs, and where the model came from."""
+
+    format: Literal[2]
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    stats: StreamStats
+    codec: str
+    frames: Annotated[int, Field(ge=8, le=2**16, multiple_of=8)]
+    training: dict[str, Any] = {}
+    dataset: str = ""
+    held_out: bool = False
+    progress: dict[str, int | float] = {}
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> "ModelRecord":
+        channels = self.model.latent_channels
+        for stream in (self.stats.vocal, self.stats.accompaniment):
+            if not len(stream.mean) == len(stream.std) == channels:
+                raise ValueError(f"stats of {len(stream.mean)} channels, where the codec has {channels}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -38,10 +76,9 @@ class TrainedModel:
         network: The U-Net with its averaged weights, in eval mode.
         normaliser: The maps of the dataset it was trained on.
         diffusion: The forward process it was trained with.
-        codec: Identity of the codec its latents come from.
+        codec: The codec its latents come from.
         frames: Length of the pairs it was trained on.
         sha256: Digest of its weights.
-        record: Everything else its training recorded.
     """
 
     network: SamuelUNet
@@ -50,123 +87,111 @@ class TrainedModel:
     codec: str
     frames: int
     sha256: str
-    record: dict[str, Any]
 
 
 def save_model(
     folder: Path, weights: dict[str, Tensor], record: dict[str, Any], files: dict[str, bytes] | None = None
 ) -> Artifact:
-    """Write the model people share: `model.safetensors`, its record, and `files` by name."""
+    """Write the model people share: its weights, what `ModelRecord` holds but the format, and other files."""
+    checked = ModelRecord.model_validate_json(json.dumps({"format": MODEL_FORMAT, **record}))
 
     def make(target: Path) -> dict[str, Any]:
-        save_file(_contiguous(weights), target / "model.safetensors")
+        _save(weights, target / WEIGHTS)
         for name, content in (files or {}).items():
             (target / name).write_bytes(content)
-        return {"format": MODEL_FORMAT, **record}
+        return checked.model_dump(mode="json")
 
     return make_artifact(folder, make)
-
-
-def load_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights that `save_model` wrote, by name.
-
-    Raises:
-        CheckpointError: Nothing is there, or a byte has changed.
-    """
-    return load_file(_whole_entry(folder).path("model.safetensors"))
 
 
 def load_model(folder: Path, device: torch.device) -> TrainedModel:
     """Load what `save_model` wrote.
 
     Raises:
-        CheckpointError: Nothing is there, a byte has changed, its record is not a model's, or the weights do
-            not fit their own settings.
+        CheckpointError: Nothing is there, a byte has changed, its format is older, its record is not a
+            model's, or the weights do not fit it.
     """
-    entry = _whole_entry(folder)
-    if entry.record.get("format") != MODEL_FORMAT:
-        raise CheckpointError(f"{folder}: not a model of format {MODEL_FORMAT}")
-    if lacking := sorted({"model", "diffusion", "stats", "codec"} - entry.record.keys()):
-        raise CheckpointError(f"{folder}: its record lacks {', '.join(lacking)}; it is no whole model")
+    artifact = _whole_artifact(folder, MAX_MODEL_BYTES)
+    if artifact.record.get("format") == 1:
+        raise CheckpointError(f"{folder}: of an older version of SAMUeL (model format 1); train it again")
     try:
-        diffusion = DiffusionConfig.model_validate(entry.record["diffusion"])
-        network = SamuelUNet(ModelConfig.model_validate(entry.record["model"]), diffusion)
+        record = ModelRecord.model_validate_json(json.dumps(artifact.record))
     except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "record"
         raise CheckpointError(
-            f"{folder}: made with settings that this version does not know: {error}"
+            f"{folder}: no model of format {MODEL_FORMAT} ({where}: {problem['msg']})"
         ) from error
-    _load_strictly(network, entry.path("model.safetensors"))
     return TrainedModel(
-        network=network.to(device).eval().requires_grad_(requires_grad=False),
-        normaliser=Normaliser.of(entry.record["stats"]).to(device),
-        diffusion=diffusion,
-        codec=entry.record["codec"],
-        frames=entry.record.get("frames", FRAMES),
-        sha256=entry.sha256["model.safetensors"],
-        record=entry.record,
+        network=_load_network(artifact.path(WEIGHTS), record)
+        .to(device)
+        .eval()
+        .requires_grad_(requires_grad=False),
+        normaliser=Normaliser.of(record.stats.model_dump()).to(device),
+        diffusion=record.diffusion,
+        codec=record.codec,
+        frames=record.frames,
+        sha256=artifact.sha256[WEIGHTS],
     )
 
 
-def save_state(
-    folder: Path,
-    network: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    record: dict[str, Any],
-) -> Artifact:
-    """Write all that training needs to go on from here."""
+def save_tensors(folder: Path, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> Artifact:
+    """Write groups of named tensors, a file each."""
 
     def make(target: Path) -> dict[str, Any]:
-        save_file(_contiguous(network.state_dict()), target / "network.safetensors")
-        save_file(_contiguous(average.state_dict()), target / "average.safetensors")
-        save_file(_optimiser_tensors(optimiser), target / "optimiser.safetensors")
+        for name, group in tensors.items():
+            _save(group, target / f"{name}.safetensors")
         return record
 
     return make_artifact(folder, make)
 
 
-def load_state(
-    folder: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Load what `save_state` wrote into the three objects and return its record.
+def load_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """Load what `save_tensors` wrote, on the CPU.
 
     Raises:
-        CheckpointError: As for `load_model`.
+        CheckpointError: Nothing is there, or a byte has changed.
     """
-    entry = _whole_entry(folder)
-    _load_strictly(network, entry.path("network.safetensors"))
-    _load_strictly(average, entry.path("average.safetensors"))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in load_file(entry.path("optimiser.safetensors")).items():
-        parameter, key = name.split(".")
-        state.setdefault(int(parameter), {})[key] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return entry.record
+    artifact = _whole_artifact(folder)
+    return {Path(name).stem: load_file(artifact.path(name)) for name in artifact.sha256}
 
 
-def _whole_entry(folder: Path) -> Artifact:
-    entry = find_artifact(folder)
-    if entry is None:
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _whole_artifact(folder: Path, max_bytes: float = float("inf")) -> Artifact:
+    artifact = find_artifact(folder)
+    if artifact is None:
         raise CheckpointError(f"{folder}: no whole checkpoint here; run the flow train-and-eval to make one")
-    for name, expected in entry.sha256.items():
-        if sha256(entry.path(name)) != expected:
+    if (size := sum(artifact.path(name).stat().st_size for name in artifact.sha256)) > max_bytes:
+        raise CheckpointError(
+            f"{folder}: {size / 1e9:.1f} GB, where a model has {max_bytes / 1e9:.1f} at most"
+        )
+    for name, expected in artifact.sha256.items():
+        if sha256(artifact.path(name)) != expected:
             raise CheckpointError(
-                f"{entry.path(name)}: its bytes have changed; delete {folder} and train again"
+                f"{artifact.path(name)}: its bytes have changed; delete {folder} and train again"
             )
-    return entry
+    return artifact
 
 
-def _load_strictly(module: nn.Module, path: Path) -> None:
+def _load_network(path: Path, record: ModelRecord) -> SamuelUNet:
+    """The network of a record, on the CPU; its weights are read once their shapes are known to fit."""
     try:
-        module.load_state_dict(load_file(path), strict=True)
-    except (RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: does not fit the network it is for: {error}") from error
-
-
-def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimiser.state_dict()["state"]
-    return {f"{i}.{key}": tensor for i, entries in state.items() for key, tensor in entries.items()}
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        with torch.device("meta"):  # shapes alone
+            wanted = SamuelUNet(record.model, record.diffusion).state_dict()
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > MAX_HEADER_BYTES:
+                raise CheckpointError(f"{path}: its header is too large for a model's")
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        if found != {name: list(tensor.shape) for name, tensor in wanted.items()}:
+            raise CheckpointError(f"{path}: does not fit the network that the model's record describes")
+        network = SamuelUNet(record.model, record.diffusion)
+        network.load_state_dict(load_file(path))
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: does not fit the network that the model's record describes"
+        ) from error
+    return network

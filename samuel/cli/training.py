@@ -56,13 +56,12 @@ def validate(settings: Settings, model: Path) -> int:
     """Print a model's error of v on all held-out pairs, with their own vocals and with other songs'."""
     from samuel.checkpoint import load_model
     from samuel.device import resolve_device
-    from samuel.popdb.accounts import text_of
     from samuel.popdb.dataset import open_popdb
     from samuel.train.validation import conditioning_gain
 
     network = load_model(model, resolve_device(settings.device)).network
     gain = conditioning_gain(network, open_popdb(settings.popdb_path))
-    print(text_of(gain.table()), gain.sentence(), sep="\n\n")
+    print(gain.to_string(float_format="{:.4f}".format))
     return 0
 
 

@@ -33,7 +33,7 @@ from samuel.artifacts import make_artifact
 from samuel.config import Settings, TrainingConfig
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
-from samuel.train.run_log import MetricsLog
+from samuel.train.run_state import MetricsLog
 from tests.popdb.latents import encoded_song
 
 

@@ -4,12 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from samuel.artifacts import Artifact
+from samuel.config import Settings
 from samuel.popdb.dataset import Popdb
-from samuel.train import Training
+from samuel.train import Training, fit
 from tests.popdb.latents import small_settings
 
 
@@ -21,18 +24,28 @@ def ignore(_: dict[str, Any]) -> None:
     pass
 
 
-def stop_at(step: int) -> Any:
+def fit_until(popdb: Popdb, settings: Settings, run: Path, step: int) -> None:
+    """Begin a training, or go on with it, and kill it after a step."""
+
     def on_step(metrics: dict[str, Any]) -> None:
         if metrics["step"] == step:
             raise KilledError
 
-    return on_step
+    with pytest.raises(KilledError):
+        fit(popdb, settings, run, on_step)
 
 
-def two_steps(popdb: Popdb, root: Path, **sections: Any) -> Training:
-    """Two, as the first gradient of a network that begins at zero reaches its last layer alone."""
+def fitted(popdb: Popdb, settings: Settings, run: Path, kills: tuple[int, ...] = ()) -> Artifact:
+    """A model whose training was killed after these steps."""
+    for step in kills:
+        fit_until(popdb, settings, run, step)
+    return fit(popdb, settings, run, ignore)
+
+
+def stepped(popdb: Popdb, root: Path, steps: int = 2, **sections: Any) -> Training:
+    """Two steps, as the first gradient of a network that begins at zero reaches its last layer alone."""
     training = Training(popdb, small_settings(root, **sections), root / "step")
-    for _ in range(2):
+    for _ in range(steps):
         training.step()
         training.progress.step += 1
     return training
@@ -40,6 +53,11 @@ def two_steps(popdb: Popdb, root: Path, **sections: Any) -> Training:
 
 def weights(training: Training) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in training.network.parameters()])
+
+
+def checkpoints(run: Path) -> list[int]:
+    """The steps of what lies in a run's folder to go on from."""
+    return sorted(int(path.name.removeprefix("step-")) for path in (run / "training").glob("step-*"))
 
 
 def put_nan(popdb: Popdb, pair_id: str, stream: str) -> None:
