@@ -412,7 +412,8 @@ class Training:
             )
         return DatasetError(
             f"step {step}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}, for pairs whose "
-            f"latents are finite: {', '.join(pairs)}; lower training.learning_rate, or set training.precision to fp32"
+            f"latents are finite: {', '.join(pairs)}; lower training.learning_rate, or set "
+            "training.precision to fp32"
         )
 
     def _fits(self, count: int) -> bool:

@@ -4,16 +4,17 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
-from samuel.config import Settings
+from samuel.config import AugmentationConfig, Settings, parse
 from samuel.model.diffusion import CosineSchedule
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Normaliser
 from samuel.train import Training
-from samuel.train.objective import Objective
+from samuel.train.objective import Objective, augment, learning_rate_at
 from tests.popdb.latents import small_settings
-from tests.train.trainings import weights
+from tests.train.trainings import stepped, weights
 
 CPU = torch.device("cpu")
 SHAPE = (8, 64, 64)
@@ -77,53 +78,54 @@ def test_the_loss_is_weighted_by_its_formula(tmp_path: Path, name: str, expected
     assert torch.allclose(drawn.weight.double(), expected(alpha_bar / (1 - alpha_bar)), rtol=1e-3)
 
 
-def moved(popdb: Popdb, root: Path, **training: Any) -> Tensor:
-    """Weights after three steps."""
-    settings = small_settings(root, training={"batch_size": 8, **training})
-    fit = Training(popdb, settings, root / "run")
-    for _ in range(3):
-        fit.step()
-        fit.progress.step += 1
-    return weights(fit)
-
-
-@pytest.mark.parametrize("parts", [2, 4, 8])
+@pytest.mark.parametrize("parts", [2, 8])
 def test_a_batch_in_parts_is_the_same_batch(popdb: Popdb, tmp_path: Path, parts: int) -> None:
-    whole = moved(popdb, tmp_path)
-    assert torch.allclose(moved(popdb, tmp_path, accumulate=parts), whole, atol=2e-5)
-    assert not torch.allclose(moved(popdb, tmp_path, batch_size=4), whole, atol=2e-5)
+    def moved(**training: int) -> Tensor:
+        return weights(stepped(popdb, tmp_path, steps=3, training={"batch_size": 8, **training}))
+
+    whole = moved()
+    assert torch.allclose(moved(accumulate=parts), whole, atol=2e-5)
+    assert not torch.allclose(moved(batch_size=4), whole, atol=2e-5)
 
 
 def test_augmentation_reaches_the_vocal_and_nothing_else(popdb: Popdb, tmp_path: Path) -> None:
-    def heard(**augmentation: float) -> list[tuple[Tensor, Tensor]]:
+    def given(**augmentation: float) -> tuple[Tensor, Tensor]:
         settings = small_settings(tmp_path, training={"batch_size": 4, "augmentation": augmentation})
-        fit, found = Training(popdb, settings, tmp_path / "run"), []
-        original = fit.objective.errors
+        training, found = Training(popdb, settings, tmp_path / "run"), list[tuple[Tensor, Tensor]]()
+        original = training.objective.errors
 
-        def errors(network: Any, x0: Tensor, vocal: Tensor, drawn: Any) -> Any:
+        def errors(network: Any, x0: Tensor, vocal: Tensor, noise: Any) -> Any:
             found.append((x0, vocal))
-            return original(network, x0, vocal, drawn)
+            return original(network, x0, vocal, noise)
 
-        fit.objective.errors = errors
-        fit.step()
-        return found
+        training.objective.errors = errors
+        training.step()
+        return found[0]
 
-    [(x0, plain)], [(same, noisy)] = heard(), heard(noise=0.5)
+    (x0, plain), (same, noisy) = given(), given(noise=0.5)
     assert torch.equal(x0, same)
     deviations = (noisy - plain).std(dim=(1, 2))
     assert (deviations > 0).all() and (deviations < 0.51).all()
     assert len(set(deviations.tolist())) == 4  # every item its own
-    assert torch.equal(heard(noise=0.5)[0][1], noisy)
+    assert torch.equal(given(noise=0.5)[1], noisy)
 
 
-def test_shards_in_half_precision_give_the_loss_of_whole(
+def test_the_loss_of_a_step_is_the_weighted_error_of_v(
     popdb: Popdb, settings: Settings, tmp_path: Path
 ) -> None:
+    training = Training(popdb, settings, tmp_path / "run")
+    vocal, x0 = training.batches.at(0, CPU)
+    noise = training.objective.draw(0, tuple(x0.shape), slice(None))
+    v_mse, weight = training.objective.errors(training.module, x0, vocal, noise)
+    metrics = training.step()
+    assert metrics["loss"] == pytest.approx((weight * v_mse).mean().item())
+    assert metrics["v_mse"] == pytest.approx(v_mse.mean().item())
+    assert not torch.allclose(weight, torch.ones_like(weight))
+
+
+def test_shards_in_half_precision_give_the_loss_of_whole(popdb: Popdb, tmp_path: Path) -> None:
     """The latents before they were rounded to float16, against what is read."""
-    fit = Training(popdb, settings, tmp_path / "run")
-    for _ in range(3):
-        fit.step()
-        fit.progress.step += 1
+    fit = stepped(popdb, tmp_path, steps=3)
     halves = fit.batches.pairs.batch(fit.batches.places(3))
     generator, normaliser = torch.Generator().manual_seed(0), Normaliser.of(popdb.stats)
     # Somewhere within the interval that float16 rounds to the value that was stored.
@@ -145,11 +147,96 @@ def test_shards_in_half_precision_give_the_loss_of_whole(
 def test_bf16_autocast_gives_nearly_the_same_loss(popdb: Popdb, tmp_path: Path) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
-        settings = small_settings(tmp_path, training={"precision": precision, "batch_size": 4})
-        fit = Training(popdb, settings, tmp_path / precision)
-        fit.step()
-        fit.progress.step += 1
+        fit = stepped(popdb, tmp_path, steps=1, training={"precision": precision, "batch_size": 4})
         losses.append(fit.step()["loss"])
         assert weights(fit).dtype == torch.float32
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
     assert losses[0] != losses[1]
+
+
+def test_learning_rate_warms_up_and_anneals_to_zero() -> None:
+    config = parse({"training": {"steps": 110, "warmup_steps": 10, "learning_rate": 0.1}}).training
+    rates = {0: 0.01, 9: 0.1, 10: 0.1, 60: 0.05, 110: 0.0}
+    assert [learning_rate_at(step, config) for step in rates] == pytest.approx(
+        list(rates.values()), abs=1e-12
+    )
+
+
+ITEMS, CHANNELS, FRAMES = 400, 64, 32
+EVERYTHING = AugmentationConfig(noise=0.3, equaliser=0.4, gain=0.5)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def vocal() -> Tensor:
+    return torch.randn(ITEMS, CHANNELS, FRAMES, generator=seeded(99))
+
+
+def test_without_augmentation_nothing_is_drawn_and_the_vocal_itself_comes_back(vocal: Tensor) -> None:
+    generator = seeded()
+    before = generator.get_state()
+    assert augment(vocal, AugmentationConfig(), generator) is vocal
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_the_gain_of_an_item_is_one_factor_drawn_evenly(vocal: Tensor) -> None:
+    out = augment(vocal, AugmentationConfig(gain=0.5), seeded())
+    factors = (out * vocal).sum(dim=(1, 2)) / vocal.square().sum(dim=(1, 2))
+    torch.testing.assert_close(out, factors[:, None, None] * vocal)
+    assert stats.kstest(factors.numpy(), stats.uniform(0.5, 1.0).cdf).pvalue > 0.01
+
+
+def test_the_equaliser_shifts_each_channel_of_an_item_for_its_whole_length(vocal: Tensor) -> None:
+    added = augment(vocal, AugmentationConfig(equaliser=0.4), seeded()) - vocal
+    torch.testing.assert_close(added, added[:, :, :1].expand_as(added), atol=1e-5, rtol=0)
+    offsets = added[:, :, 0]
+    assert stats.kstest(offsets.flatten().numpy(), stats.norm(0, 0.4).cdf).pvalue > 0.01
+    # Neither channels nor items share what they are shifted by.
+    for table in (offsets, offsets.T[:, :CHANNELS]):
+        apart = torch.corrcoef(table.T) - torch.eye(table.shape[1])
+        assert apart.abs().max() < 6 / table.shape[0] ** 0.5
+
+
+def test_the_noise_is_white_and_its_deviation_drawn_evenly_for_each_item(vocal: Tensor) -> None:
+    added = augment(vocal, AugmentationConfig(noise=0.3), seeded()) - vocal
+    deviations = added.square().mean(dim=(1, 2)).sqrt()
+    assert stats.kstest(deviations.numpy(), stats.uniform(0, 0.3).cdf).pvalue > 0.01
+    white = added / deviations[:, None, None]
+    assert stats.kstest(white[:20].flatten().numpy(), stats.norm.cdf).pvalue > 0.01
+    spectrum = torch.fft.fft2(white).abs().square().mean(dim=0) / (CHANNELS * FRAMES)
+    # A mean of 400 exponential draws: 1 ± 1/20 at every frequency, over channels and over frames.
+    assert (spectrum - 1).abs().max() < 6 / ITEMS**0.5
+
+
+def test_together_they_add_up_to_the_closed_form() -> None:
+    level = 2.0
+    out = augment(torch.full((20_000, 4, 2), level), EVERYTHING, seeded())
+    # U(±g) has variance g²/3, N(0, e²) has e², and white noise of deviation U(0, n) has n²/3.
+    variance = level**2 * 0.5**2 / 3 + 0.4**2 + 0.3**2 / 3
+    assert out.mean().item() == pytest.approx(level, abs=0.02)
+    assert out.var().item() == pytest.approx(variance, rel=0.03)
+    # Within a channel the frames share gain and equaliser, within an item the channels share the gain.
+    of_frames = torch.cov(out[:, 0].T)[0, 1].item()
+    of_channels = torch.cov(out[:, :2, 0].T)[0, 1].item()
+    assert of_frames == pytest.approx(level**2 * 0.5**2 / 3 + 0.4**2, rel=0.05)
+    assert of_channels == pytest.approx(level**2 * 0.5**2 / 3, rel=0.05)
+    of_items = torch.corrcoef(torch.stack([out[::2].flatten(), out[1::2].flatten()]))[0, 1].item()
+    assert abs(of_items) < 0.03
+
+
+def test_the_generator_alone_decides(vocal: Tensor) -> None:
+    kept = vocal.clone()
+    first = augment(vocal, EVERYTHING, seeded())
+    assert torch.equal(vocal, kept)
+    assert torch.equal(first, augment(vocal, EVERYTHING, seeded()))
+    assert not torch.equal(first, augment(vocal, EVERYTHING, seeded(1)))
+    assert (first.shape, first.dtype) == (vocal.shape, vocal.dtype)
+
+
+def test_an_item_does_not_depend_on_what_else_is_in_the_batch(vocal: Tensor) -> None:
+    others = vocal.clone()
+    others[1:] = 7.0
+    assert torch.equal(augment(vocal, EVERYTHING, seeded())[0], augment(others, EVERYTHING, seeded())[0])

@@ -1,9 +1,11 @@
 """Trainings as processes of their own: several at once, killed, interrupted."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,49 +15,49 @@ from safetensors.torch import load_file
 
 from samuel.artifacts import read_jsonl
 from samuel.popdb.dataset import Popdb
-from tests.train.trainings import put_nan
+from samuel.train import fit
+from tests.popdb.latents import small_settings
+from tests.train.trainings import checkpoints, fitted, ignore, put_nan
 
 ALONE = [sys.executable]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+LONG = {"steps": 40, "validate_every": 10, "checkpoint_every": 7}
 
 
-def started(popdb: Popdb, root: Path, run: str, launcher: list[str], **sections: Any) -> Any:
-    run_folder = root / run
-    run_folder.mkdir(exist_ok=True)
-    arguments = ["-m", "tests.train.together", str(root), json.dumps(sections), str(run_folder)]
+def started(root: Path, run: Path, launcher: list[str], **sections: Any) -> "subprocess.Popen[str]":
+    run.mkdir(exist_ok=True)
+    arguments = ["-m", "tests.train.together", str(root), json.dumps(sections), str(run)]
     return subprocess.Popen([*launcher, *arguments], stderr=subprocess.PIPE, text=True)
 
 
-def trained(popdb: Popdb, root: Path, run: str, launcher: list[str], **sections: Any) -> list[dict[str, Any]]:
-    process = started(popdb, root, run, launcher, **sections)
-    errors = process.communicate(timeout=200)[1]
-    assert process.returncode == 0, errors
-    return read_jsonl(root / run / "steps.jsonl")
-
-
-def largest_difference(root: Path, one: str, other: str) -> float:
-    a, b = (load_file(root / run / "model" / "model.safetensors") for run in (one, other))
+def largest_difference(one: Path, other: Path) -> float:
+    a, b = (load_file(run / "model" / "model.safetensors") for run in (one, other))
     assert a.keys() == b.keys()
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
 def test_two_processes_have_the_losses_of_one(popdb: Popdb, tmp_path: Path) -> None:
     training = {"batch_size": 4, "validation_pairs": 3}
-    alone = trained(popdb, tmp_path, "alone", ALONE, training=training)
-    together = trained(popdb, tmp_path, "together", TOGETHER, training=training)
+    process = started(tmp_path, tmp_path / "together", TOGETHER, training=training)
+    model = fitted(popdb, small_settings(tmp_path, training=training), tmp_path / "alone")
+    errors = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, errors
+    alone, together = (
+        read_jsonl(path) for path in (model.path("metrics.jsonl"), tmp_path / "together/steps.jsonl")
+    )
     for key, tolerance in (("loss", 1e-5), ("v_mse", 1e-5), ("gradient_norm", 1e-4)):
         assert [row[key] for row in together] == pytest.approx([row[key] for row in alone], rel=tolerance)
     for key in ("validation_loss", "validation_shuffled"):
         found, expected = ([row[key] for row in rows if key in row] for rows in (together, alone))
         assert len(expected) == 2
         assert found == pytest.approx(expected, rel=1e-5)
-    assert largest_difference(tmp_path, "alone", "together") < 1e-5
+    assert largest_difference(tmp_path / "alone", tmp_path / "together") < 1e-5
 
 
 def test_each_of_two_processes_names_the_pair_that_one_of_them_read(popdb: Popdb, tmp_path: Path) -> None:
     broken = popdb.pairs("train")[3]["pair_id"]
     put_nan(popdb, broken, "vocal")
-    process = started(popdb, tmp_path, "broken", TOGETHER, training={"batch_size": 4})
+    process = started(tmp_path, tmp_path / "broken", TOGETHER, training={"batch_size": 4})
     errors = process.communicate(timeout=200)[1]
     assert process.returncode != 0
     assert f"NaN or infinity in the latents of {broken}; run samuel verify" in errors
@@ -63,34 +65,63 @@ def test_each_of_two_processes_names_the_pair_that_one_of_them_read(popdb: Popdb
     assert not list((tmp_path / "broken").glob("model"))
 
 
-LONG = {"steps": 40, "validate_every": 10, "checkpoint_every": 7}
+def test_whoever_waits_goes_on_where_a_killed_process_was(popdb: Popdb, tmp_path: Path) -> None:
+    """Two processes want the same model: one trains and is killed, the other waits and takes over."""
+    settings, run = small_settings(tmp_path, training=LONG), tmp_path / "run"
+    whole = fitted(popdb, settings, tmp_path / "whole")
+    process = started(tmp_path, run, ALONE, training=LONG)
+
+    def steps() -> list[int]:
+        return [row["step"] for row in read_jsonl(run / "steps.jsonl")]
+
+    def kill_at_ten() -> None:
+        while process.poll() is None and len(steps()) < 10:
+            time.sleep(0.005)
+        process.kill()
+
+    while not steps():
+        assert process.poll() is None
+        time.sleep(0.005)
+    (killer := threading.Thread(target=kill_at_ten)).start()
+    own: list[int] = []
+    model = fit(popdb, settings, run, lambda row: own.append(row["step"]))
+    killer.join()
+    process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGKILL
+    assert (own[0] - 1) % 7 == 0 and own == list(range(own[0], 41))  # from a checkpoint, to the end
+    assert own[0] <= steps()[-1] + 1
+    timed = {"seconds", "pairs_per_s"}
+    rows = [
+        [{key: value for key, value in row.items() if key not in timed} for row in read_jsonl(file)]
+        for file in (whole.path("metrics.jsonl"), model.path("metrics.jsonl"))
+    ]
+    assert rows[0] == rows[1]
+    assert largest_difference(tmp_path / "whole", run) == 0
 
 
-def step_reached(process: Any, root: Path, run: str, step: int) -> None:
-    path, ends_s = root / run / "steps.jsonl", time.monotonic() + 100
-    while not path.exists() or len(path.read_bytes().splitlines()) < step:
-        assert process.poll() is None and time.monotonic() < ends_s
-        time.sleep(0.002)
-
-
-def test_who_is_killed_and_asked_to_end_again_and_again_ends_with_the_same_weights(
-    popdb: Popdb, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_end_a_training_takes_its_step_and_leaves_a_checkpoint(
+    popdb: Popdb, tmp_path: Path, number: int
 ) -> None:
-    undisturbed = trained(popdb, tmp_path, "whole", ALONE, training=LONG)
-    ends = ((3, signal.SIGKILL), (12, signal.SIGINT), (20, signal.SIGTERM), (30, signal.SIGKILL))
-    for steps, number in ends:
-        process = started(popdb, tmp_path, "ended", ALONE, training=LONG)
-        step_reached(process, tmp_path, "ended", steps)
-        process.send_signal(number)
-        process.communicate(timeout=100)
-        assert process.returncode != 0
-        if number != signal.SIGKILL:  # nothing that was done is lost
-            done = read_jsonl(tmp_path / "ended" / "steps.jsonl")[-1]["step"]
-            checkpoints = sorted(path.name for path in (tmp_path / "ended/training").glob("step-*"))
-            assert checkpoints[-1] == f"step-{done:08d}"
-    trained(popdb, tmp_path, "ended", ALONE, training=LONG)
-    rows = read_jsonl(tmp_path / "ended" / "model" / "metrics.jsonl")
-    kept = ("step", "loss", "gradient_norm", "validation_loss", "validation_shuffled")
-    losses = [[[row.get(key) for key in kept] for row in found] for found in (rows, undisturbed)]
-    assert losses[0] == losses[1]
-    assert largest_difference(tmp_path, "whole", "ended") == 0
+    settings, before = small_settings(tmp_path, training=LONG), signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        fit(popdb, settings, tmp_path / "run", lambda row: row["step"] == 3 and os.kill(os.getpid(), number))
+    assert signal.getsignal(number) is before
+    assert checkpoints(tmp_path / "run") == [3]
+    steps: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            popdb,
+            settings,
+            tmp_path / "run",
+            lambda row: steps.append(row["step"]) or os.kill(os.getpid(), number),
+        )
+    assert steps == [4]
+
+
+def test_a_thread_trains_without_signals(popdb: Popdb, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    thread = threading.Thread(target=fit, args=(popdb, settings, tmp_path / "run", ignore))
+    thread.start()
+    thread.join()
+    assert not fit(popdb, settings, tmp_path / "run", ignore).made

@@ -6,22 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from samuel.config import Settings
 from samuel.errors import DatasetError
 from samuel.model.diffusion import CosineSchedule
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Normaliser
 from samuel.popdb.writer import write_popdb
-from samuel.train.validation import (
-    LEVELS,
-    NOISES,
-    Validation,
-    other_songs,
-)
+from samuel.train.validation import LEVELS, NOISES, Validation, conditioning_gain, other_songs
+from tests.model.conftest import awake
 from tests.popdb.latents import encoded_song, small_settings
 
 
 class Listener(nn.Module):
-    """Predicts a multiple of the vocal it hears."""
+    """Predicts a multiple of the vocal it is given."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -43,8 +40,8 @@ def by_the_book(popdb: Popdb, checked: Validation, factor: float) -> list[list[f
     for number in range(len(pairs)):
         x0 = normaliser.accompaniment(pairs[number][1][None])[0].double()
         assert checked.others is not None
-        for kind, heard in enumerate((number, checked.others[number])):
-            vocal = normaliser.vocal(pairs[heard][0][None])[0].double()
+        for kind, given in enumerate((number, checked.others[number])):
+            vocal = normaliser.vocal(pairs[given][0][None])[0].double()
             for level in range(LEVELS):
                 t = int((level + 0.5) / LEVELS * 800)
                 v = alpha_bar[t].sqrt() * checked.noise[number % NOISES, level].double()
@@ -55,8 +52,9 @@ def by_the_book(popdb: Popdb, checked: Validation, factor: float) -> list[list[f
 
 @pytest.mark.parametrize("factor", [0.0, 0.5])
 def test_the_losses_are_those_of_their_definition(popdb: Popdb, factor: float) -> None:
-    checked = validation(popdb)
+    checked, before = validation(popdb), torch.get_rng_state()
     losses = checked.losses(Listener(factor))
+    assert torch.equal(torch.get_rng_state(), before)
     own, other = (np.reshape(kind, (-1, LEVELS)).mean(axis=1) for kind in by_the_book(popdb, checked, factor))
     assert losses["validation_loss"] == pytest.approx(own.mean(), rel=1e-5)
     assert losses["validation_shuffled"] == pytest.approx(other.mean(), rel=1e-5)
@@ -68,7 +66,7 @@ def test_the_losses_are_those_of_their_definition(popdb: Popdb, factor: float) -
 def test_they_do_not_depend_on_how_the_work_is_divided(popdb: Popdb) -> None:
     network = Listener(0.3)
     whole = validation(popdb).losses(network)
-    assert validation(popdb, at_a_time=4).losses(network) == pytest.approx(whole, rel=1e-6)
+    assert validation(popdb, pairs_per_pass=4).losses(network) == pytest.approx(whole, rel=1e-6)
     ranks = [validation(popdb, rank=rank, world_size=3) for rank in range(3)]
     sums: list[Tensor] = []
     for rank in ranks[1:]:
@@ -83,27 +81,43 @@ def test_few_pairs_are_spread_over_those_held_out(popdb: Popdb) -> None:
     assert validation(popdb, most=1).places.tolist() == [0]
 
 
-def test_the_other_vocal_is_of_another_song(popdb: Popdb) -> None:
-    ids = popdb.dataset("validation").pair_ids
-    others = other_songs(ids, popdb)
-    assert others is not None
-    for own, other in zip(ids, others, strict=True):
-        assert own.rpartition("-")[0] != ids[other].rpartition("-")[0]
-    assert len(set(others.tolist())) > 1
-    assert other_songs(ids[:2], popdb) is None  # both of one song
-
-
-def test_one_song_alone_has_no_other_vocal(tmp_path: Path) -> None:
-    popdb = write_popdb([encoded_song(tmp_path, "a")], small_settings(tmp_path))
-    assert list(validation(popdb).losses(Listener(0.1))) == ["validation_loss"]
+@pytest.mark.parametrize(
+    ("songs", "others"),
+    [
+        ("aabbcc", [3, 4, 5, 0, 1, 2]),
+        ("aaab", [3, 3, 3, 1]),  # as soon after half-way as there is one
+        ("aa", None),
+    ],
+)
+def test_the_other_vocal_is_of_another_song(songs: str, others: list[int] | None) -> None:
+    found = other_songs(songs)
+    assert (found if found is None else found.tolist()) == others
 
 
 def test_a_loss_that_is_not_a_number_is_an_error(popdb: Popdb) -> None:
     with pytest.raises(DatasetError, match=r"the validation loss is nan; lower training\.learning_rate"):
-        validation(popdb).losses(Listener(float("nan")))
+        validation(popdb).losses(Listener(math.nan))
 
 
-def test_it_leaves_the_global_generator_alone(popdb: Popdb) -> None:
-    before = torch.get_rng_state()
-    validation(popdb).losses(Listener(0.1))
-    assert torch.equal(torch.get_rng_state(), before)
+def test_the_conditioning_gain_is_grouped_by_song(popdb: Popdb, settings: Settings) -> None:
+    network = awake(settings.model)
+    gain = conditioning_gain(network, popdb)
+    by_pair = Validation(popdb, 100, network.schedule)
+    own, other = (errors.numpy() for errors in by_pair.errors(network))
+    assert own.shape == (6, LEVELS)
+    by_song = (other - own).reshape(3, 2, LEVELS).mean(axis=1)  # two pairs of each, one after the other
+    expected = np.concatenate([by_song, by_song.mean(axis=1, keepdims=True)], axis=1)
+    assert list(gain.index) == ["100", "300", "500", "700", "all"]
+    assert gain["own"].to_numpy() == pytest.approx([*own.mean(axis=0), own.mean()], rel=1e-5)
+    assert gain["another"].to_numpy() == pytest.approx([*other.mean(axis=0), other.mean()], rel=1e-5)
+    assert gain["gain"].to_numpy() == pytest.approx(expected.mean(axis=0), rel=1e-3, abs=1e-7)
+    errors = expected.std(axis=0, ddof=1) / math.sqrt(3)
+    assert gain["standard error"].to_numpy() == pytest.approx(errors, rel=1e-3, abs=1e-7)
+    assert list(gain["songs above 0"]) == [f"{count} of 3" for count in (expected > 0).sum(axis=0)]
+
+
+def test_one_song_alone_has_no_other_vocal(tmp_path: Path, settings: Settings) -> None:
+    popdb = write_popdb([encoded_song(tmp_path, "a")], small_settings(tmp_path))
+    assert list(validation(popdb).losses(Listener(0.1))) == ["validation_loss"]
+    with pytest.raises(DatasetError, match="one song to validate on"):
+        conditioning_gain(awake(settings.model), popdb)

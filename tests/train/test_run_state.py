@@ -1,0 +1,127 @@
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samuel.artifacts import read_jsonl
+from samuel.errors import MissingPartError
+from samuel.train.run_state import MetricsLog
+
+
+def row(step: int, run: int = 0) -> dict[str, Any]:
+    return {"step": step, "loss": 1 / step + run, "learning_rate": 1e-3}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "training" / "metrics.jsonl"
+
+
+def append(path: Path, steps: range, tensorboard: Path | None = None, run: int = 0, **options: Any) -> None:
+    log = MetricsLog(path, tensorboard, **options)
+    for step in steps:
+        log.append(row(step, run))
+    log.close()
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard itself reads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    read = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def test_a_row_is_with_the_kernel_as_soon_as_it_is_added(path: Path) -> None:
+    log = MetricsLog(path)
+    for step in (1, 2, 3):
+        log.append(row(step))
+        assert read_jsonl(path) == [row(n) for n in range(1, step + 1)]
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b'{"step": 4, "lo', b'{"step": 4}', b"\0\0\0\0\n", b'"step"\n', b"\xff\n"]
+)
+def test_a_log_goes_on_behind_what_is_whole(tail: bytes, path: Path) -> None:
+    append(path, range(1, 4))
+    path.write_bytes(path.read_bytes() + tail)
+    append(path, range(4, 6))
+    assert read_jsonl(path) == [row(step) for step in range(1, 6)]
+
+
+def test_what_follows_a_damaged_line_is_dropped_with_it_and_said(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    append(path, range(1, 6))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"\0" * len(lines[2]), b"\n", *lines[3:]]))
+    append(path, range(0))
+    assert read_jsonl(path) == [row(1), row(2)]
+    assert "metrics.jsonl: line 3 is damaged" in caplog.text
+
+
+def test_flushing_forces_the_rows_to_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[tuple[int, int]] = []
+
+    def note(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        forced.append((status.st_ino, status.st_size))
+
+    log = MetricsLog(path)
+    monkeypatch.setattr(os, "fsync", note)
+    log.append(row(1))
+    assert forced == []
+    log.flush()
+    log.close()
+    assert forced == [(path.stat().st_ino, path.stat().st_size)]
+
+
+def test_flushing_waits_for_every_event(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    write = RecordWriter.write
+
+    def slowly(writer: RecordWriter, record: bytes) -> None:
+        time.sleep(0.005)
+        write(writer, record)
+
+    monkeypatch.setattr(RecordWriter, "write", slowly)
+    log = MetricsLog(path, tmp_path / "tensorboard")
+    for step in range(1, 51):
+        log.append(row(step))
+    log.flush()
+    files = [file.read_bytes() for file in (tmp_path / "tensorboard").iterdir()]
+    log.close()
+    assert [file.count(b"loss") for file in files] == [50]
+
+
+def test_every_number_of_a_row_is_a_curve_that_goes_on_where_the_training_does(
+    path: Path, tmp_path: Path
+) -> None:
+    events = tmp_path / "tensorboard"
+    append(path, range(1, 10), events)
+    append(path, range(7, 9), events, run=1, last_step=6)  # another process, from the checkpoint of step 6
+    append(path, range(8, 9), events, run=2, last_step=7)  # and back once more
+    wanted = [*(row(step) for step in range(1, 7)), row(7, run=1), row(8, run=2)]
+    assert read_jsonl(path) == wanted
+    found = curves(events)
+    assert set(found) == {"loss", "learning_rate"}
+    assert found["loss"] == [(r["step"], pytest.approx(r["loss"])) for r in wanted]
+
+
+def test_without_tensorboard_its_absence_does_not_matter(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    append(path, range(1, 3))
+    assert len(read_jsonl(path)) == 2
+    with pytest.raises(MissingPartError, match=r"pip install 'samuel\[tensorboard\]'"):
+        MetricsLog(path, tmp_path / "tensorboard")
