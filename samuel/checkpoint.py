@@ -64,7 +64,7 @@ class ModelRecord(_Strict):
         channels = self.model.latent_channels
         for stream in (self.stats.vocal, self.stats.accompaniment):
             if not len(stream.mean) == len(stream.std) == channels:
-                raise ValueError(f"stats of {len(stream.mean)} channels, where the codec has {channels}")
+                raise ValueError(f"means and deviations are not of {channels} channels")
         return self
 
 

@@ -1,19 +1,34 @@
-"""A model for tests, trained on the spot."""
+"""A model for tests, made on the spot."""
 
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from samuel.checkpoint import save_model
 from samuel.codecs import load_codec
 from samuel.config import CodecConfig
-from samuel.device import resolve_device
-from samuel.popdb.writer import write_popdb
-from samuel.train import fit
-from tests.popdb.latents import encoded_song, small_settings
+from samuel.model.unet import SamuelUNet
+from tests.popdb.latents import small_settings
 
 
-def small_model(root: Path) -> Path:
-    """The folder of a model of some thousand parameters, for pairs of 64 frames of the codec `mel`: what it
-    writes is noise, and about as loud as music."""
-    settings = small_settings(root, training={"steps": 2})
-    popdb = write_popdb([encoded_song(root, name, mean=-3.0) for name in "ab"], settings)
-    popdb.info["codec"] = load_codec(CodecConfig(), resolve_device("cpu")).identity
-    return fit(popdb, settings, root / "run", lambda _: None).folder
+def small_model(root: Path, **changes: Any) -> Path:
+    """The folder of a model of some thousand weights, for pairs of 64 frames of the codec `mel`: what it
+    writes is noise, and about as loud as music. `changes` are of its record."""
+    settings = small_settings(root)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = SamuelUNet(settings.model, settings.diffusion)
+        for parameter in network.parameters():
+            if not parameter.any():  # as before training: the network would not listen
+                torch.nn.init.normal_(parameter, std=0.02)
+    channels = settings.model.latent_channels
+    stats = {"mean": [-3.0] * channels, "std": [2.0] * channels}
+    record = {
+        "model": settings.model.model_dump(mode="json"),
+        "diffusion": settings.diffusion.model_dump(mode="json"),
+        "stats": {"vocal": stats, "accompaniment": stats},
+        "codec": load_codec(CodecConfig(), torch.device("cpu")).identity,
+        "frames": 64,
+    }
+    return save_model(root / "model", network.state_dict(), record | changes).folder

@@ -27,7 +27,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.app.saved_model import save_untrained_model
+from tests.models import small_model
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SAMPLES = 100_001
@@ -73,7 +73,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(folder: Path) -> Iterator[App]:
-    save_untrained_model(folder / "model")
+    small_model(folder)
     (temporary := folder / "temporary").mkdir()
     command = [sys.executable, "-m", "samuel.cli", "app", "--model", str(folder / "model"), "device=cpu"]
     process = subprocess.Popen(

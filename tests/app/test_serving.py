@@ -9,7 +9,7 @@ import soundfile
 
 from samuel.app import MEL_BANDS, MOST_COLUMNS, mel_spectrogram
 from samuel.cli import main
-from tests.app.saved_model import save_untrained_model
+from tests.models import small_model
 
 
 def test_without_gradio_it_says_what_to_install(
@@ -33,13 +33,13 @@ def test_no_model_is_told_before_anything_is_served(
 
 
 def test_a_model_of_another_codec_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_untrained_model(tmp_path / "model", codec="mel/0 of old")
+    small_model(tmp_path, codec="mel/0 of old")
     assert main(["app", "--model", str(tmp_path / "model"), "device=cpu"]) == 1
     assert "the model learned latents of 'mel/0 of old'" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
-    save_untrained_model(tmp_path / "model")
+    small_model(tmp_path)
     command = [
         sys.executable,
         "-m",

@@ -10,9 +10,9 @@ import soundfile
 from samuel.baselines.render import track_seed
 from samuel.cli import main
 from samuel.evaluate.systems import folders
-from tests.app.saved_model import save_untrained_model
 from tests.baselines.layouts import write_musicgen, write_stable_audio_open
 from tests.generate.voices import voice
+from tests.models import small_model
 
 SAMPLES = 60_000
 
@@ -20,7 +20,7 @@ SAMPLES = 60_000
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    save_untrained_model(folder / "samuel")
+    small_model(folder).rename(folder / "samuel")
     write_musicgen(folder / "musicgen")
     write_stable_audio_open(folder / "stable-audio-open")
     return {path.name: path for path in folder.iterdir() if path.is_dir()}
