@@ -19,8 +19,7 @@ from samuel.codecs.base import HOP
 from samuel.config import PopdbConfig, SeparatorConfig
 from samuel.errors import MissingPartError
 from samuel.popdb.vocal_activity import vocal_activity, vocal_share
-from samuel.separators import load_separator
-from samuel.separators import Separator
+from samuel.separators import Separator, load_separator
 from samuel.synthetic.song import SyntheticSong, compose
 
 CHUNK_S = PopdbConfig().chunk_frames * HOP / SAMPLE_RATE

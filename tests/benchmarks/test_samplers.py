@@ -41,7 +41,6 @@ def model(popdb: Popdb) -> TrainedModel:
         codec="noise/1",
         frames=64,
         sha256="a" * 64,
-        record={},
     )
 
 
