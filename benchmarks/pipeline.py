@@ -131,7 +131,7 @@ def _stages(
 
 def _both(downloaded: Sequence[Outcome], parts: Parts) -> None:
     def work(song: Outcome) -> Outcome:
-        [encoded] = pipeline.encode_songs([pipeline.separate_song(song, parts)], parts)
+        [encoded] = pipeline.encode_songs(pipeline.separate_songs([song], parts), parts)
         return encoded
 
     for _ in side_by_side(work, downloaded, 2 * pipeline.songs_in_hand(parts)):

@@ -1,15 +1,9 @@
-"""What a dataset holds, as text for a terminal."""
+"""Accounts of the songs of a list and of what a dataset holds, as tables and text."""
 
 import math
 import time
 from collections import Counter
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +16,6 @@ from samuel.popdb.card import bar, share_counts
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
-
-# Where the songs of a list went: how many reached each step, why others did not, how long it will take.
-
 
 # The step that a song has behind it once the stage of this name is done.
 STEPS = {
@@ -62,24 +53,25 @@ class Step:
 def funnel(outcomes: Iterable[Outcome]) -> list[Step]:
     """Listed → searched → matched → downloaded → …, as far as any song got.
 
-    Files at hand are not searched for; where all songs are such, those steps are left out.
+    Files of the user's are not searched for; where all songs are such, those steps are left out.
     """
-    kept = list(outcomes)
-    fates = [(outcome.stage, outcome.status.value) for outcome in kept]
-    return _steps(fates, at_hand=all(outcome.song.url for outcome in kept))
+    outcomes = list(outcomes)
+    fates = [(outcome.stage, outcome.status.value) for outcome in outcomes]
+    return _funnel(fates, searched=any(outcome.song.url is None for outcome in outcomes))
 
 
 def funnel_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Step]:
-    """The same from the rows of `songs.parquet`; songs that no site was asked for were files at hand."""
-    asked = any(row["video_id"] or row["candidates"] or row["stage"] in SEARCHES for row in rows)
-    return _steps([(row["stage"], row["status"]) for row in rows], at_hand=not asked)
+    """The same from the rows of `songs.parquet`; songs that no site was asked for were files."""
+    searched = any(row["video_id"] or row["candidates"] or row["stage"] in SEARCHES for row in rows)
+    return _funnel([(row["stage"], row["status"]) for row in rows], searched=searched)
 
 
-def _steps(fates: Sequence[tuple[str, str]], *, at_hand: bool) -> list[Step]:
+def _funnel(fates: Sequence[tuple[str, str]], *, searched: bool) -> list[Step]:
     """The funnel from the stage that each song came to, and its status there."""
-    stages = list(STEPS)
-    deepest = max((stages.index(stage) for stage, _ in fates if stage in STEPS), default=-1)
-    stages = [stage for stage in stages[: deepest + 1] if not (at_hand and stage in SEARCHES)]
+    stages = [stage for stage in STEPS if searched or stage not in SEARCHES]
+    reached = {stage for stage, _ in fates}
+    while stages and stages[-1] not in reached:
+        stages.pop()
     left = len(fates)
     steps = [Step("listed", left, {})]
     for stage in stages:
@@ -96,9 +88,8 @@ def step_into_dataset(rows: Sequence[Mapping[str, Any]], least: float) -> Step:
         rows: Of `songs.parquet`, the columns `WHY_NO_PAIR`.
         least: Least vocal share of a chunk that becomes a pair.
     """
-    reasons = Counter(
-        _why_no_pair(row, least) for row in rows if row["status"] == Status.OK and not row["pairs"]
-    )
+    left_out = [row for row in rows if row["status"] == Status.OK and not row["pairs"]]
+    reasons = Counter(_why_no_pair(row, least) for row in left_out)
     lost = dict(reasons.most_common(MOST_REASONS))
     if others := reasons.total() - sum(lost.values()):
         lost["other reasons"] = others
@@ -113,18 +104,6 @@ def _why_no_pair(row: Mapping[str, Any], least: float) -> str:
     return "no chunk sung enough" if shares and max(shares) < least else "taken out by a repair"
 
 
-def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:
-    """Rows with the same columns as text, numbers to the right."""
-    lines = [list(rows[0])] + [[f"{v:,}" if isinstance(v, int) else v for v in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    sides = [">" if isinstance(value, int) else "<" for value in rows[0].values()]
-    columns = list(zip(sides, widths, strict=True))
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(line, columns, strict=True)).rstrip()
-        for line in lines
-    )
-
-
 @dataclass
 class Progress:
     """How far a run is, and how long the rest will take.
@@ -132,6 +111,8 @@ class Progress:
     Attributes:
         songs: How many there are in all.
         least_s: Least time of one song: what the pace demands of those that are not done.
+        done: How many are done.
+        worked: How many of them this run worked on.
     """
 
     songs: int
@@ -140,13 +121,13 @@ class Progress:
     done: int = 0
     worked: int = 0
     _started: float = field(init=False)
-    _told: float = field(init=False)
+    _last: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._started = self._told = self.clock()
+        self._started = self._last = self.clock()
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
-        """Count songs whose download is over; those that were done before say nothing about the time."""
+        """Count songs whose stage is over; those that were done before say nothing about the time."""
         for outcome in outcomes:
             self.done += 1
             self.worked += outcome.did_work
@@ -154,15 +135,14 @@ class Progress:
     @property
     def left_s(self) -> float:
         """Seconds to go, at the mean pace of the songs that this run worked on."""
-        elapsed_s = self.clock() - self._started
-        each_s = elapsed_s / self.worked if self.worked else self.least_s
+        each_s = (self.clock() - self._started) / self.worked if self.worked else self.least_s
         return (self.songs - self.done) * each_s
 
     def due(self, interval_s: float) -> bool:
         """True at the end, and once in every `interval_s` before."""
-        if self.done < self.songs and self.clock() - self._told < interval_s:
+        if self.done < self.songs and self.clock() - self._last < interval_s:
             return False
-        self._told = self.clock()
+        self._last = self.clock()
         return True
 
     def line(self) -> str:
@@ -173,37 +153,31 @@ class Progress:
 
 
 def least_s(songs: Iterable[Song], config: DownloadConfig) -> float:
-    """Mean time between two downloads that the pace of `config` allows; 0 where all songs are at hand."""
+    """Mean time between two downloads that the pace of `config` allows; 0 where all songs are files."""
     if all(song.url for song in songs):
         return 0.0
     return max(config.download_interval_s, config.search_interval_s) * (1 + config.jitter / 2)
 
 
-def counted(count: int, noun: str) -> str:
-    """A count for people: 1 pair, 2,000 pairs."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def duration(seconds: float) -> str:
-    """A duration for people: 47 h, 12 min, 8 s."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def overview(popdb: Popdb) -> Iterator[str]:
-    """Its parts one after the other: counts, vocal share, statistics, funnel.
+    """The parts of a page about a dataset: counts, vocal share, statistics, funnel.
 
     What the dataset says of itself may be anybody's text: print it through `samuel.cli.terminal.plain`.
 
     Raises:
         DatasetError: `songs.parquet` is missing or damaged.
     """
-    yield _table(_counts(popdb))
+    yield _columns(_counts(popdb))
     yield f"vocal share of a chunk\n{_histogram(popdb.vocal_shares())}"
-    yield f"latents of the training pairs, mean and range over the channels\n{_statistics(popdb.stats)}"
-    yield _funnel(popdb)
+    statistics = {
+        stream: f"mean {_spread(summary['mean'])}, deviation {_spread(summary['std'])}"
+        for stream, summary in popdb.stats.items()
+    }
+    yield f"latents of the training pairs, mean and range over the channels\n{_columns(statistics)}"
+    songs = popdb.songs().to_pylist()
+    least = popdb.info["settings"].get("min_vocal_share")  # of an import: none
+    last = step_into_dataset(songs, least if isinstance(least, float) else 0.0)
+    yield text_of([step.row() for step in [*funnel_of_rows(songs), last]])
 
 
 def _counts(popdb: Popdb) -> dict[str, str]:
@@ -224,13 +198,6 @@ def _counts(popdb: Popdb) -> dict[str, str]:
     }
 
 
-def _funnel(popdb: Popdb) -> str:
-    songs = popdb.songs().to_pylist()
-    least = popdb.info["settings"].get("min_vocal_share")  # of an import: none
-    last = step_into_dataset(songs, least if isinstance(least, float) else 0.0)
-    return text_of([step.row() for step in [*funnel_of_rows(songs), last]])
-
-
 def _histogram(vocal_shares: Sequence[float]) -> str:
     if not vocal_shares:
         return "not measured"
@@ -240,20 +207,37 @@ def _histogram(vocal_shares: Sequence[float]) -> str:
     return f"{text_of(rows)}\nmean {np.mean(vocal_shares):.2f}"
 
 
-def _statistics(stats: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    rows = {
-        stream: f"mean {_spread(summary['mean'])}, deviation {_spread(summary['std'])}"
-        for stream, summary in stats.items()
-    }
-    return _table(rows)
-
-
 def _spread(values: Sequence[float]) -> str:
     if not all(map(math.isfinite, values)):
         return "not finite"
     return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def _table(rows: Mapping[str, Any]) -> str:
+def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:
+    """Rows with the same columns as text, numbers to the right."""
+    lines = [list(rows[0])] + [[f"{v:,}" if isinstance(v, int) else v for v in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = [">" if isinstance(value, int) else "<" for value in rows[0].values()]
+    columns = list(zip(sides, widths, strict=True))
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(line, columns, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _columns(rows: Mapping[str, Any]) -> str:
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def counted(count: int, noun: str) -> str:
+    """A count for people: 1 pair, 2,000 pairs."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 47 h, 12 min, 8 s."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -139,7 +139,7 @@ def _fetched_file(song: Song, parts: Parts) -> Outcome:
         lambda folder: fetch_file(song, config, folder),
         {},
         limits=_limits(config),
-        pieces=parts.store,
+        store=parts.store,
     )
     return _with_audio(outcome, config)
 
@@ -157,7 +157,7 @@ def _searched(song: Song, parts: Parts, limiter: RateLimiter | None) -> Outcome:
     def retry(_: int) -> bool:
         return limiter is None or not limiter.gives_up_repeats
 
-    return attempt(song, "search", folder, make, {}, retry=retry, pieces=parts.store)
+    return attempt(song, "search", folder, make, {}, retry=retry, store=parts.store)
 
 
 def _tried(
@@ -181,7 +181,7 @@ def _tried(
             return not settled and (limiter is None or not limiter.gives_up_repeats)
 
         limits = _limits(config)
-        return attempt(song, "download", folder, make, {}, limits=limits, retry=retry, pieces=store)
+        return attempt(song, "download", folder, make, {}, limits=limits, retry=retry, store=store)
 
     tried: list[Outcome] = []
     for hit, folder in zip(acceptable, folders, strict=True):

@@ -1,4 +1,4 @@
-"""Which songs are the same recording, whatever their titles say.
+"""Recordings that several songs share, whatever their titles say.
 
 A fingerprint is Chromaprint's: 32 bits for every 0.124 s, drawn from the chroma of the last 2.6 s. Two
 uploads of one recording share many codes exactly, all at the same offset; these name the candidates, and the
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 LENGTH_S = 120
-"""Seconds listened to, as AcoustID does: 948 codes, half of which are left after an intro of a minute."""
+"""Seconds that are read, as AcoustID does: 948 codes, half of which are left after an intro of a minute."""
 BIT_ERROR = 0.18
 """Share of differing bits up to which two overlapping stretches are one recording."""
 OVERLAP_SHARE = 0.5
@@ -78,7 +78,7 @@ def to_text(codes: Codes) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """What `to_text` wrote, in four bytes a code: a run over a long list holds those of all its songs."""
+    """Codes that `to_text` wrote, in four bytes each: a run over a long list holds those of all its songs."""
     return base64.b64decode(text)
 
 
@@ -115,7 +115,7 @@ def recordings(fingerprints: Mapping[str, Codes]) -> dict[str, str]:
 
 
 def _followed(first: list[int], song: int) -> int:
-    """Where a chain of songs ends, each led to by the one before; the chain is halved on the way."""
+    """The end of a chain of songs, each led to by the one before; the chain is halved on the way."""
     while first[song] != song:
         first[song] = first[first[song]]
         song = first[song]
@@ -195,7 +195,7 @@ def _frequent(numbers: Places) -> Places:
 
 
 def _alike(a: Codes, b: Codes, offset: int) -> bool:
-    """Whether `b`, laid `offset` codes into `a`, is the same recording.
+    """True where `b`, laid `offset` codes into `a`, is the same recording.
 
     Only codes that differ from the one before count: silence and held tones agree in any two songs.
     """

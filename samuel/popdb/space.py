@@ -1,7 +1,7 @@
-"""The disk space that a run will add, told from the list before anything is downloaded.
+"""The disk space that a run will add, estimated from the list before anything is downloaded.
 
 The estimate is cautious: every song is taken to be found and to pass every stage. What is done already is
-known by counting the entries of each stage, each as a song of mean length. They may be of other songs or
+known by counting the artifacts of each stage, each as a song of mean length. They may be of other songs or
 settings: then more is needed than this says, and the run stops where the disk is full.
 """
 
@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -28,9 +28,8 @@ AUDIO_BYTES_PER_S = CHANNELS * 4 * SAMPLE_RATE
 # Both stems. With REPET a recorded song takes 362,000, the same song 12 dB louder and clipped 395,000,
 # synthetic songs 328,000 to 349,000. White noise would take 472,000.
 STEMS_BYTES_PER_S = 400_000
-# Two streams of 64 float16 channels, a frame to 2048 samples: numbers here, for a run that only downloads
-# has no need of torch, which samuel.codecs brings.
-LATENTS_BYTES_PER_S = 2 * 64 * 2 * SAMPLE_RATE / 2048
+LATENTS_BYTES_PER_S = 5_512.5
+"""Both streams in float16, by the paper's codec."""
 TYPICAL_DURATION_S = 211.0
 """The median of the Kaggle list."""
 # What is removed lies there from a song's download to the end of its encoding. The flow takes three tasks at
@@ -59,7 +58,7 @@ class Need:
 def require_space(songs: Sequence[Song], settings: Settings, group: int) -> list[Need]:
     """Stop a run whose audio, stems, latents and shards will not find room.
 
-    Synthetic songs and files at hand lie where they lie already: only their copies in `data/raw` count.
+    Synthetic songs and files of the user's lie there already: only their copies in `data/raw` count.
 
     Args:
         songs: The list. Where it states no duration the header of the file does, and else the typical one is
@@ -73,27 +72,33 @@ def require_space(songs: Sequence[Song], settings: Settings, group: int) -> list
     Raises:
         OperatorError: It does not fit; the message says what is needed, what is free, and what to change.
     """
-    durations_s, data, in_hand = _durations_s(songs, settings), settings.data, GROUPS_IN_HAND * group
-    audio = _kept("audio", data / "raw", AUDIO_BYTES_PER_S, durations_s)
-    stems = _kept("stems", data / "stems", STEMS_BYTES_PER_S, durations_s)
-    needs = [
-        _removed(audio, AUDIO_BYTES_PER_S, durations_s, in_hand, settings.retention.audio),
-        _removed(stems, STEMS_BYTES_PER_S, durations_s, in_hand, settings.retention.stems),
-        _kept("latents", data / "latents", LATENTS_BYTES_PER_S, durations_s),
-        *_shards(settings.popdb_path, durations_s),
-    ]
-    if settings.retention.check_space:
-        _check(needs)
-    return needs
+    durations_s, data, retention = _durations_s(songs, settings), settings.data, settings.retention
+    in_hand_s = _longest_stretch_s(durations_s, GROUPS_IN_HAND * group)
+    needs: list[Need] = []
+    for name, folder, bytes_per_s, kept in (
+        ("audio", data / "raw", AUDIO_BYTES_PER_S, retention.audio),
+        ("stems", data / "stems", STEMS_BYTES_PER_S, retention.stems),
+    ):
+        n_bytes = _bytes_to_come(folder, bytes_per_s, durations_s)
+        in_hand = min(n_bytes, round(bytes_per_s * in_hand_s))
+        needs.append(
+            Need(name, folder, in_hand)
+            if kept == "remove"
+            else Need(name, folder, n_bytes, n_bytes - in_hand)
+        )
+    latents = _bytes_to_come(data / "latents", LATENTS_BYTES_PER_S, durations_s)
+    needs.append(Need("latents", data / "latents", latents))
+    if isinstance(root := settings.popdb_path, Path):  # what is free behind a URL is not known
+        there = sum(path.stat().st_size for path in (root / "shards").glob("*.safetensors"))
+        needs.append(Need("shards", root, max(0, round(LATENTS_BYTES_PER_S * sum(durations_s)) - there)))
+    return _checked(needs, settings)
 
 
 def require_audio_space(songs: Sequence[Song], settings: Settings) -> list[Need]:
     """As `require_space`, for a run that only downloads: all audio stays, whatever the settings let go."""
-    durations_s = _durations_s(songs, settings)
-    needs = [_kept("audio", settings.data / "raw", AUDIO_BYTES_PER_S, durations_s)]
-    if settings.retention.check_space:
-        _check(needs)
-    return needs
+    raw = settings.data / "raw"
+    n_bytes = _bytes_to_come(raw, AUDIO_BYTES_PER_S, _durations_s(songs, settings))
+    return _checked([Need("audio", raw, n_bytes)], settings)
 
 
 def _durations_s(songs: Sequence[Song], settings: Settings) -> list[float]:
@@ -104,7 +109,7 @@ def _durations_s(songs: Sequence[Song], settings: Settings) -> list[float]:
 
 
 def _duration_of_file_s(url: str | None) -> float | None:
-    """What the header of a file at hand states; None for an MP3, an M4A and what else has no such header."""
+    """The duration that a file's header states; None for an MP3, an M4A and what else has no such header."""
     if url is None or url.lower().endswith(".mp3"):  # libsndfile writes to the terminal what is wrong in one
         return None
     try:
@@ -113,46 +118,32 @@ def _duration_of_file_s(url: str | None) -> float | None:
         return None
 
 
-def _kept(name: str, folder: Path, bytes_per_s: float, durations_s: Sequence[float]) -> Need:
-    """What songs without an entry in `folder` will add; one whose files were removed is not made again."""
-    if not durations_s:
-        return Need(name, folder, 0)
-    entries = sum(1 for _ in folder.glob(f"[!.]*/{MANIFEST}"))
-    share_left = max(0, len(durations_s) - entries) / len(durations_s)
-    return Need(name, folder, round(bytes_per_s * sum(durations_s) * share_left))
+def _bytes_to_come(folder: Path, bytes_per_s: float, durations_s: Sequence[float]) -> int:
+    """Bytes that songs without an artifact in `folder` will add; a released one is not made again."""
+    there = sum(1 for _ in folder.glob(f"[!.]*/{MANIFEST}"))
+    share_left = max(0, len(durations_s) - there) / max(1, len(durations_s))
+    return round(bytes_per_s * sum(durations_s) * share_left)
 
 
-def _removed(
-    need: Need, bytes_per_s: float, durations_s: Sequence[float], in_hand: int, retention: str
-) -> Need:
-    """`need` where files go once they are spent, or with what that would spare."""
+def _longest_stretch_s(durations_s: Sequence[float], songs: int) -> float:
+    """The longest duration of so many songs in a row."""
     ends_s = [0.0, *accumulate(durations_s)]
-    starts_s = [0.0] * in_hand + ends_s
-    in_hand_s = max(end_s - start_s for start_s, end_s in zip(starts_s, ends_s, strict=False))
-    n_bytes = min(need.n_bytes, round(bytes_per_s * in_hand_s))
-    if retention == "remove":
-        return replace(need, n_bytes=n_bytes)
-    return replace(need, spared_bytes=need.n_bytes - n_bytes)
+    starts_s = [0.0] * songs + ends_s
+    return max(end_s - start_s for start_s, end_s in zip(starts_s, ends_s, strict=False))
 
 
-def _shards(root: Path | str, durations_s: Sequence[float]) -> list[Need]:
-    if isinstance(root, str):  # a URL: what is free there is not known
-        return []
-    there = sum(path.stat().st_size for path in (root / "shards").glob("*.safetensors"))
-    return [Need("shards", root, max(0, round(LATENTS_BYTES_PER_S * sum(durations_s)) - there))]
-
-
-def _check(needs: Sequence[Need]) -> None:
-    disks: dict[int, list[Need]] = {}
-    for need in needs:
-        disks.setdefault(_device_of(need.folder), []).append(need)
-    short = [complaint for disk in disks.values() if (complaint := _complaint(disk))]
-    if short:
-        raise OperatorError("\n".join(short))
+def _checked(needs: list[Need], settings: Settings) -> list[Need]:
+    if settings.retention.check_space:
+        disks: dict[int, list[Need]] = {}
+        for need in needs:
+            disks.setdefault(_device_of(need.folder), []).append(need)
+        if short := [complaint for disk in disks.values() if (complaint := _complaint(disk))]:
+            raise OperatorError("\n".join(short))
+    return needs
 
 
 def _complaint(disk: Sequence[Need]) -> str:
-    """Why what is needed on one disk does not fit, and the remedies; empty where it does."""
+    """Say that what is needed on one disk does not fit, and the remedies; empty where it does."""
     needed, free = sum(need.n_bytes for need in disk), shutil.disk_usage(_existing(disk[0].folder)).free
     parts = ", ".join(f"{need.name} {_text(need.n_bytes)} in {need.folder}" for need in disk)
     line = f"needs about {_text(needed)} of disk space ({parts}), {_text(free)} free"

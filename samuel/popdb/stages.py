@@ -1,16 +1,16 @@
-"""Songs through the stages that compute: separate, encode (paper §III-C).
+"""Songs through the stages that compute: audio → stems → paired latents (paper §III-C).
 
-The folder of each stage is named by what determines its content: the digest of the song's audio, settings
-and code of the stages up to it, the identity of their weights. Nothing else of the stems determines the
-latents, so stems can be removed. Several songs are in hand at a time: some are read or written while others
-are computed.
+A stage turns one song's artifact into the next, in a folder that is named by all that determines its content:
+the digest of the song's audio, and for each stage so far the version of its code, the identity of its weights
+and its settings. Presence means done. Stems do not determine the latents beyond that, so they can be removed.
+Several songs are in hand at a time: some are read or written while others are computed.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import soundfile
@@ -26,94 +26,224 @@ from samuel.codecs.round_trip import loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
 from samuel.errors import InputError, MissingPartError, SongError
 from samuel.popdb.parts import Parts
-from samuel.popdb.status import Outcome, Status, attempt, found
+from samuel.popdb.status import Outcome, Status, attempt, find_outcome
 from samuel.popdb.vocal_activity import vocal_activity, vocal_share
 from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
 
-
-# The two stems of a song on disk: 24-bit FLAC, whose sum is the song to the last bit.
-#
-# Song and vocals are rounded to one grid, and the accompaniment is the difference of the two on that grid.
-# What
-# overshoots full scale is stored at a half, a quarter, …: `stems_scale` of the entry's record.
-
-
+# Raise a stage's version when its code gives other bytes for the same input.
+VERSIONS = {"separate": 2, "encode": 2}
+AUDIO = "audio.wav"
 VOCALS = "vocals.flac"
 ACCOMPANIMENT = "accompaniment.flac"
+LATENTS = "latents.safetensors"
 FULL_SCALE = 2**23
-"""Of 24 bits."""
-
-Grid = NDArray[np.int32]
-
-
-def write_stems(mix: Audio, vocals: Audio, folder: Path) -> float:
-    """Write `vocals.flac` and `accompaniment.flac`, the mix less the vocals; the scale they are stored at.
-
-    Args:
-        mix: (2, S) float32, finite.
-        vocals: (2, S) float32, finite.
-        folder: Where they go.
-    """
-    highest = max(float(np.abs(signal).max()) for signal in (mix, vocals, mix - vocals))
-    scale = 1.0
-    while highest * scale * FULL_SCALE > FULL_SCALE - 2:  # two roundings meet in the difference
-        scale /= 2
-    sung = _on_grid(vocals, scale)
-    _write(folder / VOCALS, sung)
-    _write(folder / ACCOMPANIMENT, _on_grid(mix, scale) - sung)
-    return scale
-
-
-def read_stems(folder: Path, scale: float) -> tuple[Audio, Audio]:
-    """Vocals and accompaniment, each (2, S) float32; their sum is exact in float32.
-
-    Args:
-        folder: Where `write_stems` wrote them.
-        scale: What it returned.
-
-    Raises:
-        InputError: A file is absent or damaged, or they are no pair.
-    """
-    vocals, accompaniment = _read(folder / VOCALS, scale), _read(folder / ACCOMPANIMENT, scale)
-    if vocals.shape != accompaniment.shape:
-        raise InputError(f"{folder}: stems of different length; remove the folder, and they are made again")
-    return vocals, accompaniment
-
-
-def _on_grid(audio: Audio, scale: float) -> Grid:
-    return np.rint(audio * np.float32(scale * FULL_SCALE)).astype(np.int32)
-
-
-def _write(path: Path, grid: Grid) -> None:
-    # libsndfile takes the upper 24 of 32 bits.
-    soundfile.write(path, grid.T << 8, SAMPLE_RATE, format="FLAC", subtype="PCM_24")
-
-
-def _read(path: Path, scale: float) -> Audio:
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise InputError(
-            f"{path}: not readable ({error}); remove its folder to have it made again"
-        ) from error
-    if rate != SAMPLE_RATE or samples.shape[1] != CHANNELS:
-        raise InputError(f"{path}: {rate} Hz, {samples.shape[1]} channels; expected {SAMPLE_RATE} Hz stereo")
-    return np.ascontiguousarray(samples.T) / np.float32(scale)
-
-
-# A song → its stems on disk (paper §III-C): the vocals, and everything else.
-
-
+"""Of the 24 bits that stems are stored in."""
 SILENCE_DBFS = -60.0
 """A song below this level has nothing to separate."""
 MOST_PEAK = 16.0
 """Lossy sources overshoot full scale by a half; what is far above it was never scaled to it."""
 
+Done = Callable[[Outcome], object]
+Grid = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a song.
+
+    Attributes:
+        name: As outcomes call it.
+        part: What computes; its identity is recorded under this name.
+        folder: Where what is made of a downloaded song's audio belongs.
+        make: (source on this machine, parts, folder) → the record of what it wrote into the folder.
+    """
+
+    name: str
+    part: Literal["separator", "codec"]
+    folder: Callable[[Artifact, Parts], Path]
+    make: Callable[[Artifact, Parts, Path], dict[str, Any]]
+
+    def part_of(self, parts: Parts) -> Separator | Codec:
+        """The part that computes."""
+        return parts.separator if self.part == "separator" else parts.codec
+
+
+def separate_songs(downloaded: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
+    """Audio → stems in `data/stems/<key>`, in the order given; a song that failed before passes through.
+
+    Args:
+        downloaded: What the acquisition gave.
+        parts: Of the run.
+        done: Called with each outcome as it comes.
+
+    Raises:
+        SamuelError: What concerns all songs; what is done stays.
+    """
+    return _run(SEPARATE, downloaded, parts, done)
+
+
+def encode_songs(separated: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
+    """Stems → `data/latents/<key>`, as `separate_songs`; then what `settings.retention` lets go is removed.
+
+    What comes back no longer names its sources, which nobody needs and a long list has many of.
+    """
+
+    def release_spent(song: Outcome) -> None:
+        retention = parts.settings.retention
+        for source, kept in zip(song.sources, (retention.audio, retention.stems), strict=False):
+            if song.ok and kept == "remove":
+                parts.store.release(source.folder)
+        done(song)
+
+    return [replace(song, sources=()) for song in _run(ENCODE, separated, parts, release_spent)]
+
+
+def songs_in_hand(parts: Parts) -> int:
+    """How many songs a stage has in hand at a time."""
+    return parts.settings.songs_in_hand or (6 if parts.device.type == "cuda" else 2)
+
+
+def reclaim_audio(parts: Parts) -> int:
+    """Have audio downloaded again that was removed and is wanted, as other settings ask for other latents.
+
+    Returns:
+        How many songs that concerns.
+    """
+    store, data = parts.store, parts.settings.data
+    released = (audio for audio in store.all(data / "raw") if audio.released and AUDIO in audio.sha256)
+    removed = [replace(audio, record={}) for audio in released]  # of a long list, the records fill memory
+    if not removed:
+        return 0
+    stems = {artifact.folder for artifact in store.all(data / "stems") if not artifact.released}
+    latents = {artifact.folder for artifact in store.all(data / "latents")}
+    wanted = [
+        audio
+        for audio in removed
+        if latents_folder(audio, parts) not in latents and stems_folder(audio, parts) not in stems
+    ]
+    for audio in wanted:
+        store.forget(audio.folder)
+    return len(wanted)
+
+
+def stems_folder(audio: Artifact, parts: Parts) -> Path:
+    """Where the stems of a downloaded song belong."""
+    key = digest("separate", VERSIONS["separate"], audio.sha256[AUDIO], parts.separator.identity)
+    return parts.settings.data / "stems" / key
+
+
+def latents_folder(audio: Artifact, parts: Parts) -> Path:
+    """Where the latents of a downloaded song belong."""
+    stems, frames = stems_folder(audio, parts).name, parts.settings.popdb.chunk_frames
+    key = digest("encode", VERSIONS["encode"], stems, parts.codec.identity, frames)
+    return parts.settings.data / "latents" / key
+
+
+def round_trip_folder(parts: Parts) -> Path:
+    """Where it is remembered that the codec gives back what it encodes."""
+    return parts.settings.data / "latents" / ".round_trips" / digest(parts.codec.identity)
+
+
+def _run(stage: Stage, songs: Sequence[Outcome], parts: Parts, done: Done) -> list[Outcome]:
+    outcomes: dict[int, Outcome] = {}
+    # What is known here comes first, as threads that only read small files hinder each other; a store far
+    # away is asked by several at a time.
+    for place, song in enumerate(songs if parts.settings.store is None else ()):
+        if outcome := _find(stage, song, parts):
+            outcomes[place] = outcome
+            done(outcome)
+    left = [place for place in range(len(songs)) if place not in outcomes]
+    made = side_by_side(
+        lambda place: _find(stage, songs[place], parts) or _make(stage, songs[place], parts),
+        left,
+        songs_in_hand(parts),
+        stage.part_of(parts).cancel,
+    )
+    for number, outcome in made:
+        outcomes[left[number]] = outcome
+        done(outcome)
+    return [outcomes[place] for place in range(len(songs))]
+
+
+def _find(stage: Stage, song: Outcome, parts: Parts) -> Outcome | None:
+    """What a stage gives without work: a failed song itself, or what is there; None where work is left.
+
+    What was removed counts as there while latents that were made of it are.
+    """
+    if song.artifact is None:
+        return replace(song, did_work=False)
+    sources = (*song.sources, song.artifact)
+    folder, record = stage.folder(sources[0], parts), _record(stage, song, parts)
+    found = find_outcome(song.song, stage.name, folder, record, parts.store)
+    if found is None or (_released(found) and not parts.store.find(latents_folder(sources[0], parts))):
+        return None
+    return replace(found, sources=sources)
+
+
+def _make(stage: Stage, song: Outcome, parts: Parts) -> Outcome:
+    """What a stage makes of a song for which `_find` has nothing."""
+    source, store = cast("Artifact", song.artifact), parts.store  # a failed song is `_find`'s
+    sources = (*song.sources, source)
+    folder, record = stage.folder(sources[0], parts), _record(stage, song, parts)
+
+    def make(target: Path) -> dict[str, Any]:
+        return stage.make(store.fetch(source), parts, target)
+
+    outcome = attempt(song.song, stage.name, folder, make, record, store=store)
+    if _released(outcome):
+        store.forget(folder)
+        outcome = attempt(song.song, stage.name, folder, make, record, store=store)
+    return replace(outcome, sources=sources)
+
+
+def _record(stage: Stage, song: Outcome, parts: Parts) -> dict[str, Any]:
+    return song.record | {stage.part: stage.part_of(parts).identity}
+
+
+def _released(outcome: Outcome) -> bool:
+    return outcome.artifact is not None and outcome.artifact.released
+
+
+def _make_stems(audio: Artifact, parts: Parts, folder: Path) -> dict[str, Any]:
+    path = audio.path(AUDIO)
+    _prove_codec(parts, lambda: read_wav(path))
+    return separate(parts.separator, path, folder)
+
+
+def _make_latents(stems: Artifact, parts: Parts, folder: Path) -> dict[str, Any]:
+    _prove_codec(parts, lambda: np.add(*read_stems(stems.folder, stems.record["stems_scale"])))
+    return encode_pair(parts.codec, stems, parts.settings.popdb.chunk_frames, folder)
+
+
+SEPARATE = Stage("separate", "separator", stems_folder, _make_stems)
+ENCODE = Stage("encode", "codec", latents_folder, _make_latents)
+
+
+def _prove_codec(parts: Parts, read_song: Callable[[], Audio]) -> None:
+    """Have a chunk of a song come back as it was, once for each codec and before the long work.
+
+    Raises:
+        MissingPartError: It does not: these weights give back noise.
+    """
+    codec, samples = parts.codec, parts.settings.popdb.chunk_frames * HOP
+
+    def make(_: Path) -> dict[str, float]:
+        try:
+            result = require_faithful(codec, loudest_chunk(read_song(), samples))
+        except (MissingPartError, InputError):  # one odd song proves nothing against a codec
+            from samuel.synthetic.song import compose  # two seconds of imports, hardly ever needed
+
+            result = require_faithful(codec, loudest_chunk(compose(0, 0).mix, samples))
+        logger.info("round trip of a chunk through %s: %s", codec.identity, result)
+        return asdict(result)
+
+    make_artifact(round_trip_folder(parts), make)
+
 
 def separate(separator: Separator, audio_wav: Path, folder: Path) -> dict[str, Any]:
-    """Write both stems of a song into `folder`, as `stems` stores them; a maker for `make_artifact`.
+    """Write both stems of a song into `folder`.
 
     Returns:
         stems_scale, vocals_dbfs, accompaniment_dbfs and the peak of the mix.
@@ -143,18 +273,81 @@ def _require_finite(audio: Audio, what: str) -> None:
         raise SongError(Status.NOT_FINITE, f"{what}: samples that are no numbers")
 
 
-# Stems → paired latents (paper §III-C): whole songs encoded, cut into chunks, the shorter rest dropped.
+def write_stems(mix: Audio, vocals: Audio, folder: Path) -> float:
+    """Write `vocals.flac` and `accompaniment.flac`, the mix less the vocals, in 24 bits.
+
+    Song and vocals are rounded to one grid, and the accompaniment is their difference on it: the two sum to
+    the song to the last bit.
+
+    Args:
+        mix: (2, S) float32, finite.
+        vocals: (2, S) float32, finite.
+        folder: Where they go.
+
+    Returns:
+        The scale they are stored at: a half, a quarter, … where something overshoots full scale.
+    """
+    highest = max(float(np.abs(signal).max()) for signal in (mix, vocals, mix - vocals))
+    scale = 1.0
+    while highest * scale * FULL_SCALE > FULL_SCALE - 2:  # two roundings meet in the difference
+        scale /= 2
+    sung = _on_grid(vocals, scale)
+    for name, grid in ((VOCALS, sung), (ACCOMPANIMENT, _on_grid(mix, scale) - sung)):
+        # libsndfile takes the upper 24 of 32 bits.
+        soundfile.write(folder / name, grid.T << 8, SAMPLE_RATE, format="FLAC", subtype="PCM_24")
+    return scale
+
+
+def _on_grid(audio: Audio, scale: float) -> Grid:
+    return np.rint(audio * np.float32(scale * FULL_SCALE)).astype(np.int32)
+
+
+def read_stems(folder: Path, scale: float) -> tuple[Audio, Audio]:
+    """Vocals and accompaniment, each (2, S) float32; their sum is exact in float32.
+
+    Args:
+        folder: Where `write_stems` wrote them.
+        scale: What it returned.
+
+    Raises:
+        InputError: A file is absent or damaged, or they are no pair.
+    """
+    vocals, accompaniment = _read(folder / VOCALS, scale), _read(folder / ACCOMPANIMENT, scale)
+    if vocals.shape != accompaniment.shape:
+        raise InputError(f"{folder}: stems of different length; remove the folder, and they are made again")
+    return vocals, accompaniment
+
+
+def _read(path: Path, scale: float) -> Audio:
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise InputError(
+            f"{path}: not readable ({error}); remove its folder to have it made again"
+        ) from error
+    if rate != SAMPLE_RATE or samples.shape[1] != CHANNELS:
+        raise InputError(f"{path}: {rate} Hz, {samples.shape[1]} channels; expected {SAMPLE_RATE} Hz stereo")
+    return np.ascontiguousarray(samples.T) / np.float32(scale)
 
 
 def encode_pair(codec: Codec, stems: Artifact, chunk_frames: int, folder: Path) -> dict[str, Any]:
-    """Encode both stems of a song into `folder/latents.safetensors`; a maker for `make_artifact`.
+    """`encode_audio` of the stems that `separate` wrote."""
+    vocals, accompaniment = read_stems(stems.folder, stems.record["stems_scale"])
+    return encode_audio(codec, vocals, accompaniment, chunk_frames, folder)
+
+
+def encode_audio(
+    codec: Codec, vocals: Audio, accompaniment: Audio, chunk_frames: int, folder: Path
+) -> dict[str, Any]:
+    """Encode both stems of a song into `folder/latents.safetensors`, whole chunks only.
 
     The file holds `vocal` and `accompaniment`, each float16 (N, 64, chunk_frames), unscaled; chunk k of both
-    stands for the same samples, from k · chunk_frames · 2048 on.
+    stands for the same samples, from k · chunk_frames · 2048 on. The rest after the last chunk is dropped.
 
     Args:
         codec: Audio to latents.
-        stems: What `separate` made.
+        vocals: (2, S) at 44.1 kHz.
+        accompaniment: (2, S) at 44.1 kHz.
         chunk_frames: Latent frames of a chunk.
         folder: Where the file goes.
 
@@ -164,33 +357,21 @@ def encode_pair(codec: Codec, stems: Artifact, chunk_frames: int, folder: Path) 
     Raises:
         SongError: too_short where no whole chunk fits, not_finite where a latent is not a float16 number.
     """
-    vocals, accompaniment = read_stems(stems.folder, stems.record["stems_scale"])
-    return encode_audio(codec, vocals, accompaniment, chunk_frames, folder)
-
-
-def encode_audio(
-    codec: Codec, vocals: Audio, accompaniment: Audio, chunk_frames: int, folder: Path
-) -> dict[str, Any]:
-    """`encode_pair` of stems that are at hand, each (2, S)."""
-    chunks = _whole_chunks(vocals.shape[1], chunk_frames)
+    length = chunk_frames * HOP
+    chunks = vocals.shape[1] // length
+    if chunks == 0:
+        length_s, needed_s = vocals.shape[1] / SAMPLE_RATE, length / SAMPLE_RATE
+        raise SongError(Status.TOO_SHORT, f"{length_s:.2f} s of audio, one chunk needs {needed_s:.2f} s")
     latents = {
-        "vocal": _encode(codec, vocals, chunks, chunk_frames),
-        "accompaniment": _encode(codec, accompaniment, chunks, chunk_frames),
+        "vocal": _encode_chunks(codec, vocals, chunks, chunk_frames),
+        "accompaniment": _encode_chunks(codec, accompaniment, chunks, chunk_frames),
     }
     # Not `save_file`: a full disk is an OSError here, and nothing that could be told from a fault there.
-    (folder / "latents.safetensors").write_bytes(save(latents))
-    return {"chunks": _describe(vocals, vocals + accompaniment, chunks, chunk_frames)}
+    (folder / LATENTS).write_bytes(save(latents))
+    return {"chunks": _describe(vocals, vocals + accompaniment, chunks, length)}
 
 
-def _whole_chunks(samples: int, chunk_frames: int) -> int:
-    count = samples // (chunk_frames * HOP)
-    if count == 0:
-        length_s, needed_s = samples / SAMPLE_RATE, chunk_frames * HOP / SAMPLE_RATE
-        raise SongError(Status.TOO_SHORT, f"{length_s:.2f} s of audio, one chunk needs {needed_s:.2f} s")
-    return count
-
-
-def _encode(codec: Codec, stem: Audio, chunks: int, chunk_frames: int) -> Tensor:
+def _encode_chunks(codec: Codec, stem: Audio, chunks: int, chunk_frames: int) -> Tensor:
     """(2, S) → (N, 64, chunk_frames) float16, as if the whole song were encoded and the rest dropped."""
     needed = stem[:, : (chunks * chunk_frames + REACH) * HOP]
     latents = codec.encode(torch.from_numpy(needed)[None])[0].to(torch.float16)
@@ -201,9 +382,9 @@ def _encode(codec: Codec, stem: Audio, chunks: int, chunk_frames: int) -> Tensor
     return whole.unflatten(1, (chunks, chunk_frames)).movedim(1, 0).contiguous()
 
 
-def _describe(vocals: Audio, mix: Audio, chunks: int, chunk_frames: int) -> list[dict[str, float]]:
+def _describe(vocals: Audio, mix: Audio, chunks: int, length: int) -> list[dict[str, float]]:
+    """A row for each chunk of `length` samples."""
     active = vocal_activity(vocals, mix)
-    length = chunk_frames * HOP
     rows: list[dict[str, float]] = []
     for first in range(0, chunks * length, length):
         vocal, whole = vocals[:, first : first + length], mix[:, first : first + length]
@@ -217,214 +398,3 @@ def _describe(vocals: Audio, mix: Audio, chunks: int, chunk_frames: int) -> list
             }
         )
     return rows
-
-
-# Raise a stage's version when its code gives other bytes for the same input.
-VERSIONS = {"separate": 2, "encode": 2}
-AUDIO = "audio.wav"
-
-
-Done = Callable[[Outcome], object]
-
-
-def separate_songs(downloaded: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
-    """`separate_song` for each, in the order given; `done` is told of each when it is over."""
-    return _in_hand(stems_known, separate_song, downloaded, parts, done, parts.separator.cancel)
-
-
-def encode_songs(separated: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
-    """`encode_song` for each, in the order given; then what `settings.retention` lets go is removed.
-
-    What comes back no longer names its sources, which nobody needs and a long list has many of.
-    """
-
-    def over(song: Outcome) -> None:
-        _release_spent(song, parts)
-        done(song)
-
-    encoded = _in_hand(latents_known, encode_song, separated, parts, over, parts.codec.cancel)
-    return [replace(song, sources=()) for song in encoded]
-
-
-def stems_known(downloaded: Outcome, parts: Parts) -> Outcome | None:
-    """What `separate_song` gives where there is nothing to do; None where there is."""
-    if downloaded.artifact is None:
-        return replace(downloaded, did_work=False)
-    audio = downloaded.artifact
-    folder, record = stems_folder(audio, parts), _with_separator(downloaded, parts)
-    separated = found(downloaded.song, "separate", folder, record, parts.store)
-    if separated is None or _gone(separated, audio, parts):
-        return None
-    return replace(separated, sources=(audio,))
-
-
-def separate_song(downloaded: Outcome, parts: Parts) -> Outcome:
-    """Audio → stems in `data/stems/<key>`; a song that failed passes through."""
-    if downloaded.artifact is None:
-        return replace(downloaded, did_work=False)
-    separator, audio, pieces = parts.separator, downloaded.artifact, parts.store
-    folder, record = stems_folder(audio, parts), _with_separator(downloaded, parts)
-
-    def make(target: Path) -> dict[str, Any]:
-        path = pieces.fetch(audio).path(AUDIO)
-        _prove(parts, lambda: read_wav(path))
-        return separate(separator, path, target)
-
-    def tried() -> Outcome:
-        return attempt(downloaded.song, "separate", folder, make, record, pieces=pieces)
-
-    separated = tried()
-    if _gone(separated, audio, parts):
-        pieces.forget(folder)
-        separated = tried()
-    return replace(separated, sources=(audio,))
-
-
-def latents_known(separated: Outcome, parts: Parts) -> Outcome | None:
-    """What `encode_song` gives where there is nothing to do; None where there is."""
-    if separated.artifact is None:
-        return replace(separated, did_work=False)
-    [audio] = separated.sources
-    folder, record = latents_folder(audio, parts), _with_codec(separated, parts)
-    encoded = found(separated.song, "encode", folder, record, parts.store)
-    return encoded and replace(encoded, sources=(audio, separated.artifact))
-
-
-def encode_song(separated: Outcome, parts: Parts) -> Outcome:
-    """Stems → `data/latents/<key>/latents.safetensors`; a song that failed passes through."""
-    if separated.artifact is None:
-        return replace(separated, did_work=False)
-    codec, stems, pieces = parts.codec, separated.artifact, parts.store
-    [audio] = separated.sources
-
-    def make(target: Path) -> dict[str, Any]:
-        here = pieces.fetch(stems)
-        _prove(parts, lambda: np.add(*read_stems(here.folder, here.record["stems_scale"])))
-        return encode_pair(codec, here, parts.settings.popdb.chunk_frames, target)
-
-    encoded = attempt(
-        separated.song,
-        "encode",
-        latents_folder(audio, parts),
-        make,
-        _with_codec(separated, parts),
-        pieces=pieces,
-    )
-    return replace(encoded, sources=(audio, stems))
-
-
-def reclaim_audio(parts: Parts) -> int:
-    """Have audio downloaded again that was removed and is wanted, as other settings ask for other latents.
-
-    Returns:
-        How many songs that concerns.
-    """
-    pieces, data = parts.store, parts.settings.data
-    released = (audio for audio in pieces.all(data / "raw") if audio.released and AUDIO in audio.sha256)
-    removed = [replace(audio, record={}) for audio in released]  # of a long list, the records fill memory
-    if not removed:
-        return 0
-    stems = {entry.folder for entry in pieces.all(data / "stems") if not entry.released}
-    latents = {entry.folder for entry in pieces.all(data / "latents")}
-    wanted = [
-        audio.folder
-        for audio in removed
-        if latents_folder(audio, parts) not in latents and stems_folder(audio, parts) not in stems
-    ]
-    for folder in wanted:
-        pieces.forget(folder)
-    return len(wanted)
-
-
-def stems_folder(audio: Artifact, parts: Parts) -> Path:
-    """Where the stems of a downloaded song are, or will be."""
-    return parts.settings.data / "stems" / digest("separate", *_stems_recipe(audio, parts))
-
-
-def latents_folder(audio: Artifact, parts: Parts) -> Path:
-    """Where the latents of a downloaded song are, or will be."""
-    codec, frames = parts.codec.identity, parts.settings.popdb.chunk_frames
-    recipe = [VERSIONS["encode"], *_stems_recipe(audio, parts), codec, frames]
-    return parts.settings.data / "latents" / digest("encode", *recipe)
-
-
-def round_trip_folder(parts: Parts) -> Path:
-    """Where it is remembered that the codec gives back what it encodes."""
-    return parts.settings.data / "latents" / ".round_trips" / digest(parts.codec.identity)
-
-
-def songs_in_hand(parts: Parts) -> int:
-    """How many songs a stage has in hand at a time."""
-    if parts.settings.songs_in_hand:
-        return parts.settings.songs_in_hand
-    return 6 if parts.device.type == "cuda" else 2
-
-
-def _in_hand(
-    known: Callable[[Outcome, Parts], Outcome | None],
-    work: Callable[[Outcome, Parts], Outcome],
-    outcomes: Sequence[Outcome],
-    parts: Parts,
-    done: Done,
-    cancel: Callable[[], object],
-) -> list[Outcome]:
-    """First what is known here: threads that only read small files, as in a rerun, hinder each other.
-
-    A store is asked by several at a time.
-    """
-    results: dict[int, Outcome] = {}
-    for place, outcome in enumerate(outcomes if parts.settings.store is None else ()):
-        if result := known(outcome, parts):
-            results[place] = result
-            done(result)
-    left = [place for place in range(len(outcomes)) if place not in results]
-    todo = [outcomes[place] for place in left]
-    for number, result in side_by_side(lambda s: work(s, parts), todo, songs_in_hand(parts), cancel):
-        results[left[number]] = result
-        done(result)
-    return [results[place] for place in range(len(outcomes))]
-
-
-def _gone(separated: Outcome, audio: Artifact, parts: Parts) -> bool:
-    """Whether stems were removed, and nothing is there that was made of them."""
-    released = separated.artifact is not None and separated.artifact.released
-    return released and not parts.store.find(latents_folder(audio, parts))
-
-
-def _with_separator(downloaded: Outcome, parts: Parts) -> dict[str, Any]:
-    return downloaded.record | {"separator": parts.separator.identity}
-
-
-def _with_codec(separated: Outcome, parts: Parts) -> dict[str, Any]:
-    return separated.record | {"codec": parts.codec.identity}
-
-
-def _release_spent(encoded: Outcome, parts: Parts) -> None:
-    if not encoded.ok:
-        return
-    (audio, stems), pieces = encoded.sources, parts.store
-    if parts.settings.retention.stems == "remove":
-        pieces.release(stems.folder)
-    if parts.settings.retention.audio == "remove":
-        pieces.release(audio.folder)
-
-
-def _prove(parts: Parts, song: Callable[[], Audio]) -> None:
-    """Once for each codec, before the long work: a chunk of a song comes back as it was, or the run ends."""
-    codec, samples = parts.codec, parts.settings.popdb.chunk_frames * HOP
-
-    def make(_: Path) -> dict[str, float]:
-        try:
-            result = require_faithful(codec, loudest_chunk(song(), samples))
-        except (MissingPartError, InputError):  # one odd song proves nothing against a codec
-            from samuel.synthetic.song import compose  # two seconds of imports, hardly ever needed
-
-            result = require_faithful(codec, loudest_chunk(compose(0, 0).mix, samples))
-        logger.info("round trip of a chunk through %s: %s", codec.identity, result)
-        return asdict(result)
-
-    make_artifact(round_trip_folder(parts), make)
-
-
-def _stems_recipe(audio: Artifact, parts: Parts) -> list[object]:
-    return [VERSIONS["separate"], audio.sha256[AUDIO], parts.separator.identity]

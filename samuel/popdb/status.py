@@ -1,12 +1,14 @@
-"""What a stage made of a song: an entry on disk, or the reason why there is none."""
+"""The state of a song after a stage: a status, and an artifact on disk or the reason why there is none."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, PositiveInt, ValidationError
 
 from samuel.artifacts import (
     Artifact,
@@ -14,7 +16,6 @@ from samuel.artifacts import (
     locked,
     make_artifact,
     partial_folder,
-    read_json,
     temporary_folder,
     write_json,
 )
@@ -22,10 +23,8 @@ from samuel.errors import SongError
 from samuel.popdb.songs import Song
 from samuel.store import Store
 
-# What can become of a song, and whether another try is worth it.
-
-
-HERE = Store(Path())
+LOCAL = Store(Path())
+"""The data folder alone."""
 
 
 class Status(StrEnum):
@@ -69,7 +68,7 @@ class Outcome:
         artifact: The stage's files; None when it failed.
         record: What the stages up to this one recorded.
         did_work: True when this run did the work or met the failure, False when it was known before.
-        sources: What the entry was made from: the audio, then the stems; no longer told of what is encoded.
+        sources: The artifacts it was made from: the audio, then the stems; empty again once it is encoded.
     """
 
     song: Song
@@ -88,6 +87,27 @@ class Outcome:
         return self.artifact is not None
 
 
+class Failure(BaseModel, frozen=True):
+    """How making an artifact failed, over all runs; kept as JSON beside its folder."""
+
+    status: Status
+    message: str
+    attempts: PositiveInt
+    limits: Any  # what the status depends on in the settings
+
+    @classmethod
+    def read(cls, folder: Path) -> "Failure | None":
+        """The last failure of the artifact at `folder`; None where there is none, or its file is damaged."""
+        try:
+            return cls.model_validate_json(failure_file(folder).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def outcome(self, song: Song, stage: str, earlier: dict[str, Any]) -> Outcome:
+        """As the state of a song that was known before."""
+        return Outcome(song, stage, self.status, self.message, self.attempts, None, earlier, did_work=False)
+
+
 def attempt(
     song: Song,
     stage: str,
@@ -97,70 +117,63 @@ def attempt(
     *,
     limits: Mapping[Status, Any] = MappingProxyType({}),
     retry: Callable[[int], bool] = lambda _: True,
-    pieces: Store = HERE,
+    store: Store = LOCAL,
 ) -> Outcome:
-    """The entry at `folder`, found or made, or the failure of making it.
+    """The artifact at `folder`, found or made, or the failure of making it.
 
-    A failure is remembered beside the folder. One that another try cannot mend is not tried again, unless
-    what its status depends on has changed since; any other is, with its attempts counted. Who wants the same
-    entry at the same time waits, and takes what the first one found.
+    A failure is remembered. One that another try cannot mend is not tried again, unless what its status
+    depends on has changed since. Who wants the same artifact at the same time waits for it.
 
     Args:
         song: The song.
-        stage: The stage's name.
-        folder: Where the entry is, or will be.
+        stage: Its name.
+        folder: Where the artifact belongs.
         make: Makes it in a temporary folder; returns its record.
         earlier: What the stages before recorded.
         limits: What a status depends on, as JSON can write it: TOO_LONG on the longest duration.
-        retry: Told how often it has failed; False: it is not tried now.
-        pieces: Where others may have made it, or met the failure.
+        retry: Given how often it has failed; False: it is not tried now.
+        store: Where others may have made it, or met the failure.
     """
-    if there := found(song, stage, folder, earlier, pieces):
-        return there
+    if found := find_outcome(song, stage, folder, earlier, store):
+        return found
     with locked(failure_file(folder)):
-        past = _failures(folder)
-        if past["status"] and not (_worth_it(past, limits) and retry(past["attempts"])):
-            return _failure(song, stage, past, earlier, did_work=False)
+        past, failed = Failure.read(folder), attempts_failed(folder)
+        if past and not ((past.status.retryable or past.limits != limits.get(past.status)) and retry(failed)):
+            return past.outcome(song, stage, earlier)
         try:
-            entry = make_artifact(folder, make)
+            artifact = make_artifact(folder, make)
         except SongError as error:
-            failed = _told(error, past["attempts"] + 1, folder, song, limits)
-            write_json(failure_file(folder), failed)
-            pieces.publish_failure(folder)
-            return _failure(song, stage, failed, earlier, did_work=True)
-        pieces.publish(folder)
-    return _success(song, stage, entry, past["attempts"] + 1, earlier)
+            status = Status(error.status)
+            message = _without_paths(str(error), folder, song)
+            failure = Failure(status=status, message=message, attempts=failed + 1, limits=limits.get(status))
+            write_json(failure_file(folder), failure.model_dump(mode="json"))
+            store.publish_failure(folder)
+            return replace(failure.outcome(song, stage, earlier), did_work=True)
+        store.publish(folder)
+    return _success(song, stage, artifact, failed, earlier)
 
 
-def found(
-    song: Song, stage: str, folder: Path, earlier: dict[str, Any], pieces: Store = HERE
+def find_outcome(
+    song: Song, stage: str, folder: Path, earlier: dict[str, Any], store: Store = LOCAL
 ) -> Outcome | None:
-    """The entry at `folder`, as `attempt` tells of it; None where there is none."""
-    entry = pieces.find(folder)
-    return entry and _success(song, stage, entry, attempts_failed(folder) + 1, earlier)
+    """What `attempt` gives where the artifact at `folder` is there; None where it is not."""
+    artifact = store.find(folder)
+    return artifact and _success(song, stage, artifact, attempts_failed(folder), earlier)
 
 
 def attempts_failed(folder: Path) -> int:
-    """How often making the entry at `folder` has failed, over all runs, as far as this machine knows."""
-    return _failures(folder)["attempts"]
+    """How often making the artifact at `folder` has failed, over all runs, as far as this machine knows."""
+    past = Failure.read(folder)
+    return past.attempts if past else 0
 
 
-def _worth_it(past: dict[str, Any], limits: Mapping[Status, Any]) -> bool:
-    status = Status(past["status"])
-    return status.retryable or past["limits"] != limits.get(status)
+def _success(song: Song, stage: str, artifact: Artifact, failed: int, earlier: dict[str, Any]) -> Outcome:
+    record = {**earlier, **artifact.record}
+    return Outcome(song, stage, Status.OK, "", failed + 1, artifact, record, artifact.made)
 
 
-def _told(
-    error: SongError, attempts: int, folder: Path, song: Song, limits: Mapping[Status, Any]
-) -> dict[str, Any]:
-    # A site may say what no file can hold.
-    message = without_paths(str(error), folder, song).encode("utf-8", "replace").decode()
-    limit = limits.get(Status(error.status))
-    return {"status": error.status, "message": message, "attempts": attempts, "limits": limit}
-
-
-def without_paths(message: str, folder: Path, song: Song) -> str:
-    """A message less the folders of this machine: the dataset carries it to others."""
+def _without_paths(message: str, folder: Path, song: Song) -> str:
+    """A message less the folders of this machine, for the dataset carries it to others."""
     places = [temporary_folder(folder), partial_folder(folder), folder, folder.parent]
     if song.url and song.url.startswith("file:"):
         own = Path(unquote(urlsplit(song.url).path))
@@ -169,26 +182,4 @@ def without_paths(message: str, folder: Path, song: Song) -> str:
     for place in places:
         for text in (str(place.resolve()), str(place)):
             message = message.replace(f"file:{text}/", "").replace(f"{text}/", "")
-    return message
-
-
-def _failures(folder: Path) -> dict[str, Any]:
-    try:
-        past = read_json(failure_file(folder))
-        kept = {name: past[name] for name in ("status", "message", "attempts", "limits")}
-        Status(kept["status"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or damaged
-        return {"status": "", "message": "", "attempts": 0, "limits": None}
-    return kept
-
-
-def _success(song: Song, stage: str, entry: Artifact, attempts: int, earlier: dict[str, Any]) -> Outcome:
-    record = {**earlier, **entry.record}
-    return Outcome(song, stage, Status.OK, "", attempts, entry, record, entry.made)
-
-
-def _failure(
-    song: Song, stage: str, failed: dict[str, Any], earlier: dict[str, Any], *, did_work: bool
-) -> Outcome:
-    status, message, attempts = Status(failed["status"]), failed["message"], failed["attempts"]
-    return Outcome(song, stage, status, message, attempts, None, earlier, did_work)
+    return message.encode("utf-8", "replace").decode()  # a site may say what no file can hold

@@ -1,7 +1,6 @@
 """Pairs of synthetic songs from their true stems, for experiments.
 
-No separator stands between: what one leaves of the band in the vocals would tell a model what to play, and
-it would seem to follow a vocal that it does not follow.
+No separator stands between: what one leaves of the band in the vocals would tell a model what to play.
 """
 
 import os
@@ -30,6 +29,7 @@ from samuel.synthetic.song import compose
 
 VERSION = 1
 SEPARATOR = "true-stems/1"
+CPU = torch.device("cpu")
 
 
 def write_true_pairs(settings: Settings, songs: int, done: Callable[[Outcome], object]) -> Popdb:
@@ -38,7 +38,7 @@ def write_true_pairs(settings: Settings, songs: int, done: Callable[[Outcome], o
     Args:
         settings: `songs.seed`, `codec` and `popdb` say what is made and where it goes.
         songs: How many, about two minutes each.
-        done: Told of each song when it is encoded.
+        done: Called with each song when it is encoded.
 
     Raises:
         SettingsError: The songs are not synthetic, or the codec has weights, which each process would load.
@@ -49,13 +49,13 @@ def write_true_pairs(settings: Settings, songs: int, done: Callable[[Outcome], o
             "true stems are those of songs.source = 'synthetic', encoded by codec.name = 'mel'"
         )
     _require_place(settings)
-    outcomes: list[Outcome] = []
     processes = min(songs, os.cpu_count() or 1)
     with ExitStack() as over:
         pool = ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,))
         over.callback(pool.shutdown, cancel_futures=True)  # what has not begun when this fails never begins
-        with _deaf_to_interrupts():
+        with _interrupts_blocked():
             encoded = [pool.submit(encode_true_stems, settings, index) for index in range(songs)]
+        outcomes: list[Outcome] = []
         for future in encoded:
             outcomes.append(future.result())
             done(outcomes[-1])
@@ -65,7 +65,7 @@ def write_true_pairs(settings: Settings, songs: int, done: Callable[[Outcome], o
 def encode_true_stems(settings: Settings, index: int) -> Outcome:
     """Song `index` of `songs.seed` → `data/latents/<key>`; nothing is done where it is there."""
     seed, frames = settings.songs.seed, settings.popdb.chunk_frames
-    codec = load_codec(settings.codec, torch.device("cpu"))
+    codec = load_codec(settings.codec, CPU)
     key = digest("true stems", VERSION, SONGS, codec.identity, frames, seed, index)
 
     def make(folder: Path) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def _require_place(settings: Settings) -> None:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes that start within never hear Ctrl-C, which is for the one that gives them work."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C from processes that start within: it is for the one that gives them work."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -1,4 +1,4 @@
-"""Where somebody sings, measured on separated stems.
+"""Detection of singing on separated stems.
 
 The paper assumes that at least half of each chunk contains vocals (§III) and does not measure it; we do. A
 fixed gate takes a separator's bleed for singing, so the threshold follows the song's own level.
@@ -27,7 +27,7 @@ Flags = NDArray[np.bool_]
 
 
 def vocal_activity(vocals: Audio, mix: Audio) -> Flags:
-    """Whether somebody sings, per frame of 100 ms every 50 ms.
+    """Flags for frames of 100 ms every 50 ms: True where somebody sings.
 
     Args:
         vocals: (2, S), the vocal stem.
@@ -44,7 +44,14 @@ def vocal_activity(vocals: Audio, mix: Audio) -> Flags:
     present = vocal_db - mix_db > BLEED_DB
     starts = present & (vocal_db > max(song_db + START_DB, SILENCE_DB))
     stays = present & (vocal_db > max(song_db + STAY_DB, SILENCE_DB))
-    return _without_short_runs(_with_gaps_filled(_hysteresis(starts, stays)))
+    active = _hysteresis(starts, stays)
+    for first, end in _runs(~active):
+        if first > 0 and end < len(active) and end - first < GAP_FRAMES:
+            active[first:end] = True
+    for first, end in _runs(active):
+        if end - first < RUN_FRAMES:
+            active[first:end] = False
+    return active
 
 
 def vocal_share(active: Flags, start_s: float, duration_s: float) -> float:
@@ -68,22 +75,6 @@ def _hysteresis(starts: Flags, stays: Flags) -> Flags:
     last_start = np.maximum.accumulate(np.where(starts, index, -1))
     last_end = np.maximum.accumulate(np.where(stays, -1, index))
     return last_start > last_end
-
-
-def _with_gaps_filled(active: Flags) -> Flags:
-    filled = active.copy()
-    for first, end in _runs(~active):
-        if first > 0 and end < len(active) and end - first < GAP_FRAMES:
-            filled[first:end] = True
-    return filled
-
-
-def _without_short_runs(active: Flags) -> Flags:
-    kept = active.copy()
-    for first, end in _runs(active):
-        if end - first < RUN_FRAMES:
-            kept[first:end] = False
-    return kept
 
 
 def _runs(flags: Flags) -> NDArray[np.intp]:

@@ -1,6 +1,8 @@
 """The band: an arrangement is drawn for the song, then each part plays the score onto its own track.
 
-Patterns are strings, a character a step: '-' holds the note before, '.' is a rest, anything else strikes.
+An instrument is a pure function from a MIDI pitch and a length in seconds to a mono note, (S,). A kit of
+drums is drawn for the song; a groove has sixteen steps a bar. Patterns are strings, a character a step: '-'
+holds the note before, '.' is a rest, anything else strikes.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,9 +22,6 @@ from samuel.synthetic.room import (
     reverberation,
 )
 from samuel.synthetic.score import BEATS_PER_BAR, Chord, Kind, Score, Section
-
-# Pitched instruments: a MIDI pitch and a length in seconds give a mono note, (S,), a pure function.
-
 
 BRIGHTEST_HZ = 9_000.0
 RELEASE_S = 0.08
@@ -159,9 +158,6 @@ def _time(length_s: float) -> NDArray[np.float64]:
 
 def _hertz(pitch: int) -> float:
     return 440.0 * 2.0 ** ((pitch - 69) / 12)
-
-
-# Drums: a kit drawn for the song, and grooves of sixteen steps a bar.
 
 
 Kit = dict[str, Signal]

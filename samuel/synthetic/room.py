@@ -36,8 +36,8 @@ def loudness(audio: Audio) -> float:
     hop = SAMPLE_RATE // 20
     frames = mono(audio[:, : audio.shape[1] // hop * hop]).reshape(-1, hop)
     power = np.einsum("ij,ij->i", frames, frames) / hop
-    heard = power[power > 1e-4 * power.max(initial=0.0)]
-    return float(np.sqrt(heard.mean())) if heard.size else 0.0
+    audible = power[power > 1e-4 * power.max(initial=0.0)]
+    return float(np.sqrt(audible.mean())) if audible.size else 0.0
 
 
 def reverberation(rng: np.random.Generator, send: Signal, decay_s: float, predelay_s: float) -> Audio:

@@ -1,4 +1,8 @@
-"""The score of a song: key, tempo, form, chords, what is sung and what the lead instrument plays."""
+"""The score of a song: key, tempo, form, chords, what is sung and what the lead instrument plays.
+
+A pitch class is 0 to 11 from C; a pitch is a MIDI number. A melody is a theme (rhythm and contour) that
+becomes notes once it meets the harmony.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -6,9 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-
-# Keys, chords and progressions. A pitch class is 0 to 11 from C; a pitch is a MIDI number.
-
 
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII")
@@ -91,9 +92,6 @@ def draw_progressions(rng: np.random.Generator, key: Key, sevenths: bool) -> tup
     table = MINOR_PROGRESSIONS if key.minor else MAJOR_PROGRESSIONS
     chosen = rng.choice(len(table), size=3, replace=False)
     return tuple(tuple(key.chord(name, sevenths) for name in table[i].split()) for i in chosen)
-
-
-# Melodies over chords: a theme (rhythm and contour) becomes notes once it meets the harmony.
 
 
 BEATS_PER_BAR = 4

@@ -1,4 +1,4 @@
-"""Songs: a score sung and played, mixed, and written as an entry."""
+"""Songs: a score sung and played, mixed, and written as an artifact."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from samuel.synthetic.voice import SungPhrase, draw_singer, sing
 VERSION = 1  # raise it when the sound changes: it is part of the key under which songs are stored
 
 PEAK = 0.89
-TAIL_S = 0.15  # of the voice's room, still heard after the voice
+TAIL_S = 0.15  # of the voice's room, still audible after the voice
 SHORTEST_REST_S = 0.2  # a shorter one belongs to the singing
 
 
@@ -65,7 +65,7 @@ def compose(seed: int, index: int) -> SyntheticSong:
 
 
 def write_song(seed: int, index: int, root: Path) -> Artifact:
-    """Song `index` of `seed` as an entry under `root`: mix.wav, vocals.wav, accompaniment.wav."""
+    """Song `index` of `seed` as an artifact under `root`: mix.wav, vocals.wav, accompaniment.wav."""
 
     def make(folder: Path) -> dict[str, Any]:
         song = compose(seed, index)

@@ -1,7 +1,8 @@
-"""The singer: phrases of a score become a voice.
+"""The singer: phrases of a score become a voice, by a glottal source and the resonances of a vocal tract.
 
 Pitch, voicing, breath and formants are curves at a control rate, C points `CONTROL` samples apart; a vowel
-starts on its beat, its consonant before it.
+starts on its beat, its consonant before it. S samples, F frames of `HOP` samples, B frequency bins, K
+formants.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,6 @@ from scipy.ndimage import gaussian_filter1d
 from samuel.audio import SAMPLE_RATE
 from samuel.synthetic.room import Signal
 from samuel.synthetic.score import Phrase, Score
-
-# Source and filter of the singing voice: a glottal wavetable and the resonances of a vocal tract.
-#
-# Shapes: S samples, F frames of `HOP` samples, B frequency bins, K formants.
-
 
 HOP = 512
 WINDOW = 2 * HOP

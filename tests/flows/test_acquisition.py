@@ -104,7 +104,7 @@ def test_groups_to_come_download_nothing_for_a_flow_that_broke(
     def broken(*_: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("flows.build_popdb.pipeline.separate_song", broken)
+    monkeypatch.setattr("samuel.popdb.stages.separate", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         build_popdb(settings)
     with pytest.raises(OperatorError, match="the run has ended"):

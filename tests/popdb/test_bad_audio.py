@@ -18,10 +18,10 @@ from samuel.audio import (
     run_ffmpeg,
 )
 from samuel.codecs.mel import FLOOR
+from samuel.popdb import stages
 from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
-from samuel.popdb.stages import encode_song, read_stems, separate_song
 from samuel.popdb.status import Outcome, Status
 from tests.popdb.latents import FRAMES, small_settings
 
@@ -88,8 +88,8 @@ def through(path: Path, **sections: Any) -> Outcome:
     settings = small_settings(path.parent, **sections)
     song = Song("0" * 20, path.stem, url=path.as_uri())
     parts = Parts(settings)
-    [downloaded] = acquire_songs([song], parts)
-    return encode_song(separate_song(downloaded, parts), parts)
+    [encoded] = stages.encode_songs(stages.separate_songs(acquire_songs([song], parts), parts), parts)
+    return encoded
 
 
 def audio_of(path: Path) -> Audio:
@@ -108,7 +108,7 @@ def latents_of(outcome: Outcome, pairs: int) -> dict[str, NDArray[np.float16]]:
 
 def assert_stems_sum_to(mix: Audio, path: Path, outcome: Outcome) -> None:
     [folder] = {stem.parent for stem in path.parent.glob("data/stems/*/*.flac")}
-    vocals, accompaniment = read_stems(folder, outcome.record["stems_scale"])
+    vocals, accompaniment = stages.read_stems(folder, outcome.record["stems_scale"])
     step = 2**-23 / outcome.record["stems_scale"]
     assert np.abs(vocals.astype(float) + accompaniment - mix).max() <= step
 

@@ -4,30 +4,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pytest
 
 from samuel.artifacts import MANIFEST
-from samuel.audio import Audio
 from samuel.config import Settings
 from samuel.errors import OperatorError, SongError
 from samuel.popdb import acquire as acquisition
-from samuel.popdb import stages as pipeline
+from samuel.popdb import stages
 from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
-from samuel.popdb.status import Outcome, Status
+from samuel.popdb.status import Status
 from samuel.popdb.writer import write_popdb
 from samuel.store import RemoteFolder
 from tests.popdb.latents import small_settings
+from tests.popdb.noise import Share, run, separate, songs_of
 from tests.popdb.shards.songs import digests
-from tests.popdb.test_retention import songs_of
-from tests.stores import (
-    KINDS,
-    a_store,
-    damage,
-    names,
-)
+from tests.stores import KINDS, a_store, damage, names
 
 Result = TypeVar("Result")
 
@@ -58,22 +51,10 @@ STAGES = ("searches", "raw", "stems", "latents")
 
 
 @pytest.fixture
-def separated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One item for each song that was separated."""
-    calls: list[int] = []
-
-    class Third:
-        identity = "third/1"
-
-        def vocals(self, mix: Audio) -> Audio:
-            calls.append(1)
-            return mix * np.float32(0.3)
-
-        def cancel(self) -> None:
-            """Nobody waits."""
-
-    monkeypatch.setattr(Parts, "separator", Third())
-    return calls
+def third(monkeypatch: pytest.MonkeyPatch) -> Share:
+    separator = Share(0.3)
+    monkeypatch.setattr(Parts, "separator", separator)
+    return separator
 
 
 @pytest.fixture
@@ -89,45 +70,32 @@ def over_any_store(
         yield Machines(tmp_path, monkeypatch, url)
 
 
-def run(songs: list[Song], settings: Settings) -> list[Outcome]:
-    """As the flow does it."""
-    return pipeline.encode_songs(separate(songs, settings), Parts(settings))
-
-
-def separate(songs: list[Song], settings: Settings) -> list[Outcome]:
-    """As far as the stems."""
-    pipeline.reclaim_audio(Parts(settings))
-    return pipeline.separate_songs(acquire_songs(songs, Parts(settings)), Parts(settings))
-
-
 def dataset_without_store(machines: Machines, songs: list[Song]) -> dict[str, str]:
     alone = machines.settings().model_copy(update={"store": None})
     machines.on("alone", lambda: write_popdb(run(songs, alone), alone))
     return digests(machines.root / "alone" / "data" / "popdb")
 
 
-def test_what_one_machine_did_the_other_does_not_do_again(
-    over_any_store: Machines, separated: list[int]
-) -> None:
+def test_what_one_machine_did_the_other_does_not_do_again(over_any_store: Machines, third: Share) -> None:
     machines, songs, settings = over_any_store, songs_of(over_any_store.root), over_any_store.settings()
     expected = dataset_without_store(machines, songs)
-    separated.clear()
+    third.songs = 0
     first = machines.on("a", lambda: run(songs, settings))
     second = machines.on("b", lambda: run(songs, settings))
     assert all(outcome.ok and outcome.did_work for outcome in first)
     assert all(outcome.ok and not outcome.did_work for outcome in second)
-    assert len(separated) == 3
+    assert third.songs == 3
     assert machines.files("b") == set()
     machines.on("b", lambda: write_popdb(second, settings))
     assert machines.files("b") == {"latents/latents.safetensors"}
     assert digests(machines.root / "b" / "data" / "popdb") == expected
 
 
-def test_a_machine_has_only_what_its_own_work_needs(machines: Machines, separated: list[int]) -> None:
+def test_a_machine_has_only_what_its_own_work_needs(machines: Machines, third: Share) -> None:
     songs, settings = songs_of(machines.root), machines.settings()
     downloaded = machines.on("a", lambda: acquire_songs(songs, Parts(settings)))
-    stems = machines.on("b", lambda: pipeline.separate_songs(downloaded, Parts(settings)))
-    encoded = machines.on("c", lambda: pipeline.encode_songs(stems, Parts(settings)))
+    stems = machines.on("b", lambda: stages.separate_songs(downloaded, Parts(settings)))
+    encoded = machines.on("c", lambda: stages.encode_songs(stems, Parts(settings)))
     machines.on("d", lambda: write_popdb(encoded, settings))
     assert machines.files("a") == {"raw/audio.wav"}
     assert machines.files("b") == {"raw/audio.wav", "stems/vocals.flac", "stems/accompaniment.flac"}
@@ -139,13 +107,13 @@ def test_a_machine_has_only_what_its_own_work_needs(machines: Machines, separate
     assert digests(machines.root / "d" / "data" / "popdb") == expected
 
 
-def test_the_same_absolute_folder_on_every_machine(machines: Machines, separated: list[int]) -> None:
+def test_the_same_absolute_folder_on_every_machine(machines: Machines, third: Share) -> None:
     data = machines.root / "data"
     settings = machines.settings().model_copy(update={"data": data})
     songs = songs_of(machines.root)
     downloaded = acquire_songs(songs, Parts(settings))
     data.rename(machines.root / "data of a")
-    encoded = pipeline.encode_songs(pipeline.separate_songs(downloaded, Parts(settings)), Parts(settings))
+    encoded = stages.encode_songs(stages.separate_songs(downloaded, Parts(settings)), Parts(settings))
     data.rename(machines.root / "data of b")
     write_popdb(encoded, settings)
     assert digests(data / "popdb") == dataset_without_store(machines, songs)
@@ -153,11 +121,11 @@ def test_the_same_absolute_folder_on_every_machine(machines: Machines, separated
 
 @pytest.mark.parametrize("stage", ["audio", "vocals", "latents"])
 def test_a_piece_that_is_damaged_in_the_store_is_made_again(
-    machines: Machines, separated: list[int], stage: str
+    machines: Machines, third: Share, stage: str
 ) -> None:
     settings, songs = machines.settings(), songs_of(machines.root, 1)
     [separated_here] = machines.on("a", lambda: separate(songs, settings))
-    [made] = machines.on("a", lambda: pipeline.encode_songs([separated_here], Parts(settings)))
+    [made] = machines.on("a", lambda: stages.encode_songs([separated_here], Parts(settings)))
     [audio], stems, latents = separated_here.sources, separated_here.artifact, made.artifact
     assert stems
     assert latents
@@ -182,9 +150,7 @@ def test_a_piece_that_is_damaged_in_the_store_is_made_again(
 
 
 @pytest.mark.parametrize("stems", ["remove", "keep"])
-def test_removed_audio_comes_back_on_another_machine(
-    machines: Machines, separated: list[int], stems: str
-) -> None:
+def test_removed_audio_comes_back_on_another_machine(machines: Machines, third: Share, stems: str) -> None:
     songs = songs_of(machines.root)
     gone: dict[str, Any] = {"audio": "remove", "stems": stems}
     settings = machines.settings(retention=gone)
@@ -195,11 +161,11 @@ def test_removed_audio_comes_back_on_another_machine(
     assert all(not outcome.did_work for outcome in machines.on("b", lambda: run(songs, settings)))
     other = machines.settings(retention=gone, popdb={"chunk_frames": 72})
     wanted = 3 if stems == "remove" else 0
-    assert machines.on("c", lambda: pipeline.reclaim_audio(Parts(other))) == wanted
+    assert machines.on("c", lambda: stages.reclaim_audio(Parts(other))) == wanted
     # The machine that released it has its own word for it, which no longer counts.
     assert all(outcome.ok and outcome.did_work for outcome in machines.on("a", lambda: run(songs, other)))
-    assert len(separated) == 3 + wanted
-    assert machines.on("b", lambda: pipeline.reclaim_audio(Parts(other))) == 0
+    assert third.songs == 3 + wanted
+    assert machines.on("b", lambda: stages.reclaim_audio(Parts(other))) == 0
 
 
 def test_a_song_that_failed_for_good_fails_everywhere_without_another_try(

@@ -1,18 +1,60 @@
+"""The table of songs: its rows, and that it is small while it is made."""
+
+import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samuel.popdb.status import Outcome, Status
 from samuel.popdb.tables import (
+    ROWS_AT_A_TIME,
     SONGS_SCHEMA,
+    Packed,
     same_recordings,
     song_rows,
+    write_rows,
     write_songs,
 )
 from tests.popdb.latents import encoded_song, failed_song
+
+ROWS: list[dict[str, Any]] = [
+    {"video_id": f"v{number}", "title": "T \N{GUITAR} \udcff", "duration_s": 1 / (number + 1), "score": None}
+    for number in range(10)
+]
+
+
+def test_what_is_packed_comes_back_and_is_small() -> None:
+    packed = Packed(row for row in ROWS)
+    assert packed.rows() == list(packed) == ROWS
+    assert (len(packed), packed[3], packed[-1], packed[2:4]) == (10, ROWS[3], ROWS[-1], ROWS[2:4])
+    assert pickle.loads(pickle.dumps(packed)).rows() == ROWS  # noqa: S301  (ours: as Dask does it)
+    assert list(Packed([])) == []
+    objects = sum(sys.getsizeof(row) + sum(map(sys.getsizeof, row.values())) for row in ROWS)
+    assert len(pickle.dumps(packed)) < objects / 5
+
+
+def test_a_table_has_the_bytes_that_all_rows_at_once_have(tmp_path: Path) -> None:
+    def row(number: int, candidates: Any) -> dict[str, Any]:
+        return {"song_id": f"{number:06d}", "vocal_shares": [0.5] * (number % 3), "candidates": candidates}
+
+    some = [{"video_id": "v", "title": "Ünï", "duration_s": 1.5}]
+    plain = [row(number, some * (number % 4)) for number in range(2 * ROWS_AT_A_TIME + 7)]
+    packed = [row(number, Packed(some * (number % 4))) for number in range(len(plain))]
+    pq.write_table(pa.Table.from_pylist(plain, schema=SONGS_SCHEMA), tmp_path / "at once")
+    for name, rows in (("plain", plain), ("packed", packed)):
+        write_rows(tmp_path / name, rows, SONGS_SCHEMA)
+        assert (tmp_path / name).read_bytes() == (tmp_path / "at once").read_bytes()
+    write_rows(tmp_path / "empty", [], SONGS_SCHEMA)
+    assert pq.read_table(tmp_path / "empty").schema.equals(SONGS_SCHEMA)
+
+
+def test_the_memory_of_tables_is_everybodys() -> None:
+    assert pa.default_memory_pool().backend_name == "system"
 
 
 def sounding(root: Path, name: str, codes: Any) -> Outcome:
@@ -27,15 +69,11 @@ def test_titles_that_led_to_one_recording_are_found(tmp_path: Path) -> None:
     flips = np.uint32(1) << rng.integers(32, size=600, dtype=np.uint32)
     again = np.where(rng.random(600) < 0.3, codes ^ flips, codes)  # 1 % of the bits, as another encoding has
     songs = [sounding(tmp_path, name, c) for name, c in (("b", codes), ("a", again[20:]), ("c", other))]
+    songs += [encoded_song(tmp_path, name) for name in "ef"]  # which have no fingerprint
     songs.append(failed_song("d", Status.NO_MATCH, "match"))
     groups = same_recordings(songs)
-    assert groups == {"a": "a", "b": "a", "c": "c"}
-    assert [row["recording"] for row in song_rows(songs, groups)] == ["a", "a", "c", None]
-
-
-def test_songs_without_a_fingerprint_stay_apart(tmp_path: Path) -> None:
-    songs = [encoded_song(tmp_path, name) for name in "ab"]
-    assert same_recordings(songs) == {"a": "a", "b": "b"}
+    assert groups == {"a": "a", "b": "a", "c": "c", "e": "e", "f": "f"}
+    assert [row["recording"] for row in song_rows(songs, groups)] == ["a", "a", "c", "e", "f", None]
 
 
 def test_every_candidate_is_written(tmp_path: Path) -> None:

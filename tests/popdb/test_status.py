@@ -1,0 +1,130 @@
+"""What is tried, what is remembered of a failure, and what is said of it."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samuel.errors import OperatorError, SongError
+from samuel.popdb.songs import Song
+from samuel.popdb.status import Outcome, Status, attempt
+
+SONG = Song("s1", "A title")
+
+
+def tried(root: Path, make: Any, **options: Any) -> Outcome:
+    return attempt(SONG, "download", root / "k", make, {"video_id": "v"}, **options)
+
+
+def fail_with(status: Status) -> Any:
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "half.wav").write_text("half")
+        raise SongError(status, f"because of {status}")
+
+    return make
+
+
+def succeed(folder: Path) -> dict[str, Any]:
+    (folder / "audio.wav").write_text("whole")
+    return {"peak": 0.5}
+
+
+def never(_: Path) -> dict[str, Any]:
+    raise AssertionError
+
+
+def test_success_carries_what_came_before_and_is_not_made_again(tmp_path: Path) -> None:
+    first, again = tried(tmp_path, succeed), tried(tmp_path, never)
+    assert (first.did_work, again.did_work) == (True, False)
+    for outcome in (first, again):
+        assert outcome.ok
+        assert (outcome.status, outcome.attempts) == (Status.OK, 1)
+        assert outcome.record == {"video_id": "v", "peak": 0.5}
+
+
+@pytest.mark.parametrize("status", [s for s in Status if not s.retryable and s is not Status.OK])
+def test_a_final_failure_is_not_tried_again(tmp_path: Path, status: Status) -> None:
+    first, again = tried(tmp_path, fail_with(status)), tried(tmp_path, never)
+    assert not first.ok
+    assert (first.did_work, again.did_work) == (True, False)
+    assert (again.status, again.message, again.attempts) == (status, f"because of {status}", 1)
+
+
+@pytest.mark.parametrize("status", [s for s in Status if s.retryable])
+def test_a_passing_failure_is_tried_again_and_counted(tmp_path: Path, status: Status) -> None:
+    for count in (1, 2):
+        assert tried(tmp_path, fail_with(status)).attempts == count
+    for _ in range(2):
+        assert tried(tmp_path, succeed).attempts == 3
+    assert not (tmp_path / "k" / "half.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "limit", "again"),
+    [(Status.TOO_LONG, 900, False), (Status.TOO_LONG, 1200, True), (Status.UNAVAILABLE, 1200, False)],
+)
+def test_a_final_failure_is_tried_again_under_other_limits(
+    tmp_path: Path, status: Status, limit: int, again: bool
+) -> None:
+    tried(tmp_path, fail_with(status), limits={Status.TOO_LONG: 900})
+    assert tried(tmp_path, succeed, limits={Status.TOO_LONG: limit}).ok == again
+
+
+def test_what_failed_is_not_tried_without_leave(tmp_path: Path) -> None:
+    tried(tmp_path, fail_with(Status.NETWORK))
+    outcome = tried(tmp_path, succeed, retry=lambda failed: failed != 1)
+    assert (outcome.status, outcome.attempts, outcome.did_work) == (Status.NETWORK, 1, False)
+    assert tried(tmp_path, succeed).ok
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"status": "wonderful"}', "\xff"])
+def test_a_damaged_memory_of_a_failure_is_none(tmp_path: Path, damage: str) -> None:
+    tried(tmp_path, fail_with(Status.UNAVAILABLE))
+    (tmp_path / "k.failed.json").write_bytes(damage.encode("latin-1"))
+    assert tried(tmp_path, succeed).attempts == 1
+
+
+def test_a_message_that_no_file_can_hold_is_kept_as_far_as_it_goes(tmp_path: Path) -> None:
+    def fail(_: Path) -> dict[str, Any]:
+        raise SongError(Status.UNAVAILABLE, "gone \ud800")
+
+    for _ in range(2):
+        assert tried(tmp_path, fail).message == "gone ?"
+
+
+def test_a_message_carries_no_folder_of_this_machine(tmp_path: Path) -> None:
+    source = tmp_path / "my songs" / "a #1.wav"
+    source.parent.mkdir()
+    song = Song("s1", "a", url=source.as_uri())
+
+    def fail(folder: Path) -> dict[str, Any]:
+        words = f"{folder}/source.wav and file:{folder.resolve()}/x.wav and {song.url} and {source}: bad"
+        raise SongError(Status.DECODE_FAILED, words)
+
+    outcome = attempt(song, "download", tmp_path / "data" / "raw" / "k", fail, {})
+    assert outcome.message == "source.wav and x.wav and a #1.wav and a #1.wav: bad"
+
+
+def test_those_who_want_the_same_share_one_failure(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def fail(_: Path) -> dict[str, Any]:
+        calls.append(1)
+        time.sleep(0.01)
+        raise SongError(Status.UNAVAILABLE, "gone")
+
+    with ThreadPoolExecutor(8) as executor:
+        outcomes = list(executor.map(lambda _: tried(tmp_path, fail), range(8)))
+    assert {(outcome.status, outcome.attempts) for outcome in outcomes} == {(Status.UNAVAILABLE, 1)}
+    assert len(calls) == 1
+
+
+def test_what_an_operator_must_mend_stops_the_run(tmp_path: Path) -> None:
+    def full(_: Path) -> dict[str, Any]:
+        raise OperatorError("disk full")
+
+    with pytest.raises(OperatorError, match="disk full"):
+        tried(tmp_path, full)
+    assert tried(tmp_path, succeed).attempts == 1
