@@ -9,6 +9,7 @@ Several songs are in hand at a time: some are read or written while others are c
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,8 +21,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from samuel.artifacts import Artifact, digest, make_artifact
-from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, dbfs, read_wav
-from samuel.codecs.base import HOP, REACH, Codec
+from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, dbfs, filter_reach, read_wav
+from samuel.codecs.base import Codec, encode_audio
 from samuel.codecs.round_trip import loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
 from samuel.errors import InputError, MissingPartError, SongError
@@ -227,7 +228,8 @@ def _prove_codec(parts: Parts, read_song: Callable[[], Audio]) -> None:
     Raises:
         MissingPartError: It does not: these weights give back noise.
     """
-    codec, samples = parts.codec, parts.settings.popdb.chunk_frames * HOP
+    codec = parts.codec
+    samples = codec.info.samples(parts.settings.popdb.chunk_frames)
 
     def make(_: Path) -> dict[str, float]:
         try:
@@ -236,7 +238,7 @@ def _prove_codec(parts: Parts, read_song: Callable[[], Audio]) -> None:
             from samuel.synthetic.song import compose  # two seconds of imports, hardly ever needed
 
             result = require_faithful(codec, loudest_chunk(compose(0, 0).mix, samples))
-        logger.info("round trip of a chunk through %s: %s", codec.identity, result)
+        logger.info("round trip of a chunk through %s: %s", codec.info, result)
         return asdict(result)
 
     make_artifact(round_trip_folder(parts), make)
@@ -331,18 +333,18 @@ def _read(path: Path, scale: float) -> Audio:
 
 
 def encode_pair(codec: Codec, stems: Artifact, chunk_frames: int, folder: Path) -> dict[str, Any]:
-    """`encode_audio` of the stems that `separate` wrote."""
+    """`encode_stems` of those that `separate` wrote."""
     vocals, accompaniment = read_stems(stems.folder, stems.record["stems_scale"])
-    return encode_audio(codec, vocals, accompaniment, chunk_frames, folder)
+    return encode_stems(codec, vocals, accompaniment, chunk_frames, folder)
 
 
-def encode_audio(
+def encode_stems(
     codec: Codec, vocals: Audio, accompaniment: Audio, chunk_frames: int, folder: Path
 ) -> dict[str, Any]:
     """Encode both stems of a song into `folder/latents.safetensors`, whole chunks only.
 
-    The file holds `vocal` and `accompaniment`, each float16 (N, 64, chunk_frames), unscaled; chunk k of both
-    stands for the same samples, from k · chunk_frames · 2048 on. The rest after the last chunk is dropped.
+    The file holds `vocal` and `accompaniment`, each float16 (N, C, chunk_frames), unscaled; chunk k of both
+    stands for the same stretch of time. The rest after the last chunk is dropped.
 
     Args:
         codec: Audio to latents.
@@ -357,10 +359,9 @@ def encode_audio(
     Raises:
         SongError: too_short where no whole chunk fits, not_finite where a latent is not a float16 number.
     """
-    length = chunk_frames * HOP
-    chunks = vocals.shape[1] // length
+    length_s, needed_s = vocals.shape[1] / SAMPLE_RATE, codec.info.duration_s(chunk_frames)
+    chunks = vocals.shape[1] * codec.info.sample_rate // (chunk_frames * codec.info.hop * SAMPLE_RATE)
     if chunks == 0:
-        length_s, needed_s = vocals.shape[1] / SAMPLE_RATE, length / SAMPLE_RATE
         raise SongError(Status.TOO_SHORT, f"{length_s:.2f} s of audio, one chunk needs {needed_s:.2f} s")
     latents = {
         "vocal": _encode_chunks(codec, vocals, chunks, chunk_frames),
@@ -368,33 +369,33 @@ def encode_audio(
     }
     # Not `save_file`: a full disk is an OSError here, and nothing that could be told from a fault there.
     (folder / LATENTS).write_bytes(save(latents))
-    return {"chunks": _describe(vocals, vocals + accompaniment, chunks, length)}
+    bounds = [codec.info.samples(chunk * chunk_frames) for chunk in range(chunks + 1)]
+    return {"chunks": _describe(vocals, vocals + accompaniment, bounds)}
 
 
 def _encode_chunks(codec: Codec, stem: Audio, chunks: int, chunk_frames: int) -> Tensor:
-    """(2, S) → (N, 64, chunk_frames) float16, as if the whole song were encoded and the rest dropped."""
-    needed = stem[:, : (chunks * chunk_frames + REACH) * HOP]
-    latents = codec.encode(torch.from_numpy(needed)[None])[0].to(torch.float16)
-    whole = latents[:, : chunks * chunk_frames]
+    """(2, S) → (N, C, chunk_frames) float16, as if the whole song were encoded and the rest dropped."""
+    frames, info = chunks * chunk_frames, codec.info
+    needed = info.samples(frames + codec.encode_reach) + filter_reach(SAMPLE_RATE, info.sample_rate)
+    whole = encode_audio(codec, stem[:, :needed])[:, :frames].to(torch.float16)
     # Checked as float16, which overflows where float32 would not.
     if not torch.isfinite(whole).all():
-        raise SongError(Status.NOT_FINITE, f"latents of {codec.identity} hold values that float16 cannot")
+        raise SongError(Status.NOT_FINITE, f"latents of {info} hold values that float16 cannot")
     return whole.unflatten(1, (chunks, chunk_frames)).movedim(1, 0).contiguous()
 
 
-def _describe(vocals: Audio, mix: Audio, chunks: int, length: int) -> list[dict[str, float]]:
-    """A row for each chunk of `length` samples."""
+def _describe(vocals: Audio, mix: Audio, bounds: Sequence[int]) -> list[dict[str, float]]:
+    """A row for each chunk; `bounds` are the samples at which one ends and the next begins."""
     active = vocal_activity(vocals, mix)
     rows: list[dict[str, float]] = []
-    for first in range(0, chunks * length, length):
-        vocal, whole = vocals[:, first : first + length], mix[:, first : first + length]
-        share = vocal_share(active, first / SAMPLE_RATE, length / SAMPLE_RATE)
+    for first, end in pairwise(bounds):
+        share = vocal_share(active, first / SAMPLE_RATE, (end - first) / SAMPLE_RATE)
         rows.append(
             {
                 "start_s": round(first / SAMPLE_RATE, 4),
                 "vocal_share": round(share, 4),
-                "vocal_rms_db": round(dbfs(vocal), 4),
-                "mix_peak": round(float(abs(whole).max()), 4),
+                "vocal_rms_db": round(dbfs(vocals[:, first:end]), 4),
+                "mix_peak": round(float(abs(mix[:, first:end]).max()), 4),
             }
         )
     return rows

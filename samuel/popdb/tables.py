@@ -1,8 +1,7 @@
-"""Tables of the dataset: `songs.parquet`, a row per song of the list, and reading and writing any of them.
+"""`songs.parquet`: a row per song of the list, whatever became of it.
 
-The same rows give the same bytes. `vocal_shares` has a value for each of a song's chunks, `pairs` counts
-those that the dataset holds. A song whose chunks were all left out has status `ok`, vocal shares and no
-pairs; one that failed has neither.
+`vocal_shares` has a value for each of the song's chunks, `pairs` counts those that the dataset holds. A song
+whose chunks were all left out has status `ok`, vocal shares and no pairs; one that failed has neither.
 """
 
 import json
@@ -19,7 +18,8 @@ from samuel.artifacts import replacing
 from samuel.popdb.duplicates import from_bytes, recordings
 from samuel.popdb.status import Outcome
 
-Row = dict[str, Any]
+# Rows in Parquet: the same rows give the same bytes.
+
 
 ROWS_AT_A_TIME = 1024
 
@@ -27,19 +27,18 @@ ROWS_AT_A_TIME = 1024
 pa.set_memory_pool(pa.system_memory_pool())
 
 
-def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
     """Write `rows` as a Parquet file, whole or not at all; what they hold packed is unpacked part by part."""
     parts = [rows[start : start + ROWS_AT_A_TIME] for start in range(0, len(rows), ROWS_AT_A_TIME)]
-    tables = [
-        pa.Table.from_pylist(
-            [{k: v.rows() if isinstance(v, Packed) else v for k, v in row.items()} for row in part], schema
-        )
-        for part in parts
-    ]
+    tables = [pa.Table.from_pylist([_unpacked(row) for row in part], schema=schema) for part in parts]
     with replacing(path) as temporary:
         pq.write_table(pa.concat_tables([schema.empty_table(), *tables]).combine_chunks(), temporary)
     del tables
     pa.default_memory_pool().release_unused()
+
+
+def _unpacked(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.rows() if isinstance(value, Packed) else value for name, value in row.items()}
 
 
 def read_table(
@@ -66,10 +65,17 @@ def read_table(
         raise ValueError(f"not Parquet ({error})") from error
 
 
-class Packed(Sequence[Row]):
-    """Rows that JSON can hold, unpacked whenever they are looked at: a tenth of the memory of the objects.
+# Rows kept small: a run over a long list has the candidates of all its songs in memory.
 
-    A run over a long list holds the candidates of all its songs.
+
+Row = dict[str, Any]
+
+
+class Packed(Sequence[Row]):
+    """Rows that JSON can hold, unpacked whenever they are looked at; a tenth of the rows as objects.
+
+    Args:
+        rows: Read once.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -120,8 +126,8 @@ RECORDED = (
 
 def song_rows(
     outcomes: Sequence[Outcome], groups: Mapping[str, str], min_vocal_share: float = 0.0
-) -> list[Row]:
-    """Rows of `songs.parquet`.
+) -> list[dict[str, Any]]:
+    """The rows of `songs.parquet`.
 
     Args:
         outcomes: One per song of the list, failures included.
@@ -131,14 +137,14 @@ def song_rows(
     return [_row(outcome, groups, min_vocal_share) for outcome in outcomes]
 
 
-def chunks_kept(outcome: Outcome, min_vocal_share: float) -> list[tuple[int, Row]]:
+def chunks_kept(outcome: Outcome, min_vocal_share: float) -> list[tuple[int, dict[str, Any]]]:
     """Number and description of each chunk of a song that becomes a pair, in order."""
     chunks = enumerate(outcome.record.get("chunks", []))
     return [(number, chunk) for number, chunk in chunks if chunk["vocal_share"] >= min_vocal_share]
 
 
-def song_counts(rows: Sequence[Row]) -> dict[str, int]:
-    """Counts for `dataset.json`; a chunk left out is one that became no pair."""
+def song_counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """What `dataset.json` counts of these rows; a chunk left out is one that became no pair."""
     chunks = sum(len(row["vocal_shares"]) for row in rows)
     return {
         "songs_listed": len(rows),
@@ -148,8 +154,8 @@ def song_counts(rows: Sequence[Row]) -> dict[str, int]:
     }
 
 
-def why_no_pairs(rows: Sequence[Row], min_vocal_share: float) -> str:
-    """Explain to people that none of these songs gave a pair."""
+def why_no_pairs(rows: Sequence[dict[str, Any]], min_vocal_share: float) -> str:
+    """Why none of these songs gave a pair, for people."""
     if shares := [share for row in rows for share in row["vocal_shares"]]:
         return (
             f"popdb.min_vocal_share = {min_vocal_share:g} leaves none of {len(shares)} chunks, of which the "
@@ -168,12 +174,12 @@ def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
     )
 
 
-def write_songs(path: Path, rows: Sequence[Row]) -> None:
+def write_songs(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `songs.parquet`, whole or not at all."""
     write_rows(path, rows, SONGS_SCHEMA)
 
 
-def _row(outcome: Outcome, groups: Mapping[str, str], min_vocal_share: float) -> Row:
+def _row(outcome: Outcome, groups: Mapping[str, str], min_vocal_share: float) -> dict[str, Any]:
     song, record = outcome.song, outcome.record
     return {
         "song_id": song.song_id,

@@ -21,7 +21,7 @@ from samuel.config import Settings
 from samuel.errors import InputError, SettingsError
 from samuel.popdb.dataset import Popdb, folder_of, readable
 from samuel.popdb.songs import Song
-from samuel.popdb.stages import encode_audio
+from samuel.popdb.stages import encode_stems
 from samuel.popdb.status import Outcome, attempt
 from samuel.popdb.writer import write_popdb
 from samuel.synthetic.song import VERSION as SONGS
@@ -72,7 +72,7 @@ def encode_true_stems(settings: Settings, index: int) -> Outcome:
         song = compose(seed, index)
         return {
             "title": song.title,
-            **encode_audio(codec, song.vocals, song.accompaniment, frames, folder),
+            **encode_stems(codec, song.vocals, song.accompaniment, frames, folder),
         }
 
     recorded = {"audio_sha256": key, "separator": SEPARATOR, "codec": codec.identity, "video_id": None}

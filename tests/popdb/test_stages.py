@@ -15,8 +15,7 @@ from torch import Tensor
 
 from samuel.artifacts import Artifact, find_artifact, make_artifact
 from samuel.audio import SAMPLE_RATE, Audio, dbfs, read_wav, write_wav
-from samuel.codecs import load_codec
-from samuel.codecs.base import HOP
+from samuel.codecs import CodecInfo, load_codec
 from samuel.config import CodecConfig
 from samuel.errors import InputError, MissingPartError, SongError
 from samuel.popdb import stages
@@ -29,9 +28,10 @@ from tests.popdb.latents import FRAMES, small_settings
 from tests.popdb.noise import Share, noise, run, songs_of
 from tests.weights import write_stable_audio
 
-CHUNK = FRAMES * HOP
 STEP = 2.0**-23
 MEL = load_codec(CodecConfig(), torch.device("cpu"))
+HOP = MEL.info.hop
+CHUNK = FRAMES * HOP
 
 # Stems on disk -----------------------------------------------------------------------------------
 
@@ -129,7 +129,8 @@ class Constant:
     """A codec whose every latent is one value."""
 
     identity = "constant"
-    window, decode_reach = 256, 0
+    info = CodecInfo(name="constant", version="1", sample_rate=44_100, hop=2048, channels=64)
+    window, encode_reach, decode_reach = 256, 0, 0
 
     def __init__(self, value: float) -> None:
         self.value = value
