@@ -1,6 +1,6 @@
 """The experiments that the papers leave open: one choice varied at a time, several seeds, one table.
 
-`variants` says what is trained, `study` trains it, `statistics` compares, `table` and `plot` show.
+Every fit is found again by its settings, wherever it was made.
 """
 
 import math
@@ -16,36 +16,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from samuel.artifacts import (
-    Artifact,
-    digest,
-    find_artifact,
-    make_artifact,
-    read_jsonl,
-    write_json,
-)
-from samuel.config import (
-    Factor,
-    LossWeight,
-    Mixing,
-    Settings,
-)
+from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, read_jsonl, write_json
+from samuel.config import Factor, LossWeight, Mixing, Settings
 from samuel.device import resolve_device
 from samuel.errors import DatasetError, SettingsError
 from samuel.model.unet import SamuelUNet, parameter_count
 from samuel.popdb.dataset import Popdb
-from samuel.report.html import plain
+from samuel.report.html import bullets, plain, section, table
 from samuel.report.report import caveats
 from samuel.train import fit, run_folder
 
-# What an ablation trains: the settings as they are, and every other value of each factor.
-
-
 Value: TypeAlias = str | int | float
 
-AS_SET = "as set"
+VERSION = 1
 SEEDS = 2**32  # there are no more
-
+MARK, MARK_ERRORS = "†", 2.0  # standard errors that a mean difference has to exceed to be marked
+LEAST_SEEDS = 3  # with fewer, a deviation says nothing
+INCHES_PER_VALUE = 0.75
 VALUES: Mapping[Factor, tuple[Value, ...]] = {
     "mixing": get_args(Mixing),
     "window": (8, 16, 32, 64),
@@ -53,79 +40,58 @@ VALUES: Mapping[Factor, tuple[Value, ...]] = {
     "loss_weight": get_args(LossWeight),
 }
 """The values that are compared; those of window and condition dropout are the papers' open questions."""
-
 SECTIONS: Mapping[Factor, str] = {
     "mixing": "model",
     "window": "model",
     "condition_dropout": "diffusion",
     "loss_weight": "diffusion",
 }
-
-
-@dataclass(frozen=True)
-class Variant:
-    """Settings that differ in one choice from those an ablation starts from.
-
-    Attributes:
-        factor: What differs; None: nothing does.
-        value: The choice; None where nothing differs.
-        settings: The whole tree.
-    """
-
-    factor: Factor | None
-    value: Value | None
-    settings: Settings
-
-    @property
-    def name(self) -> str:
-        """For people: "window = 8"."""
-        return AS_SET if self.factor is None else f"{self.factor} = {self.value}"
+HEAD = ("choice", "value", "fits", "validation loss, best", "last", "conditioning gain", "best, less as set")
 
 
 @dataclass(frozen=True)
 class PlannedFit:
-    """One training of one variant.
+    """One training of settings that differ in one choice from those an ablation starts from.
 
     Attributes:
-        variant: What is trained.
-        seed: Of its weights, batches, noise and dropout.
+        factor: What differs; None: nothing does.
+        value: The choice; None where nothing differs.
+        seed: Of weights, batches, noise and dropout.
+        settings: The whole tree, with this choice and seed.
     """
 
-    variant: Variant
+    factor: Factor | None
+    value: Value | None
     seed: int
+    settings: Settings
 
     @property
     def name(self) -> str:
         """For people: "window = 8, seed 0"."""
-        return f"{self.variant.name}, seed {self.seed}"
-
-    @property
-    def settings(self) -> Settings:
-        """The variant's, with this seed."""
-        return _changed(self.variant.settings, "training", "seed", self.seed)
+        return f"{variant_name(self.factor, self.value)}, seed {self.seed}"
 
 
-def variants(settings: Settings) -> list[Variant]:
-    """The settings as they are, once, then each other value of every factor of `settings.ablation`."""
-    found = [Variant(None, None, settings)]
-    for factor in dict.fromkeys(settings.ablation.factors):
-        section, own = SECTIONS[factor], value_of(settings, factor)
-        found += [
-            Variant(factor, value, _changed(settings, section, factor, value))
-            for value in VALUES[factor]
-            if value != own
-        ]
-    return found
+def variant_name(factor: Factor | None, value: Value | None) -> str:
+    """Name of a choice for people: "window = 8"."""
+    return "as set" if factor is None else f"{factor} = {value}"
 
 
 def planned_fits(settings: Settings) -> list[PlannedFit]:
-    """Every variant with every seed, from `settings.training.seed` on; seed by seed."""
+    """Plan the settings as they are and each other value of every factor, with every seed; seed by seed."""
+    variants: list[tuple[Factor | None, Value | None, Settings]] = [(None, None, settings)]
+    for factor in dict.fromkeys(settings.ablation.factors):
+        others = (value for value in VALUES[factor] if value != value_of(settings, factor))
+        variants += [(factor, value, _changed(settings, SECTIONS[factor], factor, value)) for value in others]
     seeds = [(settings.training.seed + place) % SEEDS for place in range(settings.ablation.seeds)]
-    return [PlannedFit(variant, seed) for seed in seeds for variant in variants(settings)]
+    return [
+        PlannedFit(factor, value, seed, _changed(variant, "training", "seed", seed))
+        for seed in seeds
+        for factor, value, variant in variants
+    ]
 
 
 def value_of(settings: Settings, factor: Factor) -> Value:
-    """What the settings say of a factor."""
+    """The value of a factor in the settings."""
     return getattr(getattr(settings, SECTIONS[factor]), factor)
 
 
@@ -134,22 +100,9 @@ def _changed(settings: Settings, section: str, name: str, value: Value) -> Setti
     return settings.model_copy(update={section: old.model_copy(update={name: value})})
 
 
-# Means over seeds, and differences from the settings as they are.
-
-
-MARK_ERRORS = 2.0  # standard errors that a mean difference has to exceed to be marked
-LEAST_SEEDS = 3  # with fewer, a deviation says nothing
-
-
 @dataclass(frozen=True)
 class Spread:
-    """Some numbers as one.
-
-    Attributes:
-        mean: Their mean.
-        deviation: Sample standard deviation (n - 1); None for a single number.
-        count: n.
-    """
+    """Mean of `count` numbers and their sample standard deviation (n - 1); None for a single number."""
 
     mean: float
     deviation: float | None
@@ -163,9 +116,9 @@ class Spread:
         return abs(self.mean) > MARK_ERRORS * self.deviation / math.sqrt(self.count)
 
 
-def spread(values: Iterable[float]) -> Spread | None:
-    """Mean and sample standard deviation; None of nothing."""
-    numbers = list(values)
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """Mean and sample standard deviation of the values that there are; None of nothing."""
+    numbers = [value for value in values if value is not None]
     if not numbers:
         return None
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
@@ -185,12 +138,9 @@ def share_marked_by_chance(count: int) -> float:
     return float(2.0 * student.sf(MARK_ERRORS, count - 1))
 
 
-# Training every variant with every seed; each fit is found again by its settings, wherever it was made.
-
-
 @dataclass(frozen=True)
 class Result:
-    """What became of a fit. The losses are mean squared errors of v on held-out songs.
+    """Outcome of a fit. The losses are mean squared errors of v on held-out songs.
 
     Attributes:
         factor: What was varied; None: nothing.
@@ -253,27 +203,23 @@ def run_study(
 
 def run_fit(popdb: Popdb, planned: PlannedFit, on_step: Callable[[dict[str, Any]], object]) -> Result:
     """Train one variant with one seed, or find it. One that fails by itself has a result that says why."""
-    variant, settings = planned.variant, planned.settings
     try:
-        model = fit(popdb, settings, run_folder(popdb, settings), on_step)
+        model = fit(popdb, planned.settings, run_folder(popdb, planned.settings), on_step)
     except (DatasetError, SettingsError) as error:  # a loss that is not finite, above all
-        return Result(variant.factor, variant.value, planned.seed, message=str(error))
-    return Result(variant.factor, variant.value, planned.seed, **_losses(model), worked=model.made)
-
-
-def _losses(model: Artifact) -> dict[str, Any]:
+        return Result(planned.factor, planned.value, planned.seed, message=str(error))
     rows = [row for row in read_jsonl(model.path("metrics.jsonl")) if "validation_loss" in row]
     best = {row["step"]: row for row in rows}[model.record["progress"]["best_step"]]
-    return {
-        "best_step": best["step"],
-        "best_loss": best["validation_loss"],
-        "shuffled_loss": best.get("validation_shuffled"),
-        "last_step": rows[-1]["step"],
-        "last_loss": rows[-1]["validation_loss"],
-    }
-
-
-# The rows of an ablation's table: for each value of each factor, what its fits came to.
+    return Result(
+        planned.factor,
+        planned.value,
+        planned.seed,
+        best_step=best["step"],
+        best_loss=best["validation_loss"],
+        shuffled_loss=best.get("validation_shuffled"),
+        last_step=rows[-1]["step"],
+        last_loss=rows[-1]["validation_loss"],
+        worked=model.made,
+    )
 
 
 @dataclass(frozen=True)
@@ -302,62 +248,89 @@ class Row:
 
 
 def table_rows(results: Sequence[Result], settings: Settings) -> list[Row]:
-    """A row for each value of every factor, the settings' own among them."""
+    """Compute a row for each value of every factor, the settings' own among them."""
+    base = [result for result in results if result.factor is None]
     rows: list[Row] = []
     for factor in dict.fromkeys(settings.ablation.factors):
         own, values = value_of(settings, factor), VALUES[factor]
-        shown = values if own in values else (own, *values)
-        rows += [_row(results, factor, value, as_set=value == own) for value in shown]
+        for value in values if own in values else (own, *values):
+            named = [result for result in results if (result.factor, result.value) == (factor, value)]
+            mine = base if value == own else named
+            difference = paired_difference(_best_losses(mine), _best_losses(base))
+            row = Row(
+                factor, value, value == own, tuple(mine),
+                best=spread(result.best_loss for result in mine),
+                last=spread(result.last_loss for result in mine),
+                conditioning_gain=spread(result.conditioning_gain for result in mine),
+                difference=None if value == own else difference,
+            )  # fmt: skip
+            rows.append(row)
     return rows
 
 
-def best_losses(results: Sequence[Result]) -> dict[int, float]:
-    """Seed → loss of the best validation, where there is one."""
+def _best_losses(results: Sequence[Result]) -> dict[int, float]:
     return {result.seed: result.best_loss for result in results if result.best_loss is not None}
 
 
-def _row(results: Sequence[Result], factor: Factor, value: Value, *, as_set: bool) -> Row:
-    base = [result for result in results if result.factor is None]
-    named = [result for result in results if (result.factor, result.value) == (factor, value)]
-    mine = base if as_set else named
-    return Row(
-        factor,
-        value,
-        as_set,
-        tuple(mine),
-        best=spread(best_losses(mine).values()),
-        last=spread(result.last_loss for result in mine if result.last_loss is not None),
-        conditioning_gain=spread(
-            result.conditioning_gain for result in mine if result.conditioning_gain is not None
-        ),
-        difference=None if as_set else paired_difference(best_losses(mine), best_losses(base)),
-    )
+def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> Artifact:
+    """Write `ablation.md`, `ablation.json` and `ablation.png`, or find them, in `artifacts/ablations/<key>`.
 
+    Args:
+        popdb: The dataset of all fits.
+        settings: What the variants started from.
+        results: Of every fit.
 
-# An ablation as a picture: every fit a dot.
+    Raises:
+        DatasetError: Every fit failed; says why the first did.
+    """
+    if not any(result.best_loss is not None for result in results):
+        raise DatasetError(f"no fit came to a result; the first: {results[0].message}")
+    rows, shaping = table_rows(results, settings), ("model", "diffusion", "training", "ablation")
+    fits = [
+        {name: value for name, value in asdict(result).items() if name != "worked"}
+        | {"conditioning_gain": result.conditioning_gain}
+        for result in results
+    ]
+    numbers = {
+        "dataset": {part: popdb.info[part] for part in ("content_sha256", "source", "separator", "codec")},
+        "settings": {part: getattr(settings, part).model_dump(mode="json") for part in shaping},
+        "device": _device(settings),
+        "fits": fits,
+    }
+    folder = settings.artifacts / "ablations" / digest("ablation", VERSION, numbers)
 
+    def make(target: Path) -> dict[str, Any]:
+        plot_rows(rows, target / "ablation.png")
+        spreads = [
+            {name: value for name, value in asdict(row).items() if name != "results"}
+            | {"marked": row.difference is not None and row.difference.marked}
+            for row in rows
+        ]
+        write_json(target / "ablation.json", numbers | {"rows": spreads})
+        (target / "ablation.md").write_text(_text(rows, results, popdb, settings), "utf-8")
+        return {"fits": len(results)}
 
-MEASURES: tuple[tuple[str, Callable[[Result], float | None]], ...] = (
-    ("best validation loss\n(squared error of v)", lambda result: result.best_loss),
-    ("conditioning gain\n(squared error of v)", lambda result: result.conditioning_gain),
-)
-INCHES_PER_VALUE = 0.75
+    return find_artifact(folder) or make_artifact(folder, make)
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
-    """A column for each factor, a dot for each fit, a line at each mean; the settings' own value in colour.
+    """Draw a column for each factor, a dot for each fit, a line at each mean; the settings' own in colour.
 
     What no fit measured has no row of plots.
     """
     factors = [list(group) for _, group in groupby(rows, lambda row: row.factor)]
+    measures = {
+        "best validation loss\n(squared error of v)": lambda result: result.best_loss,
+        "conditioning gain\n(squared error of v)": lambda result: result.conditioning_gain,
+    }
     results = [result for row in rows for result in row.results]
-    shown = [measure for measure in MEASURES if any(measure[1](result) is not None for result in results)]
+    shown = {title: of for title, of in measures.items() if any(of(result) is not None for result in results)}
     widths = [len(group) for group in factors]
     figure = Figure(figsize=(INCHES_PER_VALUE * sum(widths) + 2, 3.2 * len(shown)), layout="constrained")
     plots = figure.subplots(
         len(shown), len(factors), squeeze=False, sharey="row", sharex="col", width_ratios=widths
     )
-    for line, (title, measure) in zip(plots, shown, strict=True):
+    for line, (title, measure) in zip(plots, shown.items(), strict=True):
         line[0].set_ylabel(title)
         for axes, group in zip(line, factors, strict=True):
             _draw(axes, group, measure)
@@ -380,84 +353,39 @@ def _draw(axes: Axes, rows: Sequence[Row], measure: Callable[[Result], float | N
             axes.hlines(middle.mean, place - 0.25, place + 0.25, color=colour, linewidth=2)
 
 
-# The table of an ablation, as Markdown, as JSON and as a picture.
-
-
-VERSION = 1
-MARK = "†"
-HEAD = """\
-| choice | value | fits | validation loss, best | last | conditioning gain | best, less as set |
-|---|---|---|---|---|---|---|"""
-
-
-def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> Artifact:
-    """Write `ablation.md`, `ablation.json` and `ablation.png`, or find them, in `artifacts/ablations/<key>`.
-
-    Args:
-        popdb: The dataset of all fits.
-        settings: What the variants started from.
-        results: Of every fit.
-
-    Raises:
-        DatasetError: Every fit failed; says why the first did.
-    """
-    if not any(result.best_loss is not None for result in results):
-        raise DatasetError(f"no fit came to a result; the first: {results[0].message}")
-    numbers = {
-        "dataset": {part: popdb.info[part] for part in ("content_sha256", "source", "separator", "codec")},
-        "settings": {part: getattr(settings, part).model_dump(mode="json") for part in SHAPING},
-        "device": _device(settings),
-        "fits": [_numbers(result) for result in results],
-    }
-    folder = settings.artifacts / "ablations" / digest("ablation", VERSION, numbers)
-
-    def make(target: Path) -> dict[str, Any]:
-        rows = table_rows(results, settings)
-        plot_rows(rows, target / "ablation.png")
-        write_json(target / "ablation.json", numbers | {"rows": [_row_numbers(row) for row in rows]})
-        (target / "ablation.md").write_text(_text(rows, results, popdb, settings), "utf-8")
-        return {"fits": len(results)}
-
-    return find_artifact(folder) or make_artifact(folder, make)
-
-
-SHAPING = ("model", "diffusion", "training", "ablation")
-
-
-def _numbers(result: Result) -> dict[str, Any]:
-    kept = {name: value for name, value in asdict(result).items() if name != "worked"}
-    return kept | {"conditioning_gain": result.conditioning_gain}
-
-
-def _row_numbers(row: Row) -> dict[str, Any]:
-    marked = row.difference is not None and row.difference.marked
-    return {name: value for name, value in asdict(row).items() if name != "results"} | {"marked": marked}
-
-
 def _text(rows: Sequence[Row], results: Sequence[Result], popdb: Popdb, settings: Settings) -> str:
-    sections = [
+    failed = [
+        f"`{variant_name(result.factor, result.value)}`, seed {result.seed}: {plain(result.message)}"
+        for result in results
+        if result.best_loss is None
+    ]
+    parts = [
         "# Ablations",
-        "\n".join([HEAD, *map(_line, rows)]),
+        table(HEAD, map(_cells, rows), words=len(HEAD)),
         _legend(results, settings),
-        _failures(results, settings),
+        section("Fits without a result:", bullets(failed)) if failed else "",
         "![Ablations](ablation.png)",
         _made_of(popdb, settings),
         caveats(popdb),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return section(*parts) + "\n"
 
 
-def _line(row: Row) -> str:
-    value = f"`{row.value}`{' (as set)' if row.as_set else ''}"
+def _cells(row: Row) -> list[str]:
     count, whole = row.best.count if row.best else 0, len(row.results)
-    fits = str(count) if count == whole else f"{count} of {whole}"
-    difference = "–" if row.as_set else _spread(row.difference, "+z.5f")
-    difference += f" {MARK}" if row.difference and row.difference.marked else ""
-    cells = [_spread(row.best), _spread(row.last), _spread(row.conditioning_gain, "+z.4f"), difference]
-    return f"| {row.factor.replace('_', ' ')} | {value} | {fits} | {' | '.join(cells)} |"
+    difference = "–" if row.as_set else _mean(row.difference, "+z.5f")
+    return [
+        row.factor.replace("_", " "),
+        f"`{row.value}`{' (as set)' if row.as_set else ''}",
+        str(count) if count == whole else f"{count} of {whole}",
+        _mean(row.best),
+        _mean(row.last),
+        _mean(row.conditioning_gain, "+z.4f"),
+        f"{difference} {MARK}" if row.difference and row.difference.marked else difference,
+    ]
 
 
-def _spread(spread: Spread | None, form: str = ".4f") -> str:
+def _mean(spread: Spread | None, form: str = ".4f") -> str:
     if spread is None:
         return "not measured"
     deviation = "" if spread.deviation is None else f" ± {spread.deviation:{form.lstrip('+z')}}"
@@ -466,32 +394,24 @@ def _spread(spread: Spread | None, form: str = ".4f") -> str:
 
 def _legend(results: Sequence[Result], settings: Settings) -> str:
     seeds = settings.ablation.seeds
-    sentences = [
-        "Mean ± sample standard deviation over the seeds; a loss is better when lower.",
+    text = (
+        "Mean ± sample standard deviation over the seeds; a loss is better when lower. "
         "The validation loss is the unweighted mean squared error of v, at noise levels and with noise that "
         "are the same for all fits, every vocal given: so choices of loss weight and of condition dropout "
-        "compare fairly.",
-        "*Best* is the lowest of a fit's validations, which flatters all fits alike; *last* was not chosen.",
+        "compare fairly. "
+        "*Best* is the lowest of a fit's validations, which flatters all fits alike; *last* was not chosen. "
         "*Conditioning gain*: how much the best model's loss grows with the vocal of another held-out "
-        "song; where there is no other, it is not measured.",
-        "*Best, less as set* pairs the fits by seed, so what a seed does to both cancels.",
-    ]
+        "song; where there is no other, it is not measured. "
+        "*Best, less as set* pairs the fits by seed, so what a seed does to both cancels."
+    )
     if seeds < LEAST_SEEDS:
-        sentences.append(f"With fewer than {LEAST_SEEDS} seeds, no difference is marked.")
-    elif len(results) > seeds:
-        chance = share_marked_by_chance(seeds)
-        sentences.append(
-            f"{MARK}: more than two standard errors from zero. By chance alone, that would mark about "
-            f"{chance:.0%} of the differences, and a mark says nothing of their size."
+        return f"{text} With fewer than {LEAST_SEEDS} seeds, no difference is marked."
+    if len(results) > seeds:
+        return (
+            f"{text} {MARK}: more than two standard errors from zero. By chance alone, that would mark about "
+            f"{share_marked_by_chance(seeds):.0%} of the differences, and a mark says nothing of their size."
         )
-    return " ".join(sentences)
-
-
-def _failures(results: Sequence[Result], settings: Settings) -> str:
-    failed = [result for result in results if result.best_loss is None]
-    named = [(Variant(result.factor, result.value, settings).name, result) for result in failed]
-    lines = [f"- `{name}`, seed {result.seed}: {plain(result.message)}" for name, result in named]
-    return "\n".join(["Fits without a result:", "", *lines]) if lines else ""
+    return text
 
 
 def _made_of(popdb: Popdb, settings: Settings) -> str:
@@ -500,14 +420,13 @@ def _made_of(popdb: Popdb, settings: Settings) -> str:
     patience = f", ended after {training.patience} validations without gain" if training.patience else ""
     parameters = parameter_count(SamuelUNet(settings.model, settings.diffusion))
     source, separator, codec = (plain(str(popdb.info[part])) for part in ("source", "separator", "codec"))
-    lines = [
-        f"- dataset: source {source}, separator {separator}, codec {codec}; {counts['pairs']} pairs of "
+    return bullets([
+        f"dataset: source {source}, separator {separator}, codec {codec}; {counts['pairs']} pairs of "
         f"{counts['songs_kept']} songs: {counts['train']} to train on, {counts['validation']} {held}",
-        f"- each fit: {training.steps} steps of {training.batch_size} pairs{patience}",
-        f"- network: {parameters:,} parameters, channels {settings.model.channels}",
-        f"- device: {_device(settings)}",
-    ]
-    return "\n".join(lines)
+        f"each fit: {training.steps} steps of {training.batch_size} pairs{patience}",
+        f"network: {parameters:,} parameters, channels {settings.model.channels}",
+        f"device: {_device(settings)}",
+    ])  # fmt: skip
 
 
 def _device(settings: Settings) -> str:

@@ -1,36 +1,31 @@
-"""A comparison of runs as text, as a page and as a table."""
+"""Finished evaluations side by side: what differs, by how much, and whether it is more than noise.
+
+Every difference is to the first run. Tracks that both runs hold, by name and by the digest of the vocal, are
+compared in pairs, which takes away what is common to a track; runs without common tracks are compared as
+independent samples.
+"""
 
 import json
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from scipy import stats
 
 from samuel.artifacts import replacing, sha256
 from samuel.errors import InputError
 from samuel.evaluate.scores import find_score, in_order
-from samuel.evaluate.statistics import (
-    Interval,
-    mean_interval,
-    paired_p,
-    unpaired_p,
-)
-from samuel.evaluate.summary import (
-    OTHERS,
-    SCHEMA,
-    SCORES,
-    SUMMARY,
-    VERSION,
-)
-from samuel.popdb.tables import read_table, write_rows
+from samuel.evaluate.statistics import Interval, mean_interval, paired_p, unpaired_p
+from samuel.evaluate.summary import OTHERS, SCHEMA, SCORES, SUMMARY, VERSION
 from samuel.report.html import (
     NONE,
-    NOT_MEASURED,
     bullets,
     interval,
     number,
@@ -41,11 +36,23 @@ from samuel.report.html import (
     table,
 )
 
-# Finished evaluations as they lie on disk, in the folder of a report or of its scores.
-
-
 DEEPEST = 3
-Values = dict[str, float | None]
+MOST_BYTES, MOST_ROWS = 2**26, 10**7
+"""Of a summary, and of a table of scores: a thousand systems on a thousand tracks."""
+SIGNIFICANT = 0.05
+CONFIDENCE = 0.95
+LEAST_PAIRS = 2
+DESCRIBING = ("tracks", "codec", "dataset", "model", "audiobox", "apa_weights")
+"""What a summary may say of a run, in which two of them should not differ unnoticed."""
+COLUMNS = {
+    "system": "string", "score": "string", "run": "string",
+    "n": "int64", "mean": "float64", "low": "float64", "high": "float64",
+    "difference_mean": "float64", "difference_low": "float64", "difference_high": "float64",
+    "test": "string", "p": "float64", "adjusted": "float64", "tested": "Int64", "left_out": "Int64",
+}  # fmt: skip
+HEAD = ("system", "score", "run", "tracks", "mean", "difference", "p", "adjusted", "test")
+MARK = "†"
+TITLE = "SAMUeL runs compared"
 
 
 @dataclass(frozen=True)
@@ -53,17 +60,17 @@ class Run:
     """A finished evaluation.
 
     Attributes:
-        name: What a comparison calls it.
+        name: In the comparison.
         folder: Where its scores lie.
         summary: `summary.json`.
-        values: By system and score, the value of each track; scores that look at the vocal, with its own.
+        values: By system and score, the finite values by track; scores that look at the vocal, with its own.
         titles: By track.
     """
 
     name: str
     folder: Path
     summary: dict[str, Any]
-    values: dict[tuple[str, str], Values]
+    values: dict[tuple[str, str], pd.Series]
     titles: dict[str, str]
 
     @property
@@ -74,7 +81,7 @@ class Run:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Runs that are to be compared.
+    """Read runs that are to be compared.
 
     Raises:
         InputError: There are not two, one is not there, is given twice, or is damaged or of another version.
@@ -85,7 +92,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     for place, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:place]]:
             raise InputError(f"{paths[place]}: the run in {folder} is given twice")
-    return [_read(name, folder) for name, folder in zip(_names(paths), folders, strict=True)]
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    return [_read(name, folder) for name, folder in zip(names, folders, strict=True)]
 
 
 def find_run(path: Path) -> Path:
@@ -96,48 +106,40 @@ def find_run(path: Path) -> Path:
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give the folder of a report, with {SCORES} and {SUMMARY}")
-    if _holds_run(path):
-        return path
-    below = [folder for depth in range(1, DEEPEST + 1) for folder in sorted(path.glob("/".join("*" * depth)))]
-    found = [folder for folder in below if _holds_run(folder) and not _hidden(folder, path)]
+    depths = range(1, DEEPEST + 1)
+    below = (folder for depth in depths for folder in sorted(path.glob("/".join("*" * depth))))
+    found: dict[tuple[str, str], Path] = {}
+    for folder in chain([path], below):
+        in_the_making = any(part.startswith(".") for part in folder.relative_to(path).parts)
+        if (folder / SCORES).is_file() and (folder / SUMMARY).is_file() and not in_the_making:
+            found.setdefault((sha256(folder / SCORES), sha256(folder / SUMMARY)), folder)
+            if folder == path:
+                break
     if not found:
         raise InputError(
             f"{path}: holds no {SCORES} with {SUMMARY}, nor does a folder in it; give a report's"
         )
-    different = {(sha256(folder / SCORES), sha256(folder / SUMMARY)): folder for folder in reversed(found)}
-    if len(different) > 1:
-        listed = ", ".join(str(folder) for folder in sorted(different.values()))
+    if len(found) > 1:
+        listed = ", ".join(str(folder) for folder in sorted(found.values()))
         raise InputError(f"{path}: holds several runs; give one of {listed}")
-    return found[0]
-
-
-def _holds_run(folder: Path) -> bool:
-    return (folder / SCORES).is_file() and (folder / SUMMARY).is_file()
-
-
-def _hidden(folder: Path, root: Path) -> bool:
-    """Whether it is in the making."""
-    return any(part.startswith(".") for part in folder.relative_to(root).parts)
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The last part of each path, or all of it where that would leave two runs with one name."""
-    short = [path.resolve().name for path in paths]
-    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+    return next(iter(found.values()))
 
 
 def _read(name: str, folder: Path) -> Run:
-    summary, rows = _summary(folder / SUMMARY), _rows(folder / SCORES)
-    values: dict[tuple[str, str], Values] = {}
-    for row in rows:
-        if row["against"] != OTHERS:
-            values.setdefault((row["system"], row["score"]), {})[row["track"]] = row["value"]
-    return Run(name, folder, summary, values, {row["track"]: row["title"] or "" for row in rows})
+    rows = _read_scores(folder / SCORES)
+    own = rows[(rows["against"] != OTHERS)].drop_duplicates(["system", "score", "track"], keep="last")
+    values = {
+        key: group.set_index("track")["value"].replace([np.inf, -np.inf], np.nan).dropna()
+        for key, group in own.groupby(["system", "score"], sort=False)
+    }
+    titles = dict(zip(rows["track"], rows["title"].fillna(""), strict=True))
+    return Run(name, folder, _read_summary(folder / SUMMARY), values, titles)
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def _read_summary(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            found = json.loads(file.read(MOST_BYTES))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); evaluate again") from error
     version = found.get("version") if isinstance(found, dict) else None
@@ -148,136 +150,66 @@ def _summary(path: Path) -> dict[str, Any]:
     return found
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _read_scores(path: Path) -> pd.DataFrame:
     try:
-        rows = read_table(path.read_bytes(), SCHEMA).to_pylist()
-    except ValueError as error:
+        file = pq.ParquetFile(path)
+        fits = file.schema_arrow.equals(SCHEMA) and file.metadata.num_rows <= MOST_ROWS
+        rows = file.read(use_threads=False).to_pandas() if fits else None
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: not a table of scores ({error}); evaluate again") from error
-    if any(row[name] is None for row in rows for name in ("system", "track", "score")):
+    if rows is None:
+        raise InputError(f"{path}: not a table of scores (other columns, or too many rows); evaluate again")
+    if rows[["system", "track", "score"]].isna().any(axis=None):
         raise InputError(f"{path}: not a table of scores (a row without a name); evaluate again")
     return rows
 
 
-# Runs side by side: what differs, by how much, and whether it is more than noise.
-#
-# Every difference is to the first run. Tracks that both runs hold, by name and by the digest of the vocal,
-# are
-# compared in pairs, which takes away what is common to a track; runs without common tracks are compared as
-# independent samples.
-
-
-SIGNIFICANT = 0.05
-CONFIDENCE = 0.95
-LEAST_PAIRS = 2
-PAIRED, INDEPENDENT = "in pairs", "independent"
-DESCRIBING = ("codec", "dataset", "model", "audiobox", "apa_weights")
-"""What a summary may say of a run, in which two of them should not differ unnoticed."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A run's mean less that of the first run, of one score of one system.
-
-    Attributes:
-        test: `in pairs` or `independent`: which samples were permuted.
-        n: Pairs, or values of both runs together.
-        left_out: Values of either run that had no partner.
-        interval: Where the difference lies with 95 % confidence.
-        p: Two-sided; None where there are too few tracks.
-        adjusted: p after Benjamini and Hochberg, over all differences of the comparison.
-    """
-
-    test: str
-    n: int
-    left_out: int
-    interval: Interval
-    p: float | None
-    adjusted: float | None = None
-
-    @property
-    def significant(self) -> bool:
-        """Whether it is taken for more than noise."""
-        return self.adjusted is not None and self.adjusted < SIGNIFICANT
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One score of one system in one run.
-
-    Attributes:
-        system: Whose accompaniments.
-        score: Its name in `scores.parquet`.
-        run: Name of the run.
-        mean: Over the run's own tracks.
-        difference: To the first run; None for the first itself.
-    """
-
-    system: str
-    score: str
-    run: str
-    mean: Interval
-    difference: Difference | None
-
-    def row(self) -> dict[str, Any]:
-        """All numbers, flat; what there is not is None."""
-        found = self.difference
-        interval = asdict(found.interval) if found else dict.fromkeys(("mean", "low", "high"))
-        return {
-            **{"system": self.system, "score": self.score, "run": self.run},
-            **asdict(self.mean),
-            **{f"difference_{name}": interval[name] for name in ("mean", "low", "high")},
-            **{name: getattr(found, name, None) for name in ("test", "p", "adjusted", "left_out")},
-            "tested": found and found.n,
-        }
-
-
-def compare(runs: Sequence[Run]) -> list[Compared]:
+def compare(runs: Sequence[Run]) -> pd.DataFrame:
     """Every score of every system that all runs have, by system and score, and in the order of the runs.
 
     Args:
         runs: The first is what the others are held to.
 
+    Returns:
+        The columns of `COLUMNS`: mean and interval of a run; its difference to the first run with a 95 %
+        interval; `test`, which samples were permuted; `p`, two-sided; `adjusted`, p after Benjamini and
+        Hochberg over the whole table; `tested` pairs, or values of both runs; `left_out` without a partner.
+
     Raises:
         InputError: They have no score of a system in common.
     """
-    common = _common(runs)
-    if not common:
-        raise InputError(f"the runs have no score of a system in common: {_held(runs)}")
-    return _adjusted([_compared(runs[0], run, key) for key in common for run in runs])
-
-
-def notes(runs: Sequence[Run]) -> list[str]:
-    """What a reader must know beside the numbers: how the runs differ, and what was left out."""
-    return [*_left_out(runs), *(note for run in runs[1:] for note in _unlike(runs[0], run))]
-
-
-def _common(runs: Sequence[Run]) -> list[tuple[str, str]]:
     shared = [key for key in runs[0].values if all(key in run.values for run in runs)]
-    systems = list(dict.fromkeys(system for system, _ in shared))
-    return [
-        (system, score) for system in systems for score in in_order([s for n, s in shared if n == system])
+    if not shared:
+        systems = {run.name: sorted({system for system, _ in run.values}) for run in runs}
+        held = "; ".join(f"{name} has {', '.join(found) or 'none'}" for name, found in systems.items())
+        raise InputError(f"the runs have no score of a system in common: {held}")
+    rows = [
+        {"system": system, "score": score, "run": run.name}
+        | asdict(mean_interval(run.values[system, score]))
+        | ({} if run is runs[0] else _difference(runs[0], run, (system, score)))
+        for system in dict.fromkeys(system for system, _ in shared)
+        for score in in_order([score for of, score in shared if of == system])
+        for run in runs
     ]
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    tested = table["p"].notna()
+    if tested.any():
+        table.loc[tested, "adjusted"] = stats.false_discovery_control(table.loc[tested, "p"])
+    return table
 
 
-def _held(runs: Sequence[Run]) -> str:
-    systems = {run.name: sorted({system for system, _ in run.values}) for run in runs}
-    return "; ".join(f"{name} has {', '.join(found) or 'none'}" for name, found in systems.items())
-
-
-def _compared(first: Run, run: Run, key: tuple[str, str]) -> Compared:
-    mean = mean_interval(list(_measured(run.values[key]).values()))
-    return Compared(*key, run.name, mean, None if run is first else _difference(first, run, key))
-
-
-def _difference(first: Run, run: Run, key: tuple[str, str]) -> Difference:
-    before, after = _measured(first.values[key]), _measured(run.values[key])
-    both = [track for track in before if track in after and _same_song(first, run, track)]
+def _difference(first: Run, run: Run, key: tuple[str, str]) -> dict[str, Any]:
+    before, after = first.values[key], run.values[key]
+    both = [track for track in before.index if track in after.index and _same_song(first, run, track)]
     if len(both) >= LEAST_PAIRS:
-        gains = [after[track] - before[track] for track in both]
-        alone = len(before) + len(after) - 2 * len(both)
-        return Difference(PAIRED, len(both), alone, mean_interval(gains), paired_p(gains))
-    one, other = np.array(list(before.values())), np.array(list(after.values()))
-    return Difference(INDEPENDENT, len(one) + len(other), 0, _welch(one, other), unpaired_p(one, other))
+        gains = after[both] - before[both]
+        found, p, test, tested = mean_interval(gains), paired_p(gains), "in pairs", len(both)
+        left_out = len(before) + len(after) - 2 * tested
+    else:
+        found, p = _welch(before.to_numpy(), after.to_numpy()), unpaired_p(before, after)
+        test, tested, left_out = "independent", len(before) + len(after), 0
+    numbers = {f"difference_{part}": getattr(found, part) for part in ("mean", "low", "high")}
+    return numbers | {"test": test, "p": p, "tested": tested, "left_out": left_out}
 
 
 def _same_song(first: Run, run: Run, track: str) -> bool:
@@ -288,8 +220,6 @@ def _same_song(first: Run, run: Run, track: str) -> bool:
 
 def _welch(before: NDArray[np.float64], after: NDArray[np.float64]) -> Interval:
     """Difference of the means of independent samples with Welch's interval: their spreads may differ."""
-    from scipy import stats
-
     n = len(before) + len(after)
     if not (len(before) and len(after)):
         return Interval(n, None, None, None)
@@ -300,66 +230,31 @@ def _welch(before: NDArray[np.float64], after: NDArray[np.float64]) -> Interval:
     return Interval(n, mean, float(found.low), float(found.high))
 
 
-def _adjusted(rows: Sequence[Compared]) -> list[Compared]:
-    """With p after Benjamini and Hochberg: of what is marked, one in twenty is expected to be chance."""
-    from scipy.stats import false_discovery_control
-
-    tested = [row.difference.p for row in rows if row.difference and row.difference.p is not None]
-    adjusted = iter(false_discovery_control(tested) if tested else ())
-    return [
-        replace(row, difference=replace(row.difference, adjusted=float(next(adjusted))))
-        if row.difference and row.difference.p is not None
-        else row
-        for row in rows
-    ]
-
-
-def _measured(values: Values) -> dict[str, float]:
-    return {track: value for track, value in values.items() if value is not None and math.isfinite(value)}
-
-
-def _left_out(runs: Sequence[Run]) -> Iterator[str]:
+def notes(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know beside the numbers: how the runs differ, and what was left out."""
+    lines = []
     for run in runs:
-        lacking = [other.name for other in runs if other is not run]
-        for system, scores in _only_here(run, runs).items():
-            listed = ", ".join(scores)
-            yield f"{system} in {run.name}: {listed} left out, as not in all of {', '.join(lacking)}"
-
-
-def _only_here(run: Run, runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Scores that some other run lacks, by system."""
-    found: dict[str, list[str]] = {}
-    for system, score in run.values:
-        if not all((system, score) in other.values for other in runs):
-            found.setdefault(system, []).append(score)
-    return found
+        others = [other for other in runs if other is not run]
+        only_here: dict[str, list[str]] = {}
+        for system, score in run.values:
+            if not all((system, score) in other.values for other in others):
+                only_here.setdefault(system, []).append(score)
+        lacking = ", ".join(other.name for other in others)
+        lines += [
+            f"{system} in {run.name}: {', '.join(scores)} left out, as not in all of {lacking}"
+            for system, scores in only_here.items()
+        ]
+    return [*lines, *(note for run in runs[1:] for note in _unlike(runs[0], run))]
 
 
 def _unlike(first: Run, run: Run) -> Iterator[str]:
-    for part in ("tracks", *DESCRIBING):
+    for part in DESCRIBING:
         before, after = first.summary.get(part), run.summary.get(part)
         if before != after:
             yield f"{part} differ: {before!s:.200} in {first.name}, {after!s:.200} in {run.name}"
-    yield from _other_songs(first, run)
-    renamed = [
-        track
-        for track, title in run.titles.items()
-        if first.titles.get(track, title) != title and _same_song(first, run, track)
-    ]
-    if renamed:
-        track = renamed[0]
-        yield (
-            f"tracks with other titles in {first.name} than in {run.name}: {len(renamed)}, such as {track} "
-            f"({first.titles[track]}, {run.titles[track]}); their vocals are the same, so they were paired"
-        )
-
-
-def _other_songs(first: Run, run: Run) -> Iterator[str]:
-    """Tracks that have a name in common and nothing else that is known."""
     named = [track for track in first.titles if track in run.titles]
     known = [track for track in named if track in first.vocals and track in run.vocals]
-    other = [track for track in known if not _same_song(first, run, track)]
-    if other:
+    if other := [track for track in known if not _same_song(first, run, track)]:
         yield (
             f"tracks of one name with another vocal in {first.name} than in {run.name}: {len(other)}, such "
             f"as {other[0]}; they were not paired"
@@ -369,41 +264,50 @@ def _other_songs(first: Run, run: Run) -> Iterator[str]:
             f"tracks of one name in {first.name} and {run.name} whose vocals were not recorded: {unknown}; "
             "they may be different songs, so they were not paired"
         )
+    same = [track for track in known if _same_song(first, run, track)]
+    if renamed := [track for track in same if first.titles[track] != run.titles[track]]:
+        track = renamed[0]
+        yield (
+            f"tracks with other titles in {first.name} than in {run.name}: {len(renamed)}, such as {track} "
+            f"({first.titles[track]}, {run.titles[track]}); their vocals are the same, so they were paired"
+        )
 
 
-MARK = "†"
-TITLE = "SAMUeL runs compared"
-DIFFERENCES_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("system", "score", "run")]
-    + [("n", pa.int64())]
-    + [(name, pa.float64()) for name in ("mean", "low", "high")]
-    + [(f"difference_{name}", pa.float64()) for name in ("mean", "low", "high")]
-    + [("test", pa.string()), ("p", pa.float64()), ("adjusted", pa.float64())]
-    + [("tested", pa.int64()), ("left_out", pa.int64())]
-)
-
-
-def legend(rows: Sequence[Compared]) -> list[str]:
-    """What the numbers of a comparison are."""
-    tests = sum(row.difference is not None and row.difference.p is not None for row in rows)
+def legend(rows: pd.DataFrame) -> list[str]:
+    """Explanations of the numbers of a comparison."""
     return [
         "Each mean is over a run's own tracks; in brackets, its 95 % interval (bootstrap over the tracks).",
         "A difference is to the first run. *In pairs*: over the tracks that both runs have, with the "
         "same vocal, by permuting the two runs of a track, with a bootstrap interval. *Independent*: there "
         "are no two such tracks; by permuting all values, with Welch's interval.",
-        f"{MARK}: p after Benjamini and Hochberg, over the {tests} differences tested, is below "
+        f"{MARK}: p after Benjamini and Hochberg, over the {rows['p'].count()} differences tested, is below "
         f"{SIGNIFICANT:g}. Of what is marked, about one in twenty is expected to be chance. What is not "
         "marked may be noise.",
     ]
 
 
-def table_rows(rows: Sequence[Compared]) -> list[dict[str, str]]:
+def table_rows(rows: pd.DataFrame) -> list[dict[str, str]]:
     """A row for each score, system and run, as words."""
-    return [_words(row) for row in rows]
+    return [_words(row) for row in rows.astype(object).where(rows.notna(), None).to_dict("records")]
+
+
+def _words(row: dict[str, Any]) -> dict[str, str]:
+    digits = find_score(row["score"]).digits
+    within = interval(row["low"], row["high"], max(1, digits - 1))
+    words = [row["system"], find_score(row["score"]).title, row["run"], str(row["n"])]
+    words += [f"{number(row['mean'], digits)} {within}".rstrip(), NONE, NONE, NONE, NONE]
+    if row["test"]:
+        within = interval(row["difference_low"], row["difference_high"], digits, sign="+")
+        gain = f"{number(row['difference_mean'], digits, sign='+')} {within}".rstrip()
+        mark = f" {MARK}" if row["p"] is not None and row["adjusted"] < SIGNIFICANT else ""
+        test = "too few tracks" if row["p"] is None else f"{row['test']}, n = {row['tested']}"
+        left_out = f", {row['left_out']} left out" if row["left_out"] else ""
+        words[5:] = [gain, probability(row["p"]), probability(row["adjusted"]) + mark, test + left_out]
+    return dict(zip(HEAD, words, strict=True))
 
 
 def write_comparison(
-    runs: Sequence[Run], rows: Sequence[Compared], notes: Sequence[str], folder: Path
+    runs: Sequence[Run], rows: pd.DataFrame, notes: Sequence[str], folder: Path
 ) -> list[Path]:
     """Write `compare.html`, `compare.md` and `compare.parquet` into `folder`, each in one step.
 
@@ -415,80 +319,37 @@ def write_comparison(
     for path, content in zip(paths, (page(text, folder, TITLE), text), strict=False):
         with replacing(path) as temporary:
             temporary.write_text(content, "utf-8")
-    write_rows(paths[-1], [row.row() for row in rows], DIFFERENCES_SCHEMA)
+    with replacing(paths[-1]) as temporary:
+        rows.to_parquet(temporary, index=False)
     return paths
 
 
-def _markdown(runs: Sequence[Run], rows: Sequence[Compared], notes: Sequence[str]) -> str:
+def _markdown(runs: Sequence[Run], rows: pd.DataFrame, notes: Sequence[str]) -> str:
     listed = [
         f"**{plain(run.name)}**{' (the first)' if run is runs[0] else ''}: {plain(str(run.folder))}"
         for run in runs
     ]
-    sections = [
-        section(f"# {TITLE}", bullets(listed)),
-        section("## In short", bullets(_in_short(rows))),
-        *(_of_system(system, rows) for system in dict.fromkeys(row.system for row in rows)),
-        section("## How to read this", bullets(legend(rows))),
-        section("## What differs beside the scores", bullets(plain(note) for note in notes)) if notes else "",
+    marked = rows[rows["adjusted"] < SIGNIFICANT]
+    gains = [
+        f"**{plain(row.system)}**, {plain(find_score(row.score).title)}: "
+        f"{number(row.difference_mean, find_score(row.score).digits, sign='+')} in {plain(row.run)}"
+        for row in marked.itertuples()
     ]
-    return section(*sections) + "\n"
-
-
-def _in_short(rows: Sequence[Compared]) -> list[str]:
-    """The differences that are more than noise, and how many are not shown to be."""
-    marked = [row for row in rows if row.difference and row.difference.significant]
-    tested = [row for row in rows if row.difference and row.difference.p is not None]
-    lines = [
-        f"**{plain(row.system)}**, {plain(find_score(row.score).title)}: {_gain(row)} in {plain(row.run)}"
-        for row in marked
-    ]
-    return [*lines, f"{len(tested) - len(marked)} of {len(tested)} differences tested may be noise."]
-
-
-def _gain(row: Compared) -> str:
-    return number(
-        row.difference.interval.mean if row.difference else None, find_score(row.score).digits, sign="+"
-    )
-
-
-def _of_system(system: str, rows: Sequence[Compared]) -> str:
-    """Its table, with the score named on the first row of its runs."""
-    lines, before = [], ""
-    for row in rows:
-        if row.system == system:
-            words = _words(row)
-            label = plain(find_score(row.score).label) if row.score != before else ""
-            lines.append([label, plain(row.run), *(words[name] for name in HEAD[3:])])
-            before = row.score
-    return section(f"## {plain(system)}", table(["score", *HEAD[2:]], lines, words=2))
-
-
-HEAD = ("system", "score", "run", "tracks", "mean", "difference", "p", "adjusted", "test")
-
-
-def _words(row: Compared) -> dict[str, str]:
-    digits = find_score(row.score).digits
-    within = interval(row.mean.low, row.mean.high, max(1, digits - 1))
-    mean = f"{number(row.mean.mean, digits)} {within}".rstrip()
-    cells = (
-        row.system,
-        find_score(row.score).title,
-        row.run,
-        str(row.mean.n),
-        mean,
-        *_tested(row.difference, digits),
-    )
-    return dict(zip(HEAD, cells, strict=True))
-
-
-def _tested(found: Difference | None, digits: int) -> tuple[str, str, str, str]:
-    """Difference, p, adjusted p and test as words."""
-    if found is None:
-        return NONE, NONE, NONE, NONE
-    within = interval(found.interval.low, found.interval.high, digits, sign="+")
-    gain = f"{number(found.interval.mean, digits, sign='+')} {within}".rstrip()
-    out = f", {found.left_out} left out" if found.left_out else ""
-    if found.p is None:
-        return gain, NOT_MEASURED, NOT_MEASURED, f"too few tracks{out}"
-    adjusted = f"{probability(found.adjusted)}{f' {MARK}' if found.significant else ''}"
-    return gain, probability(found.p), adjusted, f"{found.test}, n = {found.n}{out}"
+    tested = rows["p"].count()
+    systems: dict[str, list[list[str]]] = {}
+    before = ("", "")
+    for row, words in zip(rows.itertuples(), table_rows(rows), strict=True):
+        label = find_score(row.score).label if (row.system, row.score) != before else ""
+        before = (row.system, row.score)
+        cells = [plain(label), plain(row.run), *(words[name] for name in HEAD[3:])]
+        systems.setdefault(row.system, []).append(cells)
+    return section(
+        f"# {TITLE}", bullets(listed), "## In short",
+        bullets([*gains, f"{tested - len(marked)} of {tested} differences tested may be noise."]),
+        *(
+            section(f"## {plain(system)}", table(["score", *HEAD[2:]], lines, words=2))
+            for system, lines in systems.items()
+        ),
+        "## How to read this", bullets(legend(rows)),
+        section("## What differs beside the scores", bullets(map(plain, notes))) if notes else "",
+    ) + "\n"  # fmt: skip

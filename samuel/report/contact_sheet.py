@@ -1,6 +1,6 @@
 """A look into a dataset, and a listen: pairs as spectrograms on one sheet, with clips beside it.
 
-Shapes: C = 64 latent channels, T frames; (2, S) audio at 44.1 kHz; spectrograms (64, F) in dB.
+Shapes: C latent channels, T frames; (2, S) audio at 44.1 kHz; spectrograms (64, F) in dB.
 """
 
 import re
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import librosa
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
 from samuel.artifacts import replacing
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
@@ -30,8 +30,8 @@ CLIP_S = 15.0
 WIDTH_INCHES, ROW_INCHES = 12.0, 1.7
 TOP_INCHES, BOTTOM_INCHES = 0.3, 0.5
 LONGEST_NAME = 40
-DECIBELS = (-80.0, 0.0)
-DEVIATIONS = (-3.0, 3.0)
+DECIBELS = {"vmin": -80.0, "vmax": 0.0, "cmap": "magma"}
+DEVIATIONS = {"vmin": -3.0, "vmax": 3.0, "cmap": "RdBu_r"}
 TICKS_HZ = (500, 2000, 8000)
 
 Row = dict[str, Any]
@@ -48,16 +48,16 @@ class Strip:
     """
 
     row: Row
-    pictures: tuple[NDArray[np.float32], NDArray[np.float32]]
-    clip_s: tuple[float, float] | None
+    pictures: Sequence[NDArray[np.float32]]
+    clip_s: tuple[float, float] | None = None
 
 
 def choose_strips(popdb: Popdb, count: int) -> list[Row]:
-    """At most `count` pairs from the least to the most sung, of different songs as far as there are any.
+    """Choose at most `count` pairs from the least to the most sung, of as many different songs as can be.
 
     One pair is a middle one.
     """
-    rows = sorted(popdb.index, key=lambda row: (_share(row), row["pair_id"]))
+    rows = sorted(popdb.index, key=lambda row: (np.nan_to_num(_share(row), nan=-1.0), row["pair_id"]))
     last, count = len(rows) - 1, min(count, len(rows))
     places = [last // 2] if count == 1 else np.linspace(0, last, count).round().astype(int).tolist()
     chosen: dict[int, str] = {}
@@ -84,7 +84,7 @@ def write_contact_sheet(
     Args:
         popdb: The dataset.
         rows: Index rows of the pairs to show.
-        codec: The one whose latents the dataset holds; none: it is not at hand.
+        codec: The one whose latents the dataset holds, where it is available.
         folder: Where to write; files of these names are replaced, each in one step, the sheet last.
         on_pair: Called after each pair.
 
@@ -102,11 +102,24 @@ def write_contact_sheet(
         )
     strips: list[Strip] = []
     for row in rows:
-        latents = popdb.read_checked(row)
-        strips.append(_heard(row, latents, codec, folder) if codec else _seen(row, latents, popdb.stats))
+        latents = [stream.float() for stream in popdb.read_checked(row)]
+        if codec:
+            stems = [codec.decode(stream[None])[0].float().cpu().numpy() for stream in latents]
+            clip_s = most_sung_s(*stems)
+            write_clips(row["pair_id"], stems, clip_s, folder)
+            strips.append(Strip(row, [log_mel_db(stem) for stem in stems], clip_s))
+        else:
+            scales = [
+                {name: np.array(popdb.stats[of][name])[:, None] for name in ("mean", "std")} for of in STREAMS
+            ]
+            pictures = [
+                (stream.numpy() - scale["mean"]) / scale["std"]
+                for stream, scale in zip(latents, scales, strict=True)
+            ]
+            strips.append(Strip(row, pictures))
         on_pair()
     with replacing(folder / SHEET) as temporary:
-        sheet = _sheet(strips, decoded=codec is not None)
+        sheet = draw_sheet(strips, decoded=codec is not None)
         sheet.savefig(temporary, format="png", dpi=100, metadata={"Software": ""})
     return folder / SHEET
 
@@ -122,52 +135,37 @@ def most_sung_s(vocal: Audio, accompaniment: Audio, length_s: float = CLIP_S) ->
     return start_s, start_s + length_s
 
 
-def _heard(row: Row, latents: tuple[Tensor, Tensor], codec: Codec, folder: Path) -> Strip:
-    vocal, accompaniment = (codec.decode(stream[None].float())[0].float().cpu().numpy() for stream in latents)
-    clip_s = most_sung_s(vocal, accompaniment)
+def write_clips(pair_id: str, stems: Sequence[Audio], clip_s: tuple[float, float], folder: Path) -> None:
+    """Write both stems and their mix, cut to the clip, as WAV files."""
     first, end = (round(second * SAMPLE_RATE) for second in clip_s)
-    clips = {"vocal": vocal[:, first:end], "accompaniment": accompaniment[:, first:end]}
-    clips["mix"] = mix(clips["vocal"], clips["accompaniment"])
+    vocal, accompaniment = (stem[:, first:end] for stem in stems)
     # The dataset may be anybody's, and its pair ids any text.
-    name = re.sub(r"[^\w-]", "_", row["pair_id"], flags=re.ASCII)[:100]
-    for stem, clip in clips.items():
+    name = re.sub(r"[^\w-]", "_", pair_id, flags=re.ASCII)[:100]
+    for stem, clip in zip((*STREAMS, "mix"), (vocal, accompaniment, mix(vocal, accompaniment)), strict=True):
         with replacing(folder / f"{name}-{stem}.wav") as temporary:
             write_wav(temporary, clip, "PCM_16")
-    return Strip(row, (log_mel_db(vocal), log_mel_db(accompaniment)), clip_s)
 
 
-def _seen(row: Row, latents: tuple[Tensor, Tensor], stats: dict[str, dict[str, list[float]]]) -> Strip:
-    vocal, accompaniment = (
-        (stream.float().numpy() - _column(stats[name]["mean"])) / _column(stats[name]["std"])
-        for name, stream in zip(STREAMS, latents, strict=True)
-    )
-    return Strip(row, (vocal, accompaniment), None)
-
-
-def _column(values: Sequence[float]) -> NDArray[np.float32]:
-    return np.array(values, np.float32)[:, None]
-
-
-def _sheet(strips: Sequence[Strip], *, decoded: bool) -> Figure:
+def draw_sheet(strips: Sequence[Strip], *, decoded: bool) -> Figure:
+    """Draw a row for each pair, both streams side by side, on one scale."""
     height = TOP_INCHES + ROW_INCHES * len(strips) + BOTTOM_INCHES
     figure = Figure(figsize=(WIDTH_INCHES, height))
     # Fixed margins, and axes that share nothing: matplotlib takes time by the square of the rows otherwise.
     bottom, top = BOTTOM_INCHES / height, 1 - TOP_INCHES / height
     figure.subplots_adjust(left=0.05, right=0.91, bottom=bottom, top=top, wspace=0.05, hspace=0.25)
     axes = figure.subplots(len(strips), 2, squeeze=False)
-    low, high = DECIBELS if decoded else DEVIATIONS
     image = None
     for plots, strip in zip(axes, strips, strict=True):
         for plot, name, picture in zip(plots, STREAMS, strip.pictures, strict=True):
-            seconds = picture.shape[1] * HOP / SAMPLE_RATE
+            extent = (0, picture.shape[1] * HOP / SAMPLE_RATE, 0, len(picture))
+            scale = DECIBELS if decoded else DEVIATIONS
             image = plot.imshow(
-                picture, origin="lower", aspect="auto", extent=(0, seconds, 0, len(picture)),
-                vmin=low, vmax=high, cmap="magma" if decoded else "RdBu_r", interpolation="nearest",
-            )  # fmt: skip
+                picture, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **scale
+            )
+            _annotate(plot, name, strip.clip_s)
             if decoded:
                 plot.set_yticks(_mel_bands(TICKS_HZ), [f"{hertz / 1000:g}" for hertz in TICKS_HZ])
             plot.label_outer()
-            _label(plot, name, strip.clip_s)
         plots[0].set_title(_title(strip.row), loc="left", fontsize=9)
         plots[0].set_ylabel("kHz" if decoded else "channel")
     for plot in axes[-1]:
@@ -178,7 +176,7 @@ def _sheet(strips: Sequence[Strip], *, decoded: bool) -> Figure:
     return figure
 
 
-def _label(plot: Axes, name: str, clip_s: tuple[float, float] | None) -> None:
+def _annotate(plot: Axes, name: str, clip_s: tuple[float, float] | None) -> None:
     box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 2}
     plot.text(0.99, 0.94, name, transform=plot.transAxes, ha="right", va="top", color="white", bbox=box)
     for second in clip_s or ():
@@ -186,23 +184,18 @@ def _label(plot: Axes, name: str, clip_s: tuple[float, float] | None) -> None:
 
 
 def _title(row: Row) -> str:
-    sung = "vocal share not measured" if _unknown(row) else f"sung {row['vocal_share']:.0%}"
+    sung = "vocal share not measured" if np.isnan(_share(row)) else f"sung {_share(row):.0%}"
     start = "" if row["start_s"] is None else f"from {row['start_s']:.1f} s · "
     title, pair_id = (drawable(str(row[name] or ""))[:LONGEST_NAME] for name in ("title", "pair_id"))
     return f"{title} · {pair_id} · {start}{row['split']} · {sung}"
 
 
 def _share(row: Row) -> float:
-    return -1.0 if _unknown(row) else row["vocal_share"]
-
-
-def _unknown(row: Row) -> bool:
-    return row["vocal_share"] is None or np.isnan(row["vocal_share"])
+    """Vocal share; NaN where it was not measured."""
+    return np.nan if row["vocal_share"] is None else row["vocal_share"]
 
 
 def _mel_bands(frequencies_hz: Sequence[float]) -> list[float]:
     """Where frequencies lie on the axis of `log_mel_db`; band b is drawn from b to b + 1."""
-    import librosa
-
     centres = librosa.mel_frequencies(n_mels=64 + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
     return [float(np.interp(hertz, centres, np.arange(64))) + 0.5 for hertz in frequencies_hz]

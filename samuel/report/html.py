@@ -1,113 +1,20 @@
 """A report as one HTML file that opens alone in a browser: pictures inside, players for audio beside it.
 
-The text may hold anybody's names. HTML in it stays text, and the page forbids itself scripts and the network.
+A page is written as Markdown, whose pieces the first functions make. The text may hold anybody's names: HTML
+in it stays text, and the page forbids itself scripts and the network.
 """
 
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
-
-# How a page looks: on light and on dark, on wide screens and narrow ones, and on paper.
-
-
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --text: #1c2330; --quiet: #5d6779; --page: #f5f6f9; --card: #ffffff; --line: #e1e5ec; --stripe: #f8f9fb;
-  --accent: #2f5fd0; --soft: #eaf0fe; --shadow: 0 1px 2px rgb(20 30 60 / 6%), 0 6px 24px rgb(20 30 60 / 5%);
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --text: #e4e8f0; --quiet: #98a2b5; --page: #11141a; --card: #191d26; --line: #2b313e; --stripe: #1d222c;
-    --accent: #8db0ff; --soft: #1e2a45; --shadow: none;
-  }
-}
-* { box-sizing: border-box; }
-html { scroll-behavior: smooth; scroll-padding-top: 4rem; -webkit-text-size-adjust: 100%; }
-body {
-  margin: 0; background: var(--page); color: var(--text); overflow-wrap: anywhere;
-  font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
-}
-nav {
-  position: sticky; top: 0; z-index: 1; display: flex; gap: .25rem; overflow-x: auto; padding: .6rem 1rem;
-  background: var(--card); border-bottom: 1px solid var(--line);
-}
-@media (min-width: 78rem) { nav { padding-inline: calc((100vw - 74rem) / 2); } }
-nav a {
-  flex: none; padding: .2rem .7rem; border-radius: 999px; color: var(--quiet); font-size: .875rem;
-  text-decoration: none;
-}
-nav a:hover, nav a:focus-visible { background: var(--soft); color: var(--accent); }
-main { max-width: 76rem; margin: 0 auto; padding: 2rem 1rem 5rem; }
-h1, h2, h3 { line-height: 1.25; letter-spacing: -.01em; text-wrap: balance; }
-h1 { margin: 0 0 .75rem; font-size: clamp(1.75rem, 4vw, 2.4rem); letter-spacing: -.02em; }
-h2 { margin: 0 0 1rem; font-size: 1.4rem; }
-h3 { margin: 0 0 .75rem; font-size: 1.08rem; }
-p, li { max-width: 78ch; }
-p { margin: 0 0 1rem; text-wrap: pretty; }
-p:has(> img) { max-width: none; }
-a { color: var(--accent); }
-.level-2 {
-  margin-top: 1.5rem; padding: clamp(1rem, 3vw, 1.9rem); background: var(--card);
-  border: 1px solid var(--line); border-radius: 14px; box-shadow: var(--shadow);
-}
-.level-2 > :last-child { margin-bottom: 0; }
-.level-3 { margin-top: 1.5rem; padding-top: 1.5rem; border-top: 1px solid var(--line); }
-.level-1 > .level-2:first-of-type { border-left: 5px solid var(--accent); }
-ul { margin: 0 0 1rem; padding-left: 1.2rem; }
-li { margin: .25rem 0; }
-li::marker { color: var(--quiet); }
-code {
-  padding: .1em .35em; border-radius: 5px; background: var(--soft);
-  font: .86em ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
-}
-img {
-  display: block; max-width: 100%; height: auto; margin: .25rem auto; padding: .5rem; border-radius: 10px;
-  background: #fff; border: 1px solid var(--line);
-}
-.scroll {
-  margin: 0 0 1rem; width: fit-content; max-width: 100%; overflow-x: auto; border: 1px solid var(--line);
-  border-radius: 10px;
-}
-.scroll:focus-visible { outline: 2px solid var(--accent); }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .5rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { background: var(--stripe); color: var(--quiet); font-weight: 600; vertical-align: bottom; }
-th, td { overflow-wrap: break-word; min-width: 4.5rem; max-width: 24rem; }
-td:first-child, th:first-child { min-width: 9rem; }
-tbody tr:last-child td { border-bottom: 0; }
-tbody tr:hover { background: var(--stripe); }
-.number { text-align: right; }
-td.number { white-space: nowrap; }
-small { color: var(--quiet); font-size: .86em; }
-.players {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: .75rem;
-  padding: 0; list-style: none;
-}
-.players li { margin: 0; max-width: none; }
-figure {
-  margin: 0; padding: .6rem .7rem .7rem; border: 1px solid var(--line); border-radius: 10px;
-  background: var(--stripe);
-}
-figcaption { margin-bottom: .35rem; font-size: .875rem; font-weight: 600; }
-audio { display: block; width: 100%; height: 40px; }
-@media print {
-  nav, audio { display: none; }
-  body, .level-2 { background: none; box-shadow: none; }
-  .level-2 { break-inside: avoid-page; border: 0; padding: 0; }
-  .scroll { overflow: visible; }
-}
-"""
-
-
-# Markdown out of text that may be anybody's, and out of numbers.
-
 
 NOT_MEASURED = "not measured"
 NONE = "–"
@@ -146,6 +53,11 @@ def enumerated(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 track", "2 tracks"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def number(value: float | None, digits: int = 3, sign: str = "") -> str:
     """A number with so many digits after the point."""
     return NOT_MEASURED if value is None else f"{value:{sign}z.{digits}f}"
@@ -167,6 +79,7 @@ def probability(p: float | None) -> str:
     return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
+STYLE = Path(__file__).with_name("style.css").read_text("utf-8")
 PICTURE = re.compile(r"[\w.-]+\.png", re.ASCII)
 AUDIO = re.compile(r"audio/[\w-][\w.-]*/[\w-][\w.-]*\.flac", re.ASCII)
 ASIDE = re.compile(r"\[[^\[\]]*\]|\([^()]*\)")
@@ -177,10 +90,10 @@ POLICY = (
 
 
 def page(markdown: str, folder: Path, title: str) -> str:
-    """A whole page.
+    """Render a whole page, with a section for each heading of the second level.
 
-    Its sections are those of the headings. Pictures that the text names and that lie in `folder` are inside;
-    a link to `audio/<system>/<track>.flac` becomes a player.
+    Pictures that the text names and that lie in `folder` are inside; a link to `audio/<system>/<track>.flac`
+    becomes a player.
 
     Args:
         markdown: CommonMark with tables. Any HTML in it is shown as text.
@@ -188,10 +101,15 @@ def page(markdown: str, folder: Path, title: str) -> str:
         title: Of the browser's tab.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = parser.parse(markdown)
-    for token in tokens:
-        _make_fit(token, folder)
-    named = list(_sectioned(_with_players(tokens)))
+    renderer = _PageRenderer(folder)
+    head, *parts = re.split(r"^(?=## )", markdown, flags=re.MULTILINE)
+    body, links = [renderer.render(parser.parse(head), parser.options, {})], []
+    for place, part in enumerate(parts):
+        tokens = parser.parse(part)
+        heading = "".join(child.content for child in tokens[1].children or [])
+        links.append(f'<a href="#part-{place}">{escape(heading)}</a>')
+        html = renderer.render(tokens, parser.options, {})
+        body.append(f'<section id="part-{place}">\n{html}</section>')
     style = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     return "\n".join([
         "<!doctype html>",
@@ -203,8 +121,8 @@ def page(markdown: str, folder: Path, title: str) -> str:
         '<link rel="icon" href="data:,">',
         f"<title>{escape(title)}</title>",
         f"<style>{STYLE}</style>",
-        _contents(named),
-        f"<main>\n{parser.renderer.render(named, parser.options, {})}</main>",
+        f'<nav aria-label="sections">{"".join(links)}</nav>' if links else "",
+        "<main>", *body, "</main>",
         "</html>\n",
     ])  # fmt: skip
 
@@ -214,101 +132,62 @@ def data_url(png: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}"
 
 
-def _make_fit(token: Token, folder: Path) -> None:
-    """Put pictures inside, let wide tables scroll, and give classes for styles, which the policy forbids."""
-    if token.type in {"th_open", "td_open"} and token.attrs.pop("style", ""):
-        token.attrSet("class", "number")
-    for child in token.children or []:
-        name = str(child.attrs.get("src", ""))
-        if child.type == "image" and PICTURE.fullmatch(name) and (folder / name).is_file():
-            child.attrSet("src", data_url(folder / name))
+class _PageRenderer(RendererHTML):
+    """The renderer of markdown-it, in which each method below renders the tokens of its name."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.in_cell, self.player = folder, False, ""
 
-def _with_players(tokens: list[Token]) -> Iterator[Token]:
-    """Tokens with players in place of links to audio, a grid for lists of them, and what tables scroll in."""
-    for place, token in enumerate(tokens):
-        if token.type == "table_open":
-            yield _html('<div class="scroll" role="region" tabindex="0" aria-label="table">')
-        if token.type == "bullet_list_open" and _holds_audio(tokens[place : place + 4]):
-            token.attrSet("class", "players")
-        if token.type == "inline":
-            in_cell = tokens[place - 1].type == "td_open"
-            token.children = list(_inline(token.children or [], in_cell=in_cell))
-        yield token
-        if token.type == "table_close":
-            yield _html("</div>")
+    def image(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A picture of the folder inside the page."""
+        name = str(tokens[idx].attrs["src"])
+        if PICTURE.fullmatch(name) and (self.folder / name).is_file():
+            tokens[idx].attrSet("src", data_url(self.folder / name))
+        return super().image(tokens, idx, options, env)
 
+    def link_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A link to audio is a player, captioned with the link's words."""
+        source = str(tokens[idx].attrs["href"])
+        if not AUDIO.fullmatch(source):
+            return self.renderToken(tokens, idx, options, env)
+        end = next(place for place in range(idx, len(tokens)) if tokens[place].type == "link_close")
+        caption = escape("".join(token.content for token in tokens[idx + 1 : end]))
+        self.player = (
+            f'</figcaption><audio controls preload="none" src="{escape(source)}" '
+            f'aria-label="{caption}"></audio></figure>'
+        )
+        return "<figure><figcaption>"
 
-def _holds_audio(tokens: list[Token]) -> bool:
-    links = (child for token in tokens for child in token.children or [] if child.type == "link_open")
-    return any(AUDIO.fullmatch(str(link.attrs.get("href", ""))) for link in links)
+    def link_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """The end of a link or of a player's caption."""
+        player, self.player = self.player, ""
+        return player or self.renderToken(tokens, idx, options, env)
 
+    def table_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A table that scrolls where it is wider than the screen."""
+        table = self.renderToken(tokens, idx, options, env)
+        return f'<div class="scroll" role="region" tabindex="0" aria-label="table">\n{table}'
 
-def _inline(children: list[Token], *, in_cell: bool) -> Iterator[Token]:
-    """What a line holds: links to audio as players, and in a table what stands in brackets in small type."""
-    caption: list[str] | None = None
-    source = ""
-    for child in children:
-        href = str(child.attrs.get("href", ""))
-        if child.type == "link_open" and AUDIO.fullmatch(href):
-            caption, source = [], href
-        elif caption is not None and child.type == "link_close":
-            yield _player("".join(caption), source)
-            caption = None
-        elif caption is not None:
-            caption.append(child.content)
-        elif in_cell and child.type == "text":
-            yield _html(
-                ASIDE.sub(lambda found: f"<small>{found[0]}</small>", escape(child.content)), "html_inline"
-            )
-        else:
-            yield child
+    def table_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """The end of what scrolls."""
+        return f"{self.renderToken(tokens, idx, options, env)}</div>\n"
 
+    def th_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A cell, with a class for columns of numbers instead of a style, which the policy forbids."""
+        self.in_cell = tokens[idx].type == "td_open"
+        if tokens[idx].attrs.pop("style", ""):
+            tokens[idx].attrSet("class", "number")
+        return self.renderToken(tokens, idx, options, env)
 
-def _player(caption: str, source: str) -> Token:
-    name, file = escape(caption), escape(source)
-    return _html(
-        f'<figure><figcaption>{name}</figcaption><audio controls preload="none" src="{file}" '
-        f'aria-label="{name}"></audio></figure>',
-        "html_inline",
-    )
+    td_open = th_open
 
+    def td_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """The end of a cell."""
+        self.in_cell = False
+        return self.renderToken(tokens, idx, options, env)
 
-def _sectioned(tokens: Iterator[Token]) -> Iterator[Token]:
-    """Tokens with a section around what belongs to each heading, which gets an address of its own."""
-    levels: list[int] = []
-    count = 0
-    for token in tokens:
-        if token.type == "heading_open" and token.level == 0:
-            level = int(token.tag[1])
-            while levels and levels[-1] >= level:
-                levels.pop()
-                yield _html("</section>")
-            levels.append(level)
-            count += 1
-            yield _html(f'<section class="level-{level}" id="part-{count}">')
-        yield token
-    yield from (_html("</section>") for _ in levels)
-
-
-def _contents(tokens: list[Token]) -> str:
-    """Links to the sections of the second level."""
-    links = [
-        f'<a href="#{_address(tokens[place - 1])}">{escape(_text(tokens[place + 1]))}</a>'
-        for place, token in enumerate(tokens)
-        if token.type == "heading_open" and token.tag == "h2" and token.level == 0
-    ]
-    return f'<nav aria-label="sections">{"".join(links)}</nav>' if links else ""
-
-
-def _address(opening: Token) -> str:
-    return opening.content.split('id="')[1].split('"')[0]
-
-
-def _text(inline: Token) -> str:
-    return "".join(child.content for child in inline.children or [])
-
-
-def _html(content: str, kind: str = "html_block") -> Token:
-    """Markup of ours; the parser makes no such tokens."""
-    return Token(kind, "", 0, content=content if kind == "html_inline" else f"{content}\n")
+    def text(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """Escaped text; what stands in brackets in a cell is in small type."""
+        text = super().text(tokens, idx, options, env)
+        return ASIDE.sub(lambda found: f"<small>{found[0]}</small>", text) if self.in_cell else text

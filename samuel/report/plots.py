@@ -1,4 +1,4 @@
-"""Scores as pictures: every system on a line of its own, what is sure and what is not."""
+"""Pictures of a run as PNG files: its training, its dataset, its tracks and its scores."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from scipy.ndimage import uniform_filter1d
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.evaluate.cost import TABLE_I
-from samuel.evaluate.scores import AUDIOBOX, find_score, in_order
+from samuel.evaluate.scores import AUDIOBOX, find_score
 from samuel.evaluate.signal import HOP, log_mel_db
-from samuel.report.following import adjusted_p
+from samuel.report.following import followed
 from samuel.report.html import probability
 
-# Pictures of a run, as PNG files.
-
+Metrics = Sequence[dict[str, Any]]
+Summary = Mapping[str, Any]
 
 SMOOTHED_STEPS = 15
 DRAWN_STEPS = 4000  # several for each pixel
@@ -29,10 +29,18 @@ MARKED_POINTS = 40
 COURSES = {"gradient_norm": "gradient norm,\nbefore clipping", "learning_rate": "learning rate"}
 LATIN_END = 0x250  # of the blocks that matplotlib's own font covers whole
 SHARE_BINS = 20
+OWN, OTHER, PUBLISHED = "tab:blue", "0.45", "0.6"
+LINE_INCHES, PANEL_INCHES, COLUMNS = 0.55, 4.6, 2
+LONGEST_NAME = 34
 
 
-def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
-    """A training over its steps: the error of v, raw, smoothed and at the validations.
+def save(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write a PNG; the same figure gives the same bytes."""
+    figure.savefig(path, dpi=dpi, metadata={"Software": ""})
+
+
+def plot_loss(metrics: Metrics, path: Path) -> None:
+    """Draw a training over its steps: the error of v, raw, smoothed and at the validations.
 
     A validation has it with each song's own vocal and, where that was measured, with another song's. Below
     are the gradient's norm and the learning rate, where they were measured.
@@ -46,17 +54,25 @@ def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     title = f"Training, {len(metrics):,} steps"
     figure.legend(loc="outside upper center", ncols=3, frameon=False, title=title, title_fontsize="large")
     for plot, name in zip(panels, below, strict=True):
-        _plot_course(plot, name, metrics)
+        steps, values = series(metrics, name)
+        drawn = slice(None, None, math.ceil(len(steps) / DRAWN_STEPS))
+        plot.plot(steps[drawn], values[drawn], color="tab:blue", linewidth=0.8)
+        plot.set_ylabel(COURSES[name])
+        if name == "gradient_norm":
+            plot.set_yscale("log")
+        else:
+            plot.set_ylim(0, None)
+            plot.ticklabel_format(axis="y", scilimits=(0, 0))
     for plot in axes[:, 0]:
         plot.grid(color="0.93")
     axes[-1, 0].set_xlabel("step")
     axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[-1, 0].xaxis.set_major_formatter("{x:,.0f}")
-    figure.savefig(path, dpi=110, metadata={"Software": ""})
+    save(figure, path)
 
 
-def _plot_training(axes: Axes, metrics: Sequence[dict[str, Any]]) -> float:
-    """Draws the error of the training; gives the highest value to show, which a stray step does not set."""
+def _plot_training(axes: Axes, metrics: Metrics) -> float:
+    """Draw the error of the training; returns the highest value to show, which a stray step does not set."""
     steps, errors = series(metrics, "v_mse")
     window = max(SMOOTHED_STEPS, len(steps) // 50)
     smoothed = smooth(errors, window)
@@ -67,8 +83,8 @@ def _plot_training(axes: Axes, metrics: Sequence[dict[str, Any]]) -> float:
     return max(smoothed.max(), np.quantile(errors, 0.995, method="lower"))
 
 
-def _plot_validations(axes: Axes, metrics: Sequence[dict[str, Any]]) -> float:
-    """Draws the errors of the validations; gives the highest of them."""
+def _plot_validations(axes: Axes, metrics: Metrics) -> float:
+    """Draw the errors of the validations; returns the highest of them."""
     steps, own = series(metrics, "validation_loss")
     other_steps, other = series(metrics, "validation_shuffled")
     if not len(own):
@@ -78,33 +94,28 @@ def _plot_validations(axes: Axes, metrics: Sequence[dict[str, Any]]) -> float:
         axes.plot(other_steps, other, style, color="tab:red", label="validation, another song's vocal")
     axes.plot(steps, own, style, color="tab:orange", label="validation, its own vocal")
     if np.array_equal(steps, other_steps):
-        label = "conditioning gain"
-        axes.fill_between(steps, own, other, color="tab:red", alpha=0.2, linewidth=0, zorder=1.5, label=label)
+        gain = {"color": "tab:red", "alpha": 0.2, "linewidth": 0, "zorder": 1.5}
+        axes.fill_between(steps, own, other, label="conditioning gain", **gain)
     axes.axvline(steps[np.argmin(own)], color="0.4", linestyle=":", label="the exported model")
     return max([*own, *other])
 
 
-def _plot_course(axes: Axes, name: str, metrics: Sequence[dict[str, Any]]) -> None:
-    steps, values = series(metrics, name)
-    drawn = slice(None, None, math.ceil(len(steps) / DRAWN_STEPS))
-    axes.plot(steps[drawn], values[drawn], color="tab:blue", linewidth=0.8)
-    axes.set_ylabel(COURSES[name])
-    if name == "gradient_norm":
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(0, None)
-        axes.ticklabel_format(axis="y", scilimits=(0, 0))
-
-
-def series(metrics: Sequence[dict[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def series(metrics: Metrics, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Steps at which a quantity was measured, and its values there."""
     found = [(row["step"], row[name]) for row in metrics if name in row]
     steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
     return steps, values
 
 
+def smooth(values: NDArray[np.float64], window: int = SMOOTHED_STEPS) -> NDArray[np.float64]:
+    """Centred moving average; near the ends, over the values there are."""
+    size = min(window, len(values))
+    sums, counts = (uniform_filter1d(part, size, mode="constant") for part in (values, np.ones(len(values))))
+    return sums / counts
+
+
 def plot_vocal_shares(shares: Sequence[float], min_vocal_share: float, path: Path) -> None:
-    """Histogram of the vocal share of all chunks, the mean, and the half that the paper assumes (§III)."""
+    """Draw a histogram of the vocal share of all chunks, their mean, and the half that the paper assumes."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     left_out = [share for share in shares if share < min_vocal_share]
@@ -121,14 +132,7 @@ def plot_vocal_shares(shares: Sequence[float], min_vocal_share: float, path: Pat
     axes.set(xlabel="vocal share of a chunk", ylabel="chunks", xlim=(0, 1))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside upper center", ncols=2)
-    figure.savefig(path, dpi=110, metadata={"Software": ""})
-
-
-def smooth(values: NDArray[np.float64], window: int = SMOOTHED_STEPS) -> NDArray[np.float64]:
-    """Centred moving average; near the ends, over the values there are."""
-    size = min(window, len(values))
-    sums, counts = (uniform_filter1d(part, size, mode="constant") for part in (values, np.ones(len(values))))
-    return sums / counts
+    save(figure, path)
 
 
 def drawable(title: str) -> str:
@@ -141,121 +145,93 @@ def drawable(title: str) -> str:
 
 
 def plot_spectrograms(stems: dict[str, Audio], title: str, path: Path) -> None:
-    """Mel spectrograms one above the other, on one time axis and one colour scale (dB)."""
+    """Draw mel spectrograms one above the other, on one time axis and one colour scale (dB)."""
     figure = Figure(figsize=(9, 0.6 + 1.6 * len(stems)), layout="constrained")
     axes = figure.subplots(len(stems), 1, sharex=True, squeeze=False)[:, 0]
     image = None
     for plot, (name, audio) in zip(axes, stems.items(), strict=True):
         levels = log_mel_db(audio)
-        seconds = levels.shape[1] * HOP / SAMPLE_RATE
-        image = plot.imshow(
-            levels, origin="lower", aspect="auto", extent=(0, seconds, 0, levels.shape[0]), vmin=-80, vmax=0
-        )
+        extent = (0, levels.shape[1] * HOP / SAMPLE_RATE, 0, levels.shape[0])
+        image = plot.imshow(levels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=0)
         plot.set(title=drawable(name), ylabel="mel band")
     axes[-1].set_xlabel("seconds")
     figure.suptitle(drawable(title))
     if image is not None:
         figure.colorbar(image, ax=axes, label="dB")
-    figure.savefig(path, dpi=90, metadata={"Software": ""})
-
-
-Summary = Mapping[str, Any]
-
-OWN, OTHER, PUBLISHED = "tab:blue", "0.45", "0.6"
-LINE_INCHES, PANEL_INCHES, COLUMNS = 0.55, 4.6, 2
-LONGEST_NAME = 34
+    save(figure, path, dpi=90)
 
 
 def plot_following(summary: Summary, path: Path) -> None:
-    """For every score that follows the vocal: own vocal with its interval, and other songs' vocals."""
-    following, adjusted = summary["following"], adjusted_p(summary)
-    scores = in_order(following)
-    figure, panels = _panels(len(scores), len(summary["systems"]))
-    for axes, score in zip(panels, scores, strict=False):
-        _name_systems(axes, summary["systems"])
-        axes.set_title(find_score(score).title, loc="left", fontsize="medium", fontweight="bold")
-        for place, system in enumerate(summary["systems"]):
-            if found := following[score].get(system):
-                means = (summary.get("scores") or {}).get(score, {}).get(system, {})
-                _draw_pair(axes, place, found, means)
-                _note(axes, place, _certainty(found, adjusted[system].get(score)))
+    """Draw every score that follows the vocal: own vocal with its interval, and other songs' vocals."""
+    found = followed(summary)
+    scores = list(dict.fromkeys(item.score for item in found))
+    figure, panels = _panels(scores, summary["systems"])
+    for item in found:
+        axes, line = panels[item.score], summary["systems"].index(item.system)
+        if item.own is not None and item.other is not None:
+            axes.plot([item.other, item.own], [line, line], color="0.85", linewidth=4, zorder=1)
+        _draw_interval(axes, line, summary["scores"].get(item.score, {}).get(item.system, {}))
+        if item.other is not None:
+            axes.plot(item.other, line, "o", color=OTHER, markerfacecolor="white", zorder=3)
+        if item.own is not None:
+            axes.plot(item.own, line, "o", color=OWN, zorder=4)
+        certain = "p not measured" if item.p_holm is None else f"p = {probability(item.p_holm)} after Holm"
+        axes.annotate(
+            f"n = {item.n}, {certain}", (1, line), xycoords=axes.get_yaxis_transform(), xytext=(0, 7),
+            textcoords="offset points", ha="right", va="bottom", fontsize="x-small", color="0.35",
+        )  # fmt: skip
     own = Line2D([], [], marker="o", color=OWN, label="own vocal, with its 95 % interval")
-    other = Line2D(
-        [], [], marker="o", color=OTHER, markerfacecolor="white", linestyle="", label="other songs' vocals"
-    )
+    hollow = {"color": OTHER, "markerfacecolor": "white", "linestyle": ""}
+    other = Line2D([], [], marker="o", label="other songs' vocals", **hollow)
     figure.legend(handles=[own, other], loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=110, metadata={"Software": ""})
+    save(figure, path)
 
 
 def plot_audiobox(summary: Summary, path: Path) -> None:
-    """AudioBox's four axes with their intervals; grey marks are the paper's figures, of other songs."""
+    """Draw AudioBox's four axes with their intervals; grey marks are the paper's figures, of other songs."""
     names = [*summary["systems"], *(f"paper: {row.system}" for row in TABLE_I)]
-    figure, panels = _panels(len(AUDIOBOX), len(names), LINE_INCHES / 2)
-    for axes, score in zip(panels, AUDIOBOX, strict=False):
-        _name_systems(axes, names)
-        axes.set_title(find_score(score).title, loc="left", fontsize="medium", fontweight="bold")
+    figure, panels = _panels(AUDIOBOX, names, LINE_INCHES / 2)
+    for score, axes in panels.items():
         axes.set_xlim(1, 10)
-        for place, system in enumerate(summary["systems"]):
-            found = (summary.get("scores") or {}).get(score, {}).get(system)
+        for line, system in enumerate(summary["systems"]):
+            found = summary["scores"].get(score, {}).get(system)
             if found and found["mean"] is not None:
-                _draw_interval(axes, place, found)
-                axes.plot(found["mean"], place, "o", color=OWN)
-        for place, row in enumerate(TABLE_I, len(summary["systems"])):
-            axes.plot(row.by_axis()[score], place, "D", color=PUBLISHED)
+                _draw_interval(axes, line, found)
+                axes.plot(found["mean"], line, "o", color=OWN)
+        for line, row in enumerate(TABLE_I, len(summary["systems"])):
+            axes.plot(row.by_axis()[score], line, "D", color=PUBLISHED)
     measured = Line2D([], [], marker="o", color=OWN, label="measured here, with its 95 % interval")
     paper = Line2D([], [], marker="D", color=PUBLISHED, linestyle="", label="the paper's, not measured here")
     figure.legend(handles=[measured, paper], loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=110, metadata={"Software": ""})
+    save(figure, path)
 
 
-def _panels(count: int, lines: int, line_inches: float = LINE_INCHES) -> tuple[Figure, list[Axes]]:
-    """So many plots in two columns, with room for so many systems in each."""
-    columns = min(COLUMNS, count)
-    rows = -(-count // columns)
-    height = 0.6 + rows * (1.0 + line_inches * lines)
+def _panels(
+    scores: Sequence[str], systems: Sequence[str], line_inches: float = LINE_INCHES
+) -> tuple[Figure, dict[str, Axes]]:
+    """A plot for each score, in two columns, with a line for each system, the first at the top."""
+    columns = min(COLUMNS, len(scores))
+    rows = -(-len(scores) // columns)
+    height = 0.6 + rows * (1.0 + line_inches * len(systems))
     figure = Figure(figsize=(PANEL_INCHES * columns, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for unused in axes.flat[count:]:
-        unused.set_visible(False)
-    return figure, list(axes.flat[:count])
-
-
-def _name_systems(axes: Axes, systems: Sequence[str]) -> None:
-    """The first at the top; a name may be anybody's text."""
+    plots = figure.subplots(rows, columns, squeeze=False, sharey=True)
     names = [drawable(system) for system in systems]
-    axes.set_yticks(
-        range(len(names)), [n if len(n) <= LONGEST_NAME else f"{n[:LONGEST_NAME]}…" for n in names]
-    )
-    axes.set_ylim(len(names) - 0.4, -0.7)
-    axes.grid(axis="x", color="0.93")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(left=False)
+    labels = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in names]
+    for unused in plots.flat[len(scores) :]:
+        unused.set_visible(False)
+    panels = dict(zip(scores, plots.flat, strict=False))
+    for score, axes in panels.items():
+        axes.set_title(find_score(score).title, loc="left", fontsize="medium", fontweight="bold")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.4, -0.7)
+        axes.grid(axis="x", color="0.93")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False)
+    return figure, panels
 
 
-def _draw_pair(axes: Axes, place: int, found: Mapping[str, Any], means: Mapping[str, Any]) -> None:
-    if None not in (found["own"], found["other"]):
-        axes.plot([found["other"], found["own"]], [place, place], color="0.85", linewidth=4, zorder=1)
-    _draw_interval(axes, place, means)
-    if found["other"] is not None:
-        axes.plot(found["other"], place, "o", color=OTHER, markerfacecolor="white", zorder=3)
-    if found["own"] is not None:
-        axes.plot(found["own"], place, "o", color=OWN, zorder=4)
-
-
-def _draw_interval(axes: Axes, place: int, found: Mapping[str, Any]) -> None:
-    if None not in (low := found.get("low"), high := found.get("high")):
-        axes.plot([low, high], [place, place], color=OWN, linewidth=1.6, zorder=2)  # type: ignore[list-item]
-
-
-def _certainty(found: Mapping[str, Any], adjusted: float | None) -> str:
-    known = "p not measured" if adjusted is None else f"p = {probability(adjusted)} after Holm"
-    return f"n = {found['n']}, {known}"
-
-
-def _note(axes: Axes, place: int, text: str) -> None:
-    """Above a system's line, at the right edge."""
-    axes.annotate(
-        text, (1, place), xycoords=axes.get_yaxis_transform(), xytext=(0, 7), textcoords="offset points",
-        ha="right", va="bottom", fontsize="x-small", color="0.35",
-    )  # fmt: skip
+def _draw_interval(axes: Axes, line: int, found: Mapping[str, Any]) -> None:
+    low, high = found.get("low"), found.get("high")
+    if low is not None and high is not None:
+        axes.plot([low, high], [line, line], color=OWN, linewidth=1.6, zorder=2)

@@ -88,15 +88,21 @@ SUMMARY: dict[str, Any] = {
         }
     },
     "not_measured": {"audiobox": "the scorer 'audiobox' was not chosen"},
+    "apa": {},
     "problems": [{"system": "MusicGen", "track": "song7", "message": "no such file: not scored"}],
     "codec": "mel/1",
 }  # fmt: skip
 
 
 def summary(**parts: Any) -> dict[str, Any]:
-    """`SUMMARY` with other parts; None takes one out."""
-    found = deepcopy(SUMMARY) | parts
-    return {name: part for name, part in found.items() if part is not None}
+    """`SUMMARY` with other parts."""
+    return deepcopy(SUMMARY) | parts
+
+
+def cells(text: str) -> list[list[str]]:
+    """Cells of the tables in Markdown, without the first head and rule."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
 def scores_entry(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> Artifact:

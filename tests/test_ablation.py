@@ -1,0 +1,363 @@
+import errno
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from scipy import stats
+
+from samuel import ablation
+from samuel.ablation import (
+    PlannedFit,
+    Result,
+    Spread,
+    paired_difference,
+    planned_fits,
+    run_fit,
+    run_study,
+    share_marked_by_chance,
+    spread,
+    write_table,
+)
+from samuel.artifacts import read_json, read_jsonl
+from samuel.config import Factor, Settings, parse
+from samuel.errors import DatasetError
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.writer import write_popdb
+from samuel.train import fit, run_folder
+from tests.popdb.latents import encoded_song, small_settings
+
+STEPS = 3
+BASE = {0: 0.50, 1: 0.60, 2: 0.55}
+WIDE = {0: 0.49, 1: 0.595, 2: 0.535}
+
+
+def choices(settings: Settings) -> dict[str, object]:
+    model, diffusion = settings.model, settings.diffusion
+    return {
+        "mixing": model.mixing,
+        "window": model.window,
+        "condition_dropout": diffusion.condition_dropout,
+        "loss_weight": diffusion.loss_weight,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "counts"),
+    [
+        ({}, {"mixing": 4, "window": 3, "condition_dropout": 3, "loss_weight": 2}),
+        (
+            {"model": {"window": 12}, "diffusion": {"condition_dropout": 0.3}},
+            {"mixing": 4, "window": 4, "condition_dropout": 4, "loss_weight": 2},
+        ),
+    ],
+)
+def test_a_fit_differs_in_one_choice_and_none_is_planned_twice(
+    changed: dict[str, dict[str, float]], counts: dict[str, int]
+) -> None:
+    settings = parse(changed | {"ablation": {"seeds": 1}})
+    base, *others = planned_fits(settings)
+    assert (base.factor, base.settings) == (None, settings)
+    differing = []
+    for planned in others:
+        own, new = choices(settings), choices(planned.settings)
+        differing += [(name, new[name]) for name in own if own[name] != new[name]]
+        assert differing[-1] == (planned.factor, planned.value)
+        assert Settings.model_validate_json(planned.settings.model_dump_json()) == planned.settings
+    assert len(differing) == len(others) == len(set(differing))
+    assert {factor: sum(name == factor for name, _ in differing) for factor in counts} == counts
+
+
+def test_the_values_are_the_papers_questions() -> None:
+    found: dict[Factor | None, set[object]] = {}
+    for planned in planned_fits(parse({"model": {"window": 2, "mixing": "even"}})):
+        found.setdefault(planned.factor, set()).add(planned.value)
+    assert found["window"] == {8, 16, 32, 64}
+    assert found["mixing"] == {"eq3", "prose", "global", "local"}
+    assert found["condition_dropout"] == {0.0, 0.05, 0.2}
+    assert found["loss_weight"] == {"snr", "uniform"}
+
+
+def test_every_variant_has_every_seed_and_nothing_else_changes(tmp_path: Path) -> None:
+    factors = ["window", "window"]  # named twice, varied once
+    settings = parse({
+        "ablation": {"factors": factors, "seeds": 3}, "training": {"seed": 2**32 - 2}, "data": tmp_path,
+    })  # fmt: skip
+    planned = planned_fits(settings)
+    assert [fit.seed for fit in planned] == [2**32 - 2] * 4 + [2**32 - 1] * 4 + [0] * 4
+    assert [fit.value for fit in planned[:4]] == [None, 8, 32, 64]
+    for one, first in zip(planned, planned[:4] * 3, strict=True):
+        assert one.settings.training.seed == one.seed
+        assert one.settings.model_copy(update={"training": first.settings.training}) == first.settings
+    assert len({fit.name for fit in planned}) == len(planned)
+
+
+def test_mean_and_deviation_are_those_of_numpy() -> None:
+    values = [0.41, 0.57, 0.39, 0.6, 0.44]
+    found = spread([*values, None])
+    assert found == Spread(pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 5)
+    assert spread([0.5]) == Spread(0.5, None, 1)
+    assert spread([]) is None
+
+
+def test_a_difference_is_paired_by_seed() -> None:
+    base = {0: 1.0, 1: 2.0, 2: 4.0, 7: 100.0}
+    found = paired_difference({2: 4.5, 1: 2.1, 0: 1.3, 8: -5.0}, base)
+    assert found == Spread(pytest.approx(0.3), pytest.approx(0.2), 3)  # of 0.3, 0.1 and 0.5
+    assert paired_difference({1: 1.0}, {2: 1.0}) is None
+
+
+@pytest.mark.parametrize("count", [3, 4, 10])
+def test_a_mark_is_a_paired_t_of_more_than_two(count: int) -> None:
+    rng = np.random.default_rng(count)
+    marks = 0
+    for _ in range(200):
+        base, values = rng.normal(size=(2, count))
+        t = abs(stats.ttest_rel(values, base).statistic)
+        found = paired_difference(dict(enumerate(values)), dict(enumerate(base)))
+        assert found
+        assert found.marked == (t > 2)
+        marks += found.marked
+    assert 0 < marks < 200
+
+
+def test_fewer_than_three_are_never_marked() -> None:
+    marked = [Spread(1.0, 1e-9, 2), Spread(1.0, None, 1), Spread(1.0, 1e-9, 3), Spread(0.0, 0.0, 3)]
+    assert [found.marked for found in marked] == [False, False, True, False]
+
+
+def test_what_chance_marks_is_what_chance_marks() -> None:
+    assert share_marked_by_chance(3) == pytest.approx(1 - 2 / math.sqrt(6))  # closed form for two degrees
+    draws = np.random.default_rng(0).normal(size=(20_000, 5))
+    errors = draws.std(axis=1, ddof=1) / math.sqrt(5)
+    assert share_marked_by_chance(5) == pytest.approx(np.mean(abs(draws.mean(axis=1)) > 2 * errors), abs=0.01)
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return small_settings(
+        tmp_path,
+        training={"steps": STEPS, "validate_every": 1},
+        popdb={"validation_share": 0.5},
+        ablation={"factors": ["loss_weight"], "seeds": 2},
+    )
+
+
+@pytest.fixture
+def popdb(tmp_path: Path, settings: Settings) -> Popdb:
+    return write_popdb([encoded_song(tmp_path, name) for name in "abcdef"], settings)
+
+
+def run(popdb: Popdb, settings: Settings) -> list[Result]:
+    return run_study(popdb, settings, lambda _: None, lambda *_: None)
+
+
+@pytest.fixture
+def steps_taken(monkeypatch: pytest.MonkeyPatch) -> "Counter[tuple[str, int, int]]":
+    """How often each step of each fit was taken."""
+    taken: Counter[tuple[str, int, int]] = Counter()
+
+    def counted(popdb: Popdb, settings: Settings, run: Path, on_step: Any) -> Any:
+        def count(row: dict[str, Any]) -> None:
+            taken[settings.diffusion.loss_weight, settings.training.seed, row["step"]] += 1
+            on_step(row)
+
+        return fit(popdb, settings, run, count)
+
+    monkeypatch.setattr(ablation, "fit", counted)
+    return taken
+
+
+def test_every_fit_has_the_losses_of_its_metrics(popdb: Popdb, settings: Settings) -> None:
+    results = run(popdb, settings)
+    planned = planned_fits(settings)
+    assert [(r.factor, r.value, r.seed) for r in results] == [(p.factor, p.value, p.seed) for p in planned]
+    for result, plan in zip(results, planned, strict=True):
+        model = run_folder(popdb, plan.settings) / "model"
+        rows = {row["step"]: row for row in read_jsonl(model / "metrics.jsonl")}
+        best = min(rows.values(), key=lambda row: row["validation_loss"])
+        assert (result.best_step, result.best_loss) == (best["step"], best["validation_loss"])
+        assert result.last_loss == rows[STEPS]["validation_loss"]
+        gain = best["validation_shuffled"] - best["validation_loss"]
+        assert result.conditioning_gain == pytest.approx(gain)
+        assert result.worked
+    assert len({result.best_loss for result in results}) == len(results)
+
+
+def test_a_fit_made_elsewhere_is_not_made_again(
+    popdb: Popdb, settings: Settings, steps_taken: "Counter[tuple[str, int, int]]"
+) -> None:
+    fit(popdb, settings, run_folder(popdb, settings), lambda _: None)
+    first = run(popdb, settings)
+    assert (settings.diffusion.loss_weight, settings.training.seed, 1) not in steps_taken
+    assert [result.worked for result in first] == [False, True, True, True, True, True]
+    before = steps_taken.copy()
+    again = run(popdb, settings)
+    assert (again, steps_taken) == (first, before)
+    assert not any(result.worked for result in again)
+
+
+def test_a_killed_study_goes_on_without_repeating_a_finished_fit(
+    popdb: Popdb, settings: Settings, tmp_path: Path, steps_taken: "Counter[tuple[str, int, int]]"
+) -> None:
+    def kill(done: int) -> None:
+        if done == 2 * STEPS + 2:  # in the third fit, after a checkpoint
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_study(popdb, settings, kill, lambda *_: None)
+    assert len(steps_taken) == 2 * STEPS + 2
+    reported: list[PlannedFit] = []
+    results = run_study(popdb, settings, lambda _: None, lambda planned, _: reported.append(planned))
+    assert set(steps_taken.values()) == {1}
+    assert len(steps_taken) == len(results) * STEPS
+    assert reported == planned_fits(settings)
+    apart = settings.model_copy(update={"artifacts": tmp_path / "apart"})
+    assert run(popdb, apart) == results
+
+
+def test_the_steps_of_all_fits_are_counted(popdb: Popdb, settings: Settings) -> None:
+    run_fit(popdb, planned_fits(settings)[1], lambda _: None)
+    counts: list[int] = []
+    run_study(popdb, settings, counts.append, lambda *_: None)
+    assert counts == sorted(counts)
+    assert sorted(set(counts)) == [n for n in range(1, 6 * STEPS + 1) if n not in (STEPS + 1, STEPS + 2)]
+
+
+def test_a_variant_that_diverges_becomes_a_row(
+    popdb: Popdb, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from samuel.model import diffusion
+
+    whole = diffusion.loss_weight
+
+    def broken(name: Any, alpha_bar: torch.Tensor, clip: float) -> torch.Tensor:
+        return whole(name, alpha_bar, clip) * (torch.nan if name == "snr" else 1.0)
+
+    trainers = [module for name, module in sys.modules.items() if name.startswith("samuel.train")]
+    users = [module for module in trainers if getattr(module, "loss_weight", None) is whole]
+    assert users
+    for user in users:
+        monkeypatch.setattr(user, "loss_weight", broken)
+    results = run(popdb, settings)
+    failed = [result for result in results if result.message]
+    assert [(result.value, result.seed) for result in failed] == [("snr", 0), ("snr", 1)]
+    assert all("the loss is nan" in result.message for result in failed)
+    assert all(result.best_loss is not None for result in results if result.value != "snr")
+    table = write_table(popdb, settings, results)
+    text = table.path("ablation.md").read_text()
+    missing = " | ".join(["not measured"] * 4)
+    assert f"| loss weight | `snr` | 0 of 2 | {missing} |" in text
+    assert "- `loss_weight = snr`, seed 1: step 0: the loss is nan" in text
+    numbers = read_json(table.path("ablation.json"))
+    assert [row["message"] != "" for row in numbers["fits"]] == [bool(result.message) for result in results]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), OSError, "No space"),
+        (
+            DatasetError("shard 3 is damaged: repair it"),
+            DatasetError,
+            "no fit came to a result; the first: shard 3 is damaged",
+        ),
+    ],
+)
+def test_what_concerns_all_fits_ends_the_study(
+    error: Exception, raised: type[Exception], words: str,
+    popdb: Popdb, settings: Settings, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ablation, "fit", fails)
+    with pytest.raises(raised, match=words):
+        write_table(popdb, settings, run(popdb, settings))
+    assert not (settings.artifacts / "ablations").exists()
+
+
+def results(gain: float | None = 0.02) -> list[Result]:
+    found = []
+    for seed, loss in BASE.items():
+        shuffled = None if gain is None else loss + gain * (seed + 1)
+        best = {None: loss, 32: WIDE[seed], 8: loss + (0.3 if seed == 1 else -0.1)}
+        found += [
+            Result(value and "window", value, seed, 2, of, shuffled, 6, of + 0.1)
+            for value, of in best.items()
+        ]
+    return [*found, Result("window", 64, 0, message="too|wide\n# <b>")]
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Settings:
+    return small_settings(tmp_path, ablation={"factors": ["window"], "seeds": 3})
+
+
+def table_of(popdb: Popdb, settings: Settings, found: list[Result]) -> tuple[str, dict[str, list[str]]]:
+    text = write_table(popdb, settings, found).path("ablation.md").read_text("utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| window")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return text, {row[1].replace("`", ""): row[2:] for row in cells}
+
+
+def test_the_table_has_the_numbers_of_numpy(popdb: Popdb, windows: Settings) -> None:
+    _, rows = table_of(popdb, windows, results())
+
+    def cell(values: Any, sign: str = "", digits: int = 4) -> str:
+        return f"{np.mean(values):{sign}.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+    base, wide = np.array(list(BASE.values())), np.array(list(WIDE.values()))
+    assert rows["16 (as set)"] == ["3", cell(base), cell(base + 0.1), cell([0.02, 0.04, 0.06], "+"), "–"]
+    assert rows["32"][:3] == ["3", cell(wide), cell(wide + 0.1)]
+    assert rows["32"][4] == cell(wide - base, "+", 5) + " †"
+    assert rows["8"][4] == cell([-0.1, 0.3, -0.1], "+", 5)
+    assert list(rows) == ["8", "16 (as set)", "32", "64"]
+    assert rows["64"] == ["0 of 1", *["not measured"] * 4]
+    _, rows = table_of(popdb, windows, results(gain=None))
+    assert {row[3] for row in rows.values()} == {"not measured"}
+
+
+def test_the_table_says_what_it_is_of(popdb: Popdb, windows: Settings) -> None:
+    text, _ = table_of(popdb, windows, results())
+    assert r"- `window = 64`, seed 0: too\|wide \# \<b\>" in text.splitlines()
+    for said in (
+        "source synthetic, separator repet/1, codec mel/1; 12 pairs of 6 songs", "held out by song",
+        "6 steps of 2 pairs", "device: cpu", "unweighted mean squared error of v",
+        "about 18% of the differences", "songs are synthetic",
+    ):  # fmt: skip
+        assert said in text
+
+
+def test_all_numbers_are_in_the_json(popdb: Popdb, windows: Settings) -> None:
+    numbers = read_json(write_table(popdb, windows, results()).path("ablation.json"))
+    assert [fit["best_loss"] for fit in numbers["fits"]] == [result.best_loss for result in results()]
+    wide = next(row for row in numbers["rows"] if row["value"] == 32)
+    assert wide["difference"]["mean"] == pytest.approx((-0.01 - 0.005 - 0.015) / 3)
+    assert (wide["marked"], wide["difference"]["count"]) == (True, 3)
+    assert numbers["dataset"]["content_sha256"] == popdb.info["content_sha256"]
+
+
+def test_the_same_results_are_written_once_and_others_elsewhere(popdb: Popdb, windows: Settings) -> None:
+    first, again = (write_table(popdb, windows, results()) for _ in range(2))
+    assert (first.made, again.made, again.folder) == (True, False, first.folder)
+    assert write_table(popdb, windows, results(gain=0.5)).folder != first.folder
+    first.path("ablation.md").unlink()
+    assert write_table(popdb, windows, results()).made
+
+
+def test_the_picture_grows_with_what_was_measured(popdb: Popdb, windows: Settings) -> None:
+    both = imread(write_table(popdb, windows, results()).path("ablation.png"))
+    one = imread(write_table(popdb, windows, results(gain=None)).path("ablation.png"))
+    assert both.shape[0] == pytest.approx(2 * one.shape[0], abs=2)
+    blue, orange = (0.12, 0.47, 0.71), (1.0, 0.5, 0.05)
+    assert all((abs(both[..., :3] - colour).max(axis=-1) < 0.1).any() for colour in (blue, orange))
