@@ -21,7 +21,7 @@ from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.baselines.base import Renderer
 from samuel.errors import InputError
 from samuel.evaluate.cost import Peak, machine_name
-from samuel.generate.output import LONGEST_ADDITION, no_space_told, write_accompaniment, write_limited
+from samuel.generate.output import LONGEST_ADDITION, explain_no_space, write_accompaniment, write_limited
 from samuel.generate.vocal import vocal_of
 from samuel.popdb.songs import AUDIO_SUFFIXES
 
@@ -178,7 +178,7 @@ def render_folder(
         OperatorError: The disk is full, or nothing can be written there. What is finished stays.
     """
     outcomes: list[Outcome] = []
-    with no_space_told(output):
+    with explain_no_space(output):
         output.mkdir(parents=True, exist_ok=True)
         with locked(output / ABOUT):
             rendering = _Rendering(renderer, output)

@@ -1,6 +1,6 @@
 """The latents of a vocal → those of an accompaniment, and the shortest way from audio to audio.
 
-Shapes: B batch, C = 64 latent channels, T frames, S samples at 44.1 kHz.
+Shapes: B batch, C latent channels, T frames, S samples at 44.1 kHz.
 """
 
 import tempfile
@@ -15,55 +15,16 @@ from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.checkpoint import TrainedModel
-from samuel.codecs.base import HOP, Codec, decode_windows, encode_windows, made_by
+from samuel.codecs.base import Codec, decode_windows, made_by
 from samuel.config import SamplingConfig
 from samuel.device import inference, uses_bf16
 from samuel.errors import CheckpointError
 from samuel.generate.output import write_limited
-from samuel.generate.vocal import Vocal, vocal_of
+from samuel.generate.vocal import vocal_of
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.inpaint import Kept
 from samuel.model.sample import sample
-from samuel.model.windows import (
-    AT_A_TIME,
-    AT_A_TIME_ON_GPU,
-    FRAMES,
-    OVERLAP,
-    Windowed,
-)
-
-# A vocal on disk → its latents. Shapes: C = 64 latent channels, T frames, S samples at 44.1 kHz.
-
-
-def encoded(
-    vocal: Vocal, codec: Codec, least_frames: int, on_read: Callable[[int, int], object] | None = None
-) -> Tensor:
-    """Codec latents of a vocal, a stretch at a time.
-
-    Args:
-        vocal: The vocal; one that is shorter than `least_frames` goes on in silence.
-        codec: Any.
-        least_frames: T at least.
-        on_read: Called with (samples read, samples in all) before every stretch is encoded.
-
-    Returns:
-        (1, C, T) on the CPU.
-    """
-    samples = max(vocal.samples, least_frames * HOP)
-
-    def read(start: int, stop: int) -> Audio:
-        if on_read is not None:
-            on_read(stop, samples)
-        return _padded(vocal, start, stop)
-
-    return encode_windows(codec, read, samples)
-
-
-def _padded(vocal: Vocal, start: int, stop: int) -> Audio:
-    """(2, stop - start) of a vocal, silent after its end."""
-    sung = vocal.read(start, min(stop, vocal.samples)) if start < vocal.samples else np.zeros((2, 0))
-    return np.pad(sung, ((0, 0), (0, stop - start - sung.shape[1]))).astype(np.float32)
-
+from samuel.model.windows import AT_A_TIME, AT_A_TIME_ON_GPU, Windowed
 
 OnStep = Callable[[int, int], object]
 """(steps done, steps in all)"""
@@ -97,10 +58,10 @@ def accompany(
     """
     require_codec(model, codec)
     with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
-        voice = vocal_of(vocal, Path(workspace), sample_rate=sample_rate)
-        latents = accompany_latents(encoded(voice, codec, model.frames), model, config, on_step)
+        source = vocal_of(vocal, Path(workspace), sample_rate=sample_rate)
+        latents = accompany_latents(source.encode(codec, model.frames), model, config, on_step)
         limited = Path(workspace) / "accompaniment.wav"
-        write_limited(limited, decode_windows(codec, latents, voice.samples))
+        write_limited(limited, decode_windows(codec, latents, source.samples))
         return read_wav(limited)
 
 
@@ -111,7 +72,7 @@ def accompany_latents(
     on_step: OnStep | None = None,
     kept: Kept | None = None,
 ) -> Tensor:
-    """Codec latents of vocals → codec latents of accompaniments.
+    """Sample the codec latents of accompaniments from those of vocals.
 
     Args:
         vocal: (B, C, T). More frames than the model was trained on go through it in overlapping windows;
@@ -136,14 +97,13 @@ def accompany_latents(
 
 
 def windowed(model: TrainedModel) -> Windowed:
-    """The model for songs of any length."""
+    """Make the model one for songs of any length."""
     device = next(model.network.parameters()).device
-    at_a_time = AT_A_TIME.get(device.type, AT_A_TIME_ON_GPU)
-    return Windowed(model.network, model.frames, OVERLAP * model.frames // FRAMES, at_a_time)
+    return Windowed(model.network, model.frames, at_a_time=AT_A_TIME.get(device.type, AT_A_TIME_ON_GPU))
 
 
 def mix(vocal: Audio, accompaniment: Audio) -> Audio:
-    """Both together, turned down where the sum would clip."""
+    """Add both, turned down where the sum would clip."""
     total = vocal + accompaniment
     return total / max(1.0, float(np.abs(total).max(initial=0.0)))
 

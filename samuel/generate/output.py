@@ -1,46 +1,41 @@
-"""Audio files of any length in bounded memory, whole or absent.
+"""Audio files of any length in bounded memory, whole or absent, and the balance of a mix.
 
 What passes between the stages is float WAV; what the user gets is 24-bit WAV or FLAC, written by ffmpeg: it
 reports a full disk wherever it strikes, where libsndfile loses the last frames of a FLAC without a word.
+Three hours of stereo, the longest vocal, take 2.9 GB at 24 bits and 3.8 GB as float: a WAV holds 4.3 GB.
 """
 
 import math
 import re
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from samuel.artifacts import explain_full_disk, replacing
-from samuel.audio import (
-    CHANNELS,
-    SAMPLE_RATE,
-    Audio,
-    read_blocks,
-    run_ffmpeg,
-)
+from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, read_blocks, run_ffmpeg
 from samuel.errors import InputError, OperatorError, SettingsError
-
-# How loud the vocal stands before its accompaniment.
-#
-# Loudness is that of ITU-R BS.1770, as ffmpeg's `ebur128` filter measures it, to a tenth of an LU.
-
 
 BALANCE_DB = 1.0
 """So much above the accompaniment lead vocals of popular music have been since 1975 (Gerdes and Siedenburg,
 "Lead-vocal level in recordings of popular music 1946-2020", JASA Express Letters 3, 043201, 2023)."""
-MOST_GAIN_DB = 24.0
+MAX_GAIN_DB = 24.0
 """Takes and masters differ by less; with more, an accompaniment of next to nothing would become a roar."""
-HIGHEST_PEAK_DBFS = -1.0
+MAX_PEAK_DBFS = -1.0
 """Of the samples, which alone can clip in a file; the decibel is left to the wave between them. To measure
 true peaks would double the time of a mix."""
 SILENCE_LUFS = -70.0
-"""What nothing above the absolute gate of BS.1770 is given as."""
+"""ffmpeg's value for what has nothing above the absolute gate of BS.1770."""
+ENCODERS = {".wav": ("wav", "pcm_s24le"), ".flac": ("flac", "flac")}
+"""Container and encoder, by the names that ffmpeg has for them."""
+IEEE_FLOAT = 3
+LONGEST_ADDITION = 40
+"""Characters that other names made of OUTPUT have more: take, mix, process and thread of a temporary file."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Balance:
 
     Attributes:
         accompaniment_gain_db: At most 24; 0 where one of the two is silent.
-        mix_gain_db: At most 0: what keeps the peak of the mix at or below -1 dBFS.
+        mix_gain_db: At most 0: keeps the peak of the mix at or below -1 dBFS.
         vocal_lufs: Integrated loudness; None where it is silent or shorter than 0.4 s.
         accompaniment_lufs: The same, before any gain.
     """
@@ -61,7 +56,7 @@ class Balance:
 
 
 def balance_of(vocal: Path, accompaniment: Path, balance_db: float = BALANCE_DB) -> Balance:
-    """The gains with which the vocal is `balance_db` louder than the accompaniment, and nothing clips.
+    """Find the gains with which the vocal is `balance_db` louder than the accompaniment, and nothing clips.
 
     Args:
         vocal: 44.1 kHz stereo float WAV.
@@ -78,88 +73,72 @@ def balance_of(vocal: Path, accompaniment: Path, balance_db: float = BALANCE_DB)
         vocal_lufs, accompaniment_lufs = pool.map(loudness_lufs, (vocal, accompaniment))
     gain_db = 0.0
     if vocal_lufs is not None and accompaniment_lufs is not None:
-        gain_db = round(min(MOST_GAIN_DB, vocal_lufs - accompaniment_lufs - balance_db), 6)
-    peak_dbfs = level_db(_peak_of_sum(vocal, accompaniment, amplitude(gain_db)))
-    return Balance(gain_db, min(0.0, HIGHEST_PEAK_DBFS - peak_dbfs), vocal_lufs, accompaniment_lufs)
+        gain_db = round(min(MAX_GAIN_DB, vocal_lufs - accompaniment_lufs - balance_db), 6)
+    peak, gain = 0.0, np.float32(amplitude(gain_db))
+    try:
+        for sung, played in zip(read_blocks(vocal), read_blocks(accompaniment), strict=True):
+            peak = max(peak, float(np.abs(sung + gain * played).max(initial=0.0)))
+    except ValueError as error:
+        raise InputError(f"{vocal} and {accompaniment} are not of one length; give two that are") from error
+    return Balance(gain_db, min(0.0, MAX_PEAK_DBFS - level_db(peak)), vocal_lufs, accompaniment_lufs)
 
 
 def loudness_lufs(path: Path) -> float | None:
-    """Integrated loudness of a file (ITU-R BS.1770) in LUFS; None for silence, and for less than 0.4 s.
+    """Measure integrated loudness in LUFS (ITU-R BS.1770, by ffmpeg's `ebur128`, to a tenth of an LU).
+
+    None for silence, and for less than 0.4 s.
 
     Raises:
         InputError: ffmpeg cannot read it.
     """
     done = run_ffmpeg([
-        "-loglevel", "info", "-nostats", "-protocol_whitelist", "file", "-i", f"file:{path.resolve()}",
+        "-loglevel", "info", "-nostats", "-protocol_whitelist", "file", *_input(path),
         "-map", "0:a:0", "-af", "ebur128=framelog=quiet", "-f", "null", "-",
     ])  # fmt: skip
-    said = done.stderr.decode(errors="replace")
-    found = re.findall(r"Summary:\s+Integrated loudness:\s+I:\s+(\S+) LUFS", said)
+    report = done.stderr.decode(errors="replace")
+    found = re.findall(r"Summary:\s+Integrated loudness:\s+I:\s+(\S+) LUFS", report)
     if done.returncode or not found:
-        reason = said.strip().rpartition("\n")[2]
+        reason = report.strip().rpartition("\n")[2]
         raise InputError(f"{path}: ffmpeg could not measure its loudness ({reason})")
     loudness = float(found[-1])
     return loudness if loudness > SILENCE_LUFS else None
 
 
 def amplitude(gain_db: float) -> float:
-    """The factor that a gain is."""
+    """Turn a gain into a factor."""
     return 10.0 ** (gain_db / 20.0)
 
 
 def level_db(peak: float) -> float:
-    """An amplitude in dB; -inf for 0."""
+    """Turn an amplitude into dB; -inf for 0."""
     return 20.0 * math.log10(peak) if peak > 0.0 else -math.inf
 
 
-def _peak_of_sum(vocal: Path, accompaniment: Path, gain: float) -> float:
-    peak = 0.0
-    try:
-        for sung, played in zip(read_blocks(vocal), read_blocks(accompaniment), strict=True):
-            peak = max(peak, float(np.abs(sung + np.float32(gain) * played).max(initial=0.0)))
-    except ValueError as error:
-        raise InputError(f"{vocal} and {accompaniment} are not of one length; give two that are") from error
-    return peak
-
-
-# Three hours of stereo, the longest vocal, take 2.9 GB at 24 bits and 3.8 GB as float: a WAV holds 4.3 GB.
-ENCODERS = {".wav": ("wav", "pcm_s24le"), ".flac": ("flac", "flac")}
-IEEE_FLOAT = 3
-LONGEST_ADDITION = 40
-"""Characters that other names made of OUTPUT have more: take, mix, process and thread of a temporary file."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a file holds.
-
-    Attributes:
-        samples: In each channel.
-        peak: Of all channels, linear, 1 is full scale; NaN where a sample is NaN.
-    """
-
-    samples: int
-    peak: float
-
-
-def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_RATE) -> Written:
+def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_RATE) -> float:
     """Write successive (C, n) float32 as one float WAV, which is gone again where that fails.
 
     The same samples give the same bytes. It may pass full scale.
+
+    Returns:
+        The peak of all channels, linear, 1 is full scale; NaN where a sample is NaN.
 
     Raises:
         OperatorError: The disk is full.
     """
     samples, channels, peak = 0, CHANNELS, 0.0
-    with no_space_told(path), _gone_if_failed(path), path.open("wb") as file:
-        file.write(_header(0, channels, sample_rate))
-        for block in blocks:
-            file.write(block.T.astype("<f4", order="C").data)
-            samples, channels = samples + block.shape[1], len(block)
-            peak = float(np.maximum(peak, np.abs(block).max(initial=0.0)))
-        file.seek(0)
-        file.write(_header(samples, channels, sample_rate))
-    return Written(samples, peak)
+    try:
+        with explain_no_space(path), path.open("wb") as file:
+            file.write(_header(0, channels, sample_rate))
+            for block in blocks:
+                file.write(block.T.astype("<f4", order="C").data)
+                samples, channels = samples + block.shape[1], len(block)
+                peak = float(np.maximum(peak, np.abs(block).max(initial=0.0)))
+            file.seek(0)
+            file.write(_header(samples, channels, sample_rate))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return peak
 
 
 def write_limited(path: Path, blocks: Iterable[Audio]) -> float:
@@ -180,7 +159,7 @@ def write_limited(path: Path, blocks: Iterable[Audio]) -> float:
     """
     raw = path.with_name(f"raw-{path.name}")
     try:
-        peak = write_stream(raw, blocks).peak
+        peak = write_stream(raw, blocks)
         if not math.isfinite(peak):
             raise OperatorError(
                 "the accompaniment holds NaN or infinite samples; "
@@ -196,11 +175,7 @@ def write_limited(path: Path, blocks: Iterable[Audio]) -> float:
 
 
 def write_accompaniment(path: Path, source: Path) -> None:
-    """Write a float WAV as 24-bit WAV or FLAC, by the suffix of `path`.
-
-    Args:
-        path: The file; it appears when it is whole.
-        source: 44.1 kHz stereo float WAV within full scale, as `write_limited` leaves it.
+    """Write a float WAV within full scale as 24-bit WAV or FLAC, by its suffix; whole or not at all.
 
     Raises:
         InputError: Another suffix.
@@ -210,17 +185,9 @@ def write_accompaniment(path: Path, source: Path) -> None:
 
 
 def write_mix(path: Path, vocal: Path, accompaniment: Path, balance: Balance) -> None:
-    """Write the sum of vocal and accompaniment as 24-bit WAV or FLAC, by the suffix of `path`.
+    """Write the sum of two float WAVs of one length; as for `write_accompaniment`.
 
-    Args:
-        path: The file; it appears when it is whole.
-        vocal: 44.1 kHz stereo float WAV.
-        accompaniment: The same, as long.
-        balance: The gains; `balance_of` gives those with which it does not clip.
-
-    Raises:
-        InputError: Another suffix.
-        OperatorError: The disk is full, or the place does not let itself be written to.
+    `balance_of` gives the gains with which it does not clip.
     """
     vocal_gain = amplitude(balance.mix_gain_db)
     accompaniment_gain = amplitude(balance.mix_gain_db + balance.accompaniment_gain_db)
@@ -253,26 +220,11 @@ def require_writable(path: Path) -> None:
         raise OperatorError(f"{path}: cannot be written ({reason}); choose another place or name") from error
 
 
-def no_space_told(path: Path) -> AbstractContextManager[None]:
-    """Turn a full disk into what a person can act on.
-
-    Raises:
-        OperatorError: No space is left where `path` is to be.
-    """
+def explain_no_space(path: Path) -> AbstractContextManager[None]:
+    """Turn a full disk where `path` is to be into an OperatorError with the remedy."""
     return explain_full_disk(
         path, "nothing half-written was left. Free some space, or write to another disk, and run it again"
     )
-
-
-@contextmanager
-def _gone_if_failed(path: Path) -> Iterator[None]:
-    whole = False
-    try:
-        yield
-        whole = True
-    finally:
-        if not whole:
-            path.unlink(missing_ok=True)
 
 
 def _encode(path: Path, arguments: Sequence[str]) -> None:
@@ -282,7 +234,7 @@ def _encode(path: Path, arguments: Sequence[str]) -> None:
 
 def _run(arguments: Sequence[str], container: str, path: Path) -> None:
     """Have ffmpeg write `path`, whole or not at all; the same samples give the same bytes."""
-    with no_space_told(path), replacing(path) as temporary:
+    with explain_no_space(path), replacing(path) as temporary:
         bare = ["-map_metadata", "-1", "-fflags", "+bitexact", "-f", container, "-y", _url(temporary)]
         done = run_ffmpeg([*arguments, *bare])
         if done.returncode:
@@ -291,7 +243,6 @@ def _run(arguments: Sequence[str], container: str, path: Path) -> None:
 
 
 def _encoder(path: Path) -> tuple[str, str]:
-    """Container and encoder, by the names that ffmpeg has for them."""
     encoder = ENCODERS.get(path.suffix.lower())
     if encoder is None:
         raise InputError(f"{path}: the suffix says neither .wav nor .flac; give it one of the two")

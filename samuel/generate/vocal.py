@@ -1,11 +1,11 @@
-"""Any vocal, file or array, as a WAV that is read piece by piece.
+"""Any vocal, file or array, as a WAV that is read piece by piece, and from there as latents.
 
-Shapes: C channels, S samples at any rate; what comes out is (2, S) at 44.1 kHz.
+Shapes: S samples in C' channels at any rate; what comes out is (2, S) at 44.1 kHz, or (1, C, T) latents.
 """
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,24 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from torch import Tensor
 
-from samuel.audio import (
-    CHANNELS,
-    SAMPLE_RATE,
-    Audio,
-    channels_of,
-    decode_to_wav,
-    read_blocks,
-    read_wav,
-)
+from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, channels_of, decode_to_wav, read_blocks, read_wav
+from samuel.codecs.base import Codec, encode_windows
 from samuel.errors import InputError
-from samuel.generate.output import level_db, no_space_told, write_stream
+from samuel.generate.output import explain_no_space, level_db, write_stream
 from samuel.popdb.stages import MOST_PEAK, SILENCE_DBFS
 from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
 
-LONGEST_S = 3 * 3600.0
-"""So that a float WAV of it stays below the 4 GiB that a WAV can hold, and a slip is told before a night."""
-MOST_CHANNELS = 8
+MAX_DURATION_S = 3 * 3600.0
+"""So that a float WAV of it stays below the 4 GiB that a WAV can hold, and a slip shows before a night."""
+MAX_CHANNELS = 8
 """7.1. ffmpeg mixes some layouts of more, refuses others, and takes 16 or 24 microphones for loudspeakers."""
 RATES_HZ = (1_000, 768_000)
 BLOCK = 2**18
-MOST_BYTES = 2**32 - 2**10
+MAX_ARRAY_BYTES = 2**32 - 2**10
 """Of an array as float32, in the WAV in which ffmpeg gets it."""
 ARRAY = "the vocal (an array)"
 
@@ -53,12 +47,35 @@ class Vocal:
     path: Path
     samples: int
 
+    @property
+    def duration_s(self) -> float:
+        """Its length."""
+        return self.samples / SAMPLE_RATE
+
     def read(self, start: int, stop: int) -> Audio:
-        """Its samples from `start` to before `stop`, (2, stop - start)."""
+        """Read the samples from `start` to before `stop`, (2, stop - start); silence follows its end."""
         with soundfile.SoundFile(self.path) as file:
-            file.seek(start)
-            samples = file.read(stop - start, dtype="float32", always_2d=True)
+            file.seek(min(start, self.samples))
+            samples = file.read(stop - start, dtype="float32", always_2d=True, fill_value=0.0)
         return np.ascontiguousarray(samples.T, dtype=np.float32)
+
+    def encode(
+        self, codec: Codec, min_frames: int, on_read: Callable[[int, int], object] = lambda *_: None
+    ) -> Tensor:
+        """Encode it a stretch at a time, to (1, C, T) codec latents on the CPU.
+
+        Args:
+            codec: Any.
+            min_frames: T at least; a shorter vocal goes on in silence.
+            on_read: Called with (samples read, samples in all) before every stretch is encoded.
+        """
+        samples = max(self.samples, codec.info.samples(min_frames))
+
+        def read(start: int, stop: int) -> Audio:
+            on_read(stop, samples)
+            return self.read(start, stop)
+
+        return encode_windows(codec, read, samples)
 
 
 def vocal_of(
@@ -71,7 +88,7 @@ def vocal_of(
     """Bring any vocal to `workspace` / vocal.wav, whatever its length in little memory.
 
     Args:
-        source: Any audio file, or an array: (S,), or (C, S) or (S, C), where the axis of at most 8 entries
+        source: Any audio file, or an array: (S,), or (C', S) or (S, C'), where the axis of at most 8 entries
             holds the channels, as long as the other has more. float is taken as it is, with full scale at 1;
             int16, int32 and uint8, as WAV files have them, are brought to that scale.
         workspace: A folder; vocal.wav in it is replaced.
@@ -89,18 +106,16 @@ def vocal_of(
     if length_s is not None and not 1 / SAMPLE_RATE <= length_s < math.inf:
         raise InputError(f"length_s = {length_s}: give the seconds to take from the beginning, more than 0")
     target = workspace / "vocal.wav"
-    with no_space_told(target):
+    with explain_no_space(target):
         if isinstance(source, Path):
             _decode_file(source, target, length_s)
         else:
             _write_array(_frames(source), target, sample_rate, length_s)
-    vocal = Vocal(target, soundfile.info(target).frames)
-    _check(vocal, str(source) if isinstance(source, Path) else ARRAY)
-    return vocal
+    return _checked(target, str(source) if isinstance(source, Path) else ARRAY)
 
 
 def vocal_from_mix(vocal: Vocal, separator: Separator, workspace: Path) -> Vocal:
-    """The vocals of what is a mix, in `workspace` / vocals.wav; the whole of it is held in memory.
+    """Separate the vocals of what is a mix into `workspace` / vocals.wav; the whole is held in memory.
 
     Raises:
         InputError: What the separator gives is NaN, infinite or far above full scale.
@@ -108,9 +123,7 @@ def vocal_from_mix(vocal: Vocal, separator: Separator, workspace: Path) -> Vocal
     """
     target = workspace / "vocals.wav"
     write_stream(target, [separator.vocals(read_wav(vocal.path))])
-    vocals = Vocal(target, vocal.samples)
-    _check(vocals, f"the vocals of the mix, by {separator.identity}")
-    return vocals
+    return _checked(target, f"the vocals of the mix, by {separator.identity}")
 
 
 def _decode_file(source: Path, target: Path, length_s: float | None) -> None:
@@ -119,19 +132,18 @@ def _decode_file(source: Path, target: Path, length_s: float | None) -> None:
         raise InputError(f"{source}: {reason}; give an audio file")
     _require_channels(channels_of(source), str(source))
     # A second more, by which to know what is longer.
-    decode_to_wav(source, target, min(length_s or math.inf, LONGEST_S + 1.0))
+    decode_to_wav(source, target, min(length_s or math.inf, MAX_DURATION_S + 1.0))
 
 
 def _write_array(frames: NDArray[Any], target: Path, sample_rate: int, length_s: float | None) -> None:
-    """Write (S, C) samples of any type and rate as 44.1 kHz stereo float32."""
+    """Write (S, C') samples of any type and rate as 44.1 kHz stereo float32."""
     if not RATES_HZ[0] <= sample_rate <= RATES_HZ[1] or sample_rate != int(sample_rate):
         raise InputError(
             f"sample_rate = {sample_rate}: give a whole number from {RATES_HZ[0]} to {RATES_HZ[1]} Hz"
         )
-    if length_s is not None:
-        # A second more: who resamples looks ahead.
+    if length_s is not None:  # a second more: who resamples looks ahead
         frames = frames[: math.ceil((length_s + 1.0) * sample_rate)]
-    if frames.size * 4 > MOST_BYTES:
+    if frames.size * 4 > MAX_ARRAY_BYTES:
         raise InputError(f"{ARRAY} takes {frames.size * 4 / 1e9:.1f} GB; give it as a file")
     if sample_rate == SAMPLE_RATE and frames.shape[1] == CHANNELS:
         length = len(frames) if length_s is None else round(length_s * SAMPLE_RATE)
@@ -146,7 +158,7 @@ def _write_array(frames: NDArray[Any], target: Path, sample_rate: int, length_s:
 
 
 def _frames(array: NDArray[Any]) -> NDArray[Any]:
-    """An array of samples as (S, C), not copied."""
+    """An array of samples as (S, C'), not copied."""
     array = np.asarray(array)
     if array.dtype.kind != "f" and array.dtype not in (np.int16, np.int32, np.uint8):
         raise InputError(f"{ARRAY} is of type {array.dtype}; give float in [-1, 1], int16, int32 or uint8")
@@ -156,19 +168,19 @@ def _frames(array: NDArray[Any]) -> NDArray[Any]:
         raise InputError(f"{ARRAY} holds no samples; give one of at least a second")
     if array.ndim == 1:
         return array[:, None]
-    if max(array.shape) <= MOST_CHANNELS:
+    if max(array.shape) <= MAX_CHANNELS:
         raise InputError(
             f"{ARRAY} has shape {array.shape}, where either may be the channels; give more than "
-            f"{MOST_CHANNELS} samples"
+            f"{MAX_CHANNELS} samples"
         )
     _require_channels(min(array.shape), ARRAY)
-    return array if array.shape[1] <= MOST_CHANNELS else array.T
+    return array if array.shape[1] <= MAX_CHANNELS else array.T
 
 
 def _blocks(frames: NDArray[Any]) -> Iterator[Audio]:
-    """(S, C) of any type as successive (C, n) float32."""
+    """(S, C') of any type as successive (C', n) float32."""
     for start in range(0, len(frames), BLOCK):
-        with np.errstate(over="ignore"):  # becomes infinite, and is told as that
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
             block = frames[start : start + BLOCK].T.astype(np.float32)
         if frames.dtype == np.uint8:  # a WAV of 8 bits has its zero at 128
             block = (block - 128) / 128
@@ -178,21 +190,22 @@ def _blocks(frames: NDArray[Any]) -> Iterator[Audio]:
 
 
 def _require_channels(channels: int | None, name: str) -> None:
-    """What is no audio at all is left for the decoder to say."""
-    if channels is not None and channels > MOST_CHANNELS:
+    """What is no audio at all is left for the decoder to refuse."""
+    if channels is not None and channels > MAX_CHANNELS:
         raise InputError(f"{name}: {channels} channels; give a vocal of one or two, or of at most 8 (7.1)")
 
 
-def _check(vocal: Vocal, name: str) -> None:
-    """Require samples that can be a vocal, and warn of silence."""
+def _checked(path: Path, name: str) -> Vocal:
+    """A vocal whose samples can be one; silence is warned of."""
+    vocal = Vocal(path, soundfile.info(path).frames)
     if vocal.samples == 0:
         raise InputError(f"{name}: holds no samples; give a vocal of at least a second")
-    if vocal.samples > LONGEST_S * SAMPLE_RATE:
+    if vocal.duration_s > MAX_DURATION_S:
         raise InputError(
-            f"{name}: longer than {LONGEST_S / 3600:g} hours; cut it, or take its beginning only (length_s)"
+            f"{name}: longer than {MAX_DURATION_S / 3600:g} hours; cut it, or take its beginning (length_s)"
         )
     peak = power = 0.0
-    for block in read_blocks(vocal.path):
+    for block in read_blocks(path):
         peak = float(np.maximum(peak, np.abs(block).max()))
         power += float(np.square(block, dtype=np.float64).mean(axis=0).sum())
     if not math.isfinite(peak):
@@ -204,3 +217,4 @@ def _check(vocal: Vocal, name: str) -> None:
     level_dbfs = level_db(math.sqrt(power / vocal.samples))
     if level_dbfs < SILENCE_DBFS:
         logger.warning("%s: silent (%.1f dBFS): there is nothing in it to follow", name, level_dbfs)
+    return vocal

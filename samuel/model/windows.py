@@ -9,10 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-FRAMES = 1024
-"""The length the network was trained on (paper §III-C)."""
-OVERLAP = 256
-"""Frames that neighbours share at least, a quarter: 12 s to pass from one to the other."""
+OVERLAP_DIVISOR = 4
+"""Neighbouring windows share at least a quarter of their frames: of 1024, 12 s to pass over."""
 AT_A_TIME = {"cpu": 2, "mps": 2}
 """Windows in one call of the network: where they cost memory and gain no time, one with and one without its
 vocal."""
@@ -32,7 +30,7 @@ class VocalConditioned(Protocol):
         ...
 
 
-def window_starts(length: int, frames: int = FRAMES, overlap: int = OVERLAP) -> list[int]:
+def window_starts(length: int, frames: int, overlap: int) -> list[int]:
     """First frames of the windows that cover `length` frames: as few as may be, evenly spaced.
 
     Args:
@@ -55,17 +53,18 @@ class Windowed:
     """
 
     def __init__(
-        self, network: VocalConditioned, frames: int = FRAMES, overlap: int = OVERLAP, at_a_time: int = 2
+        self, network: VocalConditioned, frames: int, overlap: int | None = None, at_a_time: int = 2
     ) -> None:
         """Nothing is computed yet.
 
         Args:
             network: The denoiser for windows.
-            frames: Of a window, F; a shorter song goes through whole.
-            overlap: Frames that neighbours share at least.
+            frames: Of a window, F: the length the network was trained on; a shorter song goes through whole.
+            overlap: Frames that neighbours share at least; None: a quarter of a window.
             at_a_time: Windows in one call of the network.
         """
-        self.network, self.frames, self.overlap, self.at_a_time = network, frames, overlap, at_a_time
+        self.network, self.frames, self.at_a_time = network, frames, at_a_time
+        self.overlap = frames // OVERLAP_DIVISOR if overlap is None else overlap
 
     def condition(self, vocal: Tensor, drop_mask: Tensor) -> Tensor:
         """Replace the vocal of dropped items, (B, C, T)."""

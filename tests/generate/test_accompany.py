@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 from samuel.checkpoint import TrainedModel
-from samuel.codecs.base import HOP, Codec
+from samuel.codecs.base import Codec
 from samuel.config import SamplingConfig
 from samuel.errors import CheckpointError, InputError
 from samuel.generate import accompany, accompany_latents, mix
@@ -17,7 +17,7 @@ from tests.generate.voices import voice
 SAMPLING = SamplingConfig(steps=2)
 
 
-@pytest.mark.parametrize("samples", [9, 2047, 2048, 44_100, 64 * HOP, 64 * HOP + 1, 441_001])
+@pytest.mark.parametrize("samples", [9, 2048, 64 * 2048 + 1, 441_001])
 def test_an_accompaniment_is_as_long_as_its_vocal(samples: int, model: TrainedModel, codec: Codec) -> None:
     accompaniment = accompany(voice(samples), model, codec, SAMPLING)
     assert accompaniment.shape == (2, samples)

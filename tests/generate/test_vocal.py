@@ -19,7 +19,7 @@ from samuel.audio import (
 )
 from samuel.errors import InputError, OperatorError
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
-from samuel.separators.repet import RepetSeparator
+from tests.generate.voices import HalfSeparator
 
 Samples = NDArray[Any]
 
@@ -44,8 +44,8 @@ def whole(vocal: Vocal) -> Audio:
     return audio
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "m4a"])
-@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (48_000, 1), (8_000, 2)])
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg", "m4a"])
+@pytest.mark.parametrize(("rate", "channels"), [(48_000, 1), (8_000, 2)])
 def test_a_file_is_what_ffmpeg_decodes(tmp_path: Path, suffix: str, rate: int, channels: int) -> None:
     path = tmp_path / f"-take 1: %20.{suffix}"
     given = saved(tmp_path / "given.wav", voice(rate=rate, channels=channels), rate)
@@ -64,6 +64,9 @@ def test_any_piece_can_be_read(tmp_path: Path) -> None:
     assert vocal == Vocal(tmp_path / "vocal.wav", len(frames))
     for start, stop in ((0, 1), (0, 88_200), (88_199, 88_200), (12_345, 54_321), (7, 7)):
         np.testing.assert_array_equal(vocal.read(start, stop), frames[start:stop].T)
+    beyond = vocal.read(88_199, 88_203)
+    np.testing.assert_array_equal(beyond[:, 0], frames[-1])
+    assert not beyond[:, 1:].any() and not vocal.read(90_000, 90_009).any()
 
 
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
@@ -107,21 +110,13 @@ def test_an_array_of_any_kind_is_the_audio_it_stands_for(
     assert {file.name for file in tmp_path.iterdir()} == {"vocal.wav"}
 
 
-@pytest.mark.parametrize("channels", [1, 2, 6, 8])
-@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2, 8])
+@pytest.mark.parametrize("rate", [8_000, 44_100])
 def test_an_array_becomes_what_the_same_file_becomes(tmp_path: Path, channels: int, rate: int) -> None:
     frames = voice(rate=rate, channels=channels)
     expected = load_audio(saved(tmp_path / "a.wav", frames, rate), tmp_path)
     for samples in (frames, frames.T):
         np.testing.assert_array_equal(whole(vocal_of(samples, tmp_path, sample_rate=rate)), expected)
-
-
-def test_an_array_of_many_blocks_keeps_its_order(tmp_path: Path) -> None:
-    frames = voice(15.0)
-    np.testing.assert_array_equal(whole(vocal_of(frames, tmp_path)), frames.T)
-    frames[-1, 1] = np.nan
-    with pytest.raises(InputError, match="NaN"):
-        vocal_of(frames, tmp_path)
 
 
 @pytest.mark.parametrize("length_s", [0.5, 0.12345, 1 / SAMPLE_RATE])
@@ -137,16 +132,10 @@ def test_only_the_beginning_is_taken(tmp_path: Path, length_s: float, rate: int)
         np.testing.assert_allclose(audio[:, :samples], expected[:, :samples], rtol=0, atol=1e-6)
 
 
-def test_more_than_there_is_may_be_asked_for(tmp_path: Path) -> None:
-    for source in (voice(), saved(tmp_path / "a.wav", voice())):
-        for length_s in (5.0, 1e9):
-            assert vocal_of(source, tmp_path, length_s=length_s).samples == SAMPLE_RATE
-
-
 def test_what_is_too_long_is_refused_unless_less_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samuel.generate.vocal, "LONGEST_S", 1.0)
+    monkeypatch.setattr(samuel.generate.vocal, "MAX_DURATION_S", 1.0)
     longer = voice(1.0 + 1 / SAMPLE_RATE)
     for source in (longer, saved(tmp_path / "long.wav", longer), saved(tmp_path / "longer.wav", voice(9.0))):
         for length_s in (None, 2.0):
@@ -154,11 +143,6 @@ def test_what_is_too_long_is_refused_unless_less_is_asked_for(
                 vocal_of(source, tmp_path, length_s=length_s)
         assert vocal_of(source, tmp_path, length_s=1.0).samples == SAMPLE_RATE
     assert vocal_of(saved(tmp_path / "a.wav", voice()), tmp_path).samples == SAMPLE_RATE
-
-
-def test_a_wav_holds_the_longest_vocal() -> None:
-    float_stereo_bytes = samuel.generate.vocal.LONGEST_S * SAMPLE_RATE * 2 * 4
-    assert float_stereo_bytes + 58 < 2**32
 
 
 def with_value(value: float) -> Audio:
@@ -222,7 +206,7 @@ def test_a_file_with_what_is_no_number_is_refused(tmp_path: Path, value: float, 
         vocal_of(path, tmp_path)
 
 
-@pytest.mark.parametrize("channels", [9, 16, 24, 200])
+@pytest.mark.parametrize("channels", [9, 200])
 def test_a_file_of_many_channels_is_refused_by_their_number(tmp_path: Path, channels: int) -> None:
     path = saved(tmp_path / "a.wav", voice(0.1, channels=channels))
     with pytest.raises(InputError, match=rf"a\.wav: {channels} channels; give a vocal of one or two"):
@@ -276,23 +260,10 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         assert not (tmp_path / "vocal.wav").is_symlink()
 
 
-class Separator:
-    identity = "half/1"
-
-    def __init__(self, factor: float = 0.5) -> None:
-        self.factor = factor
-
-    def vocals(self, mix: Audio) -> Audio:
-        return mix * np.float32(self.factor)
-
-    def cancel(self) -> None:
-        pass
-
-
 def test_the_vocals_of_a_mix_are_a_vocal_beside_it(tmp_path: Path) -> None:
     frames = voice(7.0)
     mix = vocal_of(frames, tmp_path)
-    vocal = vocal_from_mix(mix, Separator(), tmp_path)
+    vocal = vocal_from_mix(mix, HalfSeparator(), tmp_path)
     np.testing.assert_array_equal(whole(vocal), 0.5 * frames.T)
     np.testing.assert_array_equal(whole(mix), frames.T)
 
@@ -300,13 +271,4 @@ def test_the_vocals_of_a_mix_are_a_vocal_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("factor", "message"), [(np.nan, "NaN"), (np.inf, "NaN or inf"), (99.0, "of up to")])
 def test_what_a_separator_gives_is_checked(tmp_path: Path, factor: float, message: str) -> None:
     with pytest.raises(InputError, match=rf"the vocals of the mix, by half/1: .*{message}"):
-        vocal_from_mix(vocal_of(voice(), tmp_path), Separator(factor), tmp_path)
-
-
-@pytest.mark.parametrize("samples", [9, 3_000])
-def test_a_short_or_silent_mix_has_vocals_too(
-    tmp_path: Path, samples: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    mix = vocal_of(np.zeros(samples, np.float32), tmp_path)
-    assert vocal_from_mix(mix, RepetSeparator(), tmp_path).samples == samples
-    assert "the vocals of the mix, by repet" in caplog.text
+        vocal_from_mix(vocal_of(voice(), tmp_path), HalfSeparator(factor), tmp_path)
