@@ -12,21 +12,9 @@ from scipy.signal import fftconvolve
 from samuel.artifacts import Artifact, digest
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.synthetic.room import reverberation
-from samuel.synthetic.score import BEATS_PER_BAR, Chord, Key, Note, Score, write_score
-from samuel.synthetic.song import (
-    VERSION,
-    SyntheticSong,
-    compose,
-    write_song,
-)
-from samuel.synthetic.voice import (
-    FFT,
-    VOWELS,
-    Tract,
-    filtered,
-    frame_count,
-    glottal_source,
-)
+from samuel.synthetic.score import BEATS_PER_BAR, Note, Score, write_score
+from samuel.synthetic.song import VERSION, SyntheticSong, compose, write_song
+from samuel.synthetic.voice import FFT, filtered, frame_count, glottal_source
 
 SEED = 7
 INDICES = (0, 1)  # one in the major, one in the minor
@@ -86,10 +74,11 @@ def pitch_of(song: SyntheticSong, score: Score, note: Note) -> NDArray[np.float6
 
 def test_stems_are_float32_stereo_and_sum_to_the_mix(songs: list[SyntheticSong]) -> None:
     for song in songs:
+        assert 100 <= song.duration_s <= 150
+        assert all(0.1 < np.abs(stem).max() < 1.0 for stem in (song.mix, song.vocals, song.accompaniment))
         assert song.vocals.dtype == song.accompaniment.dtype == song.mix.dtype == np.float32
         assert song.vocals.shape == song.accompaniment.shape == (2, round(song.duration_s * SAMPLE_RATE))
         assert np.array_equal(song.mix, song.vocals + song.accompaniment)
-        assert not np.array_equal(song.mix, song.accompaniment)
 
 
 def test_the_same_song_has_the_same_bytes(songs: list[SyntheticSong], entry: Artifact) -> None:
@@ -103,24 +92,6 @@ def test_another_index_or_seed_is_another_song(songs: list[SyntheticSong]) -> No
     assert len({song.vocals.tobytes() for song in songs}) == len(songs)
     assert len({song.title for song in songs}) == len(songs)
     assert write_score(SEED, 0) != write_score(SEED + 1, 0)
-
-
-def test_duration_and_peak(songs: list[SyntheticSong]) -> None:
-    for song in songs:
-        assert 100 <= song.duration_s <= 150
-        for stem in (song.mix, song.vocals, song.accompaniment):
-            assert np.isfinite(stem).all()
-            assert 0.1 < np.abs(stem).max() < 1.0
-
-
-def test_accompaniment_is_wide_and_the_voice_central(songs: list[SyntheticSong]) -> None:
-    for song in songs:
-        width = {}
-        for name, (left, right) in (("band", song.accompaniment), ("voice", song.vocals)):
-            width[name] = rms(left - right) / rms(left + right)
-            assert 0.7 < rms(left) / rms(right) < 1.4
-        assert 0.05 < width["band"] < 0.7
-        assert 0.005 < width["voice"] < 0.2
 
 
 def test_sung_intervals_are_ordered_with_an_intro_and_a_rest(songs: list[SyntheticSong]) -> None:
@@ -198,22 +169,6 @@ def test_the_voice_sings_the_notes(songs: list[SyntheticSong], scores: list[Scor
         assert max(errors) < 0.5
 
 
-def test_held_notes_have_vibrato_that_comes_late(songs: list[SyntheticSong], scores: list[Score]) -> None:
-    rate = ANALYSIS_RATE / 64
-    for song, score in zip(songs, scores, strict=False):
-        note = max(held_notes(score), key=lambda n: n.length)
-        pitch = pitch_of(song, score, note)
-        held = pitch[
-            int(0.5 * rate) : int((score.seconds(note.end) - score.seconds(note.start) - 0.1) * rate)
-        ]
-        spectrum = np.abs(np.fft.rfft((held - held.mean()) * np.hanning(held.size), 4096))
-        frequencies = np.fft.rfftfreq(4096, 1 / rate)
-        assert 4 <= frequencies[1 + np.argmax(spectrum[1:])] <= 7
-        assert 0.15 < np.ptp(held) / 2 < 1.0
-        early = pitch[int(0.1 * rate) : int(0.2 * rate)]
-        assert np.ptp(early) < 0.6 * np.ptp(held)
-
-
 def test_twelve_songs_differ_in_key_and_tempo(scores: list[Score]) -> None:
     assert len({str(score.key) for score in scores}) == 12
     assert len({score.tempo_bpm for score in scores}) == 12
@@ -244,32 +199,12 @@ def test_accented_notes_are_chord_tones(scores: list[Score]) -> None:
             assert note.pitch % 12 in score.key.scale_over(chord)
 
 
-def test_chords_of_a_key() -> None:
-    a_minor, c_major = Key(9, minor=True), Key(0, minor=False)
-    assert str(a_minor) == "A minor"
-    assert a_minor.chord("V") == Chord((4, 8, 11))
-    assert a_minor.scale_over(a_minor.chord("V")) == {9, 11, 0, 2, 4, 5, 8}
-    assert c_major.chord("bVII") == Chord((10, 2, 5))
-    assert c_major.chord("V", sevenths=True) == Chord((7, 11, 2, 5))
-    assert c_major.chord("I", sevenths=True) == Chord((0, 4, 7, 11))
-    assert c_major.chord("vi").voicing(60) == (60, 64, 69)
-
-
 def test_the_source_has_no_aliases() -> None:
     f0_hz = 44_100 * 37 / 4096  # 37 periods in 4096 samples: each harmonic falls on one bin
     power = np.abs(np.fft.rfft(glottal_source(np.full(4096, f0_hz)))) ** 2
     harmonic = np.arange(power.size) % 37 == 0
     assert power[~harmonic].sum() < 1e-4 * power[harmonic].sum()
     assert power[round(16_000 / 44_100 * 4096) :].sum() < 1e-4 * power.sum()
-
-
-def test_vowels_have_their_formants() -> None:
-    response = np.abs(Tract(scale=1.0, tilt_hz=3000.0).response(np.array([VOWELS["a"], VOWELS["i"]])))
-    bin_hz = SAMPLE_RATE / FFT
-    for row, (first, second) in zip(response, ((730, 1090), (300, 2290)), strict=True):
-        peaks = bin_hz * (1 + np.flatnonzero((row[1:-1] > row[:-2]) & (row[1:-1] > row[2:])))
-        assert peaks[0] == pytest.approx(first, abs=60)
-        assert peaks[1] == pytest.approx(second, abs=60)
 
 
 def test_a_constant_response_is_a_convolution() -> None:

@@ -104,11 +104,18 @@ def test_groups_to_come_download_nothing_for_a_flow_that_broke(
     def broken(*_: Any) -> None:
         raise RuntimeError("a bug")
 
+    made: list[Parts] = []
+
+    def remember(settings: Settings) -> Parts:
+        made.append(Parts(settings))
+        return made[-1]
+
     monkeypatch.setattr("samuel.popdb.stages.separate", broken)
+    monkeypatch.setattr("flows.build_popdb.Parts", remember)
     with pytest.raises(RuntimeError, match="a bug"):
         build_popdb(settings)
     with pytest.raises(OperatorError, match="the run has ended"):
-        acquire_songs([Song("later", "Later")], Parts(settings))
+        acquire_songs([Song("later", "Later")], made[0])
     monkeypatch.undo()
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("SAMUEL_TEST_SITE", site.base)

@@ -118,18 +118,14 @@ CLICK[3 * SAMPLE_RATE] = 1.0
 HALF_DENORMAL = music(7.0)
 HALF_DENORMAL[: 3 * SAMPLE_RATE] = 1e-40
 COLOUR = ("-f", "lavfi", "-i", "color=d=5:s=16x16:r=5")
-TAG = b"TAG" + b"x" * 125  # ID3v1, which does not belong behind a FLAC
 JUNK = np.random.default_rng(1).bytes(1500)
 
 # Name, what the file's audio is, how exactly, and the file.
 GOOD: list[tuple[str, Signal, float, Write]] = [
     ("mono.wav", music(channels=1).repeat(2, axis=1), 0.0, saved(music(channels=1))),
-    ("24 bits.wav", music(), 2**-23, saved(music(), subtype="PCM_24")),
     ("8 bits.wav", music(), 2**-7, saved(music(), subtype="PCM_U8")),
     ("square at full scale.wav", np.sign(music()), 0.0, saved(np.sign(music()))),
     ("over full scale.wav", 2.0 * music(), 0.0, saved(2.0 * music())),
-    ("direct current.wav", music() + 0.2, 0.0, saved(music() + 0.2)),
-    ("one channel silent.wav", music() * [1, 0], 0.0, saved(music() * [1, 0])),
     ("antiphase.wav", music(channels=1) * [1, -1], 0.0, saved(music(channels=1) * [1, -1])),
     ("one click.wav", CLICK, 0.0, saved(CLICK)),
     ("denormals.wav", HALF_DENORMAL, 0.0, saved(HALF_DENORMAL)),
@@ -137,7 +133,6 @@ GOOD: list[tuple[str, Signal, float, Write]] = [
     ("a sample over.flac", music()[: CHUNK + 1], 2**-15, saved(music()[: CHUNK + 1], subtype="PCM_16")),
     ("tail.wav", music(), 0.0, changed(saved(music()), followed_by(JUNK))),
     ("tail.flac", music(), 2**-15, changed(saved(music(), subtype="PCM_16"), followed_by(JUNK))),
-    ("tag.flac", music(), 2**-15, changed(saved(music(), subtype="PCM_16"), followed_by(TAG))),
     ("shorter header.wav", music()[:-99], 0.0, changed(saved(music()), stating(8 * (len(music()) - 99)))),
     ("film.mp4", music(), 2**-15, made(*COLOUR, "-map", "0:a", "-map", "1:v", "-c:a", "alac")),
 ]  # fmt: skip
@@ -210,7 +205,6 @@ BAD: list[tuple[str, str, Status, Write]] = [
     ("NaN.wav", "download", Status.NOT_FINITE, saved(np.where(music() > 0.69, np.nan, music()))),
     ("infinite.wav", "download", Status.NOT_FINITE, saved(np.where(music() > 0.69, np.inf, music()))),
     ("silence.flac", "separate", Status.SILENT, saved(0 * music(), subtype="PCM_16")),
-    ("near silence.wav", "separate", Status.SILENT, saved(0.002 * music())),
     ("denormals.wav", "separate", Status.SILENT, saved(1e-39 * music())),
     ("a sample short.wav", "encode", Status.TOO_SHORT, saved(music()[: CHUNK - 1])),
     ("empty.wav", "download", Status.DECODE_FAILED, lambda path: path.write_bytes(b"")),
@@ -221,7 +215,6 @@ BAD: list[tuple[str, str, Status, Write]] = [
     ("cut.wav", "download", Status.DECODE_FAILED, changed(saved(music()), cut)),
     ("cut.flac", "download", Status.DECODE_FAILED, changed(saved(music(), subtype="PCM_16"), cut)),
     ("cut.mp3", "download", Status.DECODE_FAILED, changed(made("-b:a", "128k"), cut)),
-    ("cut.m4a", "download", Status.DECODE_FAILED, changed(made("-movflags", "+faststart"), cut)),
     ("cut.webm", "download", Status.DECODE_FAILED, changed(made("-c:a", "libopus"), cut)),
     ("hole.ogg", "download", Status.DECODE_FAILED, changed(made("-c:a", "libvorbis"), holed)),
 ]  # fmt: skip

@@ -41,6 +41,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Popdb, lis
 
 def test_a_pair_is_the_encoded_true_stems(made: tuple[Settings, Popdb, list[Outcome]]) -> None:
     settings, popdb, told = made
+    assert verify(str(popdb.root), None) == []
+    assert (popdb.info["source"], popdb.info["separator"]) == ("synthetic", "true-stems/1")
     codec = load_codec(settings.codec, torch.device("cpu"))
     for index, outcome in enumerate(told):
         song = compose(SEED, index)
@@ -56,23 +58,14 @@ def test_a_pair_is_the_encoded_true_stems(made: tuple[Settings, Popdb, list[Outc
                 torch.testing.assert_close(half.float(), latents[..., place], atol=5e-3, rtol=1e-3)
 
 
-def test_the_dataset_is_sound_and_says_that_nothing_was_separated(
-    made: tuple[Settings, Popdb, list[Outcome]],
-) -> None:
-    _, popdb, _ = made
-    assert verify(str(popdb.root), None) == []
-    assert (popdb.info["source"], popdb.info["separator"]) == ("synthetic", "true-stems/1")
-    assert popdb.info["codec"].startswith("mel/")
-
-
 def test_broken_off_in_one_process_it_goes_on_to_the_same_bytes(
     made: tuple[Settings, Popdb, list[Outcome]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_in(tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     with pytest.raises(KeyboardInterrupt):
-        write_true_pairs(settings, 12, interrupt)
-    assert len(list(tmp_path.glob("data/latents/*/entry.json"))) < 6  # those that waited were not begun
+        write_true_pairs(settings, 5, interrupt)
+    assert len(list(tmp_path.glob("data/latents/*/entry.json"))) < 5  # those that waited were not begun
     assert digests(write_true_pairs(settings, SONGS, lambda _: None).root) == digests(made[1].root)
 
 
@@ -97,12 +90,7 @@ def test_what_is_there_is_not_made_again(
 
 
 @pytest.mark.parametrize(
-    "sections",
-    [
-        {"songs": {"source": "folder", "path": "songs"}},
-        {"songs": {"source": "csv"}},
-        {"codec": {"name": "stable-audio-open"}},
-    ],
+    "sections", [{"songs": {"source": "folder", "path": "songs"}}, {"codec": {"name": "stable-audio-open"}}]
 )
 def test_other_sources_and_codecs_are_refused(sections: dict[str, Any], tmp_path: Path) -> None:
     settings = parse({"data": tmp_path, **sections})
