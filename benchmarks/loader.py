@@ -27,15 +27,17 @@ from benchmarks.clock import seconds
 from samuel.artifacts import Artifact
 from samuel.config import PopdbConfig
 from samuel.errors import DatasetError
-from samuel.popdb.dataset import CHANNELS, LATENTS, STREAMS, LocalFolder, Popdb, Row, open_popdb, pair_rows
+from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.popdb.folder import LocalFolder
 from samuel.popdb.loader import Batches, Places
+from samuel.popdb.shards import STREAMS
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
-from samuel.popdb.tables import song_rows
+from samuel.popdb.tables import LATENTS, Row, pair_rows, song_rows
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import Content, Pair, save
 
-PAIRS, FRAMES, BATCH = 2000, 1024, 16
+PAIRS, CHANNELS, FRAMES, BATCH = 2000, 64, 1024, 16
 PAPER_PAIRS, SHORT_FRAMES = 15_713, 64  # what opening costs does not depend on the length of the chunks
 CHUNKS_A_SONG = 4
 PARQUET_PAIRS = 512
@@ -93,7 +95,7 @@ def write_noise(folder: Path, latents: Halves) -> Popdb:
         tensors = (torch.from_numpy(latents[_place(row)]) for row in new)
         return ((vocal, accompaniment) for vocal, accompaniment in tensors)
 
-    content = Content(rows, read, song_rows(songs, groups), made_of, config.pairs_per_shard)
+    content = Content(rows, read, song_rows(songs, groups), made_of)
     target = LocalFolder(folder)
     with target.locked():
         return save(target, content, None)

@@ -175,10 +175,11 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _dataset(url: str) -> Finding:
-    from samuel.popdb.dataset import MANIFEST, folder_of
+    from samuel.popdb.dataset import MANIFEST, MOST_MANIFEST_BYTES
+    from samuel.popdb.folder import open_folder
 
     try:
-        there = folder_of(url).read(MANIFEST) is not None
+        there = open_folder(url).read(MANIFEST, MOST_MANIFEST_BYTES) is not None
     except (SamuelError, OSError) as error:
         return Finding("dataset", "missing", f"{url}: {error}", "correct popdb.path, or what it needs")
     return Finding("dataset", "present" if there else "reachable", url)

@@ -24,7 +24,7 @@ from samuel.artifacts import (
 )
 from samuel.errors import MissingPartError, OperatorError, SettingsError
 from samuel.store import RemoteFolder, Store
-from tests.popdb.shards.songs import digests
+from tests.popdb.latents import digests
 from tests.stores import KINDS, a_store, damage, names
 
 KEY = Path("stems") / "k1"

@@ -130,7 +130,7 @@ def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | 
 def import_popdb(settings: Settings, files: tuple[Path, ...], output: str, codec: str | None) -> int:
     """Make a dataset of the published POPDB: the folder of its two .npy files, or both, the vocal first."""
     from samuel.popdb.accounts import counted
-    from samuel.popdb.exchange import import_published
+    from samuel.popdb.published import import_published
 
     found = [files[0] / name for name in PUBLISHED] if len(files) == 1 else list(files)
     if len(found) != len(PUBLISHED):

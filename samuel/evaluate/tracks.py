@@ -167,7 +167,7 @@ def make_track(
     def make(folder: Path) -> dict[str, Any]:
         vocal, reference = popdb.read([pair])
         parts = load()
-        _require_codec_of(pair, parts[1])
+        _require_codec_of(popdb, parts[1])
         generated = [accompany_latents(vocal, parts[0], own, on_step) for own in _seeded(config, pair, takes)]
         _write_latents(folder, torch.cat(generated), reference[0])
         _write_audio(
@@ -206,10 +206,10 @@ def _seeded(config: SamplingConfig, pair: dict[str, Any], takes: int) -> list[Sa
     return [config.model_copy(update={"seed": (first + take) % SEEDS}) for take in range(takes)]
 
 
-def _require_codec_of(pair: dict[str, Any], codec: Codec) -> None:
-    if not made_by(pair["codec"], codec):
+def _require_codec_of(popdb: Popdb, codec: Codec) -> None:
+    if not made_by(popdb.info["codec"], codec):
         raise CheckpointError(
-            f"the dataset holds latents of {pair['codec']!r}, the codec is {codec.identity!r}"
+            f"the dataset holds latents of {popdb.info['codec']!r}, the codec is {codec.identity!r}"
         )
 
 

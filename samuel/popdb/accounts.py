@@ -101,7 +101,7 @@ def _why_no_pair(row: Mapping[str, Any], least: float) -> str:
     if row["message"]:
         return " ".join(row["message"].split())[:LONGEST_REASON]
     shares = [share for share in row["vocal_shares"] if share is not None]
-    return "no chunk sung enough" if shares and max(shares) < least else "taken out by a repair"
+    return "no chunk sung enough" if shares and max(shares) < least else "no pair in the index"
 
 
 @dataclass
@@ -190,7 +190,7 @@ def _counts(popdb: Popdb) -> dict[str, str]:
         "split": f"{counts['train']:,} train, {counts['validation']:,} validation",
         "songs": f"{counts['songs_kept']:,} of {counts['songs_listed']:,} listed",
         "left out": f"{counts['chunks_left_out']:,} of {counts['chunks']:,} chunks",
-        "shards": f"{counts['shards']:,}, and in them {counted(counts['buried'], 'row')} of no pair",
+        "shards": f"{counts['shards']:,}",
         "size": f"{total_bytes / 1e6:,.1f} MB",
         "source": str(info["source"]),
         "separator": str(info["separator"]),

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from samuel.errors import DatasetError, SettingsError
-from samuel.popdb.dataset import STREAMS, PairDataset, Popdb
+from samuel.popdb.dataset import PairDataset, Popdb
+from samuel.popdb.shards import STREAMS
 
 SHUFFLE_BLOCK = 2048
 """Pairs that are shuffled among themselves, so that few shards are read from at a time.

@@ -4,7 +4,9 @@
 whose chunks were all left out has status `ok`, vocal shares and no pairs; one that failed has neither.
 """
 
+import hashlib
 import json
+import logging
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,57 +20,91 @@ from samuel.artifacts import replacing
 from samuel.popdb.duplicates import from_bytes, recordings
 from samuel.popdb.status import Outcome
 
+logger = logging.getLogger(__name__)
+
+LATENTS = "latents.safetensors"
+
+Row = dict[str, Any]
+
 # Rows in Parquet: the same rows give the same bytes.
 
 
 ROWS_AT_A_TIME = 1024
+MOST_GROUPS, MOST_VALUES = 64, 2**25
 
 # Arrow's own allocator keeps several times what a table of a long list took, and gives nobody else of it.
 pa.set_memory_pool(pa.system_memory_pool())
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write `rows` as a Parquet file, whole or not at all; what they hold packed is unpacked part by part."""
+def table_bytes(rows: Sequence[Row], schema: pa.Schema) -> bytes:
+    """`rows` as the bytes of a Parquet file; what they hold packed is unpacked part by part."""
     parts = [rows[start : start + ROWS_AT_A_TIME] for start in range(0, len(rows), ROWS_AT_A_TIME)]
     tables = [pa.Table.from_pylist([_unpacked(row) for row in part], schema=schema) for part in parts]
-    with replacing(path) as temporary:
-        pq.write_table(pa.concat_tables([schema.empty_table(), *tables]).combine_chunks(), temporary)
-    del tables
+    table = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="none", use_dictionary=False)
+    content = buffer.getvalue().to_pybytes()
+    del tables, table, buffer
     pa.default_memory_pool().release_unused()
+    return content
 
 
-def _unpacked(row: dict[str, Any]) -> dict[str, Any]:
+def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+    """Write `rows` as a Parquet file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(table_bytes(rows, schema))
+
+
+def _unpacked(row: Row) -> Row:
     return {name: value.rows() if isinstance(value, Packed) else value for name, value in row.items()}
 
 
 def read_table(
-    content: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
+    content: bytes,
+    schema: pa.Schema | None = None,
+    columns: Sequence[str] | None = None,
+    rows: int | None = None,
 ) -> pa.Table:
-    """The table in the bytes of a Parquet file.
+    """The table in the bytes of a Parquet file that `table_bytes` made; it cannot be much larger than these.
 
     Args:
         content: Of the file.
         schema: What it must have; none: anything.
         columns: Which of it are read; none: all.
+        rows: How many it must have; none: any number.
 
     Raises:
-        ValueError: It is not one, or has not the columns of `schema`.
+        ValueError: It is not one, or another.
     """
     try:
         # Not `pq.read_table`, whose first call takes a second to import pandas. And without threads: one that
         # lets go of `content` while the interpreter ends, ends it with SIGABRT.
         file = pq.ParquetFile(pa.BufferReader(content))
+        _require_plain(file.metadata)
         if schema is not None and not file.schema_arrow.equals(schema):
-            raise ValueError(f"its columns are {file.schema_arrow.names}, not {schema.names}")
-        return file.read(columns, use_threads=False)
+            raise ValueError(f"its columns are {file.schema_arrow.names}, not those of the table")
+        if rows not in (None, file.metadata.num_rows):
+            raise ValueError(f"{file.metadata.num_rows} rows, not {rows}")
+        table = file.read(columns, use_threads=False)
+        table.validate(full=True)  # of its text, that it is UTF-8
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"not Parquet ({error})") from error
+    return table
+
+
+def _require_plain(metadata: pq.FileMetaData) -> None:
+    """Refuse what could make many bytes of few: compression, dictionaries, rows upon rows of nothing."""
+    groups = [metadata.row_group(i) for i in range(min(metadata.num_row_groups, MOST_GROUPS))]
+    chunks = [group.column(i) for group in groups for i in range(metadata.num_columns)]
+    values = sum(chunk.num_values for chunk in chunks)
+    if metadata.num_row_groups > MOST_GROUPS or values > MOST_VALUES:
+        raise ValueError(f"{values:,} values in {metadata.num_row_groups:,} groups of rows are too many")
+    for chunk in chunks:
+        if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
+            raise ValueError(f"{chunk.path_in_schema} is compressed, which the tables of a dataset are not")
 
 
 # Rows kept small: a run over a long list has the candidates of all its songs in memory.
-
-
-Row = dict[str, Any]
 
 
 class Packed(Sequence[Row]):
@@ -97,6 +133,18 @@ class Packed(Sequence[Row]):
         return self.rows()[place]
 
 
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False), pa.field("song_id", pa.string(), nullable=False),
+        ("title", pa.string()), ("video_id", pa.string()),
+        pa.field("chunk", pa.int32(), nullable=False), ("start_s", pa.float64()),
+        pa.field("shard", pa.string(), nullable=False), pa.field("row", pa.int32(), nullable=False),
+        pa.field("split", pa.string(), nullable=False), ("vocal_share", pa.float64()),
+        ("vocal_rms_db", pa.float64()), ("mix_peak", pa.float64()),
+        pa.field("latents_sha256", pa.string(), nullable=False),
+        pa.field("pair_sha256", pa.string(), nullable=False),
+    ]
+)  # fmt: skip
 CANDIDATE = pa.struct(
     [
         ("video_id", pa.string()), ("title", pa.string()), ("channel", pa.string()),
@@ -106,14 +154,16 @@ CANDIDATE = pa.struct(
 )  # fmt: skip
 SONGS_SCHEMA = pa.schema(
     [
-        ("song_id", pa.string()), ("title", pa.string()), ("listed_duration_s", pa.float64()),
-        ("popularity", pa.int32()), ("stage", pa.string()), ("status", pa.string()),
+        pa.field("song_id", pa.string(), nullable=False), ("title", pa.string()),
+        ("listed_duration_s", pa.float64()),
+        ("popularity", pa.int32()), ("stage", pa.string()), pa.field("status", pa.string(), nullable=False),
         ("retryable", pa.bool_()), ("attempts", pa.int32()), ("message", pa.string()),
         ("video_id", pa.string()), ("video_title", pa.string()), ("channel", pa.string()),
         ("match_score", pa.float64()), ("match_reason", pa.string()), ("duration_s", pa.float64()),
         ("peak", pa.float64()), ("clipped_share", pa.float64()), ("audio_sha256", pa.string()),
         ("recording", pa.string()),
-        ("vocal_shares", pa.list_(pa.float64())), ("pairs", pa.int32()),
+        pa.field("vocal_shares", pa.list_(pa.float64()), nullable=False),
+        pa.field("pairs", pa.int32(), nullable=False),
         ("candidates", pa.list_(CANDIDATE)),
     ]
 )  # fmt: skip
@@ -177,6 +227,58 @@ def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
 def write_songs(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `songs.parquet`, whole or not at all."""
     write_rows(path, rows, SONGS_SCHEMA)
+
+
+def pair_rows(
+    kept: Sequence[Outcome], groups: Mapping[str, str], min_vocal_share: float, held_share: float, seed: int
+) -> list[Row]:
+    """The pairs of encoded songs, in the order of the songs, without their places in shards.
+
+    Args:
+        kept: Songs with at least one chunk that is kept.
+        groups: What `same_recordings` found: titles that led to one recording are on one side of the split.
+        min_vocal_share: Least vocal share of a chunk that becomes a pair.
+        held_share: Share of the recordings that is held out.
+        seed: Which these are.
+    """
+    recordings = [groups[outcome.record["audio_sha256"]] for outcome in kept]
+    validation = held_out(recordings, held_share, seed)
+    return [
+        {
+            "pair_id": f"{outcome.song.song_id}-{number:03d}",
+            "song_id": outcome.song.song_id,
+            "title": outcome.song.title,
+            "video_id": outcome.record.get("video_id"),
+            "chunk": number,
+            "split": "validation" if recording in validation else "train",
+            "latents_sha256": outcome.artifact.sha256[LATENTS],
+            **chunk,
+        }
+        for outcome, recording in zip(kept, recordings, strict=True)
+        if outcome.artifact
+        for number, chunk in chunks_kept(outcome, min_vocal_share)
+    ]
+
+
+def held_out(recordings: Sequence[str], share: float, seed: int) -> set[str]:
+    """The recordings of the validation split, by digest or another stable name.
+
+    A recording is held out when a hash of its name falls below `share`, so that its side never depends on
+    which others there are. Where no hash does, the lowest one is taken, as long as one remains to train on.
+    """
+    if share == 0.0 or not recordings:
+        return set()
+    if len(set(recordings)) == 1:
+        logger.warning("one recording only: nothing is held out, the validation loss is over training pairs")
+        return set()
+    rank = {recording: _uniform(seed, recording) for recording in recordings}
+    below = {recording for recording, place in rank.items() if place < share}
+    return below if below and len(below) < len(rank) else {min(rank, key=lambda recording: rank[recording])}
+
+
+def _uniform(seed: int, recording: str) -> float:
+    hashed = hashlib.sha256(f"{seed}:{recording}".encode()).digest()
+    return int.from_bytes(hashed[:8], "big") / 2**64
 
 
 def _row(outcome: Outcome, groups: Mapping[str, str], min_vocal_share: float) -> dict[str, Any]:

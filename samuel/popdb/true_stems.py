@@ -19,11 +19,12 @@ from samuel.artifacts import digest
 from samuel.codecs import load_codec
 from samuel.config import Settings
 from samuel.errors import InputError, SettingsError
-from samuel.popdb.dataset import Popdb, folder_of, readable
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.folder import open_folder
 from samuel.popdb.songs import Song
 from samuel.popdb.stages import encode_stems
 from samuel.popdb.status import Outcome, attempt
-from samuel.popdb.writer import write_popdb
+from samuel.popdb.writer import readable, write_popdb
 from samuel.synthetic.song import VERSION as SONGS
 from samuel.synthetic.song import compose
 
@@ -83,7 +84,7 @@ def encode_true_stems(settings: Settings, index: int) -> Outcome:
 
 def _require_place(settings: Settings) -> None:
     """A dataset of separated songs is not replaced: its source is the same, and nobody would be warned."""
-    old = readable(folder_of(settings.popdb_path, settings.popdb.cache))
+    old = readable(open_folder(settings.popdb_path, settings.popdb.cache))
     if old and (old.info["source"], old.info["separator"]) != ("synthetic", SEPARATOR):
         raise InputError(
             f"{old.location}: a dataset from the source {old.info['source']!r}, separated by "

@@ -21,7 +21,8 @@ from samuel.codecs.base import HOP, Codec, made_by
 from samuel.errors import MissingPartError
 from samuel.evaluate.signal import log_mel_db
 from samuel.generate import mix
-from samuel.popdb.dataset import STREAMS, Popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.shards import STREAMS
 from samuel.popdb.vocal_activity import HOP_S, vocal_activity
 from samuel.report.plots import drawable
 

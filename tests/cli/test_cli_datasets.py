@@ -16,9 +16,8 @@ from samuel.device import resolve_device
 from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.status import Status
 from samuel.popdb.writer import write_popdb
-from tests.popdb.exchange.arrays import noise, write_published
-from tests.popdb.latents import encoded_song, failed_song, small_settings
-from tests.popdb.shards.songs import digests, sung
+from tests.popdb.latents import digests, encoded_song, failed_song, small_settings, sung
+from tests.popdb.published_arrays import noise, write_published
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_shards_for_a_url_are_kept_where_it_is_said(
     assert main(["import-popdb", str(tmp_path / "published"), *place]) == 0
     assert capsys.readouterr().out == "memory://imported-by-command: 1 pair\n"
     popdb = open_popdb("memory://imported-by-command", tmp_path / "cache")
-    kept = {f"{row['shard_sha256']}.safetensors" for row in popdb.index}
+    kept = {f"{file['sha256']}.safetensors" for name, file in popdb.info["files"].items() if "shards" in name}
     assert kept <= {path.name for path in (tmp_path / "cache").iterdir()}
     assert not (tmp_path / "elsewhere").exists()
 

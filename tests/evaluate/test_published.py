@@ -24,11 +24,11 @@ from samuel.evaluate.tracks import (
 )
 from samuel.generate import accompany
 from samuel.popdb.dataset import Popdb
-from samuel.popdb.exchange import import_published
+from samuel.popdb.published import import_published
 from samuel.report.report import vocal_share_report, write_report
 from samuel.train import fit, run_folder
-from tests.popdb.exchange.arrays import FRAMES, GAP, write_published
 from tests.popdb.latents import small_settings
+from tests.popdb.published_arrays import FRAMES, GAP, write_published
 from tests.weights import write_stable_audio
 
 CPU = torch.device("cpu")

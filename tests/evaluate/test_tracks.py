@@ -44,8 +44,7 @@ def codec() -> Codec:
 def popdb(tmp_path_factory: pytest.TempPathFactory, codec: Codec) -> Popdb:
     root = tmp_path_factory.mktemp("popdb")
     popdb = write_popdb([encoded_song(root, name, mean=-3.0) for name in "abcd"], small_settings(root))
-    for row in popdb.index:
-        row["codec"] = codec.identity
+    popdb.info["codec"] = codec.identity
     return popdb
 
 
@@ -56,7 +55,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def track(popdb: Popdb, model: Path, codec: Codec, tmp_path: Path) -> Artifact:
-    pair = popdb.index[0] | {"codec": codec.identity}
+    pair = popdb.index[0]
     return make_track(
         pair, popdb, lambda: (load_model(model, CPU), codec), "weights", SAMPLING, tmp_path, takes=3
     )

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from flows.build_popdb import build_popdb
 from samuel.config import Settings
 from samuel.errors import OperatorError
 from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.dataset import open_popdb
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from tests.flows.artifacts import latest_artifacts
@@ -59,7 +59,7 @@ def test_every_song_of_the_list_is_accounted_for(
 ) -> None:
     caplog.set_level(logging.INFO)
     build_popdb(settings)
-    table = pq.read_table(Path(settings.popdb_path) / "songs.parquet")
+    table = open_popdb(settings.popdb_path).songs()
     rows = {row["title"]: row for row in table.to_pylist()}
     assert {title: (row["stage"], row["status"]) for title, row in rows.items()} == {
         "TRUE": ("encode", "ok"),

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -28,6 +27,7 @@ from samuel.errors import (
     MissingPartError,
     OperatorError,
 )
+from samuel.popdb.dataset import open_popdb
 from samuel.popdb.space import GROUPS_IN_HAND
 from tests.flows.artifacts import latest_artifacts
 from tests.popdb.latents import FRAMES, small_settings
@@ -76,7 +76,7 @@ def undisturbed(server: str, songs_folder: Path, tmp_path_factory: pytest.TempPa
 
 
 def test_every_file_of_the_folder_is_accounted_for(undisturbed: Settings) -> None:
-    rows = pq.read_table(Path(undisturbed.popdb_path) / "songs.parquet").to_pylist()
+    rows = open_popdb(undisturbed.popdb_path).songs().to_pylist()
     assert {row["title"]: row["status"] for row in rows} == STATUSES
     assert {row["title"]: row["pairs"] for row in rows if row["pairs"]} == {"one": 2, "two": 2, "three": 2}
     assert all(row["message"] for row in rows if row["status"] != "ok")

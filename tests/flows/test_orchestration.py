@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from flows.orchestration import __main__ as command
@@ -60,7 +59,7 @@ def test_the_entries_and_the_dataset_are_real(figures: dict[str, str], root: Pat
         popdb = open_popdb(run / "popdb")
         assert popdb.info["counts"]["pairs"] == SONGS
         assert popdb.read_checked(popdb.index[-1])[0].shape == (64, 64)
-        rows = pq.read_table(run / "popdb" / "songs.parquet").to_pylist()
+        rows = popdb.songs().to_pylist()
         assert {(row["stage"], row["status"], len(row["candidates"])) for row in rows} == {
             ("encode", "ok", 5)
         }

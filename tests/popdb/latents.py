@@ -1,15 +1,16 @@
-"""Encoded songs made of noise, as the stages would leave them."""
+"""Encoded songs made of noise, as the stages would leave them, and the bytes of datasets."""
 
-import json
-from collections.abc import Sequence
+import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 
 from samuel.artifacts import make_artifact
 from samuel.config import Settings, parse
+from samuel.popdb.folder import LOCK
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 
@@ -61,13 +62,35 @@ def encoded_song(
     return Outcome(Song(name, f"Title of {name}"), "encode", Status.OK, "", 1, entry, record, did_work=True)
 
 
-def shard_bytes(pair_ids: Sequence[str], tensors: dict[str, torch.Tensor]) -> bytes:
-    """A shard, by the library that the format is from."""
-    return save(tensors, metadata={"popdb": json.dumps({"pairs": list(pair_ids)})})
-
-
 def failed_song(name: str, status: Status, stage: str = "download") -> Outcome:
     """A song that failed."""
     return Outcome(
         Song(name, f"Title of {name}"), stage, status, f"it is {status}", 1, None, {}, did_work=True
     )
+
+
+def songs(root: Path) -> list[Outcome]:
+    """Six pairs of three songs, and two songs that failed; not in the order of a dataset."""
+    encoded = [encoded_song(root, name, pairs) for name, pairs in (("c", 2), ("a", 3), ("b", 1))]
+    return [*encoded, failed_song("d", Status.UNAVAILABLE), failed_song("e", Status.TOO_SHORT, "encode")]
+
+
+def sung(song: Outcome, *shares: float) -> Outcome:
+    """The song with these vocal shares of its chunks."""
+    chunks = [
+        chunk | {"vocal_share": share} for chunk, share in zip(song.record["chunks"], shares, strict=True)
+    ]
+    return dataclasses.replace(song, record=song.record | {"chunks": chunks})
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Digest by name of every file below a folder."""
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != LOCK)
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def flip_bit(path: Path, place: int = -1) -> None:
+    """As a failing disk would."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)

@@ -101,7 +101,7 @@ def test_songs_without_pairs_are_accounted_for() -> None:
         *[row(0, "left out: a gap", None)] * 3,
         row(0, "it is gone", status=Status.UNAVAILABLE),
     ]
-    lost = {"left out: a gap": 3, "taken out by a repair": 2, "no chunk sung enough": 1}
+    lost = {"left out: a gap": 3, "no pair in the index": 2, "no chunk sung enough": 1}
     assert step_into_dataset(rows, 0.3) == Step("in the dataset", 2, lost)
 
 

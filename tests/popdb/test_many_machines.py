@@ -17,9 +17,8 @@ from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
 from samuel.popdb.writer import write_popdb
 from samuel.store import RemoteFolder
-from tests.popdb.latents import small_settings
+from tests.popdb.latents import digests, small_settings
 from tests.popdb.noise import Share, run, separate, songs_of
-from tests.popdb.shards.songs import digests
 from tests.stores import KINDS, a_store, damage, names
 
 Result = TypeVar("Result")

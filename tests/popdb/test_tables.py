@@ -40,12 +40,14 @@ def test_what_is_packed_comes_back_and_is_small() -> None:
 
 def test_a_table_has_the_bytes_that_all_rows_at_once_have(tmp_path: Path) -> None:
     def row(number: int, candidates: Any) -> dict[str, Any]:
-        return {"song_id": f"{number:06d}", "vocal_shares": [0.5] * (number % 3), "candidates": candidates}
+        shares = {"vocal_shares": [0.5] * (number % 3), "pairs": number % 3}
+        return {"song_id": f"{number:06d}", "status": "ok", "candidates": candidates, **shares}
 
     some = [{"video_id": "v", "title": "Ünï", "duration_s": 1.5}]
     plain = [row(number, some * (number % 4)) for number in range(2 * ROWS_AT_A_TIME + 7)]
     packed = [row(number, Packed(some * (number % 4))) for number in range(len(plain))]
-    pq.write_table(pa.Table.from_pylist(plain, schema=SONGS_SCHEMA), tmp_path / "at once")
+    table = pa.Table.from_pylist(plain, schema=SONGS_SCHEMA)
+    pq.write_table(table, tmp_path / "at once", compression="none", use_dictionary=False)
     for name, rows in (("plain", plain), ("packed", packed)):
         write_rows(tmp_path / name, rows, SONGS_SCHEMA)
         assert (tmp_path / name).read_bytes() == (tmp_path / "at once").read_bytes()

@@ -16,8 +16,7 @@ from samuel.popdb.true_stems import encode_true_stems, write_true_pairs
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import write_popdb
 from samuel.synthetic.song import compose
-from tests.popdb.latents import encoded_song, small_settings
-from tests.popdb.shards.songs import digests
+from tests.popdb.latents import digests, encoded_song, small_settings
 
 FRAMES = 512
 SONGS = 2

@@ -23,6 +23,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from samuel.config import Settings, parse
+from samuel.popdb.dataset import open_popdb
 from samuel.popdb.songs import Song, list_songs
 from tests.popdb.site import PLUGIN_FOLDER, serving
 from tests.rehearsal.made_up import write_list
@@ -158,8 +159,9 @@ def _growth(memory: Sequence[tuple[int, float]]) -> str:
 
 
 def _rows(settings: Settings, *, flow: bool) -> list[dict[str, Any]]:
-    folder = Path(settings.popdb_path) if flow else settings.data
-    return pq.read_table(folder / "songs.parquet").to_pylist()
+    if flow:
+        return open_popdb(settings.popdb_path).songs().to_pylist()
+    return pq.read_table(settings.data / "songs.parquet").to_pylist()
 
 
 def _comparison(rows: Sequence[dict[str, Any]], site: ListSite, songs: Sequence[Song]) -> list[str]:

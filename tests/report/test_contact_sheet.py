@@ -13,11 +13,11 @@ from torch import Tensor
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.errors import DatasetError, MissingPartError
 from samuel.evaluate.signal import log_mel_db
-from samuel.popdb.dataset import STREAMS, Popdb
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.shards import STREAMS
 from samuel.popdb.writer import write_popdb
 from samuel.report.contact_sheet import choose_strips, most_sung_s, write_contact_sheet
-from tests.popdb.latents import encoded_song, small_settings
-from tests.popdb.shards.songs import sung
+from tests.popdb.latents import encoded_song, small_settings, sung
 
 HOSTILE = "a $\\frac$ b$ \\$c$ \x1b[31m\u202e 日本語 " + "W" * 200
 

@@ -8,11 +8,12 @@ import pytest
 
 from samuel.errors import InputError
 from samuel.popdb.dataset import Popdb
-from samuel.popdb.exchange import export_manifest, import_published
+from samuel.popdb.exchange import export_manifest
+from samuel.popdb.published import import_published
 from samuel.popdb.status import Outcome, Status
-from samuel.popdb.writer import compact, write_popdb
-from tests.popdb.exchange.arrays import write_published
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, failed_song, small_settings
+from tests.popdb.published_arrays import write_published
 
 
 def found_at(video_id: str | None, song: Outcome) -> Outcome:
@@ -76,12 +77,9 @@ def test_equal_datasets_give_equal_bytes_however_they_grew(tmp_path: Path) -> No
     songs = [encoded_song(tmp_path, name) for name in "abc"]
     at_once = write_popdb(songs, small_settings(tmp_path / "once"))
     write_popdb([songs[2]], small_settings(tmp_path / "grown"))
-    grown = write_popdb(songs[:2], small_settings(tmp_path / "grown"))
     grown = write_popdb(songs, small_settings(tmp_path / "grown"))
-    assert grown.table != at_once.table
     manifests = [export_manifest(at_once, tmp_path / "1"), export_manifest(grown, tmp_path / "2")]
-    manifests.append(export_manifest(compact(grown.root), tmp_path / "3"))
-    assert content(manifests[0]) == content(manifests[1]) == content(manifests[2])
+    assert content(manifests[0]) == content(manifests[1])
 
 
 def test_another_folder_is_left_alone(popdb: Popdb, tmp_path: Path) -> None:

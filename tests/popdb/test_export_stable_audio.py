@@ -191,7 +191,7 @@ def test_an_id_that_is_no_file_name_is_refused(name: str, tmp_path: Path) -> Non
     if name == "A":
         ids[1] = "a-000"
     table = popdb.table.set_column(0, "pair_id", [ids])
-    hostile = Popdb(popdb.state, popdb.stats, table)
+    hostile = replace(popdb, table=table)
     with pytest.raises(DatasetError, match="pair id"):
         export_stable_audio(hostile, tmp_path / "set")
     assert not (tmp_path / "set").exists()

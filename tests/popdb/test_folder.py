@@ -17,12 +17,11 @@ from samuel.errors import (
     OperatorError,
     SettingsError,
 )
-from samuel.popdb import dataset as remote
-from samuel.popdb.dataset import URL_LOCK, UrlFolder, folder_of, open_popdb, state_of
+from samuel.popdb.dataset import open_popdb
+from samuel.popdb.folder import URL_LOCK, UrlFolder, open_folder
 from samuel.popdb.verify import verify
-from samuel.popdb.writer import compact, write_popdb
-from tests.popdb.latents import encoded_song, small_settings
-from tests.popdb.shards.songs import digests, songs
+from samuel.popdb.writer import write_popdb
+from tests.popdb.latents import digests, encoded_song, small_settings, songs
 
 
 @pytest.fixture
@@ -53,18 +52,6 @@ def test_it_has_the_bytes_of_one_on_this_machine(tmp_path: Path, settings: Setti
     assert not write_popdb(songs(tmp_path), settings).made
 
 
-def test_it_grows_and_is_compacted(tmp_path: Path, settings: Settings, url: str) -> None:
-    write_popdb([encoded_song(tmp_path, name) for name in "bd"], settings)
-    grown = write_popdb([encoded_song(tmp_path, name) for name in "acd"], settings)
-    assert grown.tombstones
-    assert verify(url, tmp_path / "other cache") == []
-    compact(url, tmp_path / "cache")
-    at_once = small_settings(tmp_path, popdb={"pairs_per_shard": 3})
-    local = write_popdb([encoded_song(tmp_path, name) for name in "acd"], at_once)
-    assert stored(url).keys() == digests(local.root).keys()
-    assert all((local.root / name).read_bytes() == content for name, content in stored(url).items())
-
-
 def test_a_shard_is_fetched_once_and_checked(tmp_path: Path, settings: Settings, url: str) -> None:
     written = write_popdb(songs(tmp_path), settings)
     cache = tmp_path / "elsewhere"
@@ -81,10 +68,10 @@ def test_a_shard_is_fetched_once_and_checked(tmp_path: Path, settings: Settings,
     content[-1] ^= 1
     filesystem.pipe_file(f"{url}/{name}", bytes(content))
     assert torch.equal(open_popdb(url, cache).read(popdb.index)[0], vocal)  # from the cache
-    with pytest.raises(DatasetError, match=f"{name}: its bytes are not those of the index"):
+    with pytest.raises(DatasetError, match=f"{name}: its bytes are not those dataset.json names"):
         open_popdb(url, tmp_path / "third").read(popdb.index)
     filesystem.rm_file(f"{url}/{name}")
-    with pytest.raises(DatasetError, match="missing; the dataset may have been rewritten"):
+    with pytest.raises(DatasetError, match="missing; open the dataset again where it was rewritten"):
         open_popdb(url, tmp_path / "third").read(popdb.index)
 
 
@@ -98,7 +85,6 @@ def test_a_shard_that_was_damaged_here_is_fetched_again(
         content = bytearray(kept.read_bytes())
         content[-1] ^= 1
         kept.write_bytes(content[:-1] if damage == "cut" else content)
-    remote._intact.cache_clear()  # as in another process
     popdb = open_popdb(url, tmp_path / "cache")
     assert torch.equal(popdb.read(popdb.index)[0], truth)
     assert torch.equal(popdb.dataset("train").batch([0])[0], popdb.read(popdb.pairs("train")[:1])[0])
@@ -115,7 +101,7 @@ def test_a_data_loader_reads_it(tmp_path: Path, settings: Settings, url: str) ->
 def test_two_writers_cannot_meet(tmp_path: Path, settings: Settings, url: str) -> None:
     write_popdb(songs(tmp_path)[:1], settings)
     before = stored(url)
-    folder = folder_of(url, tmp_path / "cache")
+    folder = open_folder(url, tmp_path / "cache")
     with folder.locked(), pytest.raises(OperatorError, match=r"being written by .*\.lock\.json"):
         write_popdb(songs(tmp_path), settings)
     assert stored(url) == before
@@ -123,7 +109,7 @@ def test_two_writers_cannot_meet(tmp_path: Path, settings: Settings, url: str) -
     assert URL_LOCK not in stored(url)
 
 
-@pytest.mark.parametrize("step", range(40))
+@pytest.mark.parametrize("step", range(14))
 def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
     tmp_path: Path, settings: Settings, url: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +131,7 @@ def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
         monkeypatch.setattr(UrlFolder, name, call)
 
     with monkeypatch.context():
-        for name in ("put", "move", "remove"):
+        for name in ("put", "remove"):
             breaking(name)
         try:
             write_popdb(more, settings)
@@ -161,18 +147,7 @@ def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
     assert popdb.info in (old, goal)
     assert broke or popdb.info == goal
     assert verify(url, tmp_path / "new cache") == []
-    assert {name.partition("/")[0] for name in stored(url)} <= {*goal["files"], "dataset.json", "shards"}
-
-
-def test_a_pending_commit_is_read_and_finished(tmp_path: Path, settings: Settings, url: str) -> None:
-    popdb = write_popdb(songs(tmp_path), settings)
-    filesystem, root = fsspec.core.url_to_fs(url)
-    for name in ("dataset.json", "index.parquet"):
-        filesystem.mv(f"{root}/{name}", f"{root}/.pending/{name}")
-    found = open_popdb(url, tmp_path / "cache")
-    assert (found.info, found.state.pending) == (popdb.info, True)
-    write_popdb(songs(tmp_path), settings)
-    assert not state_of(folder_of(url)).pending
+    assert stored(url).keys() == {*goal["files"], "dataset.json"}
 
 
 def test_a_protocol_that_nobody_knows_is_named() -> None:
@@ -203,7 +178,7 @@ def test_what_a_file_system_raises_is_told(url: str, monkeypatch: pytest.MonkeyP
     def refuse(*_: object, **__: object) -> bytes:
         raise NoCredentialsError("Unable to locate credentials")
 
-    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", refuse)
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "open", refuse)
     words = f"{url}: NoCredentialsError: Unable to locate credentials; check the address and the credentials"
     with pytest.raises(OperatorError, match=words):
         open_popdb(url)

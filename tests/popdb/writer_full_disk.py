@@ -1,6 +1,6 @@
 """Write a dataset on a small disk that has more and more room.
 
-Run as a program: `python -m tests.popdb.shards.full_disk LATENTS DISK`; prints a JSON line for every amount
+Run as a program: `python -m tests.popdb.writer_full_disk LATENTS DISK`; prints a JSON line for every amount
 of room, the last with enough of it.
 """
 
@@ -14,8 +14,7 @@ import torch
 from samuel.errors import OperatorError
 from samuel.popdb.dataset import open_popdb
 from samuel.popdb.writer import write_popdb
-from tests.popdb.latents import encoded_song, small_settings
-from tests.popdb.shards.songs import digests
+from tests.popdb.latents import digests, encoded_song, small_settings
 
 
 def main(latents: Path, disk: Path) -> None:

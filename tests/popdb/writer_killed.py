@@ -1,6 +1,6 @@
 """Kill a writer at every step it takes, and see what is left.
 
-Run as a program: `python -m tests.popdb.shards.killed FOLDER OPERATION`; prints a JSON line for every kill.
+Run as a program: `python -m tests.popdb.writer_killed FOLDER OPERATION`; prints a JSON line for every kill.
 A writer is a forked process that counts what it does to files (Python's audit events) and ends itself with
 SIGKILL before the step whose turn it is: no handler runs, no temporary file is removed.
 """
@@ -21,16 +21,14 @@ from samuel.errors import DatasetError
 from samuel.popdb.dataset import open_popdb
 from samuel.popdb.status import Status
 from samuel.popdb.verify import verify
-from samuel.popdb.writer import compact, write_popdb
-from tests.popdb.latents import encoded_song, failed_song, small_settings
-from tests.popdb.shards.songs import digests
+from samuel.popdb.writer import write_popdb
+from tests.popdb.latents import digests, encoded_song, failed_song, small_settings
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def before(root: Path) -> None:
-    """A dataset of songs a, c and d; with a grave, so that compacting has something to do."""
-    write_popdb([encoded_song(root, name) for name in "abcd"], settings_at(root))
+    """A dataset of songs a, c and d."""
     write_popdb([encoded_song(root, name) for name in "acd"], settings_at(root))
 
 
@@ -38,10 +36,6 @@ def grow(root: Path) -> None:
     """Two songs come, one leaves, one has failed: every file changes."""
     songs = [encoded_song(root, name) for name in "acef"]
     write_popdb([*songs, failed_song("g", Status.NETWORK)], settings_at(root))
-
-
-def squeeze(root: Path) -> None:
-    compact(settings_at(root).popdb_path)
 
 
 def settings_at(root: Path) -> Settings:
@@ -53,7 +47,7 @@ def first(root: Path) -> None:
     write_popdb([encoded_song(root, name) for name in "abc"], settings_at(root))
 
 
-OPERATIONS: dict[str, Callable[[Path], None]] = {"first": first, "grow": grow, "compact": squeeze}
+OPERATIONS: dict[str, Callable[[Path], None]] = {"first": first, "grow": grow}
 
 
 def killed(root: Path, operation: Callable[[Path], None], step: int) -> bool:
@@ -102,7 +96,7 @@ def state(root: Path) -> dict[str, Any]:
     for row in popdb.index:
         popdb.read_checked(row)
     songs = sorted(popdb.songs()["song_id"].to_pylist())
-    return {"content": popdb.info["content_sha256"], "songs": songs, "pending": popdb.state.pending}
+    return {"content": popdb.info["content_sha256"], "songs": songs}
 
 
 def main(folder: Path, name: str) -> None:

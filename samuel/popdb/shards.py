@@ -1,0 +1,216 @@
+"""Latents of pairs in safetensors files: bytes, digests, reads, sums.
+
+A shard holds `vocal` and `accompaniment`, each float16 (N, C, T). Rows are read with plain reads, not by a
+memory map: a file that is cut short is then an error with a name instead of the end of the process, and pages
+that were read are not counted as its memory.
+
+Shapes: N pairs of a shard, B pairs of a batch, C latent channels, T frames.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save
+from torch import Tensor
+
+from samuel.errors import DatasetError
+from samuel.popdb.folder import REMEDY, open_regular
+
+STREAMS = ("vocal", "accompaniment")
+LONGEST_HEADER = 2**16
+MOST_OPEN = 128  # a process may have 256 files open on some systems
+CONSTANT = 1e-4
+"""A channel with less of a deviation never changes."""
+
+Halves = NDArray[np.float16]
+ChannelFigures = dict[str, dict[str, list[float]]]
+
+
+def shard_bytes(latents: Halves) -> bytes:
+    """Content of the shard that holds latents (2, N, C, T); the same latents give the same bytes."""
+    return save(dict(zip(STREAMS, latents, strict=True)))
+
+
+def pair_sha256(vocal: Tensor | Halves, accompaniment: Tensor | Halves) -> str:
+    """Digest of a pair's bytes, wherever it lies: those of the vocal, then those of the accompaniment."""
+    hashed = hashlib.sha256()
+    for latents in (vocal, accompaniment):
+        hashed.update(np.ascontiguousarray(latents).data)
+    return hashed.hexdigest()
+
+
+def finite(latents: Halves) -> bool:
+    """True where every value is a number."""
+    return not ((latents.view(np.uint16) & 0x7C00) == 0x7C00).any()  # six times faster than np.isfinite
+
+
+class ChannelSums:
+    """Sums over pairs, in float64, from which mean and deviation of each channel follow.
+
+    Args:
+        channels: How many a frame has.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.pairs = self.frames = 0
+        self.values = np.zeros((len(STREAMS), 2, channels))  # of the values, and of their squares
+
+    def add(self, *pair: Halves) -> None:
+        """Count vocal and accompaniment of a pair, each (C, T)."""
+        for stream, latents in enumerate(pair):
+            values = latents.astype(np.float64)
+            self.values[stream] += values.sum(axis=1), np.einsum("ct,ct->c", values, values)
+        self.pairs += 1
+        self.frames += pair[0].shape[1]
+
+    def merge(self, other: "ChannelSums") -> None:
+        """Count what another has counted."""
+        self.pairs += other.pairs
+        self.frames += other.frames
+        self.values += other.values
+
+    def statistics(self) -> ChannelFigures:
+        """By stream, `mean` and `std` of each channel; one that never changes gets a deviation of 1.
+
+        Rounded to eight digits, so that the order in which a processor adds does not show.
+        """
+        mean, squares = self.values[:, 0] / self.frames, self.values[:, 1] / self.frames
+        std = np.sqrt(np.maximum(squares - mean**2, 0.0))
+        std[std < CONSTANT] = 1.0
+        figures = {"mean": mean, "std": std}
+        return {
+            stream: {name: [float(f"{value:.8g}") for value in of[i]] for name, of in figures.items()}
+            for i, stream in enumerate(STREAMS)
+        }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the header of a shard says.
+
+    Attributes:
+        shape: (N, C, T) of both streams.
+        offsets: Where each stream begins in the file, in bytes.
+    """
+
+    shape: tuple[int, int, int]
+    offsets: tuple[int, int]
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one stream of a pair."""
+        return 2 * self.shape[1] * self.shape[2]
+
+
+def parse_header(content: bytes, size: int) -> Layout:
+    """The layout of a shard of `size` bytes that begins with `content`.
+
+    Raises:
+        ValueError: It is no shard, or shorter than its header says.
+    """
+    length = int.from_bytes(content[:8], "little")
+    if not 2 <= length <= len(content) - 8:
+        raise ValueError(f"a header of {length} bytes")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        (shape, vocal), (other, accompaniment) = (
+            (tuple(header[stream]["shape"]), header[stream]["data_offsets"]) for stream in STREAMS
+        )
+        halves = all(header[stream]["dtype"] == "F16" for stream in STREAMS)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__} in its header: {error}") from error
+    numbers = (*shape, *other, *vocal, *accompaniment)
+    if not halves or shape != other or [len(shape), len(vocal), len(accompaniment)] != [3, 2, 2]:
+        raise ValueError(f"not float16 pairs: vocal {shape}, accompaniment {other}")
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"shape {shape} at {vocal} and {accompaniment}")
+    if any(end - start != 2 * shape[0] * shape[1] * shape[2] for start, end in (vocal, accompaniment)):
+        raise ValueError(f"shape {shape} in other bytes than {vocal} and {accompaniment}")
+    if (needed := 8 + length + max(vocal[1], accompaniment[1])) > size:
+        raise ValueError(f"cut short, {size} of {needed} bytes")
+    return Layout(shape, (8 + length + vocal[0], 8 + length + accompaniment[0]))
+
+
+def empty_batch(count: int, channels: int, frames: int) -> Halves:
+    """Room for `count` pairs: (2, count, channels, frames)."""
+    return np.empty((2, count, channels, frames), np.float16)
+
+
+def as_tensors(batch: Halves) -> tuple[Tensor, Tensor]:
+    """Vocal and accompaniment (B, C, T) of a batch (2, B, C, T), over the same memory."""
+    both = torch.from_numpy(batch)
+    return both[0], both[1]
+
+
+class Shard:
+    """An open file, which is closed when nobody reads it any more.
+
+    Raises:
+        DatasetError: It is missing, or no shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with open_regular(path) as file:
+                content = file.read(8 + LONGEST_HEADER) or b""
+                self.layout = parse_header(content, os.fstat(file.fileno()).st_size)
+                self._descriptor = os.dup(file.fileno()) if hasattr(os, "preadv") else None
+        except FileNotFoundError:
+            raise DatasetError(f"{path}: missing; {REMEDY}") from None
+        except ValueError as error:
+            raise DatasetError(f"{path}: not a shard ({error}); {REMEDY}") from error
+
+    def read(self, row: int, into: Halves) -> None:
+        """Read a pair into an array (2, C, T).
+
+        Raises:
+            DatasetError: There is no such row, or the file has become shorter.
+        """
+        shape, size = self.layout.shape, self.layout.row_bytes
+        if not 0 <= row < shape[0] or into.shape[1:] != shape[1:]:
+            raise DatasetError(f"{self.path}: no row {row} of {into.shape[1:]} in its shape {shape}")
+        for latents, offset in zip(into, self.layout.offsets, strict=True):
+            if self._fill(latents.view(np.uint8).data, offset + row * size) != size:
+                raise DatasetError(f"{self.path}: ends before row {row}; {REMEDY}")
+
+    def _fill(self, into: memoryview, offset: int) -> int | None:
+        # Without a position, which threads and forked processes would share.
+        if self._descriptor is not None:
+            return os.preadv(self._descriptor, [into], offset)
+        with open_regular(self.path) as file:  # macOS, Windows
+            file.seek(offset)
+            return file.readinto(into)
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)
+
+
+class ShardReader:
+    """Reads pairs from shards, of which it holds some open; a pickled copy opens its own."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, Shard] = {}
+
+    def read(self, places: Sequence[tuple[Path, int]], batch: Halves) -> None:
+        """Read pairs by shard and row into a batch (2, B, C, T).
+
+        Raises:
+            DatasetError: A shard is missing, damaged or without that row.
+        """
+        for i, (path, row) in enumerate(places):
+            shard = self._open.get(path) or self._open.setdefault(path, Shard(path))
+            shard.read(row, batch[:, i])
+            while len(self._open) > MOST_OPEN:  # another thread may still read it: its own reference keeps it
+                self._open.pop(next(iter(list(self._open))), None)
+
+    def __reduce__(self) -> tuple[type["ShardReader"], tuple[()]]:
+        return ShardReader, ()
