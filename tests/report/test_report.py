@@ -289,7 +289,7 @@ def test_the_vocal_share_is_that_of_all_chunks_whatever_was_left_out(tmp_path: P
 
 def test_caveats_name_the_embedded_parts_alone(popdb: Popdb) -> None:
     def described(**info: Any) -> str:
-        return caveats(replace(popdb, state=replace(popdb.state, info=popdb.info | info)))
+        return caveats(replace(popdb, info=popdb.info | info))
 
     info = {"source": "csv", "separator": "repet-sim/1 n_fft=2048", "codec": "stable-audio-open/1"}
     assert described(**info).count("\n- ") == 1
