@@ -21,8 +21,7 @@ from samuel.popdb.songs import Song, list_songs
 from samuel.popdb.status import Outcome, Status
 from tests.popdb.site import encoded, serving, yt_dlp_plugin
 from tests.rehearsal.faults import FAULTS
-from tests.rehearsal.made_up import HOSTILE, write_list
-from tests.rehearsal.site import DOWNLOAD, ListSite, Request
+from tests.rehearsal.site import DOWNLOAD, HOSTILE, ListSite, Request, write_list
 
 SONGS = 108  # at a share of 0.3, each fault strikes one title
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +61,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         patch.setenv("NO_PROXY", "*")
         patch.setenv("SAMUEL_TEST_SITE", site.base)
         run(made)
-        site.heal()
+        site.healed = True
         run(made)
         run(made)
         yield made
@@ -87,16 +86,11 @@ def test_every_song_ends_as_its_fault_demands(number: int, rehearsal: Rehearsal)
     outcomes = rehearsal.outcomes[number]
     assert [outcome.song for outcome in outcomes] == rehearsal.songs
     wrong = {
-        outcome.song.title: (fault_of(outcome.song, rehearsal), outcome.status, outcome.message)
+        outcome.song.title: (rehearsal.site.fault_name(outcome.song.title), outcome.status, outcome.message)
         for outcome, status in zip(outcomes, rehearsal.expected[number], strict=True)
         if outcome.status != status
     }
     assert wrong == {}
-
-
-def fault_of(song: Song, rehearsal: Rehearsal) -> str:
-    fault = rehearsal.site.faults.get(song.title)
-    return "none" if fault is None else f"{fault.name}, {'brief' if fault.brief else 'lasting'}"
 
 
 def test_the_audio_kept_is_the_songs_own(rehearsal: Rehearsal) -> None:
@@ -146,7 +140,7 @@ def test_what_was_searched_for_is_not_searched_for_again(rehearsal: Rehearsal) -
 
 @pytest.mark.parametrize("name", ["reset", "truncated", "slow", "wrong length"])
 def test_the_second_run_goes_on_where_a_download_broke_off(name: str, rehearsal: Rehearsal) -> None:
-    [song] = [song for song in rehearsal.songs if fault_of(song, rehearsal) == f"{name}, lasting"]
+    [song] = [song for song in rehearsal.songs if rehearsal.site.fault_name(song.title) == f"{name}, lasting"]
     ranges = rehearsal.site.sent(f"/media/{rehearsal.site.right(song)}", "Range")
     starts = [int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0 for asked in ranges]
     assert len(starts) == 3  # two tries in the first run

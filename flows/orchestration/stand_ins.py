@@ -97,7 +97,7 @@ class _Stages:
     def __init__(self, sleep_s: float) -> None:
         self.sleep_s = sleep_s
 
-    def search(self, title: str, _: Any, limiter: RateLimiter, **__: Any) -> dict[str, Any]:
+    def search(self, title: str, _: Any, limiter: RateLimiter, *__: Any) -> dict[str, Any]:
         """Five hits, as a site lists them; the first is the song."""
         with limiter.request("search"):
             time.sleep(self.sleep_s)
@@ -111,7 +111,7 @@ class _Stages:
         return {"hits": [vars(_hit(title, place, name)) for place, name in enumerate(names)]}
 
     def fetch_video(
-        self, hit: Hit, _: Any, limiter: RateLimiter, folder: Path, *__: Any, **___: Any
+        self, hit: Hit, _: Any, __: Any, limiter: RateLimiter, folder: Path, *___: Any
     ) -> dict[str, Any]:
         """A file of other bytes for every song, and a fingerprint like no other."""
         with limiter.request("download"):

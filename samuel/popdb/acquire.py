@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,74 +132,69 @@ def acquire_song(song: Song, parts: Parts, limiter: RateLimiter | None) -> Outco
 
 
 def _fetched_file(song: Song, parts: Parts) -> Outcome:
-    config = parts.settings.download
-    outcome = attempt(
-        song,
-        "download",
-        _audio_folder(parts.settings, song.song_id),
-        lambda folder: fetch_file(song, config, folder),
-        {},
-        limits=_limits(config),
-        store=parts.store,
-    )
+    config, folder = parts.settings.download, _audio_folder(parts.settings, song.song_id)
+    make = partial(fetch_file, song, config)
+    outcome = attempt(song, "download", folder, make, {}, limits=_limits(config), store=parts.store)
     return _with_audio(outcome, config)
 
 
 def _searched(song: Song, parts: Parts, limiter: RateLimiter | None) -> Outcome:
     config = parts.settings.download
     key = digest("search", VERSION, config.search, config.search_results, song.title)
-    folder = parts.settings.data / "searches" / key
-
-    def make(_: Path) -> dict[str, Any]:
-        if limiter is None:
-            raise _SiteNeededError
-        return search(song.title, config, limiter, repeated=attempts_failed(folder) > 0)
-
-    def retry(_: int) -> bool:
-        return limiter is None or not limiter.gives_up_repeats
-
-    return attempt(song, "search", folder, make, {}, retry=retry, store=parts.store)
+    ask = partial(search, song.title, config)
+    return _asked(song, "search", parts.settings.data / "searches" / key, ask, parts, limiter)
 
 
 def _tried(
     song: Song, candidates: Sequence[Candidate], parts: Parts, limiter: RateLimiter | None
 ) -> list[Outcome]:
     """The downloads of the acceptable candidates, best first, up to the first that ends the matter."""
-    settings, config, store = parts.settings, parts.settings.download, parts.store
-    acceptable = [candidate.hit for candidate in candidates if candidate.refusal is None]
-    folders = [_audio_folder(settings, config.search, hit.extractor, hit.video_id) for hit in acceptable]
-
-    def download(hit: Hit, folder: Path) -> Outcome:
-        def make(to: Path) -> dict[str, Any]:
-            if limiter is None:
-                raise _SiteNeededError
-            repeated = attempts_failed(folder) > 0
-            return fetch_video(hit, config, limiter, to, partial_folder(folder), repeated=repeated)
-
-        def retry(failed: int) -> bool:
-            # What is there is not left for a better one that keeps failing, or the dataset would change.
-            settled = failed >= PATIENCE and any(store.find(other) for other in folders)
-            return not settled and (limiter is None or not limiter.gives_up_repeats)
-
-        limits = _limits(config)
-        return attempt(song, "download", folder, make, {}, limits=limits, retry=retry, store=store)
-
+    config = parts.settings.download
+    hits = [candidate.hit for candidate in candidates if candidate.refusal is None]
+    folders = [_audio_folder(parts.settings, config.search, hit.extractor, hit.video_id) for hit in hits]
     tried: list[Outcome] = []
-    for hit, folder in zip(acceptable, folders, strict=True):
-        tried.append(_with_audio(download(hit, folder), config))
-        if tried[-1].ok or (tried[-1].status.retryable and tried[-1].attempts < PATIENCE):
+
+    def may_retry(failed: int) -> bool:
+        # What is there is not left for a better one that keeps failing, or the dataset would change.
+        return failed < PATIENCE or not any(parts.store.find(folder) for folder in folders)
+
+    for hit, folder in zip(hits, folders, strict=True):
+        ask = partial(fetch_video, hit, config, partial_folder(folder))
+        outcome = _with_audio(_asked(song, "download", folder, ask, parts, limiter, may_retry), config)
+        tried.append(outcome)
+        if outcome.ok or (outcome.status.retryable and outcome.attempts < PATIENCE):
             break
     return tried
+
+
+def _asked(
+    song: Song,
+    stage: str,
+    folder: Path,
+    ask: Callable[[RateLimiter, Path, bool], dict[str, Any]],
+    parts: Parts,
+    limiter: RateLimiter | None,
+    may_retry: Callable[[int], bool] = lambda _: True,
+) -> Outcome:
+    """`attempt` of what the site has to be asked for, by `ask(limiter, folder, repeated)`."""
+
+    def make(to: Path) -> dict[str, Any]:
+        if limiter is None:
+            raise _SiteNeededError
+        return ask(limiter, to, attempts_failed(folder) > 0)
+
+    def retry(failed: int) -> bool:
+        return may_retry(failed) and (limiter is None or not limiter.gives_up_repeats)
+
+    limits = _limits(parts.settings.download)
+    return attempt(song, stage, folder, make, {}, limits=limits, retry=retry, store=parts.store)
 
 
 def _limits(config: DownloadConfig) -> dict[Status, Any]:
     """What a status depends on that the settings can change."""
     access = digest(config.proxy, config.cookies, config.ytdlp)
-    return {
-        Status.TOO_LONG: config.max_duration_s,
-        Status.AGE_GATED: access,
-        Status.GEO_BLOCKED: access,
-    }
+    gated = dict.fromkeys((Status.AGE_GATED, Status.GEO_BLOCKED), access)
+    return {Status.TOO_LONG: config.max_duration_s, **gated}
 
 
 def _audio_folder(settings: Settings, *source: str) -> Path:

@@ -25,7 +25,7 @@ WEB_PAGE = (b"<!doctype html", b"<html")
 
 
 def fetch_video(
-    hit: Hit, config: DownloadConfig, limiter: RateLimiter, folder: Path, partial: Path, *, repeated: bool
+    hit: Hit, config: DownloadConfig, partial: Path, limiter: RateLimiter, folder: Path, repeated: bool
 ) -> dict[str, Any]:
     """Download the video of `hit` and write `audio.wav` into `folder`, and nothing else.
 

@@ -61,7 +61,7 @@ class State(BaseModel):
 
 
 class RateLimiter:
-    """Makes requests wait for everybody who shares `folder`.
+    """Makes requests wait for everybody who shares `folder`; who waits gets OperatorError once all must stop.
 
     Times are wall-clock seconds. A clock that went back makes nobody wait for longer than one interval, or
     one pause, of `config`.
@@ -107,9 +107,6 @@ class RateLimiter:
         Args:
             kind: The kind of request.
             repeated: It has failed before: another failure says little about the site, unless it limits us.
-
-        Raises:
-            OperatorError: All must stop.
         """
         with self.slot():
             started = self.wait(kind)
@@ -135,11 +132,7 @@ class RateLimiter:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Be one of at most `config.workers` holders; the kernel frees the slot of a killed process.
-
-        Raises:
-            OperatorError: All must stop.
-        """
+        """Be one of at most `config.workers` holders; the kernel frees the slot of a killed process."""
         locks = [FileLock(self._folder / f"slot-{i}.lock") for i in range(self._config.workers)]
         while True:
             self._raise_if_stopped()
@@ -152,11 +145,7 @@ class RateLimiter:
             lock.release()
 
     def wait(self, kind: Request) -> float:
-        """Wait until a request may start, and take its place; the time of its start, for `record`.
-
-        Raises:
-            OperatorError: All must stop.
-        """
+        """Wait until a request may start, and take its place; the time of its start, for `record`."""
         while True:
             with self._state() as (state, now):
                 self._raise_if_stopped(state)
@@ -213,11 +202,7 @@ class RateLimiter:
         return min(self._with_jitter(doubled_s), self._config.pause_ceiling_s)
 
     def wait_before_retry(self, attempt: int, elapsed_s: float = 0.0) -> None:
-        """Wait for `pause_s(attempt)`, less the seconds that have passed since the failure.
-
-        Raises:
-            OperatorError: All must stop.
-        """
+        """Wait for `pause_s(attempt)`, less the seconds that have passed since the failure."""
         wait_s = self.pause_s(attempt) - elapsed_s
         while wait_s > 0:
             self._raise_if_stopped()

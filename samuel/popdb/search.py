@@ -14,7 +14,6 @@ words. A title without a letter or a digit ("+") is compared as it is.
 
 import math
 import re
-import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -385,9 +384,16 @@ def _mismatch(title: str, hit: Hit, alike: float, offset_s: float) -> Refusal | 
 
 
 def search(
-    title: str, config: DownloadConfig, limiter: RateLimiter, *, repeated: bool = False
+    title: str, config: DownloadConfig, limiter: RateLimiter, folder: Path, repeated: bool
 ) -> dict[str, Any]:
-    """Search the site for `title`, as text whatever it looks like; `repeated` where that has failed before.
+    """Search the site for `title`, as text whatever it looks like.
+
+    Args:
+        title: As the list writes it.
+        config: What is asked, and how.
+        limiter: Makes the request wait.
+        folder: Where yt-dlp may write; nothing is left there.
+        repeated: It has failed before.
 
     Returns:
         `{"hits": [...]}`: the site's first `config.search_results` videos, each the fields of a `Hit`.
@@ -399,10 +405,9 @@ def search(
     if not title.strip():
         raise SongError(Status.NO_MATCH, "the title is empty: nothing to search for")
     query = f"{config.search}{config.search_results}:{title}"
-    with limiter.request("search", repeated=repeated), tempfile.TemporaryDirectory() as folder:
-        options = site_options(config, Path(folder))
+    with limiter.request("search", repeated=repeated):
         try:
-            with translated_errors(Path(folder)), YtDlp(options) as ydl:
+            with translated_errors(folder), YtDlp(site_options(config, folder)) as ydl:
                 found: Any = ydl.extract_info(query, download=False)
                 entries = [entry for entry in found.get("entries") or [] if isinstance(entry, dict)]
         except SongError as error:

@@ -370,7 +370,8 @@ def fetch_kaggle_list() -> Path:
     ) as error:  # fmt: skip
         # What a site says may repeat the key that it was sent: it stays out of message and traceback.
         status = getattr(getattr(error, "response", None), "status_code", None)
-        reason = _kaggle_reason(error, status)
+        refused = "refuses the credentials" if status in (401, 403) else "answers with an error"
+        reason = f"Kaggle {refused} (HTTP {status})" if status else _local_reason(error)
         message = f"the Kaggle song list could not be fetched: {reason}; {KAGGLE_REMEDY}"
         raise MissingPartError(message) from (None if status else error)
     if not (path := folder / KAGGLE_FILE).is_file():
@@ -378,10 +379,7 @@ def fetch_kaggle_list() -> Path:
     return path
 
 
-def _kaggle_reason(error: Exception, status: int | None) -> str:
-    if status:
-        refused = status in (401, 403)
-        return f"Kaggle {'refuses the credentials' if refused else 'answers with an error'} (HTTP {status})"
+def _local_reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or "Kaggle cannot be reached, or the connection broke off"
     return f"kagglehub cannot use what it found ({type(error).__name__})"

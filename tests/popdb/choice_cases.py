@@ -31,12 +31,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
-from unittest import mock
 
 import pytest
 
 from samuel.config import DownloadConfig
-from samuel.popdb import search as choice
 from samuel.popdb.search import Hit, rank, read_hit
 from tests.popdb import choice_wording as wording
 
@@ -337,17 +335,6 @@ WRONG: dict[str, Maker] = {
 # --- what a policy makes of them ---
 
 WAYS = ("taken right", "taken wrong", "refused", "absent: refused", "absent: taken wrong")
-WITHOUT: dict[str, dict[str, Any]] = {
-    "no words": {"other_version": lambda *_: ""},
-    "no clip": {"LONGER_CLIP_SCALE_S": choice.OFFSET_SCALE_S},
-    "title": {
-        "TITLE_WEIGHT": 0.9, "DURATION_WEIGHT": 0.0, "other_version": lambda *_: "",
-        "MOST_OFFSET_S": math.inf, "MOST_TOPIC_OFFSET_S": math.inf,
-    },
-    "duration": {
-        "TITLE_WEIGHT": 0.0, "DURATION_WEIGHT": 0.9, "LEAST_TITLE": 0.0, "other_version": lambda *_: "",
-    },
-}  # fmt: skip
 
 
 def taken(case: Case, config: DownloadConfig) -> int | None:
@@ -370,13 +357,10 @@ def tally(made: Iterable[Case], config: DownloadConfig) -> tuple[dict[str, float
 
 
 def main(path: str, count: int = 4000) -> None:
-    """Print what both policies, and "scored" less some of its parts, make of held-out cases."""
+    """Print what both policies make of held-out cases."""
     made = cases(halves(read_rows(Path(path)))[1], count, HELD_OUT_SEED)
     policies: tuple[Any, ...] = ("first", "scored")
     found = {policy: tally(made, DownloadConfig(policy=policy)) for policy in policies}
-    for name, changes in WITHOUT.items():
-        with mock.patch.multiple(choice, **changes):
-            found[name] = tally(made, DownloadConfig(policy="scored"))
     lines = [f"{'percent of the half with, or without, a right hit':50}" + "".join(f"{n:>10}" for n in found)]
     lines += [f"{way:50}" + "".join(f"{ways[way]:10.1f}" for ways, _ in found.values()) for way in WAYS]
     kinds = sorted([*WRONG, "plain"], key=lambda kind: -found["scored"][1][kind])

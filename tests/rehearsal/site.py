@@ -3,12 +3,15 @@
 Every title, and every video id, decides by itself what is sent for it: the same list gives the same site.
 """
 
+import csv
 import hashlib
+import itertools
 import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
+from tests.popdb import choice_wording as wording
 from tests.popdb.site import (
     AT_ONCE,
     Answer,
@@ -25,7 +29,6 @@ from tests.popdb.site import (
     encoded,
 )
 from tests.rehearsal.faults import FAULTS, Fault
-from tests.rehearsal.hits import uploads
 
 # `download` settings that a test need not wait for, with a second try in the run.
 DOWNLOAD: dict[str, Any] = {**AT_ONCE, "policy": "scored", "attempts": 2, "timeout_s": 3}
@@ -33,6 +36,27 @@ UNFIT_SHARE = 0.05
 NOTE_S, NOTES = 0.5, 48
 SEGMENTS = 4
 SAMPLE_RATE = 44_100
+HITS = 5
+MOST_RIGHT = 3  # recordings of one name among the hits
+ARTISTS = ("Kamo Risel", "The Tavens", "Lorda", "DJ Nyju", "Zedpha & Romi", "Quinbar")
+# Wordings, and how many times as long as the song; all of them must be refused.
+WRONG: dict[str, tuple[Sequence[str], float]] = {
+    "cover": (wording.COVERS, 1.3),
+    "karaoke": (wording.KARAOKE, 1.0),
+    "live": (wording.LIVE, 1.6),
+    "remix": (wording.REMIXES, 1.5),
+    "slowed": (wording.SLOWED, 1.3),
+    "instrumental": (wording.INSTRUMENTALS, 1.0),
+    "compilation": (wording.COMPILATIONS, 12.0),
+    "namesake": (("{a} - {t} (Official Video)", "{t}", "{t} - {a} (Lyrics)"), 1.7),
+}
+HOSTILE = (
+    "22", "TRUE", "1979", "-rf", "--exec reboot", "../../etc/passwd", "file:///etc/passwd", "$(reboot)",
+    "%(id)s", "http://127.0.0.1/watch/a", "samueltest5:x", "ytsearch5:x", "Captcha", "You are not a bot",
+    "HTTP Error 404", "a,b;c&q=d#e?f", 'Say "Hello"', "line\nbreak", "=1+1", "Канатоходец", "夜に駆ける",
+    "حبيبي", "No Space Left on Device",
+)  # fmt: skip
+TWICE = "River of Glass"  # two recordings of one name
 
 
 class Request(NamedTuple):
@@ -57,7 +81,7 @@ class ListSite(LocalSite):
         songs: Those that a search finds; no other.
         fault_share: Share of the titles with a fault.
         clip_s: Duration of what it sends, a multiple of 0.5 s; its hits state the list's duration.
-        healed: Whether the faults that can pass are over.
+        healed: True once the faults that can pass are over.
         log: The requests.
     """
 
@@ -79,14 +103,15 @@ class ListSite(LocalSite):
         self._asked: Counter[str] = Counter()
         self._notes = [_note(seed) for seed in range(NOTES)]
 
-    def heal(self) -> None:
-        """End every fault that can pass."""
-        self.healed = True
-
     def fault(self, title: str) -> Fault | None:
         """What is wrong with a song now."""
         fault = self.faults.get(title)
         return None if fault and self.healed and fault.status.retryable else fault
+
+    def fault_name(self, title: str) -> str:
+        """Name of what was wrong with a song from the start, and whether it lasts."""
+        fault = self.faults.get(title)
+        return f"{fault.name}, {'brief' if fault.brief else 'lasting'}" if fault else "none"
 
     def expected(self, title: str) -> Status:
         """What must become of a song that is asked for now, by a run that tries twice."""
@@ -185,3 +210,49 @@ def _note(seed: int) -> NDArray[np.float32]:
     envelope = np.minimum(1, 50 * np.minimum(time_s, time_s[::-1]))
     sound = (envelope * np.sum(voices, axis=0))[:, None] * [0.1, 0.05]
     return sound.astype(np.float32)
+
+
+def write_list(path: Path, songs: int) -> None:
+    """A song list of so many made-up titles, the first of them hostile."""
+    made_up = [" ".join(words) for words in itertools.permutations(wording.TITLE_WORDS, 2)]
+    titles = [TWICE, *HOSTILE, *made_up[:: len(made_up) // songs]][: songs - 1]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["song_name", "song_popularity", "song_duration_ms"])
+        writer.writerows([title, 50, 150_000 + 1_000 * place] for place, title in enumerate([*titles, TWICE]))
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A video as a search shows it."""
+
+    title: str
+    channel: str
+    duration_s: float
+
+
+def uploads(title: str, durations_s: Sequence[float], *, fit: bool) -> list[Upload]:
+    """The right one of each duration first, then wrong ones; only wrong ones, or none, unless `fit`.
+
+    None for a title that no recording has.
+    """
+    rng = Random(title)  # noqa: S311
+    right = [_right(title, duration_s, rng) for duration_s in durations_s[:MOST_RIGHT]] if fit else []
+    if not durations_s or (not fit and rng.random() < 0.2):
+        return []
+    return right + [_wrong(title, durations_s[0], rng) for _ in range(HITS - len(right))]
+
+
+def _right(title: str, duration_s: float, rng: Random) -> Upload:
+    form, artist = rng.choice(list(wording.FORMS)), rng.choice(ARTISTS)
+    name = rng.choice(wording.FORMS[form][1]).format(t=title, a=artist)
+    channel = f"{artist} - Topic" if form == "topic" else artist
+    return Upload(name, channel, duration_s + rng.uniform(-1.0, 1.5))
+
+
+def _wrong(title: str, duration_s: float, rng: Random) -> Upload:
+    templates, times = WRONG[rng.choice(list(WRONG))]
+    artist, other = rng.sample(ARTISTS, 2)
+    place, year = rng.choice(wording.PLACES), rng.randrange(1995, 2024)
+    name = rng.choice(templates).format(t=title, a=artist, b=other, p=place, y=year)
+    return Upload(name, other, duration_s * times * rng.uniform(0.98, 1.02))

@@ -63,7 +63,6 @@ def test_mono_at_22_khz_is_converted(kind: str, suffix: str, tmp_path: Path, wor
     "name",
     [
         "a: b",
-        "100%",
         "100%41",
         "-rf",
         "--exec echo",
@@ -79,8 +78,7 @@ def test_mono_at_22_khz_is_converted(kind: str, suffix: str, tmp_path: Path, wor
 def test_hostile_file_names_are_read(name: str, tmp_path: Path, workplace: Workplace) -> None:
     path = tmp_path / f"{name}.flac"
     path.write_bytes(encoded(sine(1.0)))
-    record = workplace.read(path)
-    assert record["duration_s"] == 1.0
+    assert workplace.read(path)["duration_s"] == 1.0
     assert workplace.names() == ["audio.wav", "entry.json"]
 
 
@@ -101,35 +99,21 @@ def test_what_is_no_audio_fails_to_decode(content: bytes, tmp_path: Path, workpl
     assert workplace.failure(lambda: workplace.read(path)).status == Status.DECODE_FAILED
 
 
-def test_playlist_dressed_up_as_audio_is_not_followed(
+def test_nothing_is_fetched_for_a_playlist_dressed_up_as_audio_or_a_link(
     site: LocalSite, tmp_path: Path, workplace: Workplace
 ) -> None:
     site.answers["/secret"] = Answer(encoded(sine(1.0)))
     path = tmp_path / "song.flac"
     path.write_text(f"#EXTM3U\n#EXTINF:1,\n{site.base}/secret\n#EXT-X-ENDLIST\n")
     assert workplace.failure(lambda: workplace.read(path)).status == Status.DECODE_FAILED
+    [link] = workplace.outcomes(Song("0" * 20, "x", url=f"{site.base}/secret"))
+    assert link.status == Status.UNAVAILABLE
     assert site.requests == []
-
-
-def test_audio_without_samples_fails_to_decode(tmp_path: Path, workplace: Workplace) -> None:
-    path = tmp_path / "song.wav"
-    path.write_bytes(encoded(sine(0.0), kind="WAV"))
-    assert workplace.failure(lambda: workplace.read(path)).status == Status.DECODE_FAILED
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers_are_refused(value: float, tmp_path: Path, workplace: Workplace) -> None:
-    audio = sine(1.0)
-    audio[-1, 1] = value
-    path = tmp_path / "song.wav"
-    soundfile.write(path, audio, 44_100, subtype="FLOAT")
-    assert workplace.failure(lambda: workplace.read(path)).status == Status.NOT_FINITE
 
 
 def test_file_that_is_gone_is_unavailable(tmp_path: Path, workplace: Workplace) -> None:
     error = workplace.failure(lambda: workplace.read(tmp_path / "gone.wav"))
-    assert error.status == Status.UNAVAILABLE
-    assert "gone.wav" in str(error)
+    assert (error.status, "gone.wav" in str(error)) == (Status.UNAVAILABLE, True)
 
 
 def test_file_over_the_longest_duration_is_too_long(tmp_path: Path, workplace: Workplace) -> None:
@@ -153,20 +137,10 @@ def test_wav_beyond_its_format_is_too_long(tmp_path: Path) -> None:
     assert caught.value.status == Status.TOO_LONG
 
 
-def test_a_song_is_never_a_link(site: LocalSite, workplace: Workplace) -> None:
-    site.answers["/media/a"] = Answer(encoded(sine()))
-    song = Song("0" * 20, "x", url=f"{site.base}/media/a")
-    [outcome] = workplace.outcomes(song)
-    assert outcome.status == Status.UNAVAILABLE
-    assert site.requests == []
-
-
 def test_files_wait_for_no_turn(tmp_path: Path, workplace: Workplace) -> None:
-    songs: list[Song] = []
-    for name in ("one", "two"):
-        path = tmp_path / f"{name}.flac"
-        path.write_bytes(encoded(sine(1.0)))
-        songs.append(Song(name, name, url=path.as_uri()))
+    songs = [Song(name, name, url=(tmp_path / f"{name}.flac").as_uri()) for name in ("one", "two")]
+    for song in songs:
+        (tmp_path / f"{song.title}.flac").write_bytes(encoded(sine(1.0)))
     started = time.monotonic()
     outcomes = workplace.outcomes(*songs, download_interval_s=600, search_interval_s=600, workers=1)
     assert [outcome.ok for outcome in outcomes] == [True, True]

@@ -55,9 +55,13 @@ def media_requests(site: LocalSite) -> list[str | None]:
     ]
 
 
-@pytest.fixture
-def killed(site: LocalSite, workplace: Workplace) -> int:
-    """A process killed in mid-download; the bytes that had arrived."""
+def assert_whole(workplace: Workplace) -> None:
+    audio = read_wav(workplace.audio())
+    np.testing.assert_allclose(audio, sine(20.0).T, atol=2 / 2**16)
+    assert workplace.names() == ["audio.wav", "entry.json"]
+
+
+def test_a_killed_download_is_resumed(site: LocalSite, workplace: Workplace) -> None:
     site.add_video("a", Answer(BODY, bytes_per_s=len(BODY) / 10, times=1), duration=20.0, ext="wav")
     process = start(workplace)
     deadline = time.monotonic() + 60
@@ -68,25 +72,9 @@ def killed(site: LocalSite, workplace: Workplace) -> int:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not list(workplace.root.glob("data/raw/*/entry.json"))
-    return arrived(workplace)
-
-
-def test_a_killed_download_is_resumed(killed: int, site: LocalSite, workplace: Workplace) -> None:
-    assert 0 < killed < len(BODY)
+    assert len(BODY) > (killed := arrived(workplace)) > 0
     workplace.search()
     assert media_requests(site) == [None, f"bytes={killed}-"]
-    assert_whole(workplace)
-
-
-def assert_whole(workplace: Workplace) -> None:
-    audio = read_wav(workplace.audio())
-    np.testing.assert_allclose(audio, sine(20.0).T, atol=2 / 2**16)
-    assert workplace.names() == ["audio.wav", "entry.json"]
-
-
-def test_a_site_without_ranges_sends_it_all_again(killed: int, site: LocalSite, workplace: Workplace) -> None:
-    site.answers["/media/a"].ranges = False
-    workplace.search()
     assert_whole(workplace)
 
 
