@@ -44,8 +44,7 @@ def acquire_songs(
     """Acquire the audio of every song, or find out why there is none; in the order of `songs`.
 
     What is known of songs comes first. Those that failed by what might pass are tried again after the others,
-    and after a pause. Whoever begins a run calls `parts.rate_limiter.start_run()` first; until
-    then a stop holds.
+    and after a pause. Whoever begins a run calls `parts.rate_limiter.start_run()`: until then a stop holds.
 
     Args:
         songs: Of the list.
@@ -62,8 +61,7 @@ def acquire_songs(
     left = [place for place in range(len(songs)) if place not in outcomes]
     asks = any(songs[place].url is None for place in left)
     with while_asking if while_asking and asks else nullcontext():
-        tried = _in_rounds([songs[place] for place in left], parts, done)
-    outcomes |= dict(zip(left, tried, strict=True))
+        outcomes |= _in_rounds(songs, left, parts, done)
     return [outcomes[place] for place in range(len(songs))]
 
 
@@ -83,30 +81,31 @@ class _SiteNeededError(Exception):
     """The site would have to be asked."""
 
 
-def _in_rounds(songs: Sequence[Song], parts: Parts, done: Callable[[Outcome], object]) -> list[Outcome]:
-    """The outcomes of songs, several at a time, and again of those that failed by what might pass."""
+def _in_rounds(
+    songs: Sequence[Song], waiting: Sequence[int], parts: Parts, done: Callable[[Outcome], object]
+) -> dict[int, Outcome]:
+    """Outcomes of the songs at `waiting`, several at a time, and again of those that may have passed."""
     config, limiter, failed_s = parts.settings.download, parts.rate_limiter, time.monotonic()
     outcomes: dict[int, Outcome] = {}
-    waiting = list(range(len(songs)))
-    for retry in range(config.attempts):
-        if not waiting:
-            break
+    for retry in range(config.attempts if waiting else 0):
         if retry:
             limiter.wait_before_retry(retry, time.monotonic() - failed_s)
         tried = side_by_side(
             lambda place: acquire_song(songs[place], parts, limiter),
-            places := tuple(waiting),
+            waiting,
             config.workers,
             limiter.cancel,  # or those who wait for their turn would be waited for
         )
         for number, outcome in tried:
-            outcomes[places[number]] = outcome
+            outcomes[waiting[number]] = outcome
             if outcome.did_work and outcome.status.retryable:
                 failed_s = time.monotonic()
             if not retry:
                 done(outcome)
         waiting = [place for place in waiting if outcomes[place].status.retryable]
-    return [outcomes[place] for place in range(len(songs))]
+        if not waiting:
+            break
+    return outcomes
 
 
 def acquire_song(song: Song, parts: Parts, limiter: RateLimiter | None) -> Outcome:
@@ -191,7 +190,7 @@ def _asked(
 
 
 def _limits(config: DownloadConfig) -> dict[Status, Any]:
-    """What a status depends on that the settings can change."""
+    """Settings that a status depends on: once they change, it is tried again."""
     access = digest(config.proxy, config.cookies, config.ytdlp)
     gated = dict.fromkeys((Status.AGE_GATED, Status.GEO_BLOCKED), access)
     return {Status.TOO_LONG: config.max_duration_s, **gated}

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +90,21 @@ def _download(
     """Fetch a video into `partial`, from where the last try broke off; its file and the promised duration."""
     deadline_s = time.monotonic() + config.timeout_s
 
+    def check_page(video: dict[str, Any], *, incomplete: bool) -> None:
+        # A hit can turn out to be longer, or live, once its page is read; then nothing may be downloaded.
+        if not incomplete and is_live(video):
+            raise SongError(Status.LIVE, "the video turned out to be live")
+        duration_s = duration_of(video) or 0.0
+        if not incomplete and duration_s > config.max_duration_s:
+            raise too_long(duration_s, config.max_duration_s)
+
     def check_time(_: dict[str, Any]) -> None:
         limiter.raise_if_cancelled()
         if time.monotonic() > deadline_s:
             raise SongError(Status.NETWORK, f"not whole after {config.timeout_s:g} s (download.timeout_s)")
 
     partial.mkdir(parents=True, exist_ok=True)
-    hooks = {"match_filter": _refuse_unwanted(config), "progress_hooks": [check_time]}
+    hooks = {"match_filter": check_page, "progress_hooks": [check_time]}
     try:
         # Not the instance that searched: that one has let in the extractors its hits name, allowed or not.
         with translated_errors(partial), YtDlp(site_options(config, partial) | hooks) as ydl:
@@ -108,19 +115,6 @@ def _download(
         if not Status(error.status).retryable or "HTTP Error 416" in error.message:
             shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _refuse_unwanted(config: DownloadConfig) -> Callable[..., None]:
-    def refuse(video: dict[str, Any], *, incomplete: bool) -> None:
-        # A hit can turn out to be longer, or live, once its page is read; then nothing may be downloaded.
-        if incomplete:
-            return
-        if is_live(video):
-            raise SongError(Status.LIVE, "the video turned out to be live")
-        if (duration_s := duration_of(video) or 0.0) > config.max_duration_s:
-            raise too_long(duration_s, config.max_duration_s)
-
-    return refuse
 
 
 def _downloaded(video: Any) -> Path:

@@ -100,7 +100,7 @@ def likeness(wanted: str, found: str, channel: str) -> float:
 
 
 def other_version(wanted: str, found: str, channel: str) -> str:
-    """Why a video is another version than the wanted one, for people; empty where nothing says so.
+    """Reason, for people, why a video is another version than the wanted one; empty where there is none.
 
     A word that belongs to the wanted title itself ("Live and Let Die") counts from its second time on.
     """
@@ -211,7 +211,7 @@ UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True, allow_inf_nan=False))
 class Hit:
-    """What a search says of a video.
+    """One video of a search, as the site describes it.
 
     Attributes:
         video_id: The site's name for it; empty where it states none.

@@ -7,6 +7,7 @@ csv:       a song list, whose titles are searched for; the paper's comes from Ka
 A source is a function in `SOURCES` and a name in `SongsConfig.source`.
 """
 
+import csv
 import io
 import logging
 import os
@@ -178,7 +179,7 @@ NAME, POPULARITY, DURATION = COLUMNS = ("song_name", "song_popularity", "song_du
 SHARES = ("instrumentalness", "speechiness")  # read where their limit is set
 SAME_RECORDING_MS = 3000.0
 # What pandas makes of a list grows with its cells: the paper's has 1.7 MB and 280,000.
-MOST_LIST_BYTES, MOST_CELLS = 32 * 2**20, 4_000_000
+MOST_LIST_BYTES, MOST_CELLS, MOST_COLUMNS = 32 * 2**20, 4_000_000, 1000
 MOST_TITLE, MOST_NUMBER = 1000, 1e9
 # setting → the column it bounds, and what it removes, in words
 FILTERS = {
@@ -266,20 +267,28 @@ def read_song_list(path: Path, shares: Sequence[str] = ()) -> pd.DataFrame:
 
 def _read_cells(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     """Read the columns `needed` as text, by row number."""
-    as_text: Any = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
     content = _read_list(path)
     try:
-        header = list(pd.read_csv(io.BytesIO(content), nrows=0, **as_text).columns) if content.strip() else []
+        header = next(csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")), [])
         if missing := [column for column in needed if column not in header]:
             found = ", ".join(map(reprlib.repr, header[:20])) or "nothing"
             raise InputError(
                 f"song list {path}: no column {', '.join(missing)}; found: {found}. "
                 f"The header must name {', '.join(needed)}"
             )
-        cells = pd.read_csv(io.BytesIO(content), usecols=list(needed), **as_text)
+        if len(header) > MOST_COLUMNS:  # pandas would name each for minutes
+            raise InputError(f"song list {path}: over {MOST_COLUMNS:,} columns; leave out those in excess")
+        cells = pd.read_csv(
+            io.BytesIO(content),
+            encoding="utf-8-sig",
+            dtype=str,
+            keep_default_na=False,
+            usecols=list(needed),
+            index_col=False,
+        )
     except UnicodeDecodeError as error:
         raise InputError(f"song list {path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (csv.Error, pd.errors.ParserError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"song list {path}: not CSV ({reason}); save it as comma-separated text") from error
     if cells.empty:

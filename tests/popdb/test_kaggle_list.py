@@ -30,7 +30,6 @@ ROOT = Path(__file__).parents[2]
 USER, KEY = "someone", "0123456789abcdef0123456789abcdef"
 AUTHORIZATION = f"Basic {b64encode(f'{USER}:{KEY}'.encode()).decode()}"
 SERVICE, STORE = "/api/v1/datasets.DatasetApiService", "/store/archive.zip"
-NOTEBOOK_TOKENS = ("KAGGLE_USER_SECRETS_TOKEN", "KAGGLE_DATA_PROXY_TOKEN")
 LIST = b"song_name,song_popularity,song_duration_ms\nSong,1,60000\n"
 BUNDLE = {KAGGLE_FILE: LIST, "licence.txt": b"of the dataset"}
 
@@ -94,9 +93,7 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         path, given = self._seen(), self.headers.get("Authorization", "")
         status = self.kaggle.status if given == AUTHORIZATION else 401
-        if path.startswith("/kaggle-jwt-handler/"):
-            self._send(200, {}, b'{"wasSuccessful": false}')
-        elif status != 200:
+        if status != 200:
             self._send(status, {}, json.dumps({"code": status, "message": f"{given} {KEY}"}).encode())
         elif path == f"{SERVICE}/GetDataset":
             self._send(200, {}, json.dumps({"currentVersionNumber": self.kaggle.version}).encode())
@@ -149,8 +146,7 @@ def serving() -> Iterator[LocalKaggle]:
 @pytest.fixture
 def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalKaggle]:
     with serving() as site:
-        for name in ("KAGGLE_KERNEL_RUN_TYPE", *NOTEBOOK_TOKENS):
-            monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
         for name, value in site.environment(tmp_path).items():
             monkeypatch.setenv(name, value)
         yield site
@@ -269,17 +265,6 @@ def test_a_download_that_is_not_what_was_sent(kaggle: LocalKaggle) -> None:
     assert "kagglehub cannot use what it found (DataCorruptionError)" in failure()
     kaggle.checksum = None
     assert fetch_kaggle_list().read_bytes() == LIST
-
-
-@pytest.mark.parametrize(("token", "complaint"), [("", "BackendError"), (None, "CredentialError")])
-def test_a_notebook_of_kaggle_itself(
-    token: str | None, complaint: str, kaggle: LocalKaggle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    monkeypatch.setenv("KAGGLE_DATA_PROXY_URL", kaggle.proxy)
-    for name in NOTEBOOK_TOKENS if token is not None else ():
-        monkeypatch.setenv(name, token or "")
-    assert f"kagglehub cannot use what it found ({complaint})" in failure()
 
 
 def test_an_archive_cannot_write_elsewhere(kaggle: LocalKaggle, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 import errno
 import logging
-import os
 import signal
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -84,16 +84,6 @@ def test_an_interval_grows_at_random_by_no_more_than_its_jitter(tmp_path: Path, 
     assert 1 <= min(gaps) < 1.05  # of 200 draws from U(1, 1.5); by chance it fails once in 10⁹
     assert 1.45 < max(gaps) <= 1.5
     assert sum(gaps) / 200 == pytest.approx(1.25, abs=0.06)  # six standard errors
-
-
-def test_a_request_without_interval_writes_nothing(tmp_path: Path, fake: Time) -> None:
-    limiter = limiter_at(tmp_path, fake)
-    limiter.wait("search")
-    with (tmp_path / "state.json").open() as kept:  # so that its number is not given away again
-        for _ in range(5):
-            fake.now += 1
-            limiter.record("search", Status.OK, limiter.wait("search"))
-        assert (tmp_path / "state.json").stat().st_ino == os.fstat(kept.fileno()).st_ino
 
 
 # --- pauses ---
@@ -190,8 +180,6 @@ def test_too_many_faults_in_a_row_stop_everybody(
     for stopped in (limiter, other, limiter_at(tmp_path, fake)):
         with pytest.raises(OperatorError, match=remedy):
             stopped.wait("search")
-        with pytest.raises(OperatorError, match=remedy), stopped.slot():
-            pytest.fail("a slot in a run that was stopped")
 
 
 def test_what_failed_before_counts_only_where_the_site_limits(tmp_path: Path, fake: Time) -> None:
@@ -240,12 +228,12 @@ def test_a_new_run_keeps_spacing_pause_and_row_where_nothing_was_stopped(tmp_pat
     assert waited(second, fake) == 120
 
 
-@pytest.mark.parametrize("wait", ["interval", "pause", "retry", "slot"])
+@pytest.mark.parametrize("wait", ["interval", "pause", "retry"])
 @pytest.mark.parametrize("end", ["stop", "cancel"])
 def test_whoever_waits_notices_the_end_within_a_second(
     tmp_path: Path, fake: Time, wait: str, end: str
 ) -> None:
-    limiter, other = (limiter_at(tmp_path, fake, download_interval_s=600, workers=1) for _ in range(2))
+    limiter, other = (limiter_at(tmp_path, fake, download_interval_s=600) for _ in range(2))
     limiter.wait("download")
     if wait == "pause":
         limiter.record("download", Status.RATE_LIMITED, fake.now)
@@ -254,10 +242,9 @@ def test_whoever_waits_notices_the_end_within_a_second(
         "interval": lambda: limiter.wait("download"),
         "pause": lambda: limiter.wait("search"),
         "retry": lambda: limiter.wait_before_retry(1),
-        "slot": limiter.slot().__enter__,
     }
     message = "a bot check" if end == "stop" else "the run has ended"
-    with other.slot(), pytest.raises(OperatorError, match=message):
+    with pytest.raises(OperatorError, match=message):
         waits[wait]()
     assert len(fake.sleeps) == 1
     assert fake.sleeps[0] <= 1.0
@@ -294,25 +281,16 @@ def test_what_became_of_a_request_is_recorded(tmp_path: Path, fake: Time) -> Non
     assert [b - a for a, b in pairwise(started)] == [10, 20, 5, 10, 5, 10]
 
 
-def test_a_request_hands_its_error_on(tmp_path: Path, fake: Time) -> None:
-    limiter = limiter_at(tmp_path, fake, stop_after=2)
-    with pytest.raises(SongError, match="no"):
-        fail(limiter, Status.NETWORK)
-    with pytest.raises(OperatorError, match="2 requests"):
-        fail(limiter, Status.NETWORK)
-
-
-@pytest.mark.parametrize("error", [OperatorError("a bot check"), ValueError("a bug")])
-def test_a_slot_is_free_again_after_an_error(error: Exception, tmp_path: Path, fake: Time) -> None:
-    limiter, other = (limiter_at(tmp_path, fake, workers=1) for _ in range(2))
-    with pytest.raises(type(error)), limiter.request("search"):
-        raise error
-    if isinstance(error, OperatorError):
-        with pytest.raises(OperatorError, match="a bot check"):
-            other.wait("download")
-        other.start_run()
-    with other.slot():
-        assert fake.sleeps == []
+def test_a_request_that_needs_a_person_stops_everybody(tmp_path: Path, fake: Time) -> None:
+    limiter, other = (limiter_at(tmp_path, fake) for _ in range(2))
+    with pytest.raises(OperatorError, match="a bot check"), limiter.request("search"):
+        raise OperatorError("a bot check")
+    with pytest.raises(OperatorError, match="a bot check"):
+        other.wait("download")
+    other.start_run()
+    with pytest.raises(ValueError, match="a bug"), limiter.request("search"):
+        raise ValueError("a bug")
+    assert waited(other, fake) == 0
 
 
 # --- the file and the clock ---
@@ -336,22 +314,19 @@ def test_a_damaged_or_foreign_file_counts_as_absent(tmp_path: Path, fake: Time, 
     assert waited(limiter, fake) == 60
 
 
-def test_a_clock_that_went_back_costs_at_most_one_interval(tmp_path: Path, fake: Time) -> None:
-    limiter = limiter_at(tmp_path, fake, download_interval_s=10, jitter=0.5)
-    limiter.wait("download")
-    fake.now -= 3600
-    assert 0 < waited(limiter, fake) <= 15
-    assert 10 <= waited(limiter, fake) <= 15
-
-
-@pytest.mark.parametrize("after_s", [5, 4000])
-def test_a_clock_that_went_back_costs_at_most_one_pause(tmp_path: Path, fake: Time, after_s: float) -> None:
-    limiter = limiter_at(tmp_path, fake, pause_ceiling_s=7200)
-    refuse(limiter)
-    fake.now += after_s - 86400
-    assert waited(limiter, fake) <= 60
-    refuse(limiter)  # requests of the new time count
-    assert waited(limiter, fake) == 120
+@pytest.mark.parametrize("back_s", [3600, 86_395, 82_400])
+def test_a_clock_that_went_back_costs_at_most_an_interval_or_a_pause(
+    tmp_path: Path, fake: Time, back_s: float
+) -> None:
+    spaced = limiter_at(tmp_path / "a", fake, download_interval_s=10, jitter=0.5)
+    paused = limiter_at(tmp_path / "b", fake, pause_ceiling_s=7200)
+    spaced.wait("download")
+    refuse(paused)
+    fake.now -= back_s
+    assert 0 < waited(spaced, fake) <= 15
+    assert waited(paused, fake) <= 60
+    refuse(paused)  # requests of the new time count
+    assert waited(paused, fake) == 120
 
 
 def test_no_wait_exceeds_what_the_settings_allow_now(tmp_path: Path, fake: Time) -> None:
@@ -372,52 +347,23 @@ def test_a_full_disk_is_named(tmp_path: Path, fake: Time, monkeypatch: pytest.Mo
 # --- several threads and processes ---
 
 
-def test_threads_together_keep_interval_and_slots(tmp_path: Path) -> None:
-    limiters = [RateLimiter(config(search_interval_s=0.02, workers=3), tmp_path) for _ in range(2)]
-    inside: list[int] = []
-    most, started = [0], list[float]()
-
-    def work(limiter: RateLimiter) -> None:
-        for _ in range(2):
-            with limiter.slot():
-                inside.append(1)
-                most.append(len(inside))
-                time.sleep(0.03)
-                inside.pop()
-        started.extend(limiter.wait("search") for _ in range(4))
-
-    threads = [threading.Thread(target=work, args=(limiters[i % 2],)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert max(most) == 3
-    assert len(started) == 32
-    # less what a float of such a time resolves
-    assert min(b - a for a, b in pairwise(sorted(started))) >= 0.02 - 1e-6
-
-
 def write(path: Path, text: str) -> None:
     path.with_suffix(".new").write_text(text)
     path.with_suffix(".new").rename(path)
 
 
 def other_process(folder: Path) -> None:
-    """Make ten requests, wait for an eleventh until a stop, then hold a slot."""
+    """Make ten requests, and wait for another until the stop."""
     limiter = RateLimiter(config(search_interval_s=0.03), folder)
     (folder / "ready").touch()
     started = [limiter.wait("search") for _ in range(10)]
     write(folder / "started", "\n".join(map(repr, started)))
-    limiter = RateLimiter(config(search_interval_s=600, workers=1), folder)
+    limiter = RateLimiter(config(search_interval_s=600), folder)
     try:
         for _ in range(2):
             limiter.wait("search")
     except OperatorError as error:
         write(folder / "message", str(error))
-    limiter.start_run()
-    with limiter.slot():
-        (folder / "held").touch()
-        time.sleep(60)
 
 
 def wait_for(path: Path) -> str:
@@ -428,9 +374,7 @@ def wait_for(path: Path) -> str:
     return path.read_text()
 
 
-def test_processes_share_interval_stop_and_slots_and_a_killed_one_frees_its_slot(
-    tmp_path: Path, fake: Time
-) -> None:
+def test_processes_share_interval_and_stop(tmp_path: Path) -> None:
     process = get_context("spawn").Process(target=other_process, args=(tmp_path,), daemon=True)
     process.start()
     limiter = RateLimiter(config(search_interval_s=0.03), tmp_path)
@@ -441,14 +385,18 @@ def test_processes_share_interval_stop_and_slots_and_a_killed_one_frees_its_slot
     assert min(b - a for a, b in pairwise(sorted(started + others))) >= 0.03 - 1e-6
     limiter.stop("a bot check")
     assert wait_for(tmp_path / "message") == "a bot check"
-    wait_for(tmp_path / "held")
+    process.join(60)
+    assert process.exitcode == 0
 
-    def kill() -> None:
-        process.kill()
-        process.join()
-        fake.during = lambda: None
 
-    fake.during = kill
-    with limiter_at(tmp_path, fake, workers=1).slot():
-        assert process.exitcode == -signal.SIGKILL
-    assert len(fake.sleeps) == 1  # it was taken before, and free at the next try
+def test_a_killed_process_leaves_no_lock_and_its_spacing(tmp_path: Path, fake: Time) -> None:
+    code = (
+        "import os, signal, time; from pathlib import Path; from samuel.config import DownloadConfig; "
+        "from samuel.popdb.rate_limit import RateLimiter; "
+        f"limiter = RateLimiter(DownloadConfig(jitter=0), Path({str(tmp_path)!r}), clock=lambda: {START_S}); "
+        "limiter.wait('download'); held = limiter._state(); held.__enter__(); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert waited(limiter_at(tmp_path, fake, download_interval_s=12), fake) == 12

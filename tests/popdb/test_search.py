@@ -26,16 +26,12 @@ from samuel.popdb.status import Status
 from tests.popdb.choice_cases import (
     HELD_OUT_SEED,
     REAL_LIST,
-    RIGHT,
-    TUNING_SEED,
-    WRONG,
     Row,
     cases,
     halves,
     needs_real_list,
     read_rows,
     synthetic_rows,
-    taken,
     tally,
 )
 
@@ -391,25 +387,3 @@ def test_the_right_recording_is_found_and_its_absence_noticed(rows: list[Row]) -
     assert ways["absent: refused"] >= 90, (ways, errors)
     first, _ = tally(made, FIRST)
     assert ways["taken right"] > first["taken right"] + 50
-
-
-def test_tuning_and_held_out_titles_are_apart(rows: list[Row]) -> None:
-    tuning, held_out = halves(rows)
-    assert not {row.title.casefold() for row in tuning} & {row.title.casefold() for row in held_out}
-    assert len(tuning) + len(held_out) == len(rows)
-    made = cases(held_out, 60, HELD_OUT_SEED)
-    assert {case.title for case in made} <= {row.title for row in held_out}
-    assert made == cases(held_out, 60, HELD_OUT_SEED) != cases(held_out, 60, TUNING_SEED)
-
-
-def test_cases_are_labelled_and_the_first_policy_is_a_plain_loop(rows: list[Row]) -> None:
-    made = cases(rows, 400, TUNING_SEED)
-    for index, case in enumerate(made):
-        assert len(case.hits) == len(case.kinds) == 5
-        right = [i for i, kind in enumerate(case.kinds) if kind == RIGHT]
-        assert right == ([] if index % 2 else [case.right])
-        fit = [i for i, hit in enumerate(case.hits) if hit.duration_s and hit.duration_s <= 900]
-        assert taken(case, FIRST) == (fit[0] if fit else None)
-    assert {kind for case in made for kind in case.kinds} >= {*WRONG, RIGHT}
-    places = [case.right for case in made if case.right is not None]
-    assert all(25 <= places.count(place) <= 55 for place in range(5))  # uniform: 40 ± 6

@@ -226,6 +226,7 @@ def test_csv_share_is_read_where_its_limit_is_set(cell: str, column: str, tmp_pa
         (HEADER + "x" * 200_000 + ",1,1\n", "row 2, song_name: over 1,000 characters"),
         (HEADER + '"x,1,1\n' * 3, "not CSV (Error tokenizing data."),
         (HEADER.encode() + "Café,1,60000\n".encode("latin-1"), "not UTF-8"),
+        (HEADER[:-1] + "," * 1000 + "\nx,1,1\n", "over 1,000 columns"),
         (HEADER + "," * 4_000_000, "over 32 MiB or 4,000,000 cells"),
         (HEADER + "\r" * 4_000_000, "over 32 MiB or 4,000,000 cells"),
         (HEADER + "x" * 2**25, "over 32 MiB or 4,000,000 cells"),
@@ -282,9 +283,7 @@ def test_features_are_of_the_most_popular_row(
     [
         ("min_popularity", 50, ["Short", "Edge", "Long", "Band"], Rule("popularity under 50", 1, 4)),
         ("min_popularity", 51, ["Short", "Long", "Band"], Rule("popularity under 51", 2, 3)),
-        ("min_popularity", 0, [*FIVE_TITLES], Rule("popularity under 0", 0, 5)),
         ("min_duration_s", 60, ["Quiet", "Edge", "Long", "Band"], Rule("duration under 60 s", 1, 4)),
-        ("max_duration_s", 900, ["Quiet", "Short", "Edge", "Band"], Rule("duration over 900 s", 1, 4)),
         ("max_duration_s", 59.999, ["Short"], Rule("duration over 59.999 s", 4, 1)),
         ("max_instrumentalness", 0.5, [*FIVE_TITLES[:4]], Rule("instrumentalness over 0.5", 1, 4)),
         ("max_speechiness", 0.33, [*FIVE_TITLES[:4]], Rule("speechiness over 0.33", 1, 4)),

@@ -59,7 +59,7 @@ def _longer(answer: Answer) -> Answer:
 
 
 def _slow(answer: Answer) -> Answer:
-    return replace(answer, bytes_per_s=len(answer.body) / 30)
+    return replace(answer, bytes_per_s=len(answer.body) / 60)
 
 
 def _sent_instead(body: bytes) -> Spoil:

@@ -31,7 +31,7 @@ from tests.popdb.site import (
 from tests.rehearsal.faults import FAULTS, Fault
 
 # `download` settings that a test need not wait for, with a second try in the run.
-DOWNLOAD: dict[str, Any] = {**AT_ONCE, "policy": "scored", "attempts": 2, "timeout_s": 3}
+DOWNLOAD: dict[str, Any] = {**AT_ONCE, "policy": "scored", "attempts": 2, "timeout_s": 6}
 UNFIT_SHARE = 0.05
 NOTE_S, NOTES = 0.5, 48
 SEGMENTS = 4

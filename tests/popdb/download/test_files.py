@@ -106,7 +106,7 @@ def test_nothing_is_fetched_for_a_playlist_dressed_up_as_audio_or_a_link(
     path = tmp_path / "song.flac"
     path.write_text(f"#EXTM3U\n#EXTINF:1,\n{site.base}/secret\n#EXT-X-ENDLIST\n")
     assert workplace.failure(lambda: workplace.read(path)).status == Status.DECODE_FAILED
-    [link] = workplace.outcomes(Song("0" * 20, "x", url=f"{site.base}/secret"))
+    [link] = workplace.outcomes(Song("1" * 20, "x", url=f"{site.base}/secret"))
     assert link.status == Status.UNAVAILABLE
     assert site.requests == []
 

@@ -100,12 +100,6 @@ def test_cookies_are_sent_and_stay_secret(
     assert not [path for path in written if b"secret-value" in path.read_bytes()]
 
 
-def test_cookies_of_another_site_are_not_sent(site: LocalSite, workplace: Workplace, cookies: Path) -> None:
-    cookies.write_text(COOKIES.replace("127.0.0.1", "192.0.2.1"))
-    workplace.outcomes("Any", cookies=cookies)
-    assert [headers.get("Cookie") for headers in site.headers] == [None]
-
-
 @pytest.mark.parametrize(
     "content",
     [
