@@ -251,18 +251,15 @@ def read_song_list(path: Path, shares: Sequence[str] = ()) -> pd.DataFrame:
         return values
 
     cells = _read_cells(path, (*COLUMNS, *shares))
+    typed = {"duration_ms": numbers(DURATION), "popularity": numbers(POPULARITY).round()}
+    typed |= {share: numbers(share, most=1.0) for share in shares}
+    if (wrong := cells[NAME].str.len() > MOST_TITLE).any():
+        refuse(wrong.idxmax(), NAME, f"over {MOST_TITLE:,} characters")
     titles = cells[NAME].map(normalise_title)
     if (wrong := titles == "").any():
         refuse(wrong.idxmax(), NAME, "empty")
-    if (wrong := titles.str.len() > MOST_TITLE).any():
-        refuse(wrong.idxmax(), NAME, f"over {MOST_TITLE:,} characters")
-    columns = {
-        "title": titles,
-        "key": titles.map(lambda title: unicodedata.normalize("NFKC", title.casefold())),
-        "duration_ms": numbers(DURATION),
-        "popularity": numbers(POPULARITY).round(),
-    }
-    return pd.DataFrame(columns | {share: numbers(share, most=1.0) for share in shares})
+    keys = titles.map(lambda title: unicodedata.normalize("NFKC", title.casefold()))
+    return pd.DataFrame({"title": titles, "key": keys, **typed})
 
 
 def _read_cells(path: Path, needed: Sequence[str]) -> pd.DataFrame:
