@@ -57,29 +57,23 @@ def encoded(audio: NDArray[np.float32], sample_rate: int = 44_100, kind: str = "
 
 @dataclass
 class Answer:
-    """What the site sends for a path, and what goes wrong with it.
-
-    Attributes:
-        body: The whole of it; a request for a range gets its rest (206), or 416 where there is none.
-        status: HTTP status.
-        kind: Content-Type.
-        sent: So many bytes are sent, then the site hangs up; None: all.
-        length: Content-Length that is claimed; None: the true one.
-        bytes_per_s: Pace of a slow body; None: at once.
-        reset: The connection is reset instead of closed.
-        ranges: False: a request for a range gets the whole.
-        times: The fault (status, sent, reset, length, bytes_per_s) holds for so many requests; None: always.
-    """
+    """Sent for a path. A request for a range gets the rest of the body (206), or 416 where there is none."""
 
     body: bytes
     status: int = 200
     sent: int | None = None
+    """So many bytes are sent, then the site hangs up; None: all."""
     kind: str = "application/octet-stream"
     length: int | None = None
+    """Content-Length that is claimed; None: the true one."""
     bytes_per_s: float | None = None
+    """Rate of a slow body; None: at once."""
     reset: bool = False
+    """The connection is reset instead of closed."""
     ranges: bool = True
+    """False: a request for a range gets the whole."""
     times: int | None = None
+    """So many requests meet the fault (status, sent, reset, length, bytes_per_s); None: all."""
 
     def now(self) -> "Answer":
         """This answer to one more request: healed where its fault held only for the first ones."""
@@ -91,25 +85,20 @@ class Answer:
 
 @dataclass
 class LocalSite:
-    """The site's content, and the requests it saw.
-
-    Attributes:
-        base: Its address.
-        answers: By path; "/search" is that of every search, "/search?q=<title>" that of one.
-        hits: What a search finds.
-        found: The ids of the hits that the search for a title finds; where it is not in here, it finds all.
-        queries: Titles searched for.
-        requests: Paths asked for.
-        headers: Those of each request; the path, with its query, is under ":path".
-    """
+    """The site's content, and the requests it saw."""
 
     base: str
     answers: dict[str, Answer] = field(default_factory=dict)
+    """By path; "/search" is that of every search, "/search?q=<title>" that of one."""
     hits: list[dict[str, Any]] = field(default_factory=list)
+    """Found by a search."""
     found: dict[str, list[str]] = field(default_factory=dict)
+    """Ids of the hits that the search for a title finds; where it is not in here, it finds all."""
     queries: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    """Paths asked for."""
     headers: list[dict[str, str]] = field(default_factory=list)
+    """Of each request; the path, with its query, is under ":path"."""
 
     def add_video(self, video_id: str, media: Answer, duration: float | None = 3.0, **page: Any) -> None:
         """A hit of every search, its page, and its media; `page` is added to hit and page."""
@@ -145,11 +134,11 @@ class LocalSite:
         self.add_page(video_id, **fields)
 
     def sent(self, path: str, header: str) -> list[str | None]:
-        """What the requests for `path` had as `header`."""
+        """Values of `header` in the requests for `path`."""
         return [headers.get(header) for headers in self.headers if urlsplit(headers[":path"]).path == path]
 
     def answer(self, target: str) -> Answer:
-        """What is sent for a request."""
+        """Answer a request."""
         parts = urlsplit(target)
         self.requests.append(parts.path)
         if parts.path == "/search":

@@ -1,8 +1,7 @@
 import errno
 import logging
+import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -353,7 +352,7 @@ def write(path: Path, text: str) -> None:
 
 
 def other_process(folder: Path) -> None:
-    """Make ten requests, and wait for another until the stop."""
+    """Make ten requests, wait for another until the stop, and be killed with the lock held."""
     limiter = RateLimiter(config(search_interval_s=0.03), folder)
     (folder / "ready").touch()
     started = [limiter.wait("search") for _ in range(10)]
@@ -364,6 +363,8 @@ def other_process(folder: Path) -> None:
             limiter.wait("search")
     except OperatorError as error:
         write(folder / "message", str(error))
+    with limiter._state():
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wait_for(path: Path) -> str:
@@ -374,7 +375,7 @@ def wait_for(path: Path) -> str:
     return path.read_text()
 
 
-def test_processes_share_interval_and_stop(tmp_path: Path) -> None:
+def test_processes_share_interval_and_stop_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
     process = get_context("spawn").Process(target=other_process, args=(tmp_path,), daemon=True)
     process.start()
     limiter = RateLimiter(config(search_interval_s=0.03), tmp_path)
@@ -386,17 +387,6 @@ def test_processes_share_interval_and_stop(tmp_path: Path) -> None:
     limiter.stop("a bot check")
     assert wait_for(tmp_path / "message") == "a bot check"
     process.join(60)
-    assert process.exitcode == 0
-
-
-def test_a_killed_process_leaves_no_lock_and_its_spacing(tmp_path: Path, fake: Time) -> None:
-    code = (
-        "import os, signal, time; from pathlib import Path; from samuel.config import DownloadConfig; "
-        "from samuel.popdb.rate_limit import RateLimiter; "
-        f"limiter = RateLimiter(DownloadConfig(jitter=0), Path({str(tmp_path)!r}), clock=lambda: {START_S}); "
-        "limiter.wait('download'); held = limiter._state(); held.__enter__(); "
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert waited(limiter_at(tmp_path, fake, download_interval_s=12), fake) == 12
+    assert process.exitcode == -signal.SIGKILL
+    limiter.start_run()
+    assert limiter.wait("search") > others[-1]

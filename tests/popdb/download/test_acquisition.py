@@ -71,42 +71,6 @@ def test_record_is_the_same_in_every_place(site: LocalSite, tmp_path: Path) -> N
     assert "127.0.0.1" not in repr(found[0])
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"duration": 900.5},
-        {"duration": 3.0, "live_status": "is_live"},
-        {"duration": None},
-        {"duration": 3.0, "url": "file:///etc/passwd"},
-    ],
-)
-def test_unwanted_hit_is_passed_over(fields: dict[str, Any], site: LocalSite, workplace: Workplace) -> None:
-    site.add_hit("bad", **fields)
-    site.add_page("bad", **fields)
-    site.add_video("good", TONE)
-    assert workplace.search()["video_id"] == "good"
-    assert site.requests == ["/search", "/watch/good", "/media/good"]
-
-
-@pytest.mark.parametrize(
-    ("hits", "status"),
-    [
-        ([{"duration": 901}, {"duration": 5000}], Status.TOO_LONG),
-        ([{"duration": 3, "live_status": "is_live"}, {"live_status": "is_upcoming"}], Status.LIVE),
-        ([{"duration": 901}, {"live_status": "is_live"}], Status.NO_MATCH),
-        ([{"duration": None}], Status.NO_MATCH),
-        ([], Status.NO_MATCH),
-    ],
-)
-def test_reason_when_no_hit_will_do(
-    hits: list[dict[str, Any]], status: Status, site: LocalSite, workplace: Workplace
-) -> None:
-    for number, fields in enumerate(hits):
-        site.add_hit(f"hit{number}", **fields)
-    assert workplace.failure(workplace.search).status == status
-    assert site.requests == ["/search"]
-
-
 def test_only_as_many_hits_as_asked_for_are_looked_at(site: LocalSite, workplace: Workplace) -> None:
     site.add_hit("long", duration=1000)
     site.add_video("good", TONE)
