@@ -28,7 +28,7 @@ from samuel.artifacts import Artifact
 from samuel.config import PopdbConfig
 from samuel.errors import DatasetError
 from samuel.popdb.dataset import Popdb, open_popdb
-from samuel.popdb.folder import LocalFolder
+from samuel.popdb.folder import Folder
 from samuel.popdb.loader import Batches, Places
 from samuel.popdb.shards import STREAMS
 from samuel.popdb.songs import Song
@@ -96,7 +96,7 @@ def write_noise(folder: Path, latents: Halves) -> Popdb:
         return ((vocal, accompaniment) for vocal, accompaniment in tensors)
 
     content = Content(rows, read, song_rows(songs, groups), made_of)
-    target = LocalFolder(folder)
+    target = Folder(folder)
     with target.locked():
         return save(target, content, None)
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from samuel.errors import DatasetError, InputError, NewerFormatError
-from samuel.popdb.folder import Folder, LocalFolder, open_folder
+from samuel.popdb.folder import Folder, UrlFolder, open_folder
 from samuel.popdb.shards import ShardReader, as_tensors, empty_batch, pair_sha256
 from samuel.popdb.tables import INDEX_SCHEMA, SONGS_SCHEMA, Row, read_table
 
@@ -159,7 +159,7 @@ class Popdb:
         Raises:
             DatasetError: It lies behind a URL.
         """
-        if not isinstance(self.folder, LocalFolder):
+        if isinstance(self.folder, UrlFolder):
             raise DatasetError(f"{self.location}: not a folder of this machine")
         return self.folder.path
 

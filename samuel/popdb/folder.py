@@ -11,89 +11,26 @@ import os
 import socket
 import stat
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
-
 from samuel.artifacts import holding, locked, remove, replacing, sha256
-from samuel.config import wrong_url
-from samuel.errors import DatasetError, MissingPartError, OperatorError, SamuelError, SettingsError
+from samuel.errors import DatasetError, OperatorError
+from samuel.store import RemoteFolder
 
 logger = logging.getLogger(__name__)
 
 SHARDS = "shards"
 LOCK, URL_LOCK = ".lock", ".lock.json"
 ABSENT = (FileNotFoundError, NotADirectoryError)
+REMEDY = "open the dataset again where it was rewritten, or run samuel verify"
 
 
-class Folder(ABC):
-    """The files of a dataset, wherever they are."""
-
-    location: str
-    """The path or URL, for people."""
-
-    @abstractmethod
-    def open(self, name: str) -> AbstractContextManager[Any]:
-        """Open a file to read its bytes."""
-
-    @abstractmethod
-    def sizes(self) -> dict[str, int]:
-        """Name → bytes of every file in the folder and in its folder of shards."""
-
-    @abstractmethod
-    def put(self, name: str, content: bytes, digest: str) -> None:
-        """Have a file appear, in place of the one that has the name."""
-
-    @abstractmethod
-    def remove(self, names: Iterable[str]) -> None:
-        """Delete files that may already be gone."""
-
-    @abstractmethod
-    def fetch(self, name: str, digest: str) -> Path:
-        """Path of this machine where a file that never changes can be read."""
-
-    @abstractmethod
-    def as_it_lies(self, name: str) -> AbstractContextManager[Path]:
-        """Yield a path of this machine with the bytes that the file has where it lies, from no cache."""
-
-    @abstractmethod
-    def locked(self) -> AbstractContextManager[None]:
-        """Be the one writer."""
-
-    def read(self, name: str, most_bytes: int) -> bytes | None:
-        """Read a small file; None where there is none.
-
-        Raises:
-            DatasetError: It has more than `most_bytes`, or is no regular file.
-        """
-        try:
-            with self.open(name) as file:
-                content = file.read(most_bytes + 1)
-        except ABSENT:
-            return None
-        if len(content) > most_bytes:
-            raise DatasetError(f"{self.location}: {name}: more than {most_bytes:,} bytes, which none has")
-        return content
-
-    def sha256(self, name: str) -> str | None:
-        """Digest of the bytes that a file has where it lies; None where there is none."""
-        try:
-            with self.open(name) as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except ABSENT:
-            return None
-
-
-def open_folder(location: Path | str, cache: Path | None = None) -> Folder:
+def open_folder(location: Path | str, cache: Path | None = None) -> "Folder":
     """Find the folder that a path or URL names; nothing is read yet.
 
     Args:
@@ -108,15 +45,9 @@ def open_folder(location: Path | str, cache: Path | None = None) -> Folder:
     if text.startswith("file://"):
         text = url2pathname(urlsplit(text).path)
     if "://" not in text:
-        return LocalFolder(Path(text).expanduser())
-    if wrong := wrong_url(text):
-        raise SettingsError(f"the place of a dataset is {wrong}")
-    try:
-        with _named_errors(text):
-            filesystem, root = url_to_fs(text)
-    except (ImportError, ValueError) as error:  # no package; no such protocol
-        raise MissingPartError(f"{text}: {error}; give a local folder, or install what it needs") from error
-    return UrlFolder(text, filesystem, root.rstrip("/"), cache or _user_cache())
+        return Folder(Path(text).expanduser())
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return UrlFolder(text, cache or Path(base) / "samuel" / "shards")
 
 
 def open_regular(path: Path) -> FileIO:
@@ -134,25 +65,41 @@ def open_regular(path: Path) -> FileIO:
     return FileIO(descriptor)
 
 
-@dataclass(frozen=True)
-class LocalFolder(Folder):
-    """A folder of this machine."""
+class Folder:
+    """A folder of this machine.
 
-    path: Path
+    Attributes:
+        location: The path or URL, for people.
+        path: Where it is.
+    """
 
-    @property
-    def location(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Its path."""
-        return str(self.path)
+    def __init__(self, path: Path) -> None:
+        self.location, self.path = str(path), path
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[FileIO]:
-        """Open a regular file to read."""
-        with open_regular(self._own(name)) as file:
-            yield file
+    def read(self, name: str, most_bytes: int) -> bytes | None:
+        """Read a small file; None where there is none.
+
+        Raises:
+            DatasetError: It has more than `most_bytes`, or is no regular file.
+        """
+        try:
+            with open_regular(self._own(name)) as file:
+                content = file.read(most_bytes + 1) or b""
+        except ABSENT:
+            return None
+        self._require_size(name, len(content), most_bytes)
+        return content
+
+    def sha256(self, name: str) -> str | None:
+        """Digest of the bytes that a file has where it lies; None where there is none."""
+        try:
+            with open_regular(self._own(name)) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+        except ABSENT:
+            return None
 
     def sizes(self) -> dict[str, int]:
-        """Name → bytes; links and folders are not counted."""
+        """Name → bytes of every file in the folder and in its folder of shards, links left out."""
         sizes: dict[str, int] = {}
         for under in ("", SHARDS):
             with suppress(*ABSENT):
@@ -163,7 +110,7 @@ class LocalFolder(Folder):
         return sizes
 
     def put(self, name: str, content: bytes, digest: str) -> None:
-        """Rename it into place, after its bytes are on the disk."""
+        """Have a file appear, in place of the one that has the name."""
         with replacing(self._own(name)) as temporary:
             temporary.write_bytes(content)
 
@@ -172,17 +119,17 @@ class LocalFolder(Folder):
         remove(self._own(name) for name in names)
 
     def fetch(self, name: str, digest: str) -> Path:
-        """The file's path."""
+        """Path of this machine where a file that never changes can be read."""
         return self._own(name)
 
     @contextmanager
     def as_it_lies(self, name: str) -> Iterator[Path]:
-        """Yield the file's path."""
+        """Yield a path with the bytes that the file has where it lies, from no cache."""
         yield self._own(name)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the dataset's lock, waiting for another writer."""
+        """Be the one writer, waiting for another."""
         self.path.mkdir(parents=True, exist_ok=True)
         # In the folder itself, whatever path leads to it, and whoever owns the one above it.
         with holding(self._own(LOCK), self._log_waiting):
@@ -190,6 +137,10 @@ class LocalFolder(Folder):
 
     def _log_waiting(self) -> None:
         logger.warning("%s: another process is writing this dataset; waiting for it", self.path)
+
+    def _require_size(self, name: str, size: int, most_bytes: int) -> None:
+        if size > most_bytes:
+            raise DatasetError(f"{self.location}: {name}: more than {most_bytes:,} bytes, which none has")
 
     def _own(self, name: str) -> Path:
         """The path of a name in this folder.
@@ -205,42 +156,46 @@ class LocalFolder(Folder):
         return path
 
 
-@dataclass(frozen=True)
 class UrlFolder(Folder):
-    """What is behind a URL; its shards are kept on this machine, under their digest."""
+    """What is behind a URL; its shards are kept on this machine, under their digest.
 
-    location: str
-    filesystem: AbstractFileSystem
-    root: str
-    cache: Path
+    Attributes:
+        path: The cache on this machine.
+        remote: The files.
+    """
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[Any]:
-        """Open an object to read."""
-        with _named_errors(self.location), self.filesystem.open(f"{self.root}/{name}", "rb") as file:
-            yield file
+    def __init__(self, url: str, cache: Path) -> None:
+        super().__init__(cache)
+        self.location = url
+        self.remote = RemoteFolder(url, "popdb.path")
+
+    def read(self, name: str, most_bytes: int) -> bytes | None:
+        """Read a small file; see `Folder.read`."""
+        self._require_size(name, self.remote.sizes().get(name, 0), most_bytes)
+        return self.remote.read(name)
+
+    def sha256(self, name: str) -> str | None:
+        """Digest of a file's bytes, downloaded for it."""
+        try:
+            with self.as_it_lies(name) as path:
+                return sha256(path)
+        except FileNotFoundError:
+            return None
 
     def sizes(self) -> dict[str, int]:
         """Name → bytes, as the store says now."""
-        self.filesystem.invalidate_cache()
-        with _named_errors(self.location):
-            # Not `ls`: where there is nothing, that of s3fs lists all that lies beside it.
-            found = self.filesystem.find(self.root, maxdepth=2, detail=True)
-        return {name.removeprefix(f"{self.root}/"): about["size"] for name, about in found.items()}
+        return self.remote.sizes()
 
     def put(self, name: str, content: bytes, digest: str) -> None:
         """Upload it, and keep a shard."""
-        with _named_errors(self.location):
-            self.filesystem.pipe_file(f"{self.root}/{name}", content)
+        self.remote.put(content, name)
         if name.startswith(SHARDS):
             with replacing(self._kept(digest)) as temporary:
                 temporary.write_bytes(content)
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete objects that may already be gone."""
-        for name in names:
-            with suppress(FileNotFoundError), _named_errors(self.location):
-                self.filesystem.rm_file(f"{self.root}/{name}")
+        self.remote.remove(names)
 
     def fetch(self, name: str, digest: str) -> Path:
         """Download the file unless it is kept already, and compare it with its digest.
@@ -253,32 +208,34 @@ class UrlFolder(Folder):
             if kept.is_file() and sha256(kept) == digest:
                 return kept
             with replacing(kept) as temporary:
-                self._download(name, temporary)
+                if not self.remote.get(name, temporary):
+                    raise DatasetError(f"{self.location}/{name}: missing; {REMEDY}")
                 if sha256(temporary) != digest:
-                    raise DatasetError(
-                        f"{self.location}/{name}: its bytes are not those dataset.json names; {REMEDY}"
-                    )
+                    fault = "its bytes are not those dataset.json names"
+                    raise DatasetError(f"{self.location}/{name}: {fault}; {REMEDY}")
         return kept
 
     @contextmanager
     def as_it_lies(self, name: str) -> Iterator[Path]:
         """Download the file for the time being."""
-        self.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.cache) as folder:
-            self._download(name, Path(folder) / "copy")
-            yield Path(folder) / "copy"
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.path) as folder:
+            copy = Path(folder) / "copy"
+            if not self.remote.get(name, copy):
+                raise FileNotFoundError(f"{self.location}/{name}")
+            yield copy
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the dataset's lock, or be refused where there is one.
+        """Be the one writer, or be refused where there is another.
 
         Raises:
             OperatorError: There is a writer, or one that was killed; the message names it.
         """
+        self.remote.sizes()  # what is wrong with the place is named here
         mine = json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode()
         try:
-            with _named_errors(self.location):
-                self.filesystem.pipe_file(f"{self.root}/{URL_LOCK}", mine, mode="create")
+            self.remote.filesystem.pipe_file(f"{self.remote.root}/{URL_LOCK}", mine, mode="create")
         except FileExistsError:
             holder = (self.read(URL_LOCK, 1000) or b"?").decode(errors="replace")
             raise OperatorError(
@@ -291,35 +248,4 @@ class UrlFolder(Folder):
             self.remove([URL_LOCK])
 
     def _kept(self, digest: str) -> Path:
-        return self.cache / f"{digest}.safetensors"
-
-    def _download(self, name: str, target: Path) -> None:
-        try:
-            with _named_errors(self.location):
-                self.filesystem.get_file(f"{self.root}/{name}", str(target))
-        except FileNotFoundError:
-            raise DatasetError(f"{self.location}/{name}: missing; {REMEDY}") from None
-
-
-REMEDY = "open the dataset again where it was rewritten, or run samuel verify"
-
-
-@contextmanager
-def _named_errors(url: str) -> Iterator[None]:
-    """Turn what a file system's own library raises, which has no name here, into one error.
-
-    Raises:
-        OperatorError: The file system cannot be used.
-    """
-    try:
-        yield
-    except (OSError, ImportError, ValueError, SamuelError):
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise OperatorError(f"{url}: {reason}; check the address and the credentials") from error
-
-
-def _user_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "samuel" / "shards"
+        return self.path / f"{digest}.safetensors"

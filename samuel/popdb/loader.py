@@ -1,10 +1,9 @@
 """POPDB → normalised batches.
 
 Which pairs a step sees follows from (seed, step) and the pairs alone, not from where they lie: a run that was
-killed goes on with the same batches, also where the dataset was compacted meanwhile, and the number of the
-step is all that has to be saved.
+killed goes on with the same batches, and the number of the step is all that has to be saved.
 
-Shapes: B batch, C = 64 latent channels, T frames.
+Shapes: B batch, C latent channels, T frames.
 """
 
 import multiprocessing
@@ -26,10 +25,7 @@ from samuel.popdb.dataset import PairDataset, Popdb
 from samuel.popdb.shards import STREAMS
 
 SHUFFLE_BLOCK = 2048
-"""Pairs that are shuffled among themselves, so that few shards are read from at a time.
-
-In a compact dataset of 256 pairs a shard, they are those of eight shards.
-"""
+"""Pairs that are shuffled among themselves, those of eight full shards: few are read from at a time."""
 
 Latents = tuple[Tensor, Tensor]
 Places = NDArray[np.int64]
@@ -57,7 +53,7 @@ class Normaliser:
 
     @classmethod
     def of(cls, stats: dict[str, dict[str, list[float]]]) -> "Normaliser":
-        """From the content of `stats.json`."""
+        """From the statistics of a dataset or a model."""
         columns = {f"{s}_{k}": torch.tensor(stats[s][k])[:, None] for s in STREAMS for k in ("mean", "std")}
         return cls(**columns)
 
@@ -67,11 +63,11 @@ class Normaliser:
 
     def vocal(self, latents: Tensor) -> Tensor:
         """Codec latents (B, C, T) → normalised float32."""
-        return _normalised(latents, self.vocal_mean, self.vocal_std)
+        return _normalise(latents, self.vocal_mean, self.vocal_std)
 
     def accompaniment(self, latents: Tensor) -> Tensor:
         """Codec latents (B, C, T) → normalised float32."""
-        return _normalised(latents, self.accompaniment_mean, self.accompaniment_std)
+        return _normalise(latents, self.accompaniment_mean, self.accompaniment_std)
 
     def accompaniment_latents(self, normalised: Tensor) -> Tensor:
         """Normalised (B, C, T) → codec latents; the inverse of `accompaniment`."""
@@ -105,24 +101,16 @@ class Batches:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        _check(self.batch_size, self.rank, self.world_size)
+        _require_sizes(self.batch_size, self.rank, self.world_size)
 
     @cached_property
     def pairs(self) -> PairDataset:
-        """The pairs to train on.
-
-        Raises:
-            DatasetError: There are none.
-        """
+        """The pairs to train on; see `training_pairs`."""
         return training_pairs(self.popdb)
 
     def places(self, step: int) -> Places:
-        """Places among `pairs` of step `step` (from 0): (B,).
-
-        Raises:
-            SettingsError: The step is below 0.
-        """
-        _check_step(step)
+        """Places among `pairs` of step `step` (from 0): (B,)."""
+        _require_step(step)
         count = len(self.pairs)
         first = (step * self.world_size + self.rank) * self.batch_size
         epochs, places = np.divmod(np.arange(first, first + self.batch_size), count)
@@ -151,9 +139,8 @@ class Batches:
     ) -> DataLoader[Latents]:
         """The latents of `steps` steps from `first_step` on, without end if None.
 
-        Each batch is vocal and accompaniment, float16 (B, C, T) on the CPU.
-        Workers pay where shards are slow to reach; from the page cache, what they hand over costs more than
-        to read it here (`samuel bench loader`).
+        Each batch is vocal and accompaniment, float16 (B, C, T) on the CPU. Workers pay where shards are slow
+        to reach; from the page cache, what they hand over costs more than to read it here.
 
         Args:
             first_step: Where to begin, or to go on.
@@ -165,9 +152,9 @@ class Batches:
         Raises:
             SettingsError: The first step is below 0.
         """
-        _check_step(first_step)
+        _require_step(first_step)
         last = sys.maxsize if steps is None else first_step + steps
-        return _loader(self.pairs, _Steps(self, range(first_step, last)), options)
+        return _make_loader(self.pairs, _Steps(self, range(first_step, last)), options)
 
     def on(
         self, device: torch.device, first_step: int = 0, steps: int | None = None, **options: Unpack[Reading]
@@ -198,9 +185,10 @@ def each_once(
         world_size: How many they are; together they have each pair once.
         options: As for `Batches.loader`.
     """
-    _check(batch_size, rank, world_size)
+    _require_sizes(batch_size, rank, world_size)
     places = np.arange(rank, len(pairs), world_size)
-    return _loader(pairs, [places[i : i + batch_size] for i in range(0, len(places), batch_size)], options)
+    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+    return _make_loader(pairs, batches, options)
 
 
 def training_pairs(popdb: Popdb) -> PairDataset:
@@ -264,28 +252,28 @@ class _WholeBatches(Dataset[Latents]):
         return self.pairs.batch(places)
 
 
-def _loader(pairs: PairDataset, batches: Sequence[Places] | _Steps, options: Reading) -> DataLoader[Latents]:
-    chosen: Reading = {"pin_memory": torch.cuda.is_available(), **_start_method(options), **options}
+def _make_loader(
+    pairs: PairDataset, batches: Sequence[Places] | _Steps, options: Reading
+) -> DataLoader[Latents]:
+    chosen: Reading = {"pin_memory": torch.cuda.is_available()}
+    if options.get("num_workers") and "forkserver" in multiprocessing.get_all_start_methods():
+        chosen["multiprocessing_context"] = "forkserver"
+    # With a generator of its own, or every pass would draw from the global one.
     return DataLoader(
         _WholeBatches(pairs),
         sampler=batches,
         batch_size=None,
-        generator=torch.Generator(),  # or every pass would draw from the global one
-        **chosen,
+        generator=torch.Generator(),
+        **{**chosen, **options},
     )
 
 
-def _start_method(options: Reading) -> Reading:
-    known = "forkserver" in multiprocessing.get_all_start_methods()
-    return {"multiprocessing_context": "forkserver"} if known and options.get("num_workers") else {}
-
-
-def _normalised(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def _normalise(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     # In place, it is more than twice as fast on a CPU.
     return latents.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
-def _check(batch_size: int, rank: int, world_size: int) -> None:
+def _require_sizes(batch_size: int, rank: int, world_size: int) -> None:
     if batch_size < 1 or not 0 <= rank < world_size:
         raise SettingsError(
             f"batch_size = {batch_size}, rank = {rank}, world_size = {world_size}: there must be a pair in a "
@@ -293,6 +281,6 @@ def _check(batch_size: int, rank: int, world_size: int) -> None:
         )
 
 
-def _check_step(step: int) -> None:
+def _require_step(step: int) -> None:
     if step < 0:
         raise SettingsError(f"step = {step}: the first step is 0")

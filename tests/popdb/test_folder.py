@@ -151,7 +151,7 @@ def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
 
 
 def test_a_protocol_that_nobody_knows_is_named() -> None:
-    with pytest.raises(MissingPartError, match=r"nosuch://bucket/popdb: .*give a local folder"):
+    with pytest.raises(MissingPartError, match=r"nosuch://bucket/popdb: .*give a folder"):
         open_popdb("nosuch://bucket/popdb")
 
 
@@ -178,8 +178,8 @@ def test_what_a_file_system_raises_is_told(url: str, monkeypatch: pytest.MonkeyP
     def refuse(*_: object, **__: object) -> bytes:
         raise NoCredentialsError("Unable to locate credentials")
 
-    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "open", refuse)
-    words = f"{url}: NoCredentialsError: Unable to locate credentials; check the address and the credentials"
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "find", refuse)
+    words = rf"{url} cannot be used \(NoCredentialsError: Unable to locate credentials\); check popdb\.path"
     with pytest.raises(OperatorError, match=words):
         open_popdb(url)
     with pytest.raises(MissingPartError, match=r"dataset: missing, .*NoCredentialsError"):

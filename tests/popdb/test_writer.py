@@ -21,7 +21,7 @@ from samuel.artifacts import sha256, write_json
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
 from samuel.popdb.dataset import Popdb, open_popdb
-from samuel.popdb.folder import LocalFolder
+from samuel.popdb.folder import Folder
 from samuel.popdb.status import Outcome
 from samuel.popdb.tables import held_out
 from samuel.popdb.verify import verify
@@ -326,14 +326,14 @@ def test_a_disk_that_gets_full_leaves_the_old_dataset(tmp_path: Path) -> None:
 def test_what_fails_half_way_leaves_nothing_behind(
     tmp_path: Path, settings: Settings, popdb: Popdb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, put = digests(popdb.root), LocalFolder.put
+    before, put = digests(popdb.root), Folder.put
 
-    def fails(self: LocalFolder, name: str, content: bytes, digest: str) -> None:
+    def fails(self: Folder, name: str, content: bytes, digest: str) -> None:
         if name.startswith("songs"):
             raise PermissionError(13, "not allowed", name)
         put(self, name, content, digest)
 
-    monkeypatch.setattr(LocalFolder, "put", fails)
+    monkeypatch.setattr(Folder, "put", fails)
     with pytest.raises(PermissionError):
         write_popdb(some(tmp_path, "abc"), settings)
     assert digests(popdb.root) == before
@@ -404,7 +404,7 @@ def test_a_writer_waits_and_says_so_whatever_path_leads_to_the_dataset(
     )
     before = digests(popdb.root)
     waiting = threading.Thread(target=write_popdb, args=(songs(tmp_path)[:2], through_link))
-    with caplog.at_level(logging.WARNING), LocalFolder(popdb.root).locked():
+    with caplog.at_level(logging.WARNING), Folder(popdb.root).locked():
         waiting.start()
         while not caplog.messages and waiting.is_alive():
             waiting.join(0.01)
