@@ -19,7 +19,6 @@ import gradio as gr
 import numpy as np
 import soundfile
 from gradio.themes import Soft
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -34,81 +33,18 @@ from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
 
-
-# A picture of what was made, in the same time and memory however long it is.
-
-
-N_FFT = 4096
-MOST_COLUMNS = 1000  # more than the page has pixels
-MEL_BANDS = 96
-RANGE_DB = 80.0
-GREY = "#808080"  # to be read on a light page and on a dark one
-TICKS_HZ = (125, 500, 2000, 8000)
-
-
-def draw_spectrograms(tracks: dict[str, Path], picture: Path) -> None:
-    """Draw mel spectrograms of files of ours, one above the other, as a PNG with a transparent background."""
-    figure = Figure(figsize=(9, 2.2 * len(tracks)), layout="constrained", facecolor="none")
-    axes = figure.subplots(len(tracks), 1, sharex=True, squeeze=False)[:, 0]
-    for plot, (name, track) in zip(axes, tracks.items(), strict=True):
-        _draw(plot, mel_spectrogram(track), soundfile.info(track).duration)
-        plot.set_title(name, loc="left", color=GREY, fontsize=10)
-        plot.label_outer()
-    axes[-1].set_xlabel("seconds", color=GREY)
-    figure.savefig(picture, format="png", dpi=110, metadata={"Software": ""})
-
-
-def mel_spectrogram(track: Path) -> NDArray[np.float32]:
-    """Levels of a file's mean channel in dB under its loudest, (96 mel bands, at most 1000 columns).
-
-    Of a longer file, as many windows of 93 ms are read as there are columns, evenly spread.
-    """
-    import librosa
-
-    spectra = np.abs(np.fft.rfft(_windows(track) * np.hanning(N_FFT))) ** 2
-    bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=MEL_BANDS)
-    return librosa.power_to_db(bands @ spectra.T, ref=np.max, top_db=RANGE_DB).astype(np.float32)
-
-
-def _windows(track: Path) -> NDArray[np.float64]:
-    """(columns, 4096) samples of the mean channel, silence where the file has ended."""
-    with soundfile.SoundFile(track) as file:
-        columns = min(MOST_COLUMNS, -(-file.frames // (N_FFT // 2)))
-        windows = np.zeros((max(columns, 1), N_FFT))
-        last = max(file.frames - N_FFT, 0)
-        for column, start in enumerate(np.linspace(0, last, columns, dtype=int)):
-            file.seek(start)
-            samples = file.read(N_FFT, always_2d=True).mean(axis=1)
-            windows[column, : len(samples)] = samples
-    return windows
-
-
-def _draw(plot: Axes, levels_db: NDArray[np.float32], duration_s: float) -> None:
-    import librosa
-
-    plot.imshow(
-        levels_db, origin="lower", aspect="auto", extent=(0, duration_s, 0, MEL_BANDS),
-        vmin=-RANGE_DB, vmax=0, cmap="magma", interpolation="nearest",
-    )  # fmt: skip
-    centres_hz = librosa.mel_frequencies(n_mels=MEL_BANDS + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
-    places = np.interp(TICKS_HZ, centres_hz, np.arange(MEL_BANDS)) + 0.5
-    plot.set_yticks(places, [f"{hertz / 1000:g}" for hertz in TICKS_HZ])
-    plot.set_ylabel("kHz", color=GREY)
-    plot.tick_params(colors=GREY)
-    for spine in plot.spines.values():
-        spine.set_visible(False)
-
-
-# The page itself: its fields, its buttons, and what they do. gradio is imported here and nowhere else.
-
-
-TITLE = "SAMUeL"
-WHAT_IT_IS = (
-    "Give it a vocal, and it writes the band: an accompaniment of the same length, made on this machine."
+HOST = "127.0.0.1"
+MAX_UPLOAD = "1gb"
+"""Fifteen minutes of 96 kHz stereo float are 0.7 GB."""
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+CLEAN_EVERY_S, KEEP_S = 600, 4 * 3600
+INTRODUCTION = (
+    "# SAMUeL\nGive it a vocal, and it writes the band: an accompaniment of the same length, made on this "
+    "machine."
 )
-STAND_IN = (
+SKETCH = (
     "**A sketch, not music quality.** This model learned from latents of the embedded codec `mel`, "
-    "a stand-in without weights: mono and hollow. For music, take a model of `stable-audio-open` latents."
+    "which has no weights: mono and hollow. For music, take a model of `stable-audio-open` latents."
 )
 STAGES = {
     "separate": "Taking the vocals out of the song",
@@ -119,36 +55,81 @@ STAGES = {
 }
 FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/]+/)+")
 """Of a path of this machine, all but its last name."""
-CLEAN_EVERY_S, KEEP_S = 600, 4 * 3600
 STYLE = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
 .stand-in:not(.stand-in .stand-in) {border-left: 4px solid #f59e0b; padding: 0.4em 0.8em !important}
 .made-by:not(.made-by .made-by) {opacity: 0.7; font-size: 0.85em}
 """
-
 DOWNLOADS = ("⬇ Accompaniment", "⬇ Mix", "⬇ Record (JSON)")
+N_FFT = 4096
+MAX_COLUMNS = 1000  # of a spectrogram: more than the page has pixels
+MEL_BANDS = 96
+RANGE_DB = 80.0
+GREY = "#808080"  # to be read on a light page and on a dark one
+TICKS_HZ = (125, 500, 2000, 8000)
+
+
+@contextmanager
+def serving(model: TrainedModel, codec: Codec, separator: Separator, port: int) -> Iterator[str]:
+    """Serve the page to this machine alone, for as long as the block lasts.
+
+    What goes up and what is made lies in a temporary folder, which is removed at the end. gradio is told by
+    environment variables to report to nobody; they stay set.
+
+    Args:
+        model: From `load_model`.
+        codec: The codec whose latents the model learned.
+        separator: Takes the vocals out of whole songs.
+        port: Of 127.0.0.1.
+
+    Yields:
+        The page's address.
+
+    Raises:
+        MissingPartError: There is no gradio.
+        CheckpointError: The model learned another codec's latents.
+        InputError: The port is taken, or none.
+    """
+    require_gradio()
+    require_codec(model, codec)
+    if not 1 <= port <= 65_535:
+        raise InputError(f"port {port}: must be from 1 to 65535")
+    with tempfile.TemporaryDirectory(prefix="samuel-app-", ignore_cleanup_errors=True) as folder:
+        os.environ.update(QUIET, GRADIO_TEMP_DIR=f"{folder}/served")
+        page = Page(model, codec, separator, Path(folder))
+        try:
+            yield page.launch(port)
+        finally:
+            page.close()
+
+
+def require_gradio() -> None:
+    """Say what to install where it is missing, before minutes go into loading a model.
+
+    Raises:
+        MissingPartError: There is no gradio.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingPartError(
+            "samuel app needs the package gradio: pip install 'samuel[app]', "
+            "or in a copy of the repository: uv pip install '.[app]'"
+        )
 
 
 class Page:
-    """One model's page."""
+    """One model's page; `folder` is for files while they are made."""
 
     def __init__(self, model: TrainedModel, codec: Codec, separator: Separator, folder: Path) -> None:
-        """Lay it out; nothing is served yet.
-
-        Args:
-            model: From `load_model`.
-            codec: The codec whose latents the model learned.
-            separator: Takes the vocals out of whole songs.
-            folder: For files while they are made.
-        """
         self._model, self._codec, self._separator, self._folder = model, codec, separator, folder
         self._stop, self._closing = threading.Event(), False
-        self._blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CLEAN_EVERY_S, KEEP_S))
+        self._blocks = gr.Blocks(
+            title="SAMUeL", analytics_enabled=False, delete_cache=(CLEAN_EVERY_S, KEEP_S)
+        )
         with self._blocks:
             self._lay_out()
         self._blocks.queue(api_open=False, default_concurrency_limit=1)
 
-    def launch(self, host: str, port: int, largest_upload: str) -> str:
+    def launch(self, port: int) -> str:
         """Begin to serve, in threads of gradio's; gives the address.
 
         Raises:
@@ -156,7 +137,7 @@ class Page:
         """
         try:
             _, address, _ = self._blocks.launch(
-                server_name=host, server_port=port, max_file_size=largest_upload, share=False, quiet=True,
+                server_name=HOST, server_port=port, max_file_size=MAX_UPLOAD, share=False, quiet=True,
                 prevent_thread_lock=True, footer_links=[], run_history=False, enable_monitoring=False,
                 ssr_mode=False, mcp_server=False, theme=Soft(font=["system-ui", "sans-serif"],
                 font_mono=["monospace"]), css=STYLE,
@@ -188,9 +169,15 @@ class Page:
         """Make an accompaniment of what the fields hold; a generator, so that its files last until copied."""
         if not self._closing:
             self._stop.clear()
+
+        def on_progress(what: str, done: int, of: int) -> None:
+            if self._stop.is_set():
+                raise StoppedError("stopped from the page")
+            progress((done, of), desc=STAGES[what])
+
         sampling = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "sampler": sampler}
         chosen = {"sampling": sampling, "diffusion": self._model.diffusion.model_dump()}
-        with tempfile.TemporaryDirectory(dir=self._folder) as workspace, _told(vocal, workspace):
+        with tempfile.TemporaryDirectory(dir=self._folder) as workspace, _shown_as_toasts(vocal, workspace):
             if vocal is None:
                 raise InputError("There is no vocal yet: upload a file, or record one.")
             request = Request(
@@ -200,25 +187,20 @@ class Page:
                 length_s=length_s or None,
                 separator=self._separator if is_song else None,
             )
-            yield self._make(request, progress)
-
-    def _make(self, request: Request, progress: gr.Progress) -> list[Any]:
-        def on_progress(what: str, done: int, of: int) -> None:
-            if self._stop.is_set():
-                raise StoppedError("stopped from the page")
-            progress((done, of), desc=STAGES.get(what, what))
-
-        take = generate(request, self._model, self._codec, on_progress)[0]
-        picture = request.output.with_suffix(".png")
-        draw_spectrograms({"Accompaniment": take.accompaniment, "Mix": take.mix}, picture)
-        files = (take.accompaniment, take.mix, take.record)
-        downloads = [gr.DownloadButton(value=str(file), interactive=True) for file in files]
-        return [str(take.accompaniment), str(take.mix), str(picture), *downloads]
+            take = generate(request, self._model, self._codec, on_progress)[0]
+            picture = request.output.with_suffix(".png")
+            draw_spectrograms({"Accompaniment": take.accompaniment, "Mix": take.mix}, picture)
+            files = [str(path) for path in (take.accompaniment, take.mix, take.record)]
+            yield [
+                *files[:2],
+                str(picture),
+                *(gr.DownloadButton(value=file, interactive=True) for file in files),
+            ]
 
     def _lay_out(self) -> None:
-        gr.Markdown(f"# {TITLE}\n{WHAT_IT_IS}")
-        if self._codec.identity.startswith("mel/"):
-            gr.Markdown(STAND_IN, elem_classes="stand-in")
+        gr.Markdown(INTRODUCTION)
+        if self._codec.info.name == "mel":
+            gr.Markdown(SKETCH, elem_classes="stand-in")
         with gr.Row():
             with gr.Column(scale=2):
                 fields = _fields()
@@ -227,9 +209,8 @@ class Page:
                     stop = gr.Button("Stop", scale=1)
             with gr.Column(scale=3):
                 results = _results()
-        gr.Markdown(
-            f"Model `{self._model.sha256[:12]}` · codec `{self._codec.identity}`", elem_classes="made-by"
-        )
+        made_by = f"Model `{self._model.sha256[:12]}` · codec `{self._codec.info}`"
+        gr.Markdown(made_by, elem_classes="made-by")
         make.click(
             self.accompany, fields, results, show_progress_on=results[0], trigger_mode="once",
             concurrency_limit=1, api_visibility="private",
@@ -238,7 +219,7 @@ class Page:
 
 
 def _fields() -> list[Any]:
-    """What is asked, in the order of `Page.accompany`."""
+    """The fields, in the order of `Page.accompany`."""
     default = SamplingConfig()
     vocal = gr.Audio(
         label="Vocal", sources=["upload", "microphone"], type="filepath", editable=False, buttons=[]
@@ -258,112 +239,101 @@ def _fields() -> list[Any]:
 
 
 def _results() -> list[Any]:
-    """What is shown, in the order of `Page._make`."""
-    accompaniment = gr.Audio(label="Accompaniment", type="filepath", interactive=False, buttons=[])
-    mix = gr.Audio(label="Mix with the vocal", type="filepath", interactive=False, buttons=[])
+    """What is shown, in the order that `Page.accompany` yields."""
+    tracks = [
+        gr.Audio(label=label, type="filepath", interactive=False, buttons=[])
+        for label in ("Accompaniment", "Mix with the vocal")
+    ]
     picture = gr.Image(
         label="Spectrograms", type="filepath", format="png", interactive=False, buttons=[], show_label=False
     )
     with gr.Row():
         files = [gr.DownloadButton(label, size="md", interactive=False) for label in DOWNLOADS]
-    return [accompaniment, mix, picture, *files]
+    return [*tracks, picture, *files]
 
 
-class _Toasts(logging.Handler):
+class _Warnings(logging.Handler):
     """Shows on the page what the library warns of in the page's thread, such as a silent vocal."""
 
-    def __init__(self, as_shown: Callable[[str], str]) -> None:
+    def __init__(self, readable: Callable[[str], str]) -> None:
         super().__init__(logging.WARNING)
-        self._as_shown, self._thread = as_shown, threading.get_ident()
+        self._readable, self._thread = readable, threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.thread == self._thread:
-            gr.Warning(self._as_shown(record.getMessage()))
+            gr.Warning(self._readable(record.getMessage()))
 
 
 @contextmanager
-def _told(vocal: str | None, workspace: str) -> Iterator[None]:
+def _shown_as_toasts(vocal: str | None, workspace: str) -> Iterator[None]:
     """Show warnings and errors as sentences, without stack traces and without paths of this machine."""
 
-    def as_shown(text: str) -> str:
+    def readable(text: str) -> str:
         for path, name in ((vocal, Path(vocal or "").name), (f"{workspace}/", "")):
             text = text.replace(path, name) if path else text
-        text = FOLDERS.sub("", text)
-        return html.escape(text, quote=False).replace("\n", "<br>")  # for the page takes it for HTML
+        # The page takes it for HTML.
+        return html.escape(FOLDERS.sub("", text), quote=False).replace("\n", "<br>")
 
-    library, toasts = logging.getLogger("samuel"), _Toasts(as_shown)
-    library.addHandler(toasts)
+    library, warnings = logging.getLogger("samuel"), _Warnings(readable)
+    library.addHandler(warnings)
     title = "Error"
     try:
         yield
     except StoppedError:
-        title, told = "Stopped", "Nothing of it was kept."
+        title, message = "Stopped", "Nothing of it was kept."
     except SamuelError as error:
-        told = str(error)
+        message = str(error)
     except OSError as error:
         logger.warning("%s", error, exc_info=error)
-        told = (
-            f"{error.strerror or 'a file could not be read or written'}; the terminal of samuel app says more"
-        )
+        reason = error.strerror or "a file could not be read or written"
+        message = f"{reason}; the terminal of samuel app says more"
     except Exception:
         logger.exception("an accompaniment failed")
-        told = "Something went wrong that should not; the terminal of samuel app says what."
+        message = "Something went wrong that should not; the terminal of samuel app says what."
     else:
         return
     finally:
-        library.removeHandler(toasts)
-    raise gr.Error(as_shown(told), duration=None, title=title, print_exception=False)
+        library.removeHandler(warnings)
+    raise gr.Error(readable(message), duration=None, title=title, print_exception=False)
 
 
-HOST = "127.0.0.1"
-LARGEST_UPLOAD = "1gb"
-"""Fifteen minutes of 96 kHz stereo float are 0.7 GB."""
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+def draw_spectrograms(tracks: dict[str, Path], picture: Path) -> None:
+    """Draw mel spectrograms of files of ours, one above the other, as a PNG with a transparent background."""
+    import librosa
+
+    figure = Figure(figsize=(9, 2.2 * len(tracks)), layout="constrained", facecolor="none")
+    axes = figure.subplots(len(tracks), 1, sharex=True, squeeze=False)[:, 0]
+    centres_hz = librosa.mel_frequencies(n_mels=MEL_BANDS + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
+    ticks = np.interp(TICKS_HZ, centres_hz, np.arange(MEL_BANDS)) + 0.5
+    for plot, (name, track) in zip(axes, tracks.items(), strict=True):
+        plot.imshow(
+            mel_spectrogram(track), extent=(0, soundfile.info(track).duration, 0, MEL_BANDS), origin="lower",
+            aspect="auto", vmin=-RANGE_DB, vmax=0, cmap="magma", interpolation="nearest",
+        )  # fmt: skip
+        plot.set_title(name, loc="left", color=GREY, fontsize=10)
+        plot.set_yticks(ticks, [f"{hertz / 1000:g}" for hertz in TICKS_HZ])
+        plot.set_ylabel("kHz", color=GREY)
+        plot.tick_params(colors=GREY)
+        plot.spines[:].set_visible(False)
+        plot.label_outer()
+    axes[-1].set_xlabel("seconds", color=GREY)
+    figure.savefig(picture, format="png", dpi=110, metadata={"Software": ""})
 
 
-def require_gradio() -> None:
-    """Say what to install where it is missing, before minutes go into loading a model.
+def mel_spectrogram(track: Path) -> NDArray[np.float32]:
+    """Measure levels of a file's mean channel in dB under its loudest, (96 mel bands, at most 1000 columns).
 
-    Raises:
-        MissingPartError: There is no gradio.
+    Of a longer file, as many windows of 93 ms are read as there are columns, evenly spread: time and memory
+    are the same however long it is.
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise MissingPartError(
-            "samuel app needs the package gradio: pip install 'samuel[app]', "
-            "or in a copy of the repository: uv pip install '.[app]'"
-        )
+    import librosa
 
-
-@contextmanager
-def serving(model: TrainedModel, codec: Codec, separator: Separator, port: int) -> Iterator[str]:
-    """Serve the page to this machine alone, for as long as the block lasts.
-
-    What goes up and what is made lies in a temporary folder, which is removed at the end. gradio is told by
-    environment variables to report to nobody; they stay set.
-
-    Args:
-        model: From `load_model`.
-        codec: The codec whose latents the model learned.
-        separator: Takes the vocals out of whole songs.
-        port: Of 127.0.0.1.
-
-    Yields:
-        The page's address.
-
-    Raises:
-        MissingPartError: There is no gradio.
-        CheckpointError: The model learned another codec's latents.
-        InputError: The port is taken, or none.
-    """
-    require_gradio()
-    require_codec(model, codec)
-    if not 1 <= port <= 65_535:
-        raise InputError(f"port {port}: must be from 1 to 65535")
-    with tempfile.TemporaryDirectory(prefix="samuel-app-", ignore_cleanup_errors=True) as folder:
-        os.environ.update(QUIET, GRADIO_TEMP_DIR=f"{folder}/served")
-
-        page = Page(model, codec, separator, Path(folder))
-        try:
-            yield page.launch(HOST, port, LARGEST_UPLOAD)
-        finally:
-            page.close()
+    with soundfile.SoundFile(track) as file:
+        columns = max(1, min(MAX_COLUMNS, -(-file.frames // (N_FFT // 2))))
+        windows = np.empty((columns, N_FFT))
+        for column, start in enumerate(np.linspace(0, max(file.frames - N_FFT, 0), columns, dtype=int)):
+            file.seek(start)
+            windows[column] = file.read(N_FFT, always_2d=True, fill_value=0.0).mean(axis=1)
+    spectra = np.abs(np.fft.rfft(windows * np.hanning(N_FFT))) ** 2
+    bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=MEL_BANDS)
+    return librosa.power_to_db(bands @ spectra.T, ref=np.max, top_db=RANGE_DB).astype(np.float32)

@@ -19,7 +19,7 @@ import numpy as np
 
 from samuel.artifacts import explain_full_disk, replacing
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, read_blocks, run_ffmpeg
-from samuel.errors import InputError, OperatorError, SettingsError
+from samuel.errors import InputError, OperatorError
 
 BALANCE_DB = 1.0
 """So much above the accompaniment lead vocals of popular music have been since 1975 (Gerdes and Siedenburg,
@@ -64,22 +64,16 @@ def balance_of(vocal: Path, accompaniment: Path, balance_db: float = BALANCE_DB)
         balance_db: Loudness of the vocal less that of the accompaniment, in LU.
 
     Raises:
-        SettingsError: `balance_db` is no number.
-        InputError: The two are not of one length.
+        InputError: One of them cannot be read.
     """
-    if not math.isfinite(balance_db):
-        raise SettingsError(f"balance_db = {balance_db}: give a number of decibels, such as {BALANCE_DB:g}")
     with ThreadPoolExecutor(2) as pool:
         vocal_lufs, accompaniment_lufs = pool.map(loudness_lufs, (vocal, accompaniment))
     gain_db = 0.0
     if vocal_lufs is not None and accompaniment_lufs is not None:
         gain_db = round(min(MAX_GAIN_DB, vocal_lufs - accompaniment_lufs - balance_db), 6)
     peak, gain = 0.0, np.float32(amplitude(gain_db))
-    try:
-        for sung, played in zip(read_blocks(vocal), read_blocks(accompaniment), strict=True):
-            peak = max(peak, float(np.abs(sung + gain * played).max(initial=0.0)))
-    except ValueError as error:
-        raise InputError(f"{vocal} and {accompaniment} are not of one length; give two that are") from error
+    for sung, played in zip(read_blocks(vocal), read_blocks(accompaniment), strict=True):
+        peak = max(peak, float(np.abs(sung + gain * played).max(initial=0.0)))
     return Balance(gain_db, min(0.0, MAX_PEAK_DBFS - level_db(peak)), vocal_lufs, accompaniment_lufs)
 
 

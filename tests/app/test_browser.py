@@ -214,8 +214,6 @@ def test_a_file_that_is_no_audio_is_told_in_one_readable_sentence(
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"Steps": "0"}, "setting sampling.steps: Input should be greater than or equal to 1 (given: 0)"),
-        ({"Guidance": "-1"}, "setting sampling.guidance_scale: Input should be greater than or equal to 0"),
         ({"Seed": "4294967296"}, "setting sampling.seed: Input should be less than 4294967296"),
         ({"Steps": "900"}, "sampling.steps = 900 is more than diffusion.timesteps = 800"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.app import MEL_BANDS, MOST_COLUMNS, mel_spectrogram
+from samuel.app import MAX_COLUMNS, MEL_BANDS, mel_spectrogram
 from samuel.cli import main
 from tests.models import small_model
 
@@ -40,15 +40,7 @@ def test_a_model_of_another_codec_is_refused(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     small_model(tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "samuel.cli",
-        "app",
-        "--model",
-        str(tmp_path / "model"),
-        "device=cpu",
-    ]
+    command = [sys.executable, "-m", "samuel.cli", "app", "device=cpu", "--model", str(tmp_path / "model")]
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -73,7 +65,7 @@ def test_a_spectrogram_shows_each_tone_in_its_band_and_time(tmp_path: Path) -> N
     assert levels.max() == 0.0
 
 
-@pytest.mark.parametrize(("seconds", "columns"), [(0.01, 1), (1.0, 22), (100.0, MOST_COLUMNS)])
+@pytest.mark.parametrize(("seconds", "columns"), [(0.01, 1), (1.0, 22), (100.0, MAX_COLUMNS)])
 def test_a_spectrogram_is_no_larger_for_longer_audio(seconds: float, columns: int, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, (round(seconds * 44_100), 2))
     soundfile.write(tmp_path / "noise.flac", noise, 44_100)

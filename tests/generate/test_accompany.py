@@ -9,7 +9,7 @@ import torch
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec
 from samuel.config import SamplingConfig
-from samuel.errors import CheckpointError, InputError
+from samuel.errors import CheckpointError
 from samuel.generate import accompany, accompany_latents, mix
 from samuel.model.inpaint import Kept
 from tests.generate.voices import voice
@@ -84,17 +84,6 @@ def test_bf16_is_near_and_another(model: TrainedModel) -> None:
     assert not torch.equal(exact, rounded)
     assert (exact - rounded).abs().mean() < 0.05 * exact.std()
     assert torch.equal(exact, accompany_latents(vocal, loud, SamplingConfig(steps=4)))  # auto, on a CPU
-
-
-def test_progress_is_reported(model: TrainedModel) -> None:
-    seen: list[tuple[int, int]] = []
-    accompany_latents(torch.randn(1, 64, 64), model, SAMPLING, lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 2), (2, 2)]
-
-
-def test_an_empty_vocal_is_refused(model: TrainedModel, codec: Codec) -> None:
-    with pytest.raises(InputError, match="no samples"):
-        accompany(voice(0), model, codec, SAMPLING)
 
 
 def test_another_codec_is_refused_before_anything_is_read(model: TrainedModel, codec: Codec) -> None:

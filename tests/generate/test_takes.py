@@ -241,18 +241,6 @@ def test_what_is_stopped_leaves_finished_takes_and_nothing_else(
     assert names(tmp_path / "out") == finished
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(
-    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("samuel.artifacts.fsync", full)
-    with pytest.raises(OperatorError, match="disk is full"):
-        make()
-    assert names(tmp_path / "out") == []
-
-
 @pytest.mark.parametrize(
     ("text", "ranges"),
     [

@@ -58,20 +58,11 @@ def rotate_as_complex(x: Tensor) -> Tensor:
     return torch.cat((turned.real, turned.imag), dim=-1)
 
 
-@pytest.mark.parametrize("window", [8, 16, 32, 64])
-@pytest.mark.parametrize("length", [1, 8, 37, 64, 101])
+@pytest.mark.parametrize("window", [8, 16, 64])
+@pytest.mark.parametrize("length", [1, 37, 101])
 def test_local_attention_is_the_loop_over_frames(length: int, window: int) -> None:
-    q, k, v = heads(length, dim=4, batch=1)
+    q, k, v = heads(length, dim=4)
     torch.testing.assert_close(local_attention(q, k, v, band_mask(window)), local_by_loop(q, k, v, window))
-
-
-def test_local_attention_keeps_batch_and_heads_apart() -> None:
-    q, k, v = heads(70)
-    whole = local_attention(q, k, v, band_mask(16))
-    for b in range(2):
-        for h in range(3):
-            alone = local_attention(*(x[b : b + 1, h : h + 1] for x in (q, k, v)), band=band_mask(16))
-            torch.testing.assert_close(whole[b, h], alone[0, 0])
 
 
 def test_local_attention_sees_its_window_and_nothing_else() -> None:
@@ -93,13 +84,6 @@ def test_zero_padding_takes_part_in_the_softmax() -> None:
 def test_rope_is_a_rotation_of_complex_pairs() -> None:
     q, _, _ = heads(50)
     torch.testing.assert_close(exact_rope(q), rotate_as_complex(q))
-
-
-def test_rope_scores_depend_on_relative_position_alone() -> None:
-    q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64).expand(-1, -1, -1, 40, -1)
-    scores = (exact_rope(q) @ exact_rope(k).mT)[0, 0]
-    torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1])
-    assert scores[0].std() > 0.01
 
 
 def test_global_attention_is_explicit_matrices() -> None:
@@ -140,14 +124,6 @@ def test_tables_grow_once_and_keep_what_they_held(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(rotary(x), rotate_as_complex(x.double()).float())
 
 
-def test_tables_follow_the_device_and_the_dtype_when_they_grow() -> None:
-    rotary = RotaryEmbedding(8, 64).to("meta", torch.float64)
-    rotary.reserve(65)
-    assert rotary.cos.device.type == "meta"
-    assert rotary.cos.dtype == torch.float64
-    assert [name for name, _ in rotary.named_buffers()] == ["cos", "sin"]
-
-
 @pytest.mark.parametrize(
     ("mixing", "clean", "noisy"),
     [
@@ -163,10 +139,6 @@ def test_mixing_at_both_ends(mixing: Mixing, clean: tuple[float, float], noisy: 
     for t, expected in ((0, clean), (799, noisy)):
         assert (w_global[t].item(), w_local[t].item()) == pytest.approx(expected, abs=1e-4)
     torch.testing.assert_close(w_global + w_local, torch.ones(800))
-
-
-def test_equation_3_in_the_middle() -> None:
-    assert [w.item() for w in mixing_weights("eq3", torch.tensor(0.3))] == pytest.approx([0.3, 0.7])
 
 
 @pytest.mark.parametrize(("mixing", "idle"), [("global", "local_attention"), ("local", "global_attention")])

@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samuel.config import SamplingConfig, parse
-from samuel.errors import SettingsError
+from samuel.config import SamplingConfig
 from samuel.model.guidance import guided, rescaled
 
 T = 800
@@ -72,16 +71,3 @@ def test_the_setting_reaches_the_predictions() -> None:
     mild = guided(model, vocal, config(guidance_scale=4, guidance_rescale=1), T)(x, 9)
     assert plain.std() == pytest.approx(4 * vocal.std().item(), rel=1e-4)
     assert mild.std() == pytest.approx(vocal.std().item(), rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"guidance_scale": float("nan")}, {"guidance_scale": -1}, {"guidance_rescale": 1.5},
-        {"guidance_interval": (0.6, 0.4)}, {"guidance_interval": (0, float("nan"))}, {"steps": 0},
-        {"sampler": "euler"}, {"precision": "fp8"},
-    ],
-)  # fmt: skip
-def test_wrong_settings_are_named(wrong: dict[str, object]) -> None:
-    with pytest.raises(SettingsError, match=rf"setting sampling\.{next(iter(wrong))}.*given: "):
-        parse({"sampling": wrong})

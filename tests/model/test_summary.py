@@ -1,9 +1,7 @@
-import pytest
 import torch
 from torch import nn
 
 from samuel.config import ModelConfig
-from samuel.errors import InputError
 from samuel.model.summary import summary
 from samuel.model.unet import SamuelUNet
 from tests.model.conftest import SMALL
@@ -49,15 +47,3 @@ def test_parts_add_up_to_the_total() -> None:
     assert {"null_condition", "down.0", "down.2", "bottleneck", "up.1", "leave"} < {
         part.name for part in parts
     }
-
-
-def test_summary_leaves_the_network_where_it_is() -> None:
-    network = SamuelUNet(SMALL)
-    summary(network, 64)
-    assert network(torch.zeros(1, 64, 64), torch.tensor([0]), None).device.type == "cpu"
-
-
-@pytest.mark.parametrize("frames", [-8, 0, 12])
-def test_summary_refuses_what_the_network_refuses(frames: int) -> None:
-    with pytest.raises(InputError, match=f"{frames} latent frames.*multiple of 8"):
-        summary(SamuelUNet(SMALL), frames)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from samuel.config import DiffusionConfig, Film, Mixing, ModelConfig
+from samuel.config import Film, Mixing, ModelConfig
 from samuel.errors import InputError
 from samuel.model import attention
 from samuel.model.diffusion import (
@@ -26,7 +26,6 @@ from samuel.model.unet import (
 from tests.model.conftest import SMALL, awake
 
 MIXINGS: tuple[Mixing, ...] = get_args(Mixing)
-FILMS: tuple[Film, ...] = get_args(Film)
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +61,6 @@ def test_full_size_is_what_the_paper_says(full: SamuelUNet) -> None:
     assert 14_000_000 <= parameter_count(full) <= 16_000_000
 
 
-def test_full_size_takes_a_chunk_of_the_paper(full: SamuelUNet) -> None:
-    with torch.inference_mode():
-        v = full(torch.randn(1, 64, 1024), torch.tensor([799]), torch.randn(1, 64, 1024))
-    assert v.shape == (1, 64, 1024)
-    assert not v.any()  # zero-initialised output
-
-
 def test_full_size_follows_the_resolutions_of_the_paper(full: SamuelUNet) -> None:
     shapes: list[tuple[int, ...]] = []
     hooks = [
@@ -76,7 +68,8 @@ def test_full_size_follows_the_resolutions_of_the_paper(full: SamuelUNet) -> Non
         for part in (full.enter, *full.down, full.bottleneck, *full.up)
     ]
     with torch.inference_mode():
-        full(torch.randn(1, 64, 256), torch.tensor([5]), None)
+        v = full(torch.randn(1, 64, 256), torch.tensor([5]), None)
+    assert v.shape == (1, 64, 256) and not v.any()  # zero-initialised output
     for hook in hooks:
         hook.remove()
     down = [(64, 256), (128, 128), (256, 64), (512, 32)]
@@ -89,7 +82,7 @@ def test_no_layer_norm_and_no_mlp_but_for_the_timestep(full: SamuelUNet) -> None
     assert not any(isinstance(part, torch.nn.LayerNorm) for part in full.modules())
 
 
-@pytest.mark.parametrize("frames", [8, 64, 1000, 4096])
+@pytest.mark.parametrize("frames", [8, 1000])
 @pytest.mark.parametrize("mixing", MIXINGS)
 def test_any_multiple_of_eight(frames: int, mixing: Mixing) -> None:
     model = awake(SMALL.model_copy(update={"mixing": mixing}))
@@ -116,20 +109,10 @@ def test_items_of_a_batch_do_not_touch_each_other() -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
-def test_timestep_and_vocal_both_matter() -> None:
-    model, x, vocal = awake(), *torch.randn(2, 1, 64, 64)
-    with torch.inference_mode():
-        v = model(x, torch.tensor([10]), vocal)
-        assert not torch.allclose(v, model(x, torch.tensor([500]), vocal), atol=1e-2)
-        assert not torch.allclose(v, model(x, torch.tensor([10]), -vocal), atol=1e-2)
-
-
-def test_other_schedules_fit_the_timesteps() -> None:
-    model = SamuelUNet(SMALL, DiffusionConfig(timesteps=10, cosine_offset=0.02))
-    torch.testing.assert_close(model.schedule.alpha_bar, CosineSchedule(10, 0.02).alpha_bar)
-
-
-@pytest.mark.parametrize(("mixing", "film", "up_attention"), list(product(MIXINGS, FILMS, (False, True))))
+@pytest.mark.parametrize(
+    ("mixing", "film", "up_attention"),
+    [*product(MIXINGS, ["temporal"], [False]), ("eq3", "pooled", False), ("eq3", "temporal", True)],
+)
 def test_every_parameter_learns(mixing: Mixing, film: Film, up_attention: bool) -> None:
     # The zero-initialised layers block what lies behind them: the last convolution for one step, the
     # attention's projections for a second.
@@ -269,30 +252,15 @@ def test_condition_replaces_dropped_items_alone() -> None:
     assert torch.equal(out[1], model.null_condition.expand(64, 16))
 
 
-def test_film_is_temporal() -> None:
-    film = TemporalFiLM(16, 8, 12)
-    time, vocal = torch.randn(1, 12), torch.randn(1, 8, 40)
-    scale, shift = film.scale_shift(time, vocal)
-    assert scale.shape == shift.shape == (1, 16, 40)
-    assert scale.std(dim=-1).min() > 0.01
-    other = vocal.clone()
-    other[:, :, 7] += 1
-    moved = (film.scale_shift(time, other)[0] - scale).abs().sum(dim=(0, 1)).nonzero().flatten()
-    assert moved.tolist() == [7]
-
-
-def test_film_is_its_formula() -> None:
+def test_film_is_temporal_and_its_formula() -> None:
     film, h = TemporalFiLM(16, 8, 12), torch.randn(2, 16, 40)
     time, vocal = torch.randn(2, 12), torch.randn(2, 8, 40)
     scale, shift = film.scale_shift(time, vocal)
     torch.testing.assert_close(film(h, time, vocal), (1 + scale) * h + shift)
-
-
-def test_block_is_residual() -> None:
-    block, x = ResidualBlock(16, 8, 12, "temporal"), torch.randn(2, 16, 40)
-    for parameter in block.conv2.parameters():
-        torch.nn.init.zeros_(parameter)
-    assert torch.equal(block(x, torch.randn(2, 12), torch.randn(2, 8, 40)), x)
+    other = vocal.clone()
+    other[:, :, 7] += 1
+    moved = (film.scale_shift(time, other)[0] - scale).abs().sum(dim=(0, 1)).nonzero().flatten()
+    assert moved.tolist() == [7]
 
 
 def test_autocast_to_bfloat16() -> None:
