@@ -20,7 +20,7 @@ from samuel.checkpoint import TrainedModel
 from samuel.config import Sampler, SamplingConfig, parse
 from samuel.device import inference, uses_bf16
 from samuel.errors import CheckpointError, InputError
-from samuel.evaluate.frechet import frechet_distance
+from samuel.evaluate.distribution import frechet_distance
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.sample import sample
 from samuel.popdb.dataset import Popdb

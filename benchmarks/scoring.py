@@ -25,13 +25,9 @@ from benchmarks.pipeline import Row, device_name, music
 from samuel.audio import SAMPLE_RATE, read_wav, write_wav
 from samuel.config import Settings
 from samuel.device import resolve_device
-from samuel.evaluate.audiobox import (
-    AXES,
-    WINDOW_S,
-    load_audiobox,
-    score,
-)
 from samuel.evaluate.cost import Peak
+from samuel.evaluate.pretrained import WINDOW_S, load_audiobox, score_aesthetics
+from samuel.evaluate.scores import AUDIOBOX
 from samuel.hub import quietly
 
 TRACK_S = 47.55
@@ -41,7 +37,7 @@ MODEL = {
     "proj_num_layer": 5, "proj_ln": True, "proj_act_fn": "gelu", "proj_dropout": 0.0, "nth_layer": 13,
     "use_weighted_layer_sum": True, "precision": "32", "normalize_embed": True, "output_dim": 1,
 }  # fmt: skip
-SCALE = {axis: {"mean": 5.0, "std": 1.0} for axis in AXES}
+SCALE = {axis: {"mean": 5.0, "std": 1.0} for axis in AUDIOBOX}
 
 Scores = list[dict[str, float]]
 
@@ -120,8 +116,11 @@ def own_command(weights: Path, files: list[Path]) -> Cost:
 
 
 def batched(weights: Path, files: list[Path]) -> Cost:
-    """The same by `samuel.evaluate.audiobox`."""
-    return _cost(lambda: load_audiobox(weights), lambda predictor: list(score(predictor, files)))
+    """The same by `samuel.evaluate.pretrained`."""
+    return _cost(
+        lambda: load_audiobox(weights),
+        lambda predictor: [score_aesthetics(predictor, read_wav(file)) for file in files],
+    )
 
 
 def in_its_own_process(way: Callable[..., Cost], weights: Path, files: list[Path]) -> Cost:
@@ -132,7 +131,7 @@ def in_its_own_process(way: Callable[..., Cost], weights: Path, files: list[Path
 
 def difference(one: Scores, other: Scores) -> float:
     """Largest difference between the same scores of the same tracks."""
-    return max(abs(a[axis] - b[axis]) for a, b in zip(one, other, strict=True) for axis in AXES)
+    return max(abs(a[axis] - b[axis]) for a, b in zip(one, other, strict=True) for axis in AUDIOBOX)
 
 
 def write_tracks(folder: Path, count: int, duration_s: float) -> list[Path]:

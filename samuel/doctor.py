@@ -210,9 +210,9 @@ def _audiobox(settings: Settings) -> Finding:
     path = settings.evaluation.audiobox_path
     if path:
         return _local("audiobox", path.parent, [path.name], "evaluation.audiobox_path")
-    from samuel.evaluate.audiobox import HUB_FILES, REPOSITORY
+    from samuel.evaluate.pretrained import AUDIOBOX_FILES, AUDIOBOX_REPOSITORY
 
-    return on_hub("audiobox", REPOSITORY, list(HUB_FILES), "evaluation.audiobox_path")
+    return on_hub("audiobox", AUDIOBOX_REPOSITORY, list(AUDIOBOX_FILES), "evaluation.audiobox_path")
 
 
 WEIGHTS: dict[str, Callable[[Settings], Finding]] = {

@@ -1,30 +1,27 @@
-"""What is compared in latent space: how far from true accompaniments, how near to training ones, how diverse.
+"""What is compared in latent space, and the Fréchet distance: how far latents as a whole are from true ones.
 
-Shapes: N tracks, K takes, C channels, T frames; all that is compared is normalised.
+The distance depends on how many items there are: two small sets of the same songs' latents are far apart by
+chance alone. So it is told beside its floor, with true latents on both sides.
+
+Shapes: N items or tracks, K takes of each, C channels, T frames, D = 2C; all that is compared is normalised.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from functools import cached_property, reduce
+from itertools import zip_longest
+from operator import add
+from statistics import mean
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from samuel.artifacts import Artifact, digest
-from samuel.audio import SAMPLE_RATE
-from samuel.codecs.base import HOP, Codec, made_by
-from samuel.errors import SamuelError
-from samuel.evaluate.diversity import diversity
-from samuel.evaluate.following import crossed_distances
-from samuel.evaluate.frechet import Gaussian, floor, gaussian_distance
-from samuel.evaluate.nearest import (
-    Nearest,
-    held_out_tracks,
-    nearest_pairs,
-    suspicious,
-    yardstick,
-)
+from samuel.codecs.base import Codec, made_by
+from samuel.errors import InputError
+from samuel.evaluate.likeness import diversity, find_copies
 from samuel.evaluate.systems import CEILING, OURS, REAL
 from samuel.evaluate.tracks import latents_of
 from samuel.popdb.dataset import Popdb
@@ -34,10 +31,11 @@ VERSION = 1
 TRUE_PAIRS = 512
 """Held-out pairs that are compared with: 128 MiB of 1024 frames."""
 SLICE = 256
-"""Frames of a slice, 11.9 s, where recordings of any length are compared."""
+"""Frames of a slice, 11.9 s of 2048 samples at 44.1 kHz, where recordings of any length are compared."""
 SPLITS, SEED = 10, 0
 LEAST_DEVIATION = 1e-3
-TRUE = (REAL, CEILING)
+AT_A_TIME = 2**15
+"""Frames that stand in memory as float64: 32 MiB of 2 × 64 numbers each."""
 HELD_OUT_DESIGN = (
     "What was generated is held to true accompaniments of held-out songs; the floor is as many true items, "
     "of some of these songs, against those of the others."
@@ -50,29 +48,192 @@ UNIT = "squared deviations of the latents"
 
 Latents = Mapping[str, Mapping[str, Tensor]]
 """Codec latents (C, T) by system and track."""
+BySong = Mapping[str, "Gaussian"]
 
 
-class Space(Protocol):
-    """What of a lineup is compared in latent space."""
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean and covariance of frames with their successors, by sums: sets can be added piece by piece.
+
+    The sums are taken about 0 in float64, which suits normalised latents.
+    """
+
+    items: int
+    points: int  # frames that have a successor
+    total: Tensor  # (D,), on the CPU
+    products: Tensor  # (D, D)
+
+    @classmethod
+    def of(cls, latents: Tensor) -> "Gaussian":
+        """That of normalised latents (N, C, T), T at least 2.
+
+        Raises:
+            InputError: There is no frame that has a next one, or a latent is not finite.
+        """
+        if latents.ndim != 3 or 0 in latents.shape or latents.shape[-1] < 2:
+            raise InputError(
+                f"latents of shape {tuple(latents.shape)} hold no two frames in a row; they must be (N, C, T)"
+            )
+        if not latents.isfinite().all():  # which would end the whole process inside LAPACK
+            raise InputError(
+                "the latents hold NaN or infinite numbers; another model or setting must draw them"
+            )
+        items, channels, frames = latents.shape
+        total = torch.zeros(2 * channels, dtype=torch.float64)
+        products = torch.zeros(2 * channels, 2 * channels, dtype=torch.float64)
+        for part in latents.split(max(1, AT_A_TIME // frames)):
+            both = torch.cat((part[..., :-1], part[..., 1:]), dim=1).cpu()
+            for points in both.transpose(1, 2).flatten(0, 1).split(AT_A_TIME):
+                exact = points.double()
+                total += exact.sum(dim=0)
+                products += exact.T @ exact
+        return cls(items, items * (frames - 1), total, products)
+
+    def __add__(self, other: "Gaussian") -> "Gaussian":
+        """That of both sets together."""
+        items, points = self.items + other.items, self.points + other.points
+        return Gaussian(items, points, self.total + other.total, self.products + other.products)
+
+    @classmethod
+    def sum(cls, parts: Iterable["Gaussian"]) -> "Gaussian":
+        """That of several sets together; there must be one."""
+        return reduce(add, parts)
 
     @property
-    def identity(self) -> Any:
-        """What determines the answer beside the lineup, as JSON."""
-        ...
+    def mean(self) -> Tensor:
+        """(D,)."""
+        return self.total / self.points
 
     @property
-    def codec(self) -> Codec | None:
-        """Encodes what is heard; None where the latents are known."""
-        ...
+    def covariance(self) -> Tensor:
+        """(D, D), with one degree of freedom taken off."""
+        if self.points < 2:
+            raise InputError("one frame with its successor has no covariance; add items, or longer ones")
+        outer = torch.outer(self.total, self.total) / self.points
+        return (self.products - outer) / (self.points - 1)
 
-    @property
-    def described(self) -> dict[str, str]:
-        """`codec`, and `dataset` where there is one, for people who compare runs."""
-        ...
 
-    def look(self, latents: Latents) -> "tuple[dict[str, Any], dict[str, str]]":
-        """The summary's `distribution`, and why what is not in it was not measured."""
-        ...
+def frechet_distance(generated: Tensor, true: Tensor) -> float:
+    """Squared distance of the Gaussians fitted to both sets (Dowson and Landau, 1982), 0 for equal ones.
+
+        d² = |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)
+
+    What is fitted is every frame together with the next one, 2C numbers: both which sounds there are and how
+    they follow each other. No network judges, so what it says is about latents and not about listening.
+
+    Args:
+        generated: Normalised latents, (N, C, T), T at least 2.
+        true: Normalised latents, (N', C, T'), T' at least 2.
+
+    Raises:
+        InputError: There are not two frames that have a next one, a latent is not finite, or C differs.
+    """
+    return gaussian_distance(Gaussian.of(generated), Gaussian.of(true))
+
+
+def gaussian_distance(first: Gaussian, second: Gaussian) -> float:
+    """`frechet_distance` of sets that were added up."""
+    from torchaudio.functional import frechet_distance as of_gaussians
+
+    channels = [len(side.total) // 2 for side in (first, second)]
+    if channels[0] != channels[1]:
+        raise InputError(f"latents of {channels[0]} and of {channels[1]} channels cannot be compared")
+    distance = of_gaussians(first.mean, first.covariance, second.mean, second.covariance)
+    return float(distance.clamp(min=0.0))  # rounding may leave -1e-12 for equal sets
+
+
+@dataclass(frozen=True)
+class Floor:
+    """How far true latents are from true latents of other songs, over random splits."""
+
+    mean: float
+    low: float
+    high: float
+    splits: int
+    items: int  # on the smaller side, the least over the splits
+
+    @classmethod
+    def of(cls, distances: Sequence[float], items: int) -> "Floor":
+        """From the distance of each split."""
+        return cls(mean(distances), min(distances), max(distances), len(distances), items)
+
+
+def floor(true: Tensor, songs: Sequence[str], items: int, splits: int, seed: int) -> Floor:
+    """Distance of `items` true items to the items of other songs: the floor of a generated set of that size.
+
+    What a perfect generator would come to, had its items been drawn like these. They come from as many songs
+    as there are items, as in an evaluation that generates one item a song, but from no more than half of the
+    songs, so that the rest is still a set to be compared with; then the songs take turns. It is slightly too
+    high as a floor: the rest is smaller than the whole true set, and holds none of the drawn songs.
+
+    Args:
+        true: Normalised latents, (N, C, T), T at least 2.
+        songs: The song of each item.
+        items: Size of the generated set; where half of the songs hold fewer, all of theirs are drawn.
+        splits: How many random draws.
+        seed: Of the draws.
+
+    Raises:
+        InputError: There are not two songs, or what `frechet_distance` raises.
+    """
+    members: dict[str, list[int]] = {}
+    for place, song in sorted(enumerate(songs), key=lambda found: (found[1], found[0])):
+        members.setdefault(song, []).append(place)
+    if len(members) < 2:
+        raise InputError(
+            f"the true set has items of {len(members)} songs: a floor needs two, which the split keeps apart"
+        )
+    parts = {song: Gaussian.of(true[places]) for song, places in members.items()}
+    generator = np.random.default_rng(seed + 1)
+    distances, counts = [], []
+    for order in _orders(list(members), splits, seed):
+        chosen = order[: min(items, len(order) // 2)]
+        turns = zip_longest(*(generator.permutation(members[song]).tolist() for song in chosen))
+        drawn = [place for turn in turns for place in turn if place is not None][:items]
+        rest = Gaussian.sum(parts[song] for song in order[len(chosen) :])
+        distances.append(gaussian_distance(Gaussian.of(true[drawn]), rest))
+        counts.append(min(len(drawn), rest.items))
+    return Floor.of(distances, min(counts))
+
+
+def crossed_distances(
+    true: BySong, systems: Mapping[str, BySong], splits: int, seed: int
+) -> tuple[dict[str, float], dict[str, Floor]]:
+    """Mean distance of each system, and its floor, over random halvings of the songs that it has.
+
+    For systems that made accompaniments for the very songs that they are held to: those are near to the true
+    ones by the songs alone. So a system's items of one half of the songs are held to the true items of the
+    other half, as are the true ones: that is the floor, and both are equally large sets.
+
+    Raises:
+        InputError: There are not two songs.
+    """
+    if len(true) < 2:
+        raise InputError("there are true accompaniments of one song alone: two are needed, one for each side")
+
+    def distance(made: BySong, one: Sequence[str], other: Sequence[str]) -> float:
+        return gaussian_distance(
+            Gaussian.sum(made[song] for song in one), Gaussian.sum(true[song] for song in other)
+        )
+
+    distances: dict[str, float] = {}
+    floors: dict[str, Floor] = {}
+    for name, items in systems.items():
+        songs = sorted(true.keys() & items.keys())
+        if len(songs) < 2:
+            continue
+        half = len(songs) // 2
+        halves = [(order[:half], order[half:]) for order in _orders(songs, splits, seed)]
+        distances[name] = mean(distance(items, one, other) for one, other in halves)
+        least = min(sum(items[song].items for song in one) for one, _ in halves)
+        floors[name] = Floor.of([distance(true, one, other) for one, other in halves], least)
+    return distances, floors
+
+
+def _orders(names: Sequence[str], splits: int, seed: int) -> Iterator[list[str]]:
+    generator = np.random.default_rng(seed)
+    for _ in range(splits):
+        yield [names[int(place)] for place in generator.permutation(len(names))]
 
 
 @dataclass(frozen=True)
@@ -81,159 +242,118 @@ class DatasetSpace:
 
     popdb: Popdb
     tracks: Sequence[Artifact]
-    model: str = ""
-    """Digest of its weights, for people who compare runs."""
-
-    codec: None = None
+    model: str = ""  # digest of its weights, for people who compare runs
+    codec: None = None  # nothing is to be encoded
 
     @property
     def identity(self) -> Any:
-        """Dataset and tracks."""
+        """What determines the answer beside the lineup, as JSON."""
         return ["dataset", VERSION, self.popdb.info, [track.sha256 for track in self.tracks]]
 
     @property
     def described(self) -> dict[str, str]:
-        """Both, of the dataset, and the model."""
+        """Codec, dataset and model, for people who compare runs."""
         known = {"codec": self.popdb.info["codec"], "dataset": digest(self.popdb.info)}
         return known | ({"model": self.model} if self.model else {})
 
-    def look(self, latents: Latents) -> "tuple[dict[str, Any], dict[str, str]]":
-        """Compare what was generated with held-out and with training accompaniments."""
-        normaliser, generated = Normaliser.of(self.popdb.stats), latents_of(self.tracks)
-        takes = _normalised_takes(generated["takes"], normaliser)
-        names = [track.record["pair_id"] for track in self.tracks]
-        found = _Findings()
-        found.attempt("frechet", lambda: self._frechet(takes[:, 0], normaliser))
-        owners = [(OURS, name) for name in names]
-        found.attempt("nearest", lambda: _nearest(takes[:, 0], owners, self.popdb, normaliser))
-        found.attempt("diversity", lambda: {"diversity": _diversity(takes, names)})
-        return found.summary, found.missing
+    @cached_property
+    def _takes(self) -> dict[str, Tensor]:
+        """Codec latents (K, C, T) by track."""
+        return {track.record["pair_id"]: latents_of(track)["takes"] for track in self.tracks}
 
-    def _frechet(self, generated: Tensor, normaliser: Normaliser) -> dict[str, Any]:
-        rows = self.popdb.pairs("validation")[:TRUE_PAIRS]
+    def frechet(self, _: Latents) -> dict[str, Any]:
+        """Hold what was generated to the held-out accompaniments."""
+        rows, normaliser = self.popdb.pairs("validation")[:TRUE_PAIRS], Normaliser.of(self.popdb.stats)
         if not rows:
-            raise _NotMeasuredError("no song is held out")
-        true = normaliser.accompaniment(self.popdb.read(rows)[1])
-        return _distances(generated, true, [row["song_id"] for row in rows])
+            raise InputError("no song is held out")
+        generated = normaliser.accompaniment(torch.stack([takes[0] for takes in self._takes.values()]))
+        true, songs = normaliser.accompaniment(self.popdb.read(rows)[1]), [row["song_id"] for row in rows]
+        distance = gaussian_distance(Gaussian.of(generated), Gaussian.of(true))
+        floors = {OURS: floor(true, songs, len(generated), SPLITS, SEED)} if len(set(songs)) > 1 else {}
+        items = {OURS: len(generated)}
+        return _frechet_summary({OURS: distance}, floors, items, len(true), HELD_OUT_DESIGN)
+
+    def nearest(self, _: Latents) -> dict[str, Any]:
+        """Look for every track in the training accompaniments."""
+        return find_copies({(OURS, name): takes[0] for name, takes in self._takes.items()}, self.popdb)
+
+    def diversity(self) -> dict[str, Any]:
+        """Compare the takes of each track."""
+        normaliser = Normaliser.of(self.popdb.stats)
+        found = diversity([normaliser.accompaniment(takes) for takes in self._takes.values()])
+        rows = [{"track": n, "between_takes": v} for n, v in zip(self._takes, found.tracks, strict=True)]
+        return {"diversity": asdict(found) | {"tracks": rows}}
 
 
 @dataclass(frozen=True)
 class FolderSpace:
-    """Recordings of any length, encoded by a codec; the true ones among them are what others are held to.
+    """Recordings of any length, encoded by a codec; the true ones among them are what others are held to."""
 
-    Attributes:
-        encoder: The codec.
-        popdb: A training set of the same codec, in which copies are looked for.
-    """
-
-    encoder: Codec
-    popdb: Popdb | None = None
-
-    @property
-    def codec(self) -> Codec:
-        """Encodes what is heard."""
-        return self.encoder
+    codec: Codec
+    popdb: Popdb | None = None  # a training set of the same codec, in which copies are looked for
 
     @property
     def identity(self) -> Any:
-        """Codec and training set."""
-        return ["folders", VERSION, self.encoder.identity, self.popdb and self.popdb.info]
+        """What determines the answer beside the lineup, as JSON."""
+        return ["folders", VERSION, self.codec.identity, self.popdb and self.popdb.info]
 
     @property
     def described(self) -> dict[str, str]:
-        """The codec, and the training set where there is one."""
+        """Codec and training set, for people who compare runs."""
         known = {"dataset": digest(self.popdb.info)} if self.popdb else {}
-        return {"codec": self.encoder.identity, **known}
+        return {"codec": self.codec.identity, **known}
 
-    def look(self, latents: Latents) -> "tuple[dict[str, Any], dict[str, str]]":
-        """Compare every system with the true accompaniments, and with the training set where there is one."""
-        found = _Findings()
-        found.attempt("frechet", lambda: _frechet_of(latents))
-        found.attempt("nearest", lambda: self._nearest(latents))
-        found.missing["diversity"] = "a folder holds one accompaniment of each vocal"
-        return found.summary, found.missing
-
-    def _nearest(self, latents: Latents) -> dict[str, Any]:
-        if self.popdb is None:
-            raise _NotMeasuredError("no training set was given (--dataset)")
-        if not made_by(self.popdb.info["codec"], self.encoder):
-            raise _NotMeasuredError(f"the training set holds latents of {self.popdb.info['codec']!r}")
-        frames, normaliser = self.popdb.info["chunk_frames"], Normaliser.of(self.popdb.stats)
-        names, windows = [], []
-        for system, tracks in latents.items():
-            for track, part in tracks.items() if system not in TRUE else ():
-                found = _windows(normaliser.accompaniment(part[None])[0], frames)
-                names += [(system, track)] * len(found)
-                windows += found
-        if not windows:
-            raise _NotMeasuredError(
-                f"every track is shorter than half a pair of the training set, {frames} frames"
-            )
-        return _nearest(torch.stack(windows), names, self.popdb, normaliser)
-
-
-class _NotMeasuredError(SamuelError):
-    """Why a part of the comparison cannot be made."""
-
-
-class _Findings:
-    """What was found, and why the rest was not."""
-
-    def __init__(self) -> None:
-        self.summary: dict[str, Any] = {}
-        self.missing: dict[str, str] = {}
-
-    def attempt(self, part: str, compare: Any) -> None:
-        """Add what `compare` finds, or the reason why it cannot."""
-        try:
-            self.summary |= compare()
-        except SamuelError as error:
-            self.missing[part] = str(error)
-
-
-def _distances(generated: Tensor, true: Tensor, songs: Sequence[str]) -> dict[str, Any]:
-    """Fréchet distance of what our model made, (N, C, T), to a true set, beside its floor."""
-    distance = gaussian_distance(Gaussian.of(generated), Gaussian.of(true))
-    known = {}
-    if len(set(songs)) > 1:
-        known = {"floor": {OURS: asdict(floor(true, songs, len(generated), SPLITS, SEED))}}
-    return {
-        "frechet": {OURS: distance},
-        "frechet_items": {OURS: len(generated)},
-        "frechet_design": HELD_OUT_DESIGN,
-        "true_items": len(true),
-        "unit": UNIT,
-        **known,
-    }
-
-
-def _frechet_of(latents: Latents) -> dict[str, Any]:
-    """The same for recordings of any length, cut into slices and normalised as the true ones are spread."""
-    if not latents.get(REAL):
-        raise _NotMeasuredError("no true accompaniments were given (--references)")
-    sliced = {name: {song: _slices(part) for song, part in found.items()} for name, found in latents.items()}
-    whole = torch.cat(list(sliced[REAL].values()))
-    if not len(whole):
-        slice_s = SLICE * HOP / SAMPLE_RATE
-        raise _NotMeasuredError(f"no true accompaniment is as long as a slice, {slice_s:.1f} s")
-    mean, deviation = whole.mean(dim=(0, 2), keepdim=True), whole.std(dim=(0, 2), keepdim=True)
-    if float(deviation.max()) < LEAST_DEVIATION:
-        raise _NotMeasuredError("the true accompaniments never change")
-    parts = {
-        name: {
-            song: Gaussian.of((slices - mean) / deviation.clamp(min=LEAST_DEVIATION))
-            for song, slices in songs.items()
-            if len(slices)
+    def frechet(self, latents: Latents) -> dict[str, Any]:
+        """Compare slices of every system, normalised as the true ones are spread, with the true ones."""
+        if not latents.get(REAL):
+            raise InputError("no true accompaniments were given (--references)")
+        slices = {name: {song: _slices(part) for song, part in of.items()} for name, of in latents.items()}
+        whole = torch.cat(list(slices[REAL].values()))
+        if not len(whole):
+            slice_s = self.codec.info.duration_s(SLICE)
+            raise InputError(f"no true accompaniment is as long as a slice, {slice_s:.1f} s")
+        centre, deviation = whole.mean(dim=(0, 2), keepdim=True), whole.std(dim=(0, 2), keepdim=True)
+        if float(deviation.max()) < LEAST_DEVIATION:
+            raise InputError("the true accompaniments never change")
+        scale = deviation.clamp(min=LEAST_DEVIATION)
+        parts = {
+            name: {song: Gaussian.of((part - centre) / scale) for song, part in songs.items() if len(part)}
+            for name, songs in slices.items()
         }
-        for name, songs in sliced.items()
-    }
-    systems = {name: found for name, found in parts.items() if name != REAL}
-    distances, floors = crossed_distances(parts[REAL], systems, SPLITS, SEED)
+        distances, floors = crossed_distances(parts.pop(REAL), parts, SPLITS, SEED)
+        items = {name: found.items for name, found in floors.items()}
+        return _frechet_summary(distances, floors, items, len(whole), CROSSED_DESIGN)
+
+    def nearest(self, latents: Latents) -> dict[str, Any]:
+        """Look for every track in the training set."""
+        if self.popdb is None:
+            raise InputError("no training set was given (--dataset)")
+        if not made_by(self.popdb.info["codec"], self.codec):
+            raise InputError(f"the training set holds latents of {self.popdb.info['codec']!r}")
+        judged = {name: tracks for name, tracks in latents.items() if name not in (REAL, CEILING)}
+        every = {(name, track): part for name, tracks in judged.items() for track, part in tracks.items()}
+        return find_copies(every, self.popdb)
+
+    def diversity(self) -> dict[str, Any]:
+        """Nothing to compare."""
+        raise InputError("a folder holds one accompaniment of each vocal")
+
+
+Space = DatasetSpace | FolderSpace
+
+
+def _frechet_summary(
+    distances: Mapping[str, float],
+    floors: Mapping[str, Floor],
+    items: Mapping[str, int],
+    true_items: int,
+    design: str,
+) -> dict[str, Any]:
     return {
         "frechet": distances,
-        "frechet_items": {name: found.items for name, found in floors.items()},
-        "frechet_design": CROSSED_DESIGN,
-        "true_items": len(whole),
+        "frechet_items": items,
+        "frechet_design": design,
+        "true_items": true_items,
         "unit": UNIT,
         "floor": {name: asdict(found) for name, found in floors.items()},
     }
@@ -243,61 +363,3 @@ def _slices(latents: Tensor) -> Tensor:
     """(C, T) → (T // SLICE, C, SLICE), float32."""
     count = latents.shape[1] // SLICE
     return latents.float()[:, : count * SLICE].unflatten(1, (count, SLICE)).transpose(0, 1)
-
-
-def _windows(latents: Tensor, frames: int) -> list[Tensor]:
-    """(C, T) → all of it in windows (C, frames), the last one at its end; nothing of less than half of one.
-
-    What is a little short is filled with zeros, the mean.
-    """
-    length = latents.shape[1]
-    if length < frames:
-        return [functional.pad(latents, (0, frames - length))] if 2 * length >= frames else []
-    starts = dict.fromkeys([*range(0, length - frames, frames), length - frames])
-    return [latents[:, start : start + frames] for start in starts]
-
-
-def _nearest(
-    generated: Tensor, names: Sequence[tuple[str, str]], popdb: Popdb, normaliser: Normaliser
-) -> dict[str, Any]:
-    """Every track's nearest training pair, and the yardstick, in one pass over the shards.
-
-    Args:
-        generated: (N, C, T), perhaps several windows of a track.
-        names: System and track of each.
-        popdb: The training set.
-        normaliser: Its maps.
-    """
-    held_out = held_out_tracks(popdb, normaliser, generated.shape[-1])
-    found = nearest_pairs(torch.cat((generated, held_out)), popdb, normaliser)
-    measure = yardstick(found[len(generated) :])
-    best: dict[tuple[str, str], Nearest] = {}
-    for name, near in zip(names, found, strict=False):
-        if name not in best or near.similarity > best[name].similarity:
-            best[name] = near
-    rows = [
-        {
-            "system": system, "track": track, "pair_id": near.pair_id, "title": near.title,
-            "similarity": near.similarity, "lag_s": near.lag_frames * HOP / SAMPLE_RATE,
-            "suspicious": suspicious(near.similarity, measure),
-        }
-        for (system, track), near in best.items()
-    ]  # fmt: skip
-    return {"nearest": rows, "nearest_held_out": asdict(measure)}
-
-
-def _diversity(takes: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    found = diversity(takes)
-    return {
-        "takes": takes.shape[1],
-        "between_takes": found.between_takes,
-        "between_songs": found.between_songs,
-        "tracks": [
-            {"track": name, "between_takes": value} for name, value in zip(names, found.tracks, strict=True)
-        ],
-    }
-
-
-def _normalised_takes(takes: Tensor, normaliser: Normaliser) -> Tensor:
-    """(N, K, C, T)."""
-    return normaliser.accompaniment(takes.flatten(0, 1)).unflatten(0, takes.shape[:2])

@@ -1,19 +1,32 @@
-"""What the scores of `following` need to know of one audio, measured once.
+"""An audio file, measured once: everything that scores look at, and what a reader must know of it.
 
-Everything is measured on the mean of both channels at 22.05 kHz, every 512 samples (23 ms), the chroma at
-every fourth of these frames. Legend: S samples at 44.1 kHz, F frames, G = ceil(F / 4) frames of the chroma.
+Legend: S samples at 44.1 kHz; F frames of 512 samples at 22.05 kHz (23 ms); G = ceil(F / 4) of the chroma.
+`Features` are measured on the mean of both channels.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from samuel.audio import CHANNELS, SAMPLE_RATE, Audio
+from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, decode_to_wav, read_wav
+from samuel.codecs.base import Codec, encode_audio
 from samuel.errors import InputError
 
 Floats = NDArray[np.float32]
+
+LONGEST_S = 15 * 60
+SHORT_S = 5.0
+CLIPPED_SHARE = 1e-3
+"""With more clipped samples a reader is told."""
+FULL_SCALE = 1.0 - 2.0**-15
+"""The largest positive sample of a 16-bit file."""
+
+LOG_MEL_HOP, LOG_MEL_FFT = 2048, 4096
 
 RATE = 22_050
 HOP = 512
@@ -44,22 +57,13 @@ in perceived tonal organization in a spatial representation of musical keys" (19
 
 @dataclass(frozen=True)
 class Features:
-    """What all scores need to know of one audio: 42 kB for 47.55 s.
+    """Harmony, level, onsets, beats and key of one audio: 42 kB for 47.55 s."""
 
-    Attributes:
-        chroma: (12, G), from C; the strongest pitch class of a frame is 1, a silent frame is 0.
-        level_db: (F,) level of each frame in dB relative to full scale.
-        onsets: (F,) onset strength: mean rise of 128 mel bands, in dB, as librosa defines it.
-        beats_s: Tracked beats, ascending, in seconds.
-        key: The key that `key_of` hears, e.g. "A minor"; None where there is no pitch.
-        duration_s: Length of the audio.
-    """
-
-    chroma: Floats
-    level_db: Floats
-    onsets: Floats
-    beats_s: NDArray[np.float64]
-    key: str | None
+    chroma: Floats  # (12, G), from C; the strongest pitch class of a frame is 1, a silent frame is 0
+    level_db: Floats  # (F,) relative to full scale
+    onsets: Floats  # (F,) onset strength: mean rise of 128 mel bands, in dB, as librosa defines it
+    beats_s: NDArray[np.float64]  # tracked beats, ascending
+    key: str | None  # of `key_of`, e.g. "A minor"; None where there is no pitch
     duration_s: float
 
     @property
@@ -72,17 +76,36 @@ class Features:
         """(F,) frames in which somebody sings, where this is a vocal."""
         return self.level_db > max(float(self.level_db.max()) - SUNG_BELOW_PEAK_DB, SILENCE_DBFS)
 
+    def first(self, frames: int, duration_s: float) -> "Features":
+        """Those of the beginning: so many frames of level, which last so many seconds."""
+        if self.level_db.size == frames and self.duration_s == duration_s:
+            return self
+        chroma = self.chroma[:, : -(-frames // CHROMA_EVERY)]
+        return replace(
+            self,
+            chroma=chroma,
+            level_db=self.level_db[:frames],
+            onsets=self.onsets[:frames],
+            beats_s=self.beats_s[self.beats_s < duration_s],
+            key=key_of(chroma),
+            duration_s=duration_s,
+        )
+
+
+def common_part(*all_features: Features) -> list[Features]:
+    """Each over the length of the shortest."""
+    frames = min(found.level_db.size for found in all_features)
+    duration_s = min(found.duration_s for found in all_features)
+    return [found.first(frames, duration_s) for found in all_features]
+
 
 def features(audio: Audio) -> Features:
-    """Measure one audio of any length, in about as much memory as it takes itself.
+    """Measure audio of any length, in about as much memory as it takes itself.
 
     Its mean is taken out first: a constant is silence. The chroma is that of magnitudes, not of powers, on
     the grid of A = 440 Hz: voice and band are held to the same grid, and a song a quarter of a tone off it
     loses an eighth of its likeness. Beats are librosa's (Ellis, "Beat tracking by dynamic programming",
     2007), found in this audio alone.
-
-    Args:
-        audio: (2, S) float32 at 44.1 kHz.
 
     Raises:
         InputError: It is not (2, S), or holds NaN or infinite numbers.
@@ -96,13 +119,9 @@ def features(audio: Audio) -> Features:
 
 
 def key_of(chroma: Floats) -> str | None:
-    """The key whose profile correlates best with the mean chroma (Krumhansl and Schmuckler's method).
+    """The key whose profile correlates best with the mean of a chroma (12, G), from C.
 
-    Args:
-        chroma: (12, G), from C.
-
-    Returns:
-        Tonic and mode, e.g. "F# minor"; None where no pitch class stands out.
+    Krumhansl and Schmuckler's method. None where no pitch class stands out.
     """
     mean = chroma.mean(axis=1, dtype=np.float64)
     if np.ptp(mean) < STILL:
@@ -141,11 +160,6 @@ def _blocks(mono: Floats, n_fft: int, hop: int) -> Iterator[Floats]:
         yield np.abs(librosa.stft(part, n_fft=n_fft, hop_length=hop, center=False))
 
 
-def _gather(mono: Floats, n_fft: int, hop: int, reduce: Callable[[Floats], Floats]) -> Floats:
-    """What `reduce` makes of each block, side by side."""
-    return np.concatenate([reduce(block) for block in _blocks(mono, n_fft, hop)], axis=-1)
-
-
 def _onsets(mono: Floats) -> tuple[Floats, Floats]:
     """Onset strengths (F,) and levels in dB (F,)."""
     import librosa
@@ -159,7 +173,7 @@ def _onsets(mono: Floats) -> tuple[Floats, Floats]:
         total = 2.0 * power.sum(axis=0) - power[0] - power[-1]
         return np.vstack([mels @ power, total[None] / scale])
 
-    reduced = _gather(mono, ONSET_FFT, HOP, reduce)
+    reduced = np.concatenate([reduce(block) for block in _blocks(mono, ONSET_FFT, HOP)], axis=-1)
     level_db = 10.0 * np.log10(np.maximum(reduced[-1], 1e-12))
     onsets = librosa.onset.onset_strength(S=librosa.power_to_db(reduced[:-1]), sr=RATE, hop_length=HOP)
     return onsets.astype(np.float32), level_db
@@ -172,7 +186,8 @@ def _chroma(mono: Floats, level_db: Floats) -> Floats:
     classes = librosa.filters.chroma(
         sr=RATE, n_fft=CHROMA_FFT, tuning=0.0, ctroct=CHROMA_CENTRE, octwidth=CHROMA_WIDTH
     )
-    chroma = _gather(mono, CHROMA_FFT, CHROMA_EVERY * HOP, lambda block: classes @ block)
+    blocks = _blocks(mono, CHROMA_FFT, CHROMA_EVERY * HOP)
+    chroma = np.concatenate([classes @ block for block in blocks], axis=-1)
     return np.where(level_db > SILENCE_DBFS, librosa.util.normalize(chroma, axis=0), np.float32(0.0))
 
 
@@ -202,3 +217,88 @@ def _mean_tempogram(onsets: Floats) -> NDArray[np.float64]:
             onset_envelope=part, sr=RATE, hop_length=HOP, win_length=window, center=False
         ).sum(axis=1)
     return total[:, None] / onsets.size
+
+
+@dataclass(frozen=True)
+class Sound:
+    """An audio file without its samples."""
+
+    features: Features
+    log_mel: Floats  # of `log_mel_db`
+    values: dict[str, float]  # by score
+    mono: bool  # both channels are the same
+    remarks: tuple[str, ...]  # what is unusual about it, for the report
+    latents: Tensor | None  # (C, T) float16 codec latents, where a codec was given
+
+
+def analyse(path: Path, measures: Mapping[str, Callable[[Audio], float]], codec: Codec | None) -> Sound:
+    """Decode any audio file, measure its first 15 minutes, and encode them where a codec is given.
+
+    Args:
+        path: The file.
+        measures: Scores of the samples alone, by name.
+        codec: Any.
+
+    Raises:
+        InputError: It is not there, no audio, damaged, or holds no sample.
+    """
+    audio, longer = load_start(path)
+    found = features(audio)
+    remarks = [f"longer than {LONGEST_S // 60} minutes: scored over its first {LONGEST_S // 60}"] * longer
+    return Sound(
+        features=found,
+        log_mel=log_mel_db(audio),
+        values={name: measure(audio) for name, measure in measures.items()},
+        mono=bool(np.array_equal(audio[0], audio[1])),
+        remarks=(*remarks, *_remarks(audio, found)),
+        latents=None if codec is None else encode_audio(codec, audio).half(),
+    )
+
+
+def load_start(path: Path) -> tuple[Audio, bool]:
+    """Decode the first 15 minutes of any audio file, (2, S), and tell whether there is more.
+
+    Raises:
+        InputError: It is not there, no audio, damaged, or holds no sample.
+    """
+    if not path.is_file():
+        raise InputError(f"{path.name}: no such file")
+    with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
+        wav = Path(workspace, "decoded.wav")
+        decode_to_wav(path, wav, LONGEST_S + 1.0)
+        audio = read_wav(wav)
+    if not audio.size:
+        raise InputError(f"{path.name}: holds no samples")
+    longest = LONGEST_S * SAMPLE_RATE
+    return audio[:, :longest], audio.shape[1] > longest
+
+
+def _remarks(audio: Audio, found: Features) -> Iterator[str]:
+    if found.silent:
+        yield "silent"
+    if (share := clipped_share(audio)) > CLIPPED_SHARE:
+        yield f"clipped: {share:.1%} of its samples are at full scale"
+    if found.duration_s < SHORT_S:
+        yield f"{found.duration_s:.1f} s: too short to tell beats and key"
+
+
+def clipped_share(audio: Audio) -> float:
+    """Share of samples whose magnitude is at least 32767 / 32768, 0 to 1; 0 where there is no sample.
+
+    A 16-bit file that was cut off is there at either end, and so is a file that was never cut off but brought
+    to full scale, with a sample or two. Cut-off sound that was turned down, filtered or compressed with loss
+    afterwards is not found. Both channels count.
+    """
+    return float(np.mean(np.abs(audio) >= FULL_SCALE)) if audio.size else 0.0
+
+
+def log_mel_db(audio: Audio) -> Floats:
+    """(2, S) → (64, 1 + S // 2048) mel power in dB, floored at -80; at least 4096 samples, of silence."""
+    import librosa
+
+    mono = audio.mean(axis=0)
+    mono = np.pad(mono, (0, max(0, LOG_MEL_FFT - mono.size)))
+    mel = librosa.feature.melspectrogram(
+        y=mono, sr=SAMPLE_RATE, n_fft=LOG_MEL_FFT, hop_length=LOG_MEL_HOP, n_mels=64
+    )
+    return np.maximum(10.0 * np.log10(np.maximum(mel / LOG_MEL_FFT, 1e-12)), -80.0)

@@ -1,50 +1,104 @@
-"""The registry of scores: what each is called, what it needs, which way is better.
+"""The registry of scores: one object says what a score is called, what it needs, and how it is measured.
 
-Tables, report, command line and UI read titles, units, digits and direction from here.
+`scores.parquet`, `summary.json`, tables, report, command line and UI follow from it. To add a score, write
+its measure below and register it: no other file knows its name. What it needs says how `measure` is called:
+
+| needs | given | returns |
+|---|---|---|
+| `audio` | samples (2, S) of an accompaniment at 44.1 kHz | a number |
+| `vocal` | `Features` of a vocal and of an accompaniment, equally long, none of them silent | a number |
+| `reference` | `Sound` of the true accompaniment and of another one | a number |
+| `latents` | a `Space`, and codec latents (C, T) by system and track | its part of `distribution` |
+| `lineup` | an `Evaluation` | `Findings` of this score and of those with the same measure |
+
+A number is NaN where there is nothing to measure. What needs a vocal is measured with others' vocals too.
+What cannot be measured raises an error of `NOT_MEASURED`, whose message becomes the reason in the report.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from samuel.audio import dbfs
+from samuel.config import EvaluationConfig
+from samuel.errors import CheckpointError, DatasetError, InputError, MissingPartError
+from samuel.evaluate.features import (
+    CHROMA_EVERY,
+    STILL,
+    Features,
+    Floats,
+    Sound,
+    clipped_share,
+    common_part,
+)
+from samuel.evaluate.systems import Lineup
 
 Better = Literal["higher is better", "lower is better", "neither way is better"]
 HIGHER: Better = "higher is better"
 LOWER: Better = "lower is better"
 NEITHER: Better = "neither way is better"
-
 Need = Literal["audio", "vocal", "reference", "latents", "lineup"]
+
+Each = Callable[[Iterable[Any]], Iterable[Any]]
+"""Wraps a long loop, e.g. in a progress bar."""
+NOT_MEASURED = (InputError, MissingPartError, DatasetError, CheckpointError)
+ALWAYS = "signal"
+"""The scorer that needs no weights, and is not chosen."""
+SMOOTHING = 3  # frames, 70 ms: a voice does not start within one frame of a drum
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score of accompaniments.
+    """A score of accompaniments."""
 
-    Attributes:
-        name: In `scores.parquet` and `summary.json`.
-        title: For people.
-        unit: Of its values, or their range.
-        better: Which way.
-        meaning: One sentence.
-        needs: The samples of the accompaniment alone, also its vocal, also the true accompaniment; or all
-            tracks at once, as latents or as files.
-        digits: After the point of a mean; its interval has one fewer, where it has any.
-        scorer: The choice in `evaluation.scorers` that measures it.
-    """
-
-    name: str
+    name: str  # in `scores.parquet` and `summary.json`
     title: str
-    unit: str
+    unit: str  # of its values, or their range
     better: Better | Literal[""]
-    meaning: str
     needs: Need
-    digits: int = 3
-    scorer: str = "signal"
+    measure: Callable[..., Any]
+    meaning: str  # one sentence
+    digits: int = 3  # of a mean; its interval has one fewer, where it has any
+    scorer: str = ALWAYS  # the choice in `evaluation.scorers` that measures it
 
     @property
     def label(self) -> str:
         """Title, unit and direction, for the head of a row."""
         known = ", ".join(filter(None, [self.unit, self.better]))
         return f"{self.title} ({known})" if known else self.title
+
+    @property
+    def part(self) -> str:
+        """Name under which `not_measured` of a summary has it: of a chosen scorer all scores at once."""
+        return self.name if self.scorer == ALWAYS else self.scorer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that a score of a whole lineup may be measured from."""
+
+    lineup: Lineup
+    identity: Any  # names and digests of the lineup's files, as JSON
+    config: EvaluationConfig
+    root: Path  # where a scorer may keep what it measured
+    costs: Mapping[str, Any] = field(default_factory=dict)  # time and memory by system, measured
+    each: Each = iter
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What scores of a whole lineup came to."""
+
+    by_track: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
+    """By score, system and track: rows of `scores.parquet`."""
+    by_system: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By score and system: in `summary.json` under the score's name."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """By what `summary.json` calls them, which weights measured it."""
 
 
 REGISTRY: dict[str, Score] = {}
@@ -58,15 +112,19 @@ def register(*scores: Score) -> None:
         ValueError: A score of this name is there.
     """
     for score in scores:
-        if score.name in REGISTRY:
+        if REGISTRY.setdefault(score.name, score) is not score:
             raise ValueError(f"a score {score.name!r} is registered already")
-        REGISTRY[score.name] = score
+
+
+def scores_that_need(need: Need) -> list[Score]:
+    """Registered scores of one kind, in the order of the report."""
+    return [score for score in REGISTRY.values() if score.needs == need]
 
 
 def find_score(name: str) -> Score:
-    """The score of this name; one that is not registered is called by its name."""
-    unknown = "a score that this version of the report does not know"
-    return REGISTRY.get(name) or Score(name, name, "", "", unknown, "audio")
+    """The score of this name; one that is not registered, as of a later version, is called by its name."""
+    unknown = Score(name, name, "", "", "audio", lambda _: nan, "a score that this version does not know")
+    return REGISTRY.get(name, unknown)
 
 
 def in_order(names: Collection[str]) -> list[str]:
@@ -74,77 +132,158 @@ def in_order(names: Collection[str]) -> list[str]:
     return [*(name for name in REGISTRY if name in names), *(name for name in names if name not in REGISTRY)]
 
 
+def follow(vocal: Features, accompaniment: Features) -> dict[str, float]:
+    """Every score that needs a vocal, over the common length, which is that of the shorter.
+
+    An accompaniment that is silent follows nothing and scores 0. NaN where there is nothing to follow: on
+    all scores where the vocal is silent, on one where the vocal has no beat, no onset or no pitch.
+    """
+    scores = scores_that_need("vocal")
+    if accompaniment.silent and not vocal.silent:
+        return {score.name: 0.0 for score in scores}
+    vocal, accompaniment = common_part(vocal, accompaniment)
+    if vocal.silent or accompaniment.silent:
+        return {score.name: nan if vocal.silent else 0.0 for score in scores}
+    return {score.name: score.measure(vocal, accompaniment) for score in scores}
+
+
+def chroma_likeness(vocal: Features, accompaniment: Features) -> float:
+    """Mean Pearson correlation of the 12 pitch classes over the frames in which somebody sings; -1 to 1.
+
+    A plain cosine would give noise, which has all classes, more than 0.5.
+    """
+
+    def centred(chroma: Floats) -> Floats:  # each frame less its mean and of length 1, one without pitch 0
+        values = chroma - chroma.mean(axis=0)
+        return values / np.maximum(np.linalg.norm(values, axis=0), STILL)
+
+    sung = vocal.sung[::CHROMA_EVERY]
+    likeness = np.sum(centred(vocal.chroma) * centred(accompaniment.chroma), axis=0)
+    # The shorter audio may end within the first step of a phrase.
+    return float(likeness[sung].mean()) if sung.any() else nan
+
+
+def beat_f1(reference: Features, accompaniment: Features) -> float:
+    """F measure within ±70 ms (`mir_eval.beat.f_measure`) of the beats tracked in each audio alone; 0 to 1.
+
+    The first 5 s count too: mir_eval advises to drop them for listeners, who must find the beat before they
+    tap. NaN where the reference has no beat, 0 where only the accompaniment has none.
+    """
+    from mir_eval.beat import f_measure
+
+    if not reference.beats_s.size:
+        return nan
+    if not accompaniment.beats_s.size:  # mir_eval agrees, but warns
+        return 0.0
+    return float(f_measure(reference.beats_s, accompaniment.beats_s))
+
+
+def onset_correlation(vocal: Features, accompaniment: Features) -> float:
+    """Pearson correlation of the onset strengths, averaged over 70 ms, where somebody sings; -1 to 1.
+
+    Without a search for the best lag, whose chance level is above 0.
+    """
+    from scipy.ndimage import uniform_filter1d
+
+    first, second = (
+        uniform_filter1d(side.onsets.astype(np.float64), SMOOTHING)[vocal.sung]
+        for side in (vocal, accompaniment)
+    )
+    if first.std() < STILL:
+        return nan
+    return float(np.corrcoef(first, second)[0, 1]) if second.std() >= STILL else 0.0
+
+
+def key_agreement(vocal: Features, accompaniment: Features) -> float:
+    """`mir_eval.key.weighted_score` against the vocal's key.
+
+    1 for the same key, 0.5 for its fifth, 0.3 for the relative and 0.2 for the parallel key, else 0.
+    """
+    from mir_eval.key import weighted_score
+
+    if vocal.key is None:
+        return nan
+    return float(weighted_score(vocal.key, accompaniment.key)) if accompaniment.key else 0.0
+
+
+def beat_f1_to_reference(reference: Sound, accompaniment: Sound) -> float:
+    """`beat_f1` against the beats of the true accompaniment, over the common length."""
+    return beat_f1(*common_part(reference.features, accompaniment.features))
+
+
+def log_mel_distance_db(reference: Sound, accompaniment: Sound) -> float:
+    """Mean absolute difference of both log-mel spectrograms over the frames that both have, in dB."""
+    frames = min(reference.log_mel.shape[1], accompaniment.log_mel.shape[1])
+    return float(np.abs(accompaniment.log_mel[:, :frames] - reference.log_mel[:, :frames]).mean())
+
+
+# What takes long to import is imported when it is measured.
+
+
+def _audiobox(evaluation: Evaluation) -> Findings:
+    from samuel.evaluate.pretrained import measure_audiobox
+
+    return measure_audiobox(evaluation)
+
+
+def _apa(evaluation: Evaluation) -> Findings:
+    from samuel.evaluate.pretrained import measure_apa
+
+    return measure_apa(evaluation)
+
+
+def _efficiency(evaluation: Evaluation) -> Findings:
+    from samuel.evaluate.cost import measure_efficiency
+
+    return measure_efficiency(evaluation)
+
+
+# fmt: off
 register(
-    Score(
-        "chroma_likeness", "chroma likeness", "-1 to 1", HIGHER,
-        "whether the notes that are sung also sound; chance: 0", "vocal",
-    ),
-    Score(
-        "beat_f1", "beat F1", "0 to 1", HIGHER,
-        "share of beats within 70 ms of the vocal's; chance: about 0.3", "vocal",
-    ),
-    Score(
-        "onset_correlation", "onset correlation", "-1 to 1", HIGHER,
-        "whether notes begin when sung ones do; chance: 0", "vocal",
-    ),
-    Score(
-        "key_agreement", "key agreement", "0 to 1", HIGHER,
-        "whether it is in the vocal's key; a related key counts in part", "vocal",
-    ),
-    Score(
-        "beat_f1_to_reference", "beat F1 to the true one", "0 to 1", HIGHER,
-        "the same against the beats of the true accompaniment", "reference",
-    ),
-    Score(
-        "log_mel_distance_db", "log-mel distance", "dB", LOWER,
-        "mean absolute difference to the true accompaniment", "reference", digits=2,
-    ),
-    Score("level_dbfs", "level", "dBFS", NEITHER, "root mean square over the whole track", "audio", digits=1),
-    Score(
-        "clipped_share", "clipped share", "0 to 1", LOWER, "share of samples at full scale", "audio", digits=4
-    ),
-    Score(
-        "PQ", "PQ, production quality", "1 to 10", HIGHER,
-        "AudioBox-Aesthetics: how well made it sounds", "lineup", digits=2, scorer="audiobox",
-    ),
-    Score(
-        "PC", "PC, production complexity", "1 to 10", NEITHER,
-        "AudioBox-Aesthetics: how much sounds at once", "lineup", digits=2, scorer="audiobox",
-    ),
-    Score(
-        "CE", "CE, content enjoyment", "1 to 10", HIGHER,
-        "AudioBox-Aesthetics: how enjoyable it is", "lineup", digits=2, scorer="audiobox",
-    ),
-    Score(
-        "CU", "CU, content usefulness", "1 to 10", HIGHER,
-        "AudioBox-Aesthetics: how useful it would be as material; the paper calls it Content Unity",
-        "lineup", digits=2, scorer="audiobox",
-    ),
-    Score(
-        "apa", "accompaniment prompt adherence (APA)", "0 to 1", HIGHER,
-        "how far mixes of vocal and accompaniment are, as a set, like true mixes (1) rather than like mixes"
-        " with strangers (0), by CLAP (Grachten and Nistal, arXiv 2503.06346)", "lineup", scorer="apa",
-    ),
-    Score(
-        "frechet", "Fréchet distance", "squared deviations of the latents", LOWER,
-        "how far latents as a whole are from true ones; to be read beside its floor", "latents", digits=1,
-    ),
-    Score(
-        "nearest", "nearest training pair of each track", "-1 to 1", NEITHER,
-        "the training accompaniment most like it at any shift in time: 1 is a copy, 0 is unrelated",
-        "latents", digits=2,
-    ),
-    Score(
-        "diversity", "diversity over seeds", "0 to 2", NEITHER,
-        "how unlike takes of one vocal are: 0 the same, 1 nothing in common", "latents", digits=2,
-    ),
-    Score(
-        "efficiency", "time and memory", "", NEITHER,
-        "seconds, memory and parameters for a track, as in the paper's Table II", "lineup",
-    ),
-)  # fmt: skip
+    Score("chroma_likeness", "chroma likeness", "-1 to 1", HIGHER, "vocal", chroma_likeness,
+          "whether the notes that are sung also sound; chance: 0"),
+    Score("beat_f1", "beat F1", "0 to 1", HIGHER, "vocal", beat_f1,
+          "share of beats within 70 ms of the vocal's; chance: about 0.3"),
+    Score("onset_correlation", "onset correlation", "-1 to 1", HIGHER, "vocal", onset_correlation,
+          "whether notes begin when sung ones do; chance: 0"),
+    Score("key_agreement", "key agreement", "0 to 1", HIGHER, "vocal", key_agreement,
+          "whether it is in the vocal's key; a related key counts in part"),
+    Score("beat_f1_to_reference", "beat F1 to the true one", "0 to 1", HIGHER, "reference",
+          beat_f1_to_reference, "the same against the beats of the true accompaniment"),
+    Score("log_mel_distance_db", "log-mel distance", "dB", LOWER, "reference", log_mel_distance_db,
+          "mean absolute difference to the true accompaniment", digits=2),
+    Score("level_dbfs", "level", "dBFS", NEITHER, "audio", dbfs,
+          "root mean square over the whole track", digits=1),
+    Score("clipped_share", "clipped share", "0 to 1", LOWER, "audio", clipped_share,
+          "share of samples at full scale", digits=4),
+    Score("PQ", "PQ, production quality", "1 to 10", HIGHER, "lineup", _audiobox,
+          "AudioBox-Aesthetics: how well made it sounds", 2, "audiobox"),
+    Score("PC", "PC, production complexity", "1 to 10", NEITHER, "lineup", _audiobox,
+          "AudioBox-Aesthetics: how much sounds at once", 2, "audiobox"),
+    Score("CE", "CE, content enjoyment", "1 to 10", HIGHER, "lineup", _audiobox,
+          "AudioBox-Aesthetics: how enjoyable it is", 2, "audiobox"),
+    Score("CU", "CU, content usefulness", "1 to 10", HIGHER, "lineup", _audiobox,
+          "AudioBox-Aesthetics: how useful it would be as material; the paper calls it Content Unity",
+          2, "audiobox"),
+    Score("apa", "accompaniment prompt adherence (APA)", "0 to 1", HIGHER, "lineup", _apa,
+          "how far mixes of vocal and accompaniment are, as a set, like true mixes (1) rather than like mixes"
+          " with strangers (0), by CLAP (Grachten and Nistal, arXiv 2503.06346)", 3, "apa"),
+    Score("frechet", "Fréchet distance", "squared deviations of the latents", LOWER,
+          "latents", lambda space, latents: space.frechet(latents),
+          "how far latents as a whole are from true ones; to be read beside its floor", digits=1),
+    Score("nearest", "nearest training pair of each track", "-1 to 1", NEITHER,
+          "latents", lambda space, latents: space.nearest(latents),
+          "likeness of the training accompaniment most like it: 1 a copy, 0 unrelated", digits=2),
+    Score("diversity", "diversity over seeds", "0 to 2", NEITHER,
+          "latents", lambda space, _: space.diversity(),
+          "how unlike takes of one vocal are: 0 the same, 1 nothing in common", digits=2),
+    Score("efficiency", "time and memory", "", NEITHER, "lineup", _efficiency,
+          "seconds, memory and parameters for a track, as in the paper's Table II"),
+)
+# fmt: on
 
 AUDIOBOX = tuple(score.name for score in REGISTRY.values() if score.scorer == "audiobox")
+"""AudioBox-Aesthetics' axes, each from 1 to 10, in the order of the paper's Table I."""
 PARTS = {
     "audiobox": f"AudioBox-Aesthetics ({', '.join(AUDIOBOX)})",
     "following": "whether the vocal is followed",

@@ -1,56 +1,82 @@
-"""Everything that is measured of a lineup: `scores.parquet`, a row for each number, and `summary.json`."""
+"""Everything that is measured of a lineup: `scores.parquet`, a row for each number, and `summary.json`.
 
-import math
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+A row is a system, track, title, score and value; `against` tells whether it was measured with the track's own
+vocal or with others', for scores that need one. `summary.json` holds:
+
+    version, tracks, systems    how many tracks have a readable vocal; names, the true accompaniments first
+    scores                      {score: {system: {n, mean, low, high}}}, `Interval` of the mean over tracks
+    following                   {score: {system: `Pairing.summary`}} of scores that need a vocal
+    distribution                what the `Space` found: frechet, floor, nearest, diversity, ...
+    apa, efficiency             {system: value}, and so on for every score of whole systems
+    not_measured                {`Score.part` or "other vocals": reason}
+    problems                    [{system, track, message}]
+    vocals                      {track: digest of its vocal}, by which tracks of other runs are known
+    codec, dataset, model, audiobox, apa_weights    what it was measured by, where there is any
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from math import isnan
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from samuel.artifacts import (
-    Artifact,
-    digest,
-    find_artifact,
-    make_artifact,
-    sha256,
-    write_json,
-)
+from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, sha256, write_json
+from samuel.concurrency import side_by_side
 from samuel.config import EvaluationConfig
-from samuel.evaluate.apa import Adherence, adherence_of
-from samuel.evaluate.audiobox import Aesthetics, aesthetics_of
-from samuel.evaluate.cost import stated_efficiency
-from samuel.evaluate.distribution import Space
-from samuel.evaluate.following import Hearing, Pairing, hear_lineup, left_out, pairings
-from samuel.evaluate.statistics import mean_interval
-from samuel.evaluate.systems import Lineup, Problem
+from samuel.errors import InputError
+from samuel.evaluate.features import Features, Sound, analyse, common_part
+from samuel.evaluate.scores import (
+    ALWAYS,
+    NOT_MEASURED,
+    REGISTRY,
+    Each,
+    Evaluation,
+    Findings,
+    follow,
+    scores_that_need,
+)
+from samuel.evaluate.statistics import Pairing, mean_interval
+from samuel.evaluate.systems import CEILING, NOT_SCORED, REAL, VOCALS, Lineup, Problem, Track
 
-VERSION = 1
+if TYPE_CHECKING:
+    from samuel.codecs.base import Codec
+    from samuel.evaluate.distribution import Space
+
+VERSION = 2
 SCORES, SUMMARY = "scores.parquet", "summary.json"
 OWN, OTHERS = "own vocal", "other vocals"
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("system", "track", "title", "against", "score")]
     + [("value", pa.float64())]
 )
-TOO_SHORT = "much shorter than the others: not compared with other songs' vocals"
-NO_COST = "no system states what it cost (system.json)"
+WORKERS = 2  # most of the work is NumPy's and librosa's, which leave the interpreter to others
+SLACK_S = 0.1
+BLOCK = 32
+"""Tracks compared with each other's vocals: the work grows with the tracks, not with their square."""
+LIKE_LENGTH = 0.8
+"""Of the median: what is shorter is not compared with other songs' vocals."""
+NOT_CHOSEN = "it was not chosen (evaluation.scorers)"
+NO_REFERENCE = "there are no true accompaniments to compare with (--references)"
 NO_OTHERS = "a single track has no other song's vocal"
-Each = Callable[[Iterable[Any]], Iterable[Any]]
+NO_SPACE = "no codec was given"
+TOO_SHORT = "much shorter than the others: not compared with other songs' vocals"
+
+Columns = dict[tuple[str, str, str | None], Mapping[str, float | None]]
+"""By system, score and against what: the value of each track."""
 
 
 def score_lineup(
     lineup: Lineup,
     config: EvaluationConfig,
     root: Path,
-    space: Space,
-    efficiency: Mapping[str, Any] | None = None,
+    space: "Space | None" = None,
+    costs: Mapping[str, Any] | None = None,
     each: Each = iter,
 ) -> Artifact:
     """Score every system, or find the scores: `scores.parquet` and `summary.json`.
@@ -60,172 +86,258 @@ def score_lineup(
     Args:
         lineup: What is compared.
         config: Which scorers.
-        root: Where entries go.
-        space: What is compared in latent space.
-        efficiency: What was measured of systems beside what their own `system.json` says.
-        each: Wraps the loop over tracks, e.g. in a progress bar.
+        root: Where artifacts go.
+        space: How latents are compared; none: not at all.
+        costs: Rows of `efficiency`, measured, beside what the systems' own `system.json` states.
+        each: Wraps the loop over tracks.
     """
-    stated, problems = _stated(lineup)
-    lineup = replace(lineup, problems=(*lineup.problems, *problems))
     identity = _identity(lineup)
-    outside = _Outside(
-        aesthetics_of(lineup, config, root / "aesthetics", each),
-        adherence_of(lineup, identity, config, root / "adherence"),
-        {**stated, **(efficiency or {})},
-    )
-    folder = root / digest("scores", VERSION, identity, space.identity, asdict(outside))
+    findings, missing = measure_lineup(Evaluation(lineup, identity, config, root, costs or {}, each))
+    made_of = [list(REGISTRY), asdict(findings), missing]
+    folder = root / digest("scores", VERSION, identity, space and space.identity, made_of)
 
     def make(target: Path) -> dict[str, Any]:
-        hearing = hear_lineup(lineup, space.codec, each)
-        paired = {name: pairings(hearing.vocals, found) for name, found in hearing.features.items()}
-        hearing.problems += _too_short(hearing)
-        rows = list(_rows(lineup, hearing, paired, outside.aesthetics))
-        measured = _summary(hearing, paired, rows, outside, *space.look(hearing.latents))
-        summary = measured | space.described | outside.described() | {"vocals": _vocals(lineup)}
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), target / SCORES)
+        analysis = analyse_lineup(lineup, space and space.codec, each)
+        columns, following = measure_tracks(analysis, findings)
+        distribution, missing_latents = compare_latents(space, analysis.sounds)
+        summary = {
+            "version": VERSION,
+            "tracks": len(analysis.vocals),
+            "systems": list(analysis.sounds),
+            "scores": _means(columns),
+            "following": following,
+            "distribution": distribution,
+            "not_measured": missing | _lacking(lineup, analysis) | missing_latents,
+            "problems": [asdict(problem) for problem in (*analysis.problems, *_too_short(analysis))],
+            "vocals": {track.name: sha256(track.vocal) for track in lineup.tracks if track.vocal.is_file()},
+            **findings.by_system,
+            **findings.weights,
+            **(space.described if space else {}),
+        }
+        pq.write_table(pa.Table.from_pylist(_rows(lineup, columns), SCHEMA), target / SCORES)
         write_json(target / SUMMARY, summary)
         return {"tracks": summary["tracks"], "systems": summary["systems"]}
 
     return find_artifact(folder) or make_artifact(folder, make)
 
 
-@dataclass(frozen=True)
-class _Outside:
-    """What is measured by networks of others, and what was measured before."""
-
-    aesthetics: Aesthetics
-    adherence: Adherence
-    efficiency: dict[str, Any]
-
-    def described(self) -> dict[str, str]:
-        """By which weights it was measured."""
-        weights = {"audiobox": self.aesthetics.weights, "apa_weights": self.adherence.weights}
-        return {name: value for name, value in weights.items() if value}
-
-
-def _summary(
-    hearing: Hearing,
-    paired: Mapping[str, Mapping[str, Pairing]],
-    rows: Sequence[Mapping[str, Any]],
-    outside: _Outside,
-    distribution: Mapping[str, Any],
-    lacking: Mapping[str, str],
-) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "tracks": len(hearing.vocals),
-        "systems": list(paired),
-        "scores": _means(rows),
-        "following": _following(paired),
-        "distribution": distribution,
-        "apa": outside.adherence.by_system,
-        "efficiency": outside.efficiency,
-        "not_measured": _not_measured(outside, hearing) | dict(lacking),
-        "problems": [asdict(problem) for problem in hearing.problems],
-    }
-
-
 def _identity(lineup: Lineup) -> list[Any]:
     """What is scored, whatever the files are called: names, titles, bytes, and what is wrong with them."""
-    digests = {path: sha256(path) for path in _files(lineup) if path.is_file()}
+    made = {path for system in lineup.systems for path in system.files.values()}
+    digests = {path: sha256(path) for path in made | {t.vocal for t in lineup.tracks} if path.is_file()}
     tracks = [(track.name, track.title, digests.get(track.vocal)) for track in lineup.tracks]
     systems = [
-        (system.name, [(track, digests.get(path)) for track, path in sorted(system.files.items())])
-        for system in lineup.systems
+        (s.name, [(n, digests.get(path)) for n, path in sorted(s.files.items())]) for s in lineup.systems
     ]
     return [tracks, systems, [asdict(problem) for problem in lineup.problems]]
 
 
-def _vocals(lineup: Lineup) -> dict[str, str]:
-    """Digest of each track's vocal, by which tracks of other runs are known."""
-    return {track.name: sha256(track.vocal) for track in lineup.tracks if track.vocal.is_file()}
+def measure_lineup(evaluation: Evaluation) -> tuple[Findings, dict[str, str]]:
+    """Measure the scores that need the whole lineup, and tell why others were not."""
+    by_track, by_system, weights, missing = {}, {}, {}, {}
+    for measure, score in {score.measure: score for score in scores_that_need("lineup")}.items():
+        if score.scorer not in (ALWAYS, *evaluation.config.scorers):
+            missing[score.part] = NOT_CHOSEN
+            continue
+        try:
+            found: Findings = measure(evaluation)
+        except NOT_MEASURED as error:
+            missing[score.part] = str(error)
+        else:
+            by_track |= found.by_track
+            by_system |= found.by_system
+            weights |= found.weights
+    return Findings(by_track, by_system, weights), missing
 
 
-def _too_short(hearing: Hearing) -> list[Problem]:
-    return [
-        Problem(system, track, TOO_SHORT)
-        for system, found in hearing.features.items()
-        for track in left_out(hearing.vocals, found)
-    ]
+def compare_latents(
+    space: "Space | None", sounds: Mapping[str, Mapping[str, Sound]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Measure the scores that need latents: `distribution` of the summary, and why others were not."""
+    latents = {
+        system: {track: s.latents for track, s in by_track.items() if s.latents is not None}
+        for system, by_track in sounds.items()
+    }
+    distribution, missing = {}, {}
+    for score in scores_that_need("latents"):
+        try:
+            if space is None:
+                raise InputError(NO_SPACE)
+            distribution |= score.measure(space, latents)
+        except NOT_MEASURED as error:
+            missing[score.part] = str(error)
+    return distribution, missing
 
 
-def _files(lineup: Lineup) -> set[Path]:
-    made = {path for system in lineup.systems for path in system.files.values()}
-    return made | {track.vocal for track in lineup.tracks}
+@dataclass(frozen=True)
+class Analysis:
+    """What was measured of each file; of what could be read."""
+
+    vocals: dict[str, Features]  # by track
+    sounds: dict[str, dict[str, Sound]]  # by system and track, without their log-mel spectrograms
+    problems: list[Problem]
 
 
-def _stated(lineup: Lineup) -> tuple[dict[str, Any], list[Problem]]:
-    """What the systems state of their cost, and what is wrong with it."""
-    told = [(system.name, *stated_efficiency(system)) for system in lineup.systems]
-    return {name: row for name, row, _ in told if row}, [problem for *_, problem in told if problem]
+def analyse_lineup(lineup: Lineup, codec: "Codec | None", each: Each = iter) -> Analysis:
+    """Measure every file once, several tracks at a time; without its vocal a track is left out."""
+    analysis = Analysis({}, {system.name: {} for system in lineup.systems}, list(lineup.problems))
+    tracks = list(lineup.tracks)
+    done = dict(each(side_by_side(lambda track: _analyse_track(track, lineup, codec), tracks, WORKERS)))
+    for place, track in enumerate(tracks):
+        found, problems = done[place]
+        analysis.problems.extend(problems)
+        if VOCALS in found:
+            analysis.vocals[track.name] = found.pop(VOCALS).features
+            for name, sound in found.items():
+                analysis.sounds[name][track.name] = sound
+    for name, sounds in analysis.sounds.items():
+        if mono := sum(sound.mono for sound in sounds.values()):
+            message = f"mono: both channels are the same in {mono} of {len(sounds)} tracks"
+            analysis.problems.append(Problem(name, "", message))
+    return analysis
 
 
-def _rows(
-    lineup: Lineup, hearing: Hearing, paired: Mapping[str, Mapping[str, Pairing]], aesthetics: Aesthetics
-) -> Iterator[dict[str, Any]]:
-    """A row for each number, in the order of systems and tracks."""
-    for system in lineup.systems:
-        columns = [
-            *_columns(paired[system.name]),
-            *_transposed(hearing.scores[system.name]),
-            *_transposed(aesthetics.rows.get(system.name, {})),
-        ]
-        for track in (track for track in lineup.tracks if track.name in hearing.vocals):
-            for score, against, values in columns:
-                if track.name in values:
-                    yield {
-                        "system": system.name, "track": track.name, "title": track.title, "against": against,
-                        "score": score, "value": _number(values[track.name]),
-                    }  # fmt: skip
+def _analyse_track(
+    track: Track, lineup: Lineup, codec: "Codec | None"
+) -> tuple[dict[str, Sound], list[Problem]]:
+    """Measure the vocal and every system's accompaniment of a track; nothing without a readable vocal."""
+    files = {s.name: s.files[track.name] for s in lineup.systems if track.name in s.files}
+    alone = {score.name: score.measure for score in scores_that_need("audio")}
+    sounds: dict[str, Sound] = {}
+    problems: list[Problem] = []
+    for name, path in {VOCALS: track.vocal, **files}.items():
+        try:
+            sounds[name] = analyse(path, *(({}, None) if name == VOCALS else (alone, codec)))
+        except InputError as error:
+            problems.append(Problem(name, track.name, f"{error}: {NOT_SCORED}"))
+            if name == VOCALS:
+                return {}, problems
+    vocal_s = sounds[VOCALS].features.duration_s
+    for name, sound in sounds.items():
+        problems += [Problem(name, track.name, remark) for remark in sound.remarks]
+        own_s = sound.features.duration_s
+        if abs(own_s - vocal_s) > SLACK_S:
+            common = f"compared over the first {min(own_s, vocal_s):.1f} s"
+            problems.append(Problem(name, track.name, f"{own_s:.1f} s, its vocal {vocal_s:.1f} s: {common}"))
+    return _compare_with_reference(sounds), problems
 
 
-Column = tuple[str, str | None, Mapping[str, float | None]]
-"""Score, against what, and the value of each track."""
+def _compare_with_reference(sounds: Mapping[str, Sound]) -> dict[str, Sound]:
+    """Add the scores of a track's sounds that need the true one, and let the spectrograms go."""
+    reference = next((name for name in (REAL, CEILING) if name in sounds), None)
+    compared = {}
+    for name, sound in sounds.items():
+        values = dict(sound.values)
+        if reference and name not in (VOCALS, reference):
+            scores = scores_that_need("reference")
+            values |= {score.name: score.measure(sounds[reference], sound) for score in scores}
+        compared[name] = replace(sound, values=values, log_mel=sound.log_mel[:, :0].copy())
+    return compared
 
 
-def _columns(pairing: Mapping[str, Pairing]) -> Iterator[Column]:
-    for score, pairs in pairing.items():
-        yield score, OWN, pairs.own
-        yield score, OTHERS, pairs.others()
+def measure_tracks(analysis: Analysis, findings: Findings) -> tuple[Columns, dict[str, dict[str, Any]]]:
+    """Every number of every track, and by score and system whether its vocal is followed."""
+    columns: Columns = {}
+    following: dict[str, dict[str, Any]] = {}
+    paired = {name: pairings(analysis.vocals, _features(sounds)) for name, sounds in analysis.sounds.items()}
+    for score in REGISTRY:
+        for system, sounds in analysis.sounds.items():
+            if pairing := paired[system].get(score):
+                columns[system, score, OWN], columns[system, score, OTHERS] = pairing.own, pairing.others()
+                following.setdefault(score, {})[system] = pairing.summary()
+            values = {track: s.values[score] for track, s in sounds.items() if score in s.values}
+            found = findings.by_track.get(score, {}).get(system, {})
+            values |= {track: value for track, value in found.items() if track in analysis.vocals}
+            if values:
+                columns[system, score, None] = values
+    return columns, following
 
 
-def _transposed(rows: Mapping[str, Mapping[str, float | None]]) -> Iterator[Column]:
-    """{track: {score: value}} → a column for each score."""
-    for score in dict.fromkeys(score for row in rows.values() for score in row):
-        yield score, None, {track: row[score] for track, row in rows.items() if score in row}
+def pairings(vocals: Mapping[str, Features], accompaniments: Mapping[str, Features]) -> dict[str, Pairing]:
+    """Measure every score that needs a vocal, of one system; both are given by track.
 
-
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean and interval by score and system; of scores that follow the vocal, those with their own."""
-    values: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        if row["against"] != OTHERS:
-            by_system = values.setdefault(row["score"], {}).setdefault(row["system"], [])
-            by_system.append(math.nan if row["value"] is None else row["value"])
+    Tracks are compared with each other's vocals over the length of the shortest of them: over lengths of
+    their own, a pair that belongs together would be told by its length. So those that are much shorter than
+    the others are left out.
+    """
+    own = {name: follow(vocals[name], made) for name, made in accompaniments.items() if name in vocals}
+    if not own:
+        return {}
+    blocks = comparable_blocks(vocals, accompaniments)
+    matrices = [_matrices([vocals[n] for n in names], [accompaniments[n] for n in names]) for names in blocks]
     return {
-        score: {system: asdict(mean_interval(found)) for system, found in by_system.items()}
-        for score, by_system in values.items()
+        score.name: Pairing(
+            {name: values[score.name] for name, values in own.items()},
+            blocks,
+            [found[score.name] for found in matrices],
+        )
+        for score in scores_that_need("vocal")
     }
 
 
-def _following(paired: Mapping[str, Mapping[str, Pairing]]) -> dict[str, dict[str, Any]]:
-    summaries: dict[str, dict[str, Any]] = {}
-    for system, scores in paired.items():
-        for score, pairing in scores.items():
-            summaries.setdefault(score, {})[system] = pairing.summary()
-    return summaries
+def comparable_blocks(
+    vocals: Mapping[str, Features], accompaniments: Mapping[str, Features]
+) -> list[list[str]]:
+    """Tracks that a system has, in blocks of about one size, without those much shorter than the median."""
+    blocks = []
+    for part in np.array_split(list(vocals), -(-len(vocals) // BLOCK)) if vocals else []:
+        names = [str(name) for name in part if name in accompaniments]
+        both_s = {name: min(vocals[name].duration_s, accompaniments[name].duration_s) for name in names}
+        if names:
+            least_s = LIKE_LENGTH * median(both_s.values())
+            blocks.append([name for name in names if both_s[name] >= least_s])
+    return blocks
 
 
-def _not_measured(outside: _Outside, hearing: Hearing) -> dict[str, str]:
-    reasons = {
-        "audiobox": outside.aesthetics.missing,
-        "apa": outside.adherence.missing,
-        "other vocals": NO_OTHERS if len(hearing.vocals) < 2 else None,
-        "efficiency": None if outside.efficiency else NO_COST,
-    }
-    return {part: reason for part, reason in reasons.items() if reason}
+def _matrices(vocals: Sequence[Features], accompaniments: Sequence[Features]) -> dict[str, np.ndarray]:
+    """By score, accompaniment × vocal, all over one length."""
+    every = common_part(*vocals, *accompaniments)
+    sung, played = every[: len(vocals)], every[len(vocals) :]
+    rows = [[follow(vocal, made) for vocal in sung] for made in played]
+    names = [score.name for score in scores_that_need("vocal")]
+    return {name: np.array([[values[name] for values in row] for row in rows]) for name in names}
 
 
-def _number(value: float | None) -> float | None:
-    """NaN is not JSON, and means that there was nothing to measure."""
-    return None if value is None or math.isnan(value) else float(value)
+def _features(sounds: Mapping[str, Sound]) -> dict[str, Features]:
+    return {track: sound.features for track, sound in sounds.items()}
+
+
+def _rows(lineup: Lineup, columns: Columns) -> list[dict[str, Any]]:
+    """A row for each number, in the order of systems, tracks and scores; NaN, nothing to measure, is null."""
+    rows = []
+    for system in lineup.systems:
+        own = {key: values for key, values in columns.items() if key[0] == system.name}
+        for track in lineup.tracks:
+            for (name, score, against), values in own.items():
+                if track.name in values:
+                    value = values[track.name]
+                    value = None if value is None or isnan(value) else float(value)
+                    cells = (name, track.name, track.title, against, score, value)
+                    rows.append(dict(zip(SCHEMA.names, cells, strict=True)))
+    return rows
+
+
+def _means(columns: Columns) -> dict[str, dict[str, Any]]:
+    """Mean and interval by score and system; of scores that need a vocal, those with their own."""
+    means: dict[str, dict[str, Any]] = {}
+    for (system, score, against), values in columns.items():
+        if against != OTHERS:
+            numbers = np.array(list(values.values()), dtype=np.float64)  # None becomes NaN
+            means.setdefault(score, {})[system] = asdict(mean_interval(numbers))
+    return means
+
+
+def _lacking(lineup: Lineup, analysis: Analysis) -> dict[str, str]:
+    """Why scores that need another vocal or the true accompaniment were not measured."""
+    reasons = {"other vocals": NO_OTHERS} if len(analysis.vocals) < 2 else {}
+    if lineup.reference() is None:
+        reasons |= {score.part: NO_REFERENCE for score in scores_that_need("reference")}
+    return reasons
+
+
+def _too_short(analysis: Analysis) -> list[Problem]:
+    problems = []
+    for system, sounds in analysis.sounds.items():
+        compared = set(chain(*comparable_blocks(analysis.vocals, _features(sounds))))
+        problems += [Problem(system, track, TOO_SHORT) for track in sounds if track not in compared]
+    return problems

@@ -19,7 +19,7 @@ from samuel.artifacts import replacing
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
 from samuel.codecs.base import HOP, Codec, made_by
 from samuel.errors import MissingPartError
-from samuel.evaluate.signal import log_mel_db
+from samuel.evaluate.features import log_mel_db
 from samuel.generate import mix
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.shards import STREAMS

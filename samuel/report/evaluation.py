@@ -283,7 +283,8 @@ def _audiobox_table(summary: Summary) -> str:
     ]
     picture = f"![AudioBox scores beside the paper's]({AUDIOBOX_PLOT})"
     rows_of_paper = [
-        [plain(row.system), PAPER, *(f"{row.by_axis()[axis]:.2f}" for axis in AUDIOBOX)] for row in TABLE_I
+        [plain(system), PAPER, *(f"{means[axis]:.2f}" for axis in AUDIOBOX)]
+        for system, means in TABLE_I.items()
     ]
     return section(
         "### Table I: AudioBox-Aesthetics",

@@ -15,8 +15,8 @@ from scipy.ndimage import uniform_filter1d
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.evaluate.cost import TABLE_I
+from samuel.evaluate.features import LOG_MEL_HOP, log_mel_db
 from samuel.evaluate.scores import AUDIOBOX, find_score
-from samuel.evaluate.signal import HOP, log_mel_db
 from samuel.report.following import followed
 from samuel.report.html import probability
 
@@ -151,7 +151,7 @@ def plot_spectrograms(stems: dict[str, Audio], title: str, path: Path) -> None:
     image = None
     for plot, (name, audio) in zip(axes, stems.items(), strict=True):
         levels = log_mel_db(audio)
-        extent = (0, levels.shape[1] * HOP / SAMPLE_RATE, 0, levels.shape[0])
+        extent = (0, levels.shape[1] * LOG_MEL_HOP / SAMPLE_RATE, 0, levels.shape[0])
         image = plot.imshow(levels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=0)
         plot.set(title=drawable(name), ylabel="mel band")
     axes[-1].set_xlabel("seconds")
@@ -189,7 +189,7 @@ def plot_following(summary: Summary, path: Path) -> None:
 
 def plot_audiobox(summary: Summary, path: Path) -> None:
     """Draw AudioBox's four axes with their intervals; grey marks are the paper's figures, of other songs."""
-    names = [*summary["systems"], *(f"paper: {row.system}" for row in TABLE_I)]
+    names = [*summary["systems"], *(f"paper: {system}" for system in TABLE_I)]
     figure, panels = _panels(AUDIOBOX, names, LINE_INCHES / 2)
     for score, axes in panels.items():
         axes.set_xlim(1, 10)
@@ -198,8 +198,8 @@ def plot_audiobox(summary: Summary, path: Path) -> None:
             if found and found["mean"] is not None:
                 _draw_interval(axes, line, found)
                 axes.plot(found["mean"], line, "o", color=OWN)
-        for line, row in enumerate(TABLE_I, len(summary["systems"])):
-            axes.plot(row.by_axis()[score], line, "D", color=PUBLISHED)
+        for line, means in enumerate(TABLE_I.values(), len(summary["systems"])):
+            axes.plot(means[score], line, "D", color=PUBLISHED)
     measured = Line2D([], [], marker="o", color=OWN, label="measured here, with its 95 % interval")
     paper = Line2D([], [], marker="D", color=PUBLISHED, linestyle="", label="the paper's, not measured here")
     figure.legend(handles=[measured, paper], loc="outside upper center", ncols=2, frameon=False)

@@ -13,7 +13,7 @@ from benchmarks.scoring import (
     write_tracks,
 )
 from samuel.config import Settings
-from samuel.evaluate.audiobox import AXES
+from samuel.evaluate.scores import AUDIOBOX
 from tests.evaluate.small_audiobox import small_audiobox
 
 
@@ -47,5 +47,5 @@ def test_random_weights_are_of_the_full_size_in_the_packages_layout(tmp_path: Pa
     assert sum(value.numel() for value in found["state_dict"].values()) == pytest.approx(103.9e6, rel=0.001)
     files = write_tracks(tmp_path, 1, 1.0)
     cost = scoring.in_its_own_process(batched, tmp_path / "checkpoint.pt", files)
-    assert set(cost.scores[0]) == set(AXES)
+    assert set(cost.scores[0]) == set(AUDIOBOX)
     assert cost.peak_bytes is None or cost.peak_bytes > 4 * 103.9e6

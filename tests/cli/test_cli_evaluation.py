@@ -50,7 +50,7 @@ def test_the_same_folders_are_not_scored_twice(
 ) -> None:
     assert evaluate(songs, tmp_path) == 0
     first = capsys.readouterr().out
-    monkeypatch.setattr("samuel.evaluate.summary.hear_lineup", None)
+    monkeypatch.setattr("samuel.evaluate.summary.analyse_lineup", None)
     assert evaluate(songs, tmp_path) == 0
     assert capsys.readouterr().out == first
 

@@ -68,7 +68,7 @@ def test_every_system_makes_a_folder_that_can_be_evaluated(
     assert capsys.readouterr().out.splitlines()[-1] == "2 made, 0 there already, 0 failed"
     lineup = folders(vocals, {name: vocals.parent / system})
     assert lineup.problems == ()
-    about = lineup.systems[0].about
+    about = json.loads((vocals.parent / system / "system.json").read_text())
     assert (about["system"], about["conditioning"], about["model"]) == (name, conditioning, system)
     assert about["settings"]["seed"] == 5
     assert about["settings"].items() >= next(iter(values.values())).items()

@@ -8,6 +8,7 @@ import random
 import sys
 import types
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ from huggingface_hub import constants
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.audio import SAMPLE_RATE
+from samuel.audio import SAMPLE_RATE, read_wav, write_wav
+from samuel.config import EvaluationConfig
 from samuel.errors import InputError, MissingPartError
-from samuel.evaluate.apa import (
-    CHECKPOINT,
-    Apa,
-    Pair,
-    load_clap,
-)
+from samuel.evaluate import pretrained
+from samuel.evaluate.pretrained import CLAP_CHECKPOINT, Apa, Pair, load_clap, measure_apa
+from samuel.evaluate.scores import Evaluation
+from samuel.evaluate.summary import measure_lineup
+from samuel.evaluate.systems import CEILING, REAL, Lineup, System, Track
 from samuel.hub import quietly
+from tests.evaluate.songs import write_songs
 from tests.hub import local_hub
 
 PITCHES = (110.0, 220.0, 440.0, 880.0)
@@ -61,9 +63,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     torch.save(
         {"state_dict": {"a": torch.zeros(1)}, "epoch": Bomb(tmp_path / "traces")}, tmp_path / "clap.pt"
     )
-    with pytest.raises(
-        MissingPartError, match=r"clap\.pt: not a usable checkpoint of CLAP \(UnpicklingError"
-    ):
+    with pytest.raises(MissingPartError, match=r"clap\.pt: not a usable checkpoint \(UnpicklingError"):
         load_clap(tmp_path / "clap.pt")
     assert not (tmp_path / "traces").exists()
 
@@ -88,11 +88,11 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: Any, message: s
 @pytest.mark.usefixtures("installed")
 def test_files_that_hold_nothing_are_named(tmp_path: Path) -> None:
     (tmp_path / "clap.pt").write_bytes(b"<html>")
-    with pytest.raises(MissingPartError, match=r"clap\.pt: not a usable checkpoint.*fetch music_audioset"):
+    with pytest.raises(MissingPartError, match=r"clap\.pt: not a usable checkpoint.*fetch it again"):
         load_clap(tmp_path / "clap.pt")
     for nowhere in (tmp_path, tmp_path / "none.pt"):
         with pytest.raises(
-            MissingPartError, match=r"no such file; evaluation\.apa_path must be music_audioset"
+            MissingPartError, match=r"(no such file|a folder); give a checkpoint \(evaluation\.apa_path"
         ):
             load_clap(nowhere)
 
@@ -222,8 +222,8 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         write_hub(folder / "hub")
-        write_clap(folder / CHECKPOINT)
-        return load_clap(folder / CHECKPOINT)
+        write_clap(folder / CLAP_CHECKPOINT)
+        return load_clap(folder / CLAP_CHECKPOINT)
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_it_is_the_papers_formula_of_the_embeddings(embedder: Any, capfd: pytest
     state = random.getstate()
     apa = Apa(recorder, pairs_of(TRUE), seed=3)
     true, dealt = recorder.taken()
-    assert apa.windows == len(true) == len(dealt) == 8
+    assert len(true) == len(dealt) == 8
     between = distance(true, dealt)
     for others in (NEAR, STRANGERS):
         found = apa.score(pairs_of(others))
@@ -283,5 +283,76 @@ def test_weights_of_another_network_are_named(tmp_path: Path, monkeypatch: pytes
         ({"module.a": torch.zeros(1)}, "KeyError"),
     ):
         torch.save({"state_dict": state}, tmp_path / "clap.pt")
-        with pytest.raises(MissingPartError, match=rf"clap\.pt: not a usable checkpoint of CLAP \({fault}"):
+        with pytest.raises(MissingPartError, match=rf"clap\.pt: not a usable checkpoint \({fault}"):
             load_clap(tmp_path / "clap.pt")
+
+
+class Loudness:
+    """Stands for the package: level of the candidates over that of the true accompaniments."""
+
+    def __init__(self, embedder: object, references: Iterable[Pair]) -> None:
+        assert embedder == "clap"
+        self.true = self.level(references)
+
+    def score(self, candidates: Iterable[Pair]) -> float:
+        return self.level(candidates) / self.true
+
+    @staticmethod
+    def level(pairs: Iterable[Pair]) -> float:
+        return float(np.mean([np.abs(accompaniment).mean() for _, accompaniment in pairs]))
+
+
+@pytest.fixture
+def lineup(tmp_path: Path) -> Lineup:
+    write_songs(tmp_path, 3, 3.0)
+    (tmp_path / "half").mkdir()
+    for name in "ab":
+        true = read_wav(tmp_path / "true" / f"{name}.wav")
+        write_wav(tmp_path / "half" / f"{name}.wav", 0.5 * true)
+    (tmp_path / "half" / "c.wav").write_text("no audio")
+    files = {whose: {n: tmp_path / whose / f"{n}.wav" for n in "abc"} for whose in ("true", "half")}
+    tracks = tuple(Track(name, name, tmp_path / "vocals" / f"{name}.wav") for name in "abc")
+    return Lineup(tracks, (System(REAL, files["true"]), System("Half", files["half"])))
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "load_clap", lambda _: "clap")
+    monkeypatch.setattr(pretrained, "Apa", Loudness)
+
+
+def evaluation(lineup: Lineup, root: Path, **settings: Any) -> Evaluation:
+    return Evaluation(lineup, "lineup", EvaluationConfig(scorers=("apa",), **settings), root)
+
+
+@pytest.mark.usefixtures("package")
+def test_every_other_system_is_measured_by_the_true_pairs(
+    lineup: Lineup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = measure_apa(evaluation(lineup, tmp_path))
+    assert found.weights == {"apa_weights": CLAP_CHECKPOINT}
+    # of two songs; the third is no audio
+    assert found.by_system == {"apa": {"Half": pytest.approx(0.5, abs=0.1)}}
+    real, half = lineup.systems
+    through = Lineup(lineup.tracks, (System(CEILING, real.files), half))
+    assert measure_apa(evaluation(through, tmp_path / "through")).by_system["apa"].keys() == {"Half"}
+    monkeypatch.setattr(pretrained, "Apa", None)
+    assert measure_apa(evaluation(lineup, tmp_path)) == found
+
+
+def test_what_is_missing_is_said_and_asked_for_again(
+    lineup: Lineup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(_: object) -> None:
+        raise MissingPartError("no weights")
+
+    monkeypatch.setattr(pretrained, "load_clap", missing)
+    for whole, reason in (
+        (evaluation(lineup, tmp_path), "no weights"),
+        (evaluation(Lineup(lineup.tracks, lineup.systems[1:]), tmp_path), "no true accompaniments"),
+        (evaluation(lineup, tmp_path, apa_path=tmp_path / "none.pt"), "none.pt: no such file"),
+    ):
+        assert reason in measure_lineup(whole)[1]["apa"]
+    monkeypatch.setattr(pretrained, "load_clap", lambda _: "clap")
+    monkeypatch.setattr(pretrained, "Apa", Loudness)
+    assert measure_lineup(evaluation(lineup, tmp_path))[0].by_system["apa"].keys() == {"Half"}

@@ -1,27 +1,52 @@
-"""Scores against those of the package's own predictor, on random weights in its own layout."""
+"""AudioBox: scores against those of the package's own predictor, and weights that are refused."""
 
+import hashlib
 import math
-import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
-import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
-from samuel.audio import SAMPLE_RATE, write_wav
-from samuel.errors import InputError
-from samuel.evaluate.audiobox import AXES, load_audiobox, score
+from samuel.audio import SAMPLE_RATE, read_wav
+from samuel.config import EvaluationConfig
+from samuel.errors import MissingPartError
+from samuel.evaluate import pretrained
+from samuel.evaluate.pretrained import (
+    AUDIOBOX_REPOSITORY,
+    audiobox_identity,
+    load_audiobox,
+    measure_audiobox,
+    score_aesthetics,
+)
+from samuel.evaluate.scores import AUDIOBOX, Each, Evaluation
+from samuel.evaluate.summary import NOT_CHOSEN, measure_lineup
+from samuel.evaluate.systems import Lineup, System, Track
 from samuel.hub import quietly
 from tests.evaluate.small_audiobox import small_audiobox
+from tests.evaluate.songs import write_songs
+from tests.hub import local_hub
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with small_audiobox(tmp_path_factory.mktemp("audiobox")) as (path, _):
-        yield load_audiobox(path)
+def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+    """The checkpoint, and its network."""
+    with small_audiobox(tmp_path_factory.mktemp("audiobox")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def checkpoint(written: tuple[Path, Any]) -> Path:
+    return written[0]
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint: Path) -> Any:
+    return load_audiobox(checkpoint)
 
 
 def tone(seconds: float, pitch: float) -> Any:
@@ -41,15 +66,13 @@ class Watched:
 
     def __init__(self, predictor: Any) -> None:
         self.predictor, self.device = predictor, predictor.device
-        self.pieces: list[int] = []
-        self.batches: list[list[Any]] = []
+        self.batches: list[Any] = []
 
     def audio_resample_mono(self, data_list: list[dict[str, Any]]) -> Any:
-        self.pieces += [item["path"].shape[1] for item in data_list]
         return self.predictor.audio_resample_mono(data_list)
 
     def forward(self, batch: list[dict[str, Any]]) -> Any:
-        self.batches.append([item["path"] for item in batch])
+        self.batches.append(batch)
         return self.predictor.forward(batch)
 
 
@@ -65,104 +88,210 @@ LENGTHS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("at_a_time", [1, 3, 64])
-def test_scores_are_those_of_the_package(predictor: Any, at_a_time: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_scores_are_those_of_the_package(predictor: Any, batch_size: int) -> None:
     tracks = [music(samples, seed) for seed, samples in enumerate(LENGTHS.values())]
-    tracks.append(np.stack([tracks[4][0]] * 2))  # mono
-    rows = list(score(predictor, tracks, at_a_time))
-    expected = [by_the_package(predictor, track) for track in tracks]
-    assert [set(row) for row in rows] == [set(AXES)] * len(tracks)
-    for row, wanted in zip(rows, expected, strict=True):
-        assert row == pytest.approx(wanted, abs=1e-5)  # they differ by 1e-2
+    silence, mono = np.zeros((2, SAMPLE_RATE), np.float32), np.stack([tracks[4][0]] * 2)
+    for track in (*tracks, silence, mono):
+        row = score_aesthetics(predictor, track, batch_size)
+        assert tuple(row) == AUDIOBOX
+        assert row == pytest.approx(by_the_package(predictor, track), abs=1e-5)  # they differ by 1e-2
 
 
-def test_windows_are_those_that_the_package_cuts(predictor: Any) -> None:
-    from audiobox_aesthetics.infer import make_inference_batch
-
-    for seed, samples in enumerate(LENGTHS.values()):
-        track, watched = music(samples, seed), Watched(predictor)
-        list(score(watched, [track], 1))
-        heard = [window for batch in watched.batches for window in batch]
-        whole = predictor.audio_resample_mono([{"path": torch.from_numpy(track), "sample_rate": SAMPLE_RATE}])
-        padded, masks, weights, _ = make_inference_batch(whole)
-        assert len(heard) == len(padded)
-        for window, wave, mask, weight in zip(heard, padded, masks, weights, strict=True):
-            assert window.shape[1] == int(mask.sum()) == round(weight * 160_000)
-            assert torch.allclose(window, wave[:, : window.shape[1]], atol=1e-6)
-
-
-def test_a_short_window_counts_by_its_length(predictor: Any) -> None:
-    track = np.concatenate([tone(10.0, 220.0), music(3 * SAMPLE_RATE, 0)], axis=1)
-    [whole] = score(predictor, [track])
-    first, rest = score(predictor, [track[:, : 10 * SAMPLE_RATE], track[:, 10 * SAMPLE_RATE :]])
-    assert first["PQ"] != pytest.approx(rest["PQ"], abs=1e-3)
-    for axis in AXES:
-        assert whole[axis] == pytest.approx((10 * first[axis] + 3 * rest[axis]) / 13, abs=1e-4)
-
-
-def test_what_cannot_be_scored_leaves_the_others_alone(predictor: Any) -> None:
-    good, broken = music(12 * SAMPLE_RATE, 1), music(SAMPLE_RATE, 2)
+def test_what_cannot_be_scored_has_no_number(predictor: Any) -> None:
+    broken = music(SAMPLE_RATE, 2)
     broken[0, 100] = np.nan
-    nothing = np.zeros((2, 0), np.float32)
-    silence = np.zeros((2, SAMPLE_RATE), np.float32)
-    rows = list(score(predictor, [nothing, good, broken, nothing, silence], 4))
-    for row in (rows[0], rows[2], rows[3]):
-        assert set(row) == set(AXES)
-        assert all(math.isnan(value) for value in row.values())
-    assert rows[1] == pytest.approx(by_the_package(predictor, good), abs=1e-5)
-    assert rows[4] == pytest.approx(by_the_package(predictor, silence), abs=1e-5)
-    assert list(score(predictor, [nothing])) == [pytest.approx(dict.fromkeys(AXES, math.nan), nan_ok=True)]
-    assert list(score(predictor, [])) == []
+    for track in (broken, np.zeros((2, 0), np.float32)):
+        assert all(math.isnan(value) for value in score_aesthetics(predictor, track).values())
 
 
-def test_a_file_is_scored_as_its_samples(predictor: Any, tmp_path: Path) -> None:
-    track = music(21 * SAMPLE_RATE, 1)
-    write_wav(tmp_path / "whole.wav", track)
-    assert list(score(predictor, [tmp_path / "whole.wav"])) == list(score(predictor, [track]))
-
-
-def test_a_file_of_another_form_is_named(predictor: Any, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "mono.wav", np.zeros(100), SAMPLE_RATE)
-    with pytest.raises(InputError, match=r"mono\.wav: 44100 Hz, 1 channels"):
-        list(score(predictor, [tmp_path / "mono.wav"]))
-    (tmp_path / "text.wav").write_text("no audio")
-    with pytest.raises(InputError, match=r"text\.wav: not readable as audio"):
-        list(score(predictor, [tmp_path / "text.wav"]))
-
-
-def test_a_batch_does_not_grow_with_a_track(predictor: Any, tmp_path: Path) -> None:
+def test_a_batch_does_not_grow_with_a_track(predictor: Any) -> None:
     watched = Watched(predictor)
-    write_wav(tmp_path / "long.wav", music(115 * SAMPLE_RATE, 0))
-    list(score(watched, [tmp_path / "long.wav", music(3 * SAMPLE_RATE, 1)], 5))
-    assert [len(batch) for batch in watched.batches] == [
-        5,
-        5,
-        3,
-    ]  # 12 windows and 1: those of both tracks share the last
-    assert max(watched.pieces) <= 10.5 * SAMPLE_RATE
-
-
-def test_a_track_is_taken_in_its_turn_and_let_go(predictor: Any) -> None:
-    events: list[str] = []
-    gone: list[Any] = []
-
-    def tracks() -> Iterator[Any]:
-        for number in range(4):
-            events.append(f"take {number}, {sum(reference() is not None for reference in gone)} held")
-            track = music(SAMPLE_RATE, number)
-            gone.append(weakref.ref(track))
-            yield track
-            del track
-
-    for number, _ in enumerate(score(predictor, tracks(), 2)):
-        events.append(f"score {number}")
-    assert events == [
-        "take 0, 0 held", "take 1, 0 held", "score 0", "score 1",
-        "take 2, 0 held", "take 3, 0 held", "score 2", "score 3",
-    ]  # fmt: skip
+    score_aesthetics(watched, music(115 * SAMPLE_RATE, 0), 5)
+    assert [len(batch) for batch in watched.batches] == [5, 5, 2]
 
 
 def test_axes_keep_their_names(predictor: Any) -> None:
     # The scale of each axis sets its mean apart: CE 5, CU 6, PC 7, PQ 8.
-    (row,) = score(predictor, [tone(2.0, 440.0)])
+    row = score_aesthetics(predictor, tone(2.0, 440.0))
     assert {axis: round(value) for axis, value in row.items()} == {"CE": 5, "CU": 6, "PC": 7, "PQ": 8}
+
+
+def test_damaged_or_other_files_are_refused(written: tuple[Path, Any], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(written[0].read_bytes()[:-1000])
+    with pytest.raises(MissingPartError, match=r"cut\.pt: not a usable checkpoint"):
+        load_audiobox(cut)
+    for content in ({"state_dict": {}}, {"state_dict": {}, "model_cfg": ["proj_ln"]}, [1]):
+        torch.save(content, tmp_path / "other.pt")
+        with pytest.raises(MissingPartError, match="not a checkpoint of audiobox_aesthetics"):
+            load_audiobox(tmp_path / "other.pt")
+    for ask in (load_audiobox, audiobox_identity):
+        with pytest.raises(MissingPartError, match=r"none\.pt: no such file"):
+            ask(tmp_path / "none.pt")
+    assert audiobox_identity(cut) == hashlib.sha256(cut.read_bytes()).hexdigest()
+
+
+def altered(found: dict[str, Any], part: str, **changes: Any) -> dict[str, Any]:
+    """With other entries in one part; None takes one out."""
+    held = {name: value for name, value in (found[part] | changes).items() if value is not None}
+    return {**found, part: held}
+
+
+NORM = "model.wavlm_model.layer_norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "told"),
+    [
+        ("state_dict", {NORM: None}, "not a usable checkpoint .*Missing key"),
+        ("state_dict", {NORM: torch.zeros(7)}, "not a usable checkpoint .*size mismatch for wavlm_model"),
+        ("state_dict", {NORM: torch.full((16,), torch.nan)}, "holds values that are no numbers"),
+        ("model_cfg", {"proj_ln": None}, r"not a checkpoint of .* \(model_cfg lacks proj_ln\)"),
+        ("target_transform", {"CU": None}, r"\(target_transform lacks CU\)"),
+        ("target_transform", {"CU": {}}, "not a usable checkpoint .*mean"),
+    ],
+)
+def test_another_layout_is_refused(
+    written: tuple[Path, Any], tmp_path: Path, part: str, changes: dict[str, Any], told: str
+) -> None:
+    found = torch.load(written[0], weights_only=True)
+    torch.save(altered(found, part, **changes), tmp_path / "other.pt")
+    with pytest.raises(MissingPartError, match=r"other\.pt: .*" + told):
+        load_audiobox(tmp_path / "other.pt")
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    torch.save({"state_dict": {}, "model_cfg": Trap(sprung), "target_transform": {}}, tmp_path / "trap.pt")
+    with pytest.raises(MissingPartError, match=r"trap\.pt"):
+        load_audiobox(tmp_path / "trap.pt")
+    assert not sprung.exists()
+
+
+def test_hub_out_of_reach_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(MissingPartError, match=r"could not be reached .*evaluation\.audiobox_path"):
+        load_audiobox(None)
+    with pytest.raises(MissingPartError, match="could not be reached"):
+        audiobox_identity(None)
+
+
+def test_weights_of_the_hub_score_as_those_of_a_file(
+    written: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written[1].save_pretrained(tmp_path / "shown")  # the package's own way to publish them
+    with local_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.folders[AUDIOBOX_REPOSITORY] = tmp_path / "shown"
+        fetched = load_audiobox(None)
+        assert audiobox_identity(None) == f"{AUDIOBOX_REPOSITORY}@{hub.commit}"
+        hub.down = True
+        assert audiobox_identity(None) == f"{AUDIOBOX_REPOSITORY}@{hub.commit}"
+        hub.down, hub.commit = False, "decade" + "0" * 34
+        assert audiobox_identity(None) == f"{AUDIOBOX_REPOSITORY}@{hub.commit}"
+    track = tone(2.0, 440.0)
+    assert score_aesthetics(fetched, track) == score_aesthetics(load_audiobox(written[0]), track)
+
+
+def test_what_the_hub_does_not_hold_does_not_stay_random(
+    written: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written[1].save_pretrained(tmp_path / "shown")
+    state = load_file(tmp_path / "shown" / "model.safetensors")
+    del state["proj_layer.CE.0.bias"]
+    save_file(state, tmp_path / "shown" / "model.safetensors")
+    with local_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.folders[AUDIOBOX_REPOSITORY] = tmp_path / "shown"
+        with pytest.raises(MissingPartError, match=r"lacks 1 tensors, proj_layer\.CE\.0\.bias"):
+            load_audiobox(None)
+
+
+def test_a_damaged_file_of_the_cache_is_told(
+    written: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written[1].save_pretrained(tmp_path / "shown")
+    with local_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.folders[AUDIOBOX_REPOSITORY] = tmp_path / "shown"
+        load_audiobox(None)
+        [weights] = (tmp_path / "cache").rglob("model.safetensors")
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.resolve().write_bytes(content)
+        with pytest.raises(MissingPartError, match=r"model\.safetensors: damaged"):
+            load_audiobox(None)
+
+
+@pytest.fixture
+def lineup(tmp_path: Path) -> Lineup:
+    write_songs(tmp_path, 2, 3.0)
+    tracks = tuple(Track(name, name, tmp_path / "vocals" / f"{name}.wav") for name in "abc")
+    (tmp_path / "text.wav").write_text("no audio")
+    files = {name: tmp_path / "true" / f"{name}.wav" for name in "ab"}
+    twice = System("twice", {"a": files["a"], "b": tmp_path / "text.wav", "c": tmp_path / "absent.wav"})
+    return Lineup(tracks, (System("real", files), twice))
+
+
+def evaluation(lineup: Lineup, root: Path, checkpoint: Path | None, each: Each = iter) -> Evaluation:
+    config = EvaluationConfig(scorers=("audiobox",), audiobox_path=checkpoint)
+    return Evaluation(lineup, "lineup", config, root, each=each)
+
+
+def test_every_readable_file_is_scored_once(lineup: Lineup, checkpoint: Path, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def each(items: Iterable[Any]) -> Iterable[Any]:
+        asked.extend(items)
+        return asked
+
+    found = measure_audiobox(evaluation(lineup, tmp_path / "kept", checkpoint, each))
+    assert tuple(found.by_track) == AUDIOBOX
+    assert {name: set(rows) for name, rows in found.by_track["PQ"].items()} == {
+        "real": {"a", "b"},
+        "twice": {"a"},
+    }
+    audio = [read_wav(tmp_path / "true" / f"{name}.wav") for name in "ab"]
+    expected = [score_aesthetics(load_audiobox(checkpoint), track) for track in audio]
+    for axis, systems in found.by_track.items():
+        assert systems["twice"]["a"] == systems["real"]["a"]
+        assert [systems["real"][n] for n in "ab"] == pytest.approx([row[axis] for row in expected], abs=1e-4)
+    assert len(asked) == 3  # the two true ones and the text
+    assert found.weights == {"audiobox": audiobox_identity(checkpoint)}
+
+
+def test_what_was_scored_is_not_scored_again_but_by_other_weights(
+    lineup: Lineup, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluation(Lineup(lineup.tracks, lineup.systems[:1]), tmp_path / "kept", checkpoint)
+    first = measure_audiobox(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "load_audiobox", None)
+        assert measure_audiobox(whole) == first
+    kept = len(list((tmp_path / "kept" / "audiobox").iterdir()))
+    monkeypatch.setattr(pretrained, "audiobox_identity", lambda _: "others")
+    measure_audiobox(whole)
+    assert len(list((tmp_path / "kept" / "audiobox").iterdir())) == 2 * kept
+
+
+def test_without_weights_there_are_no_scores_and_the_reason(
+    lineup: Lineup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, missing = measure_lineup(Evaluation(lineup, "lineup", EvaluationConfig(), tmp_path))
+    assert missing["audiobox"] == missing["apa"] == NOT_CHOSEN
+    found, missing = measure_lineup(evaluation(lineup, tmp_path, tmp_path / "none.pt"))
+    assert "none.pt: no such file" in missing["audiobox"]
+    assert found.by_track == {}
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    _, missing = measure_lineup(evaluation(lineup, tmp_path, None))
+    assert "could not be reached" in missing["audiobox"]

@@ -1,20 +1,31 @@
 import tracemalloc
 from functools import cache
+from pathlib import Path
 
 import librosa
 import numpy as np
 import pytest
+import soundfile
+import torch
 from scipy.stats import pearsonr
 
-from samuel.audio import SAMPLE_RATE, Audio
+from samuel.audio import SAMPLE_RATE, Audio, dbfs, read_wav, write_wav
+from samuel.codecs import load_codec
+from samuel.config import CodecConfig
 from samuel.errors import InputError
+from samuel.evaluate import features as module
 from samuel.evaluate.features import (
     PROFILES,
     TONICS,
     Features,
+    analyse,
+    clipped_share,
     features,
     key_of,
+    load_start,
+    log_mel_db,
 )
+from tests.evaluate.songs import band, tune
 
 RATE = 22_050
 SECONDS = 30  # several blocks
@@ -76,28 +87,12 @@ def test_beats_are_librosas() -> None:
     np.testing.assert_array_equal(measured().beats_s, expected)
 
 
-def test_frames_of_all_kinds_belong_together() -> None:
-    frames = 1 + SECONDS * RATE // 512
-    assert measured().onsets.shape == measured().level_db.shape == (frames,)
-    assert measured().chroma.shape == (12, -(-frames // 4))
-    assert measured().duration_s == SECONDS
-
-
 @pytest.mark.parametrize("bpm", [75.0, 100.0, 128.0])
 def test_beats_of_a_click_track_are_its_clicks(bpm: float) -> None:
     beats = features(clicks(bpm, first_s=0.3)).beats_s
     late = (beats - 0.3 + 0.25) % (60.0 / bpm) - 0.25
     assert np.abs(late).max() < 0.05
     assert np.diff(beats).mean() == pytest.approx(60.0 / bpm, rel=0.01)
-
-
-@pytest.mark.parametrize("pitch_class", range(12))
-def test_a_tone_is_its_pitch_class(pitch_class: int) -> None:
-    # A class hears as a Gaussian whose deviation is half a semitone: a neighbour gets e^-2, the next e^-8.
-    chroma = features(stereo(tone(84 + pitch_class, 3.0))).chroma[:, 3:-3]
-    expected = np.zeros(12)
-    expected[[pitch_class - 1, pitch_class, (pitch_class + 1) % 12]] = np.exp(-2.0), 1.0, np.exp(-2.0)
-    np.testing.assert_allclose(chroma, np.tile(expected[:, None], chroma.shape[1]), atol=0.03)
 
 
 def test_the_level_of_a_sine_is_its_rms() -> None:
@@ -147,13 +142,6 @@ def test_silence_and_a_constant_hold_nothing(samples: int, level: float) -> None
     assert found.duration_s == samples / SAMPLE_RATE
 
 
-def test_what_is_too_soft_to_hear_has_no_beats_and_no_key() -> None:
-    found = features(clicks(100.0, first_s=0.3) * np.float32(1e-3))
-    assert found.silent
-    assert found.beats_s.size == 0
-    assert found.key is None
-
-
 @pytest.mark.parametrize("samples", [1, 2, 441, 5000, SAMPLE_RATE])
 def test_a_snippet_has_features(samples: int) -> None:
     found = features(music()[:, :samples])
@@ -185,12 +173,8 @@ def test_what_is_no_number_is_refused(stray: float) -> None:
     audio[1, 500] = stray
     with pytest.raises(InputError, match="NaN or infinite"):
         features(audio)
-
-
-@pytest.mark.parametrize("shape", [(1000,), (1, 1000), (1000, 2)])
-def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="shape"):
-        features(np.zeros(shape, dtype=np.float32))
+        features(audio.T)
 
 
 def test_five_minutes_take_no_more_memory_than_the_audio() -> None:
@@ -203,3 +187,69 @@ def test_five_minutes_take_no_more_memory_than_the_audio() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 1.3 * audio.nbytes
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_a_clipped_file_is_clipped_at_both_ends(tmp_path: Path, subtype: str) -> None:
+    # libsndfile cuts integers off at 1 - 2^-15 or 1 - 2^-23, and a float not at all.
+    wave = np.array([1.5, -1.5, 0.999, -0.999] * 10)
+    soundfile.write(tmp_path / "x.wav", stereo(wave).T, SAMPLE_RATE, subtype=subtype)
+    assert clipped_share(read_wav(tmp_path / "x.wav")) == 0.5
+    assert clipped_share(np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]], np.float32)) == 3 / 8
+    assert clipped_share(np.zeros((2, 0), np.float32)) == 0.0
+
+
+def test_a_file_is_analysed_as_it_is(tmp_path: Path) -> None:
+    audio = band(60, 0.5, 7.0)
+    audio[1] *= 0.5
+    write_wav(tmp_path / "a.wav", audio)
+    codec = load_codec(CodecConfig(), torch.device("cpu"))
+    sound = analyse(tmp_path / "a.wav", {"level_dbfs": dbfs}, codec)
+    assert sound.features.duration_s == 7.0
+    assert (sound.mono, sound.remarks) == (False, ())
+    assert sound.latents is not None
+    assert torch.equal(sound.latents, codec.encode(torch.from_numpy(audio)[None])[0].half())
+    soundfile.write(tmp_path / "a.ogg", tune(60, 0.5, 6.0)[0, ::2], SAMPLE_RATE // 2)
+    other = analyse(tmp_path / "a.ogg", {}, None)
+    assert (other.mono, other.latents) == (True, None)
+    assert other.features.duration_s == pytest.approx(6.0, abs=0.03)
+    assert sound.values["level_dbfs"] == pytest.approx(dbfs(audio), abs=1e-3)
+    assert sound.log_mel == pytest.approx(log_mel_db(audio), abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("audio", "remark"),
+    [
+        (np.zeros((2, 6 * SAMPLE_RATE)), "silent"),
+        (1.5 * np.ones((2, 6 * SAMPLE_RATE)), "clipped: 100.0% of its samples are at full scale"),
+        (0.1 * np.ones((2, SAMPLE_RATE)), "1.0 s: too short to tell beats and key"),
+        (0.1 * np.ones((2, 400)), "0.0 s: too short to tell beats and key"),
+    ],
+)
+def test_what_is_unusual_is_said(audio: np.ndarray, remark: str, tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", audio.astype(np.float32))
+    sound = analyse(tmp_path / "a.wav", {}, None)
+    assert remark in sound.remarks
+    assert sound.mono
+
+
+def test_a_long_file_is_scored_over_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_S", 60)
+    audio = tune(60, 0.5, 62.0)
+    write_wav(tmp_path / "a.wav", audio)
+    start, cut = load_start(tmp_path / "a.wav")
+    assert cut
+    assert np.array_equal(start, audio[:, : 60 * SAMPLE_RATE])
+    assert "longer than 1 minutes: scored over its first 1" in analyse(tmp_path / "a.wav", {}, None).remarks
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no audio")
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2)), SAMPLE_RATE)
+    for name, words in (
+        ("text.wav", "not readable as audio"),
+        ("empty.wav", r"empty\.wav"),
+        ("absent.wav", "no such file"),
+    ):
+        with pytest.raises(InputError, match=words):
+            analyse(tmp_path / name, {}, None)

@@ -1,6 +1,8 @@
-"""Against a plain loop over lags, and copies that were hidden."""
+"""Latents against plain loops over lags, and copies of training pairs that were hidden."""
 
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.errors import InputError
-from samuel.evaluate import nearest as likeness
-from samuel.evaluate.nearest import similarities
+from samuel.errors import DatasetError, InputError
+from samuel.evaluate import likeness
+from samuel.evaluate.likeness import (
+    Comparison,
+    Diversity,
+    Nearest,
+    Yardstick,
+    diversity,
+    held_out_tracks,
+    nearest_pairs,
+)
+from samuel.popdb.dataset import Popdb
+from samuel.popdb.loader import Normaliser
+from samuel.popdb.writer import write_popdb
+from tests.popdb.latents import encoded_song, small_settings
+
+
+def similarities(tracks: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    return Comparison(tracks, pairs.shape[-1]).similarities(pairs)
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -60,15 +78,10 @@ def test_it_is_the_best_of_all_lags(frames: int, pair_frames: int, quiet: bool) 
 def test_a_copy_is_found_wherever_it_lies(lag: int) -> None:
     long = noise(0, 8, 3000)
     pair, track = long[None, :, 1000:2024], long[None, :, 1000 - lag : 2024 - lag].clone()
-    values, lags = similarities(track, pair)
-    assert values.item() == pytest.approx(1.0, abs=1e-4)
-    assert lags.item() == lag
-
-
-def test_level_and_balance_of_a_copy_do_not_matter() -> None:
-    pair = noise(0, 1, 8, 400)
-    values, _ = similarities(torch.cat([pair * 3, pair * 0.2, pair + noise(1, 1, 8, 1) * 5]), pair)
-    assert values[:, 0].tolist() == pytest.approx([1.0] * 3, abs=1e-4)
+    louder = torch.cat([track, track * 3, track + noise(1, 1, 8, 1) * 5])
+    values, lags = similarities(louder, pair.half())
+    assert values.flatten().tolist() == pytest.approx([1.0] * 3, abs=1e-3)
+    assert lags.flatten().tolist() == [lag] * 3
 
 
 @pytest.mark.parametrize("deviation", [0.3, 1.0, 2.0])
@@ -116,12 +129,6 @@ def test_more_tracks_than_are_compared_at_a_time(monkeypatch: pytest.MonkeyPatch
         assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_half_precision_is_read_too() -> None:
-    pair = noise(0, 1, 4, 300)
-    values, _ = similarities(pair.half(), pair.double())
-    assert values.item() == pytest.approx(1.0, abs=1e-3)
-
-
 @pytest.mark.parametrize(
     ("tracks", "pairs", "message"),
     [
@@ -136,3 +143,148 @@ def test_half_precision_is_read_too() -> None:
 def test_what_cannot_be_compared_is_refused(tracks: Tensor, pairs: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         similarities(tracks, pairs)
+
+
+@pytest.fixture(scope="module")
+def popdb(tmp_path_factory: pytest.TempPathFactory) -> Popdb:
+    """Twelve songs of two pairs of 64 frames, of which some are held out."""
+    root = tmp_path_factory.mktemp("popdb")
+    songs = [encoded_song(root, name) for name in "abcdefghijkl"]
+    shares = {"pairs_per_shard": 5, "validation_share": 0.4}
+    return write_popdb(songs, small_settings(root, popdb=shares))
+
+
+def normaliser(popdb: Popdb) -> Normaliser:
+    return Normaliser.of(popdb.stats)
+
+
+def accompaniments(popdb: Popdb, split: str) -> Tensor:
+    return normaliser(popdb).accompaniment(popdb.read(popdb.pairs(split))[1])
+
+
+def test_it_is_the_best_of_all_pairs(popdb: Popdb) -> None:
+    train = accompaniments(popdb, "train")
+    vocal = normaliser(popdb).vocal(popdb.read(popdb.pairs("train")[:1])[0])  # not what is compared
+    tracks = torch.cat([accompaniments(popdb, "validation"), vocal])
+    values, lags = similarities(tracks, train)
+    found = nearest_pairs(tracks, popdb, normaliser(popdb))
+    places = values.argmax(dim=1)
+    assert [nearest.pair_id for nearest in found] == [popdb.pairs("train")[i]["pair_id"] for i in places]
+    assert [nearest.similarity for nearest in found] == pytest.approx(
+        values.max(dim=1).values.tolist(), abs=1e-5
+    )
+    assert [nearest.lag_frames for nearest in found] == [int(lags[n, p]) for n, p in enumerate(places)]
+    assert max(nearest.similarity for nearest in found) < 0.9  # none is a copy
+    late = torch.cat([noise(0, 1, 64, 20), train[9:10, :, :-20]], dim=-1)
+    (copy,) = nearest_pairs(late, popdb, normaliser(popdb))
+    row = popdb.pairs("train")[9]
+    assert (copy.pair_id, copy.title, copy.lag_frames) == (row["pair_id"], row["title"], 20)
+    assert copy.similarity == pytest.approx(1.0, abs=1e-3)
+
+
+def test_damaged_latents_are_named(popdb: Popdb) -> None:
+    maps = normaliser(popdb)
+    broken = dataclasses.replace(maps, accompaniment_std=torch.full_like(maps.accompaniment_std, torch.nan))
+    first = popdb.pairs("train")[0]["pair_id"]
+    with pytest.raises(DatasetError, match=f"{first}: NaN or infinite; run samuel verify"):
+        nearest_pairs(torch.zeros(1, 64, 64), popdb, broken)
+
+
+def test_the_yardstick_is_what_held_out_songs_come_to(popdb: Popdb, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, true = popdb.pairs("validation"), accompaniments(popdb, "validation")
+    songs = {row["song_id"]: place for place, row in reversed(list(enumerate(rows)))}
+    tracks = true[sorted(songs.values())]
+    assert 2 < len(tracks) < len(true)
+    assert torch.equal(held_out_tracks(popdb, normaliser(popdb), 64), tracks)
+    values = similarities(tracks, accompaniments(popdb, "train"))[0].max(dim=1).values.tolist()
+    found = Yardstick.of(nearest_pairs(tracks, popdb, normaliser(popdb)))
+    assert (found.n, found.highest) == (len(tracks), pytest.approx(max(values), abs=1e-5))
+    assert found.median == pytest.approx(np.median(values), abs=1e-5)
+    copied = accompaniments(popdb, "train")[3:4]
+    noisy = copied + 0.3 * torch.randn(copied.shape, generator=torch.Generator().manual_seed(0))
+    near = nearest_pairs(torch.cat([copied, noisy, true]), popdb, normaliser(popdb))
+    assert [found.suspects(one.similarity) for one in near] == [True] * 2 + [False] * len(true)
+    monkeypatch.setattr(likeness, "HELD_OUT", 2)
+    assert held_out_tracks(popdb, normaliser(popdb), 20).shape == (2, 64, 20)
+
+
+def test_nearer_to_a_copy_than_to_any_held_out_song_is_suspicious(tmp_path: Path) -> None:
+    held_out = Yardstick.of([Nearest("", "", similarity, 0) for similarity in (0.1, 0.4, 0.2)])
+    assert held_out == Yardstick(3, 0.2, 0.4)
+    assert [held_out.suspects(value) for value in (0.3, 0.45, 0.69, 0.71, 1.0)] == [False] * 3 + [True] * 2
+    alone = write_popdb([encoded_song(tmp_path, "a", 4)], small_settings(tmp_path))
+    tracks = held_out_tracks(alone, normaliser(alone), 64)
+    nothing = Yardstick.of(nearest_pairs(tracks, alone, normaliser(alone)))
+    assert nothing == Yardstick(0, None, None)
+    assert nothing.suspects(0.99) is None
+
+
+CHANNELS, FRAMES = 8, 4096
+
+
+def takes_noise(seed: int, *shape: int) -> Tensor:
+    return noise(seed, *shape, CHANNELS, FRAMES)
+
+
+def takes_of(share: float, songs: int = 3, takes: int = 3) -> Tensor:
+    """Takes that correlate with each other by `share`: what the vocal sets, and what the seed sets."""
+    song, seed = takes_noise(0, songs, 1), takes_noise(1, songs, takes)
+    return math.sqrt(share) * song + math.sqrt(1 - share) * seed
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_takes_are_as_unlike_as_the_seed_makes_them(share: float) -> None:
+    found = diversity(takes_of(share))
+    assert found.takes == 3
+    assert found.tracks == pytest.approx([1 - share] * 3, abs=0.02)
+    assert found.between_takes == pytest.approx(1 - share, abs=0.02)
+    assert found.between_songs == pytest.approx(1.0, abs=0.02)
+
+
+def test_it_is_one_minus_numpys_correlation_of_centred_takes() -> None:
+    found = diversity(takes := takes_of(0.5, songs=2) + torch.arange(8.0)[:, None])
+    centred = (takes - takes.mean(dim=-1, keepdim=True)).double().numpy().reshape(2, 3, -1)
+    own = [1 - np.corrcoef(track)[np.triu_indices(3, 1)].mean() for track in centred]
+    assert found.tracks == pytest.approx(own, abs=1e-5)
+    assert found.between_takes == pytest.approx(np.mean(own), abs=1e-5)
+    assert found.between_songs == pytest.approx(1 - np.corrcoef(centred[:, 0])[0, 1], abs=1e-5)
+
+
+def test_a_seed_that_does_not_matter_gives_nothing() -> None:
+    song = takes_noise(0, 2, 1)
+    louder = torch.tensor([1.0, 0.5, 3.0])[None, :, None, None]  # and brighter, which does not count
+    found = diversity(song * louder + louder * torch.arange(8.0)[:, None])
+    assert found.between_takes == pytest.approx(0.0, abs=1e-5)
+    assert found.between_songs == pytest.approx(1.0, abs=0.02)
+
+
+def test_what_cannot_be_measured_is_none() -> None:
+    assert diversity(takes_noise(0, 2, 1)).between_takes is None
+    assert diversity(takes_noise(0, 2, 1)).tracks == (None, None)
+    assert diversity(takes_noise(0, 1, 2)).between_songs is None
+    assert diversity(takes_noise(0, 1, 1)) == Diversity(1, None, None, (None,))
+
+
+def test_constant_takes_are_left_out() -> None:
+    takes = takes_of(0.3)
+    takes[1] = 2.5  # a silent track
+    takes[0, 0] = 0.0  # a silent take
+    found = diversity(takes)
+    assert found.tracks[1] is None
+    assert found.tracks[0] == pytest.approx(0.7, abs=0.02)
+    assert found.between_takes == pytest.approx(0.7, abs=0.02)
+    assert found.between_songs is None  # two of three first takes are silent
+
+
+@pytest.mark.parametrize(
+    ("tracks", "message"),
+    [
+        ([], "there must be one"),
+        ([torch.zeros(2, 3)], r"shapes \[\(2, 3\)\]"),
+        ([torch.zeros(0, 3, 4)], "there must be one"),
+        ([torch.full((2, 3, 4), math.nan)], "NaN or infinite"),
+    ],
+)
+def test_no_takes_at_all_are_refused(tracks: list[Tensor], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        diversity(tracks)

@@ -25,7 +25,7 @@ from samuel.evaluate.tracks import (
 from samuel.generate import accompany
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.published import import_published
-from samuel.report.report import vocal_share_report, write_report
+from samuel.report.report import write_report
 from samuel.train import fit, run_folder
 from tests.popdb.latents import small_settings
 from tests.popdb.published_arrays import FRAMES, GAP, write_published
@@ -87,11 +87,6 @@ def test_from_the_arrays_to_the_report(
     assert "### Published pair " in text
     assert not re.search(r", from \d+\.\d s", text)  # where in its song a pair begins is not known
     assert "vocal-share.png" not in report.sha256
-
-
-def test_no_picture_of_what_was_not_measured(popdb: Popdb, tmp_path: Path) -> None:
-    assert vocal_share_report(popdb, tmp_path) == "Vocal share: not measured."
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_codec_is_refused(popdb: Popdb, settings: Settings, model: Artifact, tmp_path: Path) -> None:

@@ -9,25 +9,27 @@ import torch
 from safetensors.torch import load_file
 
 from samuel.artifacts import Artifact
-from samuel.audio import read_wav
+from samuel.audio import read_wav, write_wav
 from samuel.checkpoint import load_model
 from samuel.codecs import load_codec
 from samuel.codecs.base import Codec
 from samuel.config import CodecConfig, SamplingConfig
 from samuel.errors import SettingsError
 from samuel.evaluate import tracks
-from samuel.evaluate.signal import clipped_share
-from samuel.evaluate.systems import CEILING, OURS
+from samuel.evaluate.features import clipped_share
+from samuel.evaluate.systems import CEILING, OURS, REAL, Lineup, System, Track
 from samuel.evaluate.tracks import (
     choose_pairs,
     latents_of,
     lineup_of,
     make_track,
     require_codec,
+    with_ceiling,
 )
 from samuel.generate import accompany_latents
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.writer import write_popdb
+from tests.evaluate.songs import band
 from tests.models import small_model
 from tests.popdb.latents import encoded_song, small_settings
 
@@ -74,13 +76,13 @@ def test_takes_have_seeds_of_their_own_and_the_first_is_heard(
     assert not torch.allclose(takes[0], takes[1])
     heard, decoded = read_wav(track.path("accompaniment.wav")), codec.decode(takes[:1])[0].numpy()
     assert np.corrcoef(heard.ravel(), decoded.ravel())[0, 1] > 0.7
-    assert torch.equal(latents_of([track])["reference"][0], reference[0].float())
+    assert torch.equal(latents_of(track)["reference"], reference[0].float())
 
 
 def test_overshoots_are_turned_down_and_not_cut_off(track: Artifact, codec: Codec) -> None:
     takes = load_file(track.path("latents.safetensors"))["takes"]
     loud = codec.decode(takes[:1] + 3.0)[0].float().numpy()
-    limited = tracks._limited(loud)
+    limited = tracks.limited(loud)
     assert clipped_share(loud) > 0.1
     assert clipped_share(limited) < 0.1 * clipped_share(loud)
     assert 0.5 < np.abs(limited).max() <= 1.0
@@ -115,3 +117,38 @@ def test_another_codec_is_refused_before_the_training(popdb: Popdb) -> None:
     require_codec(popdb, CodecConfig())
     with pytest.raises(SettingsError, match="holds latents of 'mel'"):
         require_codec(popdb, CodecConfig(name="stable-audio-open"))
+
+
+@pytest.fixture
+def lineup(tmp_path: Path) -> Lineup:
+    write_wav(tmp_path / "a.wav", band(60, 0.5, 2.0))
+    (tmp_path / "b.wav").write_text("no audio")
+    files = {name: tmp_path / f"{name}.wav" for name in "ab"}
+    return Lineup(tuple(Track(name, name, path) for name, path in files.items()), (System(REAL, files),))
+
+
+def test_the_ceiling_is_the_codecs_round_trip(lineup: Lineup, codec: Codec, tmp_path: Path) -> None:
+    raised = with_ceiling(lineup, codec, tmp_path / "entries")
+    assert [system.name for system in raised.systems] == [REAL, CEILING]
+    ceiling = raised.system(CEILING)
+    assert ceiling
+    assert ceiling.files.keys() == {"a"}
+    audio = band(60, 0.5, 2.0)
+    expected = codec.decode(codec.encode(torch.from_numpy(audio)[None]))[0].numpy()[:, : audio.shape[1]]
+    assert read_wav(ceiling.files["a"]) == pytest.approx(np.clip(expected, -1, 1), abs=1e-6)
+    (problem,) = raised.problems
+    assert (problem.system, problem.track) == (CEILING, "b")
+    assert "not readable as audio" in problem.message
+
+
+def test_it_is_found_again(
+    lineup: Lineup, codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = with_ceiling(lineup, codec, tmp_path / "entries").system(CEILING)
+    monkeypatch.setattr(codec, "encode", None)
+    assert with_ceiling(lineup, codec, tmp_path / "entries").system(CEILING) == first
+
+
+def test_without_true_accompaniments_there_is_none(lineup: Lineup, codec: Codec, tmp_path: Path) -> None:
+    alone = Lineup(lineup.tracks, ())
+    assert with_ceiling(alone, codec, tmp_path / "entries") is alone

@@ -41,7 +41,7 @@ NOT_FOLLOWED: dict[str, Any] = {
 
 
 SUMMARY: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "tracks": 20,
     "systems": [REAL, CEILING, OURS],
     "scores": {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.errors import DatasetError, MissingPartError
-from samuel.evaluate.signal import log_mel_db
+from samuel.evaluate.features import log_mel_db
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.shards import STREAMS
 from samuel.popdb.writer import write_popdb

@@ -39,9 +39,9 @@ def test_every_score_stands_with_interval_unit_direction_and_meaning() -> None:
 def test_a_score_that_is_registered_is_shown_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     known = dict(REGISTRY)
     monkeypatch.setattr("samuel.evaluate.scores.REGISTRY", known)
-    register(Score("warmth", "warmth", "lm", "higher is better", "how <warm> it is", "audio", digits=2))
+    register(Score("warmth", "warmth", "lm", "higher is better", "audio", float, "how <warm> it is"))
     found = summary(scores=summary()["scores"] | {"warmth": {OURS: interval(2.5)}})
-    warmth = {"score": "warmth (lm, higher is better)", REAL: "–", CEILING: "–", OURS: "2.50 [2.47, 2.53]"}
+    warmth = {"score": "warmth (lm, higher is better)", REAL: "–", CEILING: "–", OURS: "2.500 [2.47, 2.53]"}
     assert score_table(found)[-1] == warmth
     assert "how <warm> it is" in "\n".join(evaluation_sections(found))
 

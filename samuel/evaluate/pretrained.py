@@ -1,0 +1,365 @@
+"""Scores by networks of others: AudioBox-Aesthetics, and accompaniment prompt adherence (APA) by CLAP.
+
+Their weights are looked through before the packages load them, and what was measured is kept by its digests.
+"""
+
+import contextlib
+import io
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samuel.artifacts import digest, read_json, sha256, write_json
+from samuel.audio import SAMPLE_RATE, Audio
+from samuel.errors import InputError, MissingPartError
+from samuel.evaluate.features import load_start
+from samuel.evaluate.scores import AUDIOBOX, Evaluation, Findings
+from samuel.evaluate.systems import Lineup, System
+from samuel.hub import fetch, hub_error, quietly, require_finite, verify_blob
+
+VERSION = 1
+
+AUDIOBOX_REPOSITORY = "facebook/audiobox-aesthetics"
+AUDIOBOX_FILES = ("config.json", "model.safetensors")
+AUDIOBOX_REMEDY = (
+    "or set evaluation.audiobox_path to its checkpoint.pt, or leave 'audiobox' out of evaluation.scorers"
+)
+AUDIOBOX_PARTS = {
+    "state_dict": set(),
+    "model_cfg": {
+        "proj_num_layer", "proj_ln", "proj_act_fn", "proj_dropout", "nth_layer", "use_weighted_layer_sum",
+        "precision", "normalize_embed", "output_dim",
+    },
+    "target_transform": set(AUDIOBOX),
+}  # fmt: skip
+"""What the package reads of a checkpoint."""
+
+NETWORK_RATE, WINDOW_S = 16_000, 10
+BATCH_SIZE, BATCH_SIZE_ON_GPU = 1, 16
+"""Windows. On two CPU cores (AMD EPYC) a window took 2.2 s of processor time by itself, 2.3 s with another,
+2.5 s in fours, 2.9 s in sixteens. No GPU was at hand: sixteen would take 3 GiB of it."""
+
+
+def measure_audiobox(evaluation: Evaluation) -> Findings:
+    """PQ, PC, CE and CU of every file that can be read; each file once, its scores kept."""
+    path, root = evaluation.config.audiobox_path, evaluation.root / "audiobox"
+    weights = audiobox_identity(path)
+    systems = evaluation.lineup.systems
+    files = sorted({file for system in systems for file in system.files.values() if file.is_file()})
+    kept = {file: root / f"{digest('audiobox', VERSION, sha256(file), weights)}.json" for file in files}
+    fresh = [file for file, place in kept.items() if not place.is_file()]
+    predictor = load_audiobox(path) if fresh else None
+    for file in evaluation.each(fresh):
+        try:
+            audio, _ = load_start(file)
+        except InputError:  # the report names it where its other scores are missing
+            continue
+        row = score_aesthetics(predictor, audio)
+        write_json(kept[file], {axis: None if isnan(value) else value for axis, value in row.items()})
+    rows = {file: read_json(place) for file, place in kept.items() if place.is_file()}
+    by_track = {
+        axis: {s.name: {t: rows[file][axis] for t, file in s.files.items() if file in rows} for s in systems}
+        for axis in AUDIOBOX
+    }
+    return Findings(by_track=by_track, weights={"audiobox": weights})
+
+
+def load_audiobox(path: Path | None) -> Any:
+    """The package's predictor by a checkpoint in its layout, or by the hub's; on a GPU where there is one.
+
+    Raises:
+        MissingPartError: The checkpoint is absent, damaged or of another layout, or the hub is out of reach.
+    """
+    fetched = _fetch_audiobox() if path is None else []
+    for file in fetched:
+        verify_blob(file)
+    if path:
+        _check_audiobox(path)
+    with quietly():
+        from audiobox_aesthetics.infer import initialize_predictor
+
+        try:
+            predictor = initialize_predictor(ckpt=str(path) if path else None)
+        except Exception as error:
+            refused = hub_error(error, AUDIOBOX_REPOSITORY, AUDIOBOX_REMEDY)
+            raise (_unusable(path, error) if path else refused) from error
+    state = predictor.model.state_dict()
+    if fetched:
+        _require_all(state, fetched[-1])
+    require_finite(state, str(path or AUDIOBOX_REPOSITORY))
+    return predictor
+
+
+def audiobox_identity(path: Path | None) -> str:
+    """Tell the weights that `load_audiobox` takes from others: their sha256, or the hub's revision.
+
+    Weights that the local cache does not hold are fetched.
+
+    Raises:
+        MissingPartError: There is no such file, or the hub is out of reach.
+    """
+    if path:
+        return sha256(_existing(path, "audiobox_path"))
+    revisions = sorted({file.parent.name for file in _fetch_audiobox()})  # two where it changed meanwhile
+    return f"{AUDIOBOX_REPOSITORY}@{'+'.join(revisions)}"
+
+
+def score_aesthetics(predictor: Any, audio: Audio, batch_size: int | None = None) -> dict[str, float]:
+    """PQ, PC, CE and CU of (2, S) at 44.1 kHz; NaN where there is no sample.
+
+    They are what the package gives for a whole track (to about 1e-5): each window counts by its length. The
+    package puts all windows of a track into one batch, about 0.2 GiB for each; here they pass in batches of a
+    fixed size, by default as large as is fast, so that memory does not grow with the length.
+    """
+    if not audio.size:
+        return dict.fromkeys(AUDIOBOX, nan)
+    size = batch_size or (BATCH_SIZE if predictor.device.type == "cpu" else BATCH_SIZE_ON_GPU)
+    track = torch.tensor(audio)  # a copy, as it may be read-only
+    (mono,) = predictor.audio_resample_mono([{"path": track, "sample_rate": SAMPLE_RATE}])
+    windows = mono.split(WINDOW_S * NETWORK_RATE, dim=1)
+    rows: list[Mapping[str, float]] = []
+    for start in range(0, len(windows), size):
+        # The package takes each window for a track, pads it and masks what it padded.
+        batch = [{"path": window, "sample_rate": NETWORK_RATE} for window in windows[start : start + size]]
+        with quietly():  # it calls torch's attention in a way torch warns about
+            rows += predictor.forward(batch)
+    lengths = [window.shape[1] for window in windows]
+    return {axis: float(np.average([row[axis] for row in rows], weights=lengths)) for axis in AUDIOBOX}
+
+
+def _fetch_audiobox() -> list[Path]:
+    """The hub's files in the local cache, `snapshots/<revision>/<name>`; the last holds the tensors."""
+    return [fetch(AUDIOBOX_REPOSITORY, name, AUDIOBOX_REMEDY) for name in AUDIOBOX_FILES]
+
+
+def _require_all(state: Mapping[str, Tensor], file: Path) -> None:
+    """The package loads from the hub leniently: a tensor that is not there would stay random."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        absent = sorted(state.keys() - opened.keys())
+    if absent:
+        raise MissingPartError(f"{file}: lacks {len(absent)} tensors, {absent[0]} among them; fetch it again")
+
+
+def _check_audiobox(path: Path) -> None:
+    """The package would ask the hub for an absent file, and trusts torch's default where it is there."""
+    found = _read_checkpoint(_existing(path, "audiobox_path"))
+    refused = f"{path}: not a checkpoint of audiobox_aesthetics"
+    for part, keys in AUDIOBOX_PARTS.items():
+        held = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(held, dict):
+            raise MissingPartError(f"{refused} (needs {sorted(AUDIOBOX_PARTS)})")
+        if absent := sorted(keys - held.keys()):
+            raise MissingPartError(f"{refused} ({part} lacks {', '.join(absent)})")
+
+
+def _existing(path: Path, setting: str) -> Path:
+    if not path.is_file():
+        wrong = "a folder" if path.is_dir() else "no such file"
+        raise MissingPartError(f"{path}: {wrong}; give a checkpoint (evaluation.{setting})")
+    return path
+
+
+def _read_checkpoint(path: Path, *, mmap: bool = False) -> Any:
+    """Read a checkpoint by a load that can only bring tensors, numbers of NumPy and plain values."""
+    scalar = np.float64(0).__reduce__()[0]  # losses that training noted, by the names of NumPy 1 and 2
+    known = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    plain = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    try:
+        with torch.serialization.safe_globals([*known, *plain]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> MissingPartError:
+    # torch names the tensor that does not fit in its second line
+    words = " ".join(line.strip() for line in str(error).splitlines()[:2])
+    return MissingPartError(
+        f"{path}: not a usable checkpoint ({type(error).__name__}: {words:.300}); fetch it again"
+    )
+
+
+CLAP_REPOSITORY = "lukewys/laion_clap"
+CLAP_CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
+"""CLAP trained on music, which the package takes by default; 2.35 GB."""
+TOKENIZERS = "roberta-base, bert-base-uncased and facebook/bart-base"
+INSTALL_APA = (
+    "in a checkout: uv pip install '.[apa]' (pip alone finds no set of versions: laion-clap asks for NumPy 1,"
+    " which pyproject.toml overrides for uv). It is under the GPL-3"
+)
+APA_REMEDY = "or leave 'apa' out of evaluation.scorers"
+CLAP_RATE, CLAP_WINDOW_S = 48_000, 5.0
+LEAST_PAIRS = 2
+
+Pair = tuple[Audio, Audio]
+"""A vocal and an accompaniment, (2, S) each; what one has more is cut off."""
+
+
+def measure_apa(evaluation: Evaluation) -> Findings:
+    """APA of every system but the true pairs that it is measured by: as recorded, or through the codec."""
+    lineup, path = evaluation.lineup, evaluation.config.apa_path
+    reference = lineup.reference()
+    if reference is None:
+        raise InputError("there are no true accompaniments to compare with")
+    weights = sha256(_existing(path, "apa_path")) if path else CLAP_CHECKPOINT
+    place = evaluation.root / "apa" / f"{digest('apa', VERSION, evaluation.identity, weights)}.json"
+    if not place.is_file():
+        apa = Apa(load_clap(path), _pairs(lineup, reference))
+        others = [system for system in lineup.systems if system is not reference]
+        write_json(place, {system.name: apa.score(_pairs(lineup, system)) for system in others})
+    return Findings(by_system={"apa": read_json(place)}, weights={"apa_weights": weights})
+
+
+def _pairs(lineup: Lineup, system: System) -> Iterator[Pair]:
+    """Vocals with accompaniments, one pair at a time; what cannot be read is named by the other scores."""
+    for track in lineup.tracks:
+        if track.name in system.files:
+            try:
+                pair = load_start(track.vocal)[0], load_start(system.files[track.name])[0]
+            except InputError:
+                continue
+            yield pair
+
+
+class Apa:
+    """True pairs, ready to be compared with sets of candidates: do accompaniments belong to their vocals?
+
+    By the authors' own package `audio-metrics`, under the GPL-3 and no part of the default installation
+    (Grachten and Nistal, "Accompaniment Prompt Adherence", arXiv 2503.06346). It embeds mixes of vocal and
+    accompaniment in windows of 5 s by CLAP, and compares sets of them by their Fréchet distances:
+
+        APA = ½ + (FAD(C, R') - FAD(C, R)) / (2 FAD(R, R'))
+
+    with the mixes C of the candidates, R of true pairs, and R' of true pairs that were dealt anew. It is one
+    figure for a set, and a rough one for a small set: 512 dimensions from as many windows as there are.
+    """
+
+    def __init__(self, embedder: Any, references: Iterable[Pair], seed: int = 0) -> None:
+        """Embed the true pairs by CLAP, and the same dealt anew, window by window: some stay with their song.
+
+        The package keeps 100 pairs in memory, 18 MB each of 47.55 s.
+
+        Raises:
+            InputError: The pairs are too few or too short, or not finite.
+        """
+        self._seed = seed
+        with _quiet_and_seeded(seed):
+            # Without a GPU it wants the name of a device all the same, and compares that with the network's.
+            device = embedder.get_device()
+            indices = [device.index or 0] if device.type == "cuda" else [None]
+            package = _import_apa()
+            self._metrics = package.AudioMetrics(metrics=["apa"], device_indices=indices, embedder=embedder)
+            self._metrics.add_reference(_at_48_khz(references, "true pairs"))
+
+    def score(self, candidates: Iterable[Pair]) -> float:
+        """APA of a set of vocals with the accompaniments that were made for them, from 0 to 1.
+
+        Raises:
+            InputError: There are too few or too short ones, one is not finite, or the true pairs are no
+                nearer to each other than to strangers.
+        """
+        with _quiet_and_seeded(self._seed):
+            result = self._metrics.evaluate(_at_48_khz(candidates, "candidates"))
+        if not self._metrics.apa_d_x_xp > 0:
+            raise InputError(
+                "the true pairs are all alike, so that none can be told from strangers; give more"
+            )
+        return float(result["apa"])
+
+
+def load_clap(path: Path | None) -> Any:
+    """CLAP as the package loads it, by a checkpoint in laion-clap's layout, or by the default one of the hub.
+
+    laion-clap unpickles its checkpoint with no restriction, so that is looked through first. It asks the hub
+    for the tokenizers of three language models, and for the weights of one, which the checkpoint replaces.
+
+    Raises:
+        MissingPartError: The package is not installed, the checkpoint is absent, damaged or of another
+            layout, or the hub is out of reach.
+    """
+    _import_apa()
+    remedy = f"or set evaluation.apa_path to a copy of it, {APA_REMEDY}"
+    found = path or fetch(CLAP_REPOSITORY, CLAP_CHECKPOINT, remedy)
+    _check_clap(found)
+    with quietly(), contextlib.redirect_stderr(io.StringIO()):
+        clap = _build_clap()
+        try:
+            clap.load_ckpt(str(found), verbose=False)
+        except (RuntimeError, KeyError) as error:
+            raise _unusable(found, error) from error
+    # Its own constructor would look for the file in another cache, by its name alone, or fetch it unchecked.
+    official = import_module("audio_metrics.embedders").LaionCLAP
+    embedder = official.__new__(official)
+    embedder.clap, embedder.layer = clap, None
+    return embedder
+
+
+def _at_48_khz(pairs: Iterable[Pair], what: str) -> Iterator[NDArray[np.float32]]:
+    """Pairs as the package wants them, mono, (S, 2) at 48 kHz; an error behind the last if they are too few.
+
+    Here and not in the package, which resamples in threads and so changes the order.
+    """
+    import soxr
+
+    count = windows = 0
+    for vocal, accompaniment in pairs:
+        samples = min(vocal.shape[-1], accompaniment.shape[-1])
+        both = np.stack([audio[:, :samples].mean(axis=0) for audio in (vocal, accompaniment)], axis=1)
+        if not np.isfinite(both).all():  # which would end the whole process inside LAPACK
+            raise InputError("a vocal or accompaniment holds NaN or infinite numbers")
+        resampled = soxr.resample(both.astype(np.float32), SAMPLE_RATE, CLAP_RATE)
+        count, windows = count + 1, windows + len(resampled) // round(CLAP_WINDOW_S * CLAP_RATE)
+        yield resampled
+    if min(count, windows) < LEAST_PAIRS:
+        raise InputError(
+            f"{count} {what} with {windows} windows of {CLAP_WINDOW_S:g} s in all: adherence is measured"
+            f" between sets, of {LEAST_PAIRS} pairs and windows at least"
+        )
+
+
+@contextlib.contextmanager
+def _quiet_and_seeded(seed: int) -> Iterator[None]:
+    """Without the package's bars and warnings, and with its dealing, by the global generator, seeded."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        with quietly(), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        random.setstate(state)
+
+
+def _import_apa() -> Any:
+    try:
+        with quietly():
+            return import_module("audio_metrics")
+    except ImportError as error:
+        raise MissingPartError(f"the package audio-metrics is not usable ({error}); {INSTALL_APA}") from error
+
+
+def _build_clap() -> Any:
+    """The network that the package takes, with weights that are still to be loaded."""
+    try:
+        return import_module("laion_clap").CLAP_Module(enable_fusion=False, amodel="HTSAT-base")
+    except ImportError as error:
+        raise MissingPartError(f"the package laion-clap is not usable ({error}); {INSTALL_APA}") from error
+    except OSError as error:
+        raise hub_error(error, TOKENIZERS, APA_REMEDY) from error
+
+
+def _check_clap(path: Path) -> None:
+    found = _read_checkpoint(_existing(path, "apa_path"), mmap=True)
+    state = found.get("state_dict", found) if isinstance(found, dict) else None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise MissingPartError(f"{path}: not a checkpoint of laion-clap (needs a state_dict of tensors)")
+    require_finite(state, str(path))
