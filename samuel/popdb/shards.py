@@ -52,21 +52,18 @@ def finite(latents: Halves) -> bool:
 
 
 class ChannelSums:
-    """Sums over pairs, in float64, from which mean and deviation of each channel follow.
+    """Sums over pairs, in float64, from which mean and deviation of each channel follow."""
 
-    Args:
-        channels: How many a frame has.
-    """
-
-    def __init__(self, channels: int) -> None:
+    def __init__(self) -> None:
         self.pairs = self.frames = 0
-        self.values = np.zeros((len(STREAMS), 2, channels))  # of the values, and of their squares
+        self.values = np.zeros(
+            (len(STREAMS), 2, 1)
+        )  # by stream and channel, of the values and of their squares
 
     def add(self, *pair: Halves) -> None:
         """Count vocal and accompaniment of a pair, each (C, T)."""
-        for stream, latents in enumerate(pair):
-            values = latents.astype(np.float64)
-            self.values[stream] += values.sum(axis=1), np.einsum("ct,ct->c", values, values)
+        both = [latents.astype(np.float64) for latents in pair]
+        self.values = self.values + [[v.sum(axis=1), np.einsum("ct,ct->c", v, v)] for v in both]
         self.pairs += 1
         self.frames += pair[0].shape[1]
 
@@ -74,7 +71,7 @@ class ChannelSums:
         """Count what another has counted."""
         self.pairs += other.pairs
         self.frames += other.frames
-        self.values += other.values
+        self.values = self.values + other.values
 
     def statistics(self) -> ChannelFigures:
         """By stream, `mean` and `std` of each channel; one that never changes gets a deviation of 1.

@@ -95,7 +95,7 @@ def _faults(folder: Folder, info: dict[str, Any]) -> Iterator[str]:
     yield from _song_faults(index, songs)
     yield from _count_faults(info, index, songs)
     yield from _leakage_faults(index, songs)
-    sums = ChannelSums(len(info["stats"]["vocal"]["mean"]))
+    sums = ChannelSums()
     yield from _shard_faults(folder, info, index, sums)
     if sums.pairs == sum(row["split"] == "train" for row in index):  # others are at fault themselves
         yield from _statistics_faults(info["stats"], sums)
@@ -202,10 +202,10 @@ def _shard_faults(
 ) -> Iterator[str]:
     """Read every shard, several at a time: hashing leaves Python's lock to the others."""
     by_shard = _grouped((row for row in index if row["shard"] in info["files"]), lambda row: row["shard"])
-    shape = (len(sums.values[0, 0]), info["chunk_frames"])
+    shape = (len(info["stats"]["vocal"]["mean"]), info["chunk_frames"])
 
     def check(name: str) -> tuple[list[str], ChannelSums]:
-        listed, own = info["files"][name], ChannelSums(shape[0])
+        listed, own = info["files"][name], ChannelSums()
         try:
             with folder.as_it_lies(name) as path:
                 return list(_check_shard(path, name, listed, by_shard[name], shape, own)), own

@@ -10,9 +10,9 @@ Shapes: N pairs of a shard, C latent channels, T frames.
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby, islice
 from typing import Any
 
 import numpy as np
@@ -152,11 +152,13 @@ def save(folder: Folder, content: Content, old: Popdb | None) -> Popdb:
     try:
         with explain_full_disk(folder.location, remedy):
             rows, stats = _keep_shards(files, content, old) or _write_shards(files, content)
-            info = _write_tables(files, content, rows, stats)
-            card = dataset_card(info, _vocal_shares(content.songs)).encode()
+            info = _describe(files, content, rows, stats)
+            shares = [share for song in content.songs for share in song["vocal_shares"] if share is not None]
+            card = dataset_card(info, shares).encode()
             info["files"] = files.listed | {CARD: _listed(card)}
-            files.put(MANIFEST, json_bytes(info))  # from here on it is the dataset
-            files.put(CARD, card)
+            manifest = json_bytes(info)
+            files.put(MANIFEST, manifest, _listed(manifest))  # from here on it is the dataset
+            files.put(CARD, card, _listed(card))
             kept = ()
     finally:
         _sweep(folder, kept)
@@ -176,18 +178,19 @@ class _Files:
         self.listed: dict[str, dict[str, Any]] = {}
         self.changed = False
 
-    def put(self, name: str, content: bytes) -> None:
-        """Have a file with this content there."""
-        self.listed[name] = _listed(content)
-        digest = self.listed[name]["sha256"]
-        if self.folder.sha256(name) != digest:
-            self.folder.put(name, content, digest)
-            self.changed = True
-
-    def keep(self, name: str, listed: dict[str, Any]) -> bool:
-        """List a file that is there already; False where it is not, or is damaged."""
+    def add(self, pattern: str, content: bytes) -> str:
+        """Have a file with this content there, and list it; its name, which holds its digest."""
+        listed = _listed(content)
+        name = pattern.format(listed["sha256"][:16])
+        self.put(name, content, listed)
         self.listed[name] = listed
-        return self.folder.sha256(name) == listed["sha256"]
+        return name
+
+    def put(self, name: str, content: bytes, listed: dict[str, Any]) -> None:
+        """Have a file with this content there."""
+        if self.folder.sha256(name) != listed["sha256"]:
+            self.folder.put(name, content, listed["sha256"])
+            self.changed = True
 
 
 def _listed(content: bytes) -> dict[str, Any]:
@@ -198,75 +201,62 @@ def _keep_shards(
     files: _Files, content: Content, old: Popdb | None
 ) -> tuple[list[Row], ChannelFigures] | None:
     """The rows with their places, and the statistics, where the shards of the old dataset hold them all."""
-    if (
-        old is None
-        or old.info["settings"]["pairs_per_shard"] != content.made_of["settings"]["pairs_per_shard"]
-    ):
-        return None
     known = ("pair_id", "latents_sha256", "split")
-    if [[row[name] for name in known] for row in old.index] != [
-        [row[name] for name in known] for row in content.rows
-    ]:
+    size = content.made_of["settings"]["pairs_per_shard"]
+    if old is None or old.info["settings"]["pairs_per_shard"] != size:
         return None
-    shards = dict.fromkeys(row["shard"] for row in old.index)
-    for name in shards:
-        if not files.keep(name, old.info["files"][name]):
-            return None
+    if _columns(old.index, known) != _columns(content.rows, known):
+        return None
+    shards = {row["shard"]: old.info["files"][row["shard"]] for row in old.index}
+    if any(files.folder.sha256(name) != listed["sha256"] for name, listed in shards.items()):
+        return None
+    files.listed |= shards
     places = ({name: row[name] for name in ("shard", "row", "pair_sha256")} for row in old.index)
     return [row | place for row, place in zip(content.rows, places, strict=True)], old.stats
 
 
+def _columns(rows: Iterable[Row], names: Sequence[str]) -> list[list[Any]]:
+    return [[row[name] for name in names] for row in rows]
+
+
 def _write_shards(files: _Files, content: Content) -> tuple[list[Row], ChannelFigures]:
     """Write all pairs into shards; the rows with their places, and the statistics of those to train on."""
-    files.listed.clear()
     rows: list[Row] = []
-    sums: ChannelSums | None = None
+    sums = ChannelSums()
     with ThreadPoolExecutor(1) as disk:
-        written: Future[None] | None = None
         for members, latents in _batches(content):
-            sums = sums or ChannelSums(latents.shape[2])
-            shard = shard_bytes(latents)
-            name = f"shards/{hashlib.sha256(shard).hexdigest()[:16]}.safetensors"
-            if written:
-                written.result()
-            written = disk.submit(files.put, name, shard)  # while the next one is made
-            for place, row in enumerate(members):
-                pair = latents[:, place]
-                rows.append(row | {"shard": name, "row": place, "pair_sha256": pair_sha256(*pair)})
+            added = disk.submit(files.add, "shards/{}.safetensors", shard_bytes(latents))
+            digests: list[str] = []
+            for row, pair in zip(members, latents.swapaxes(0, 1), strict=True):  # while it is written
+                digests.append(pair_sha256(*pair))
                 if row["split"] == "train":
                     sums.add(*pair)
-        if written is None or sums is None:
-            raise ValueError("no pairs")
-        written.result()
+            name = added.result()
+            rows += [
+                row | {"shard": name, "row": place, "pair_sha256": digest}
+                for place, (row, digest) in enumerate(zip(members, digests, strict=True))
+            ]
     return rows, sums.statistics()
 
 
 def _batches(content: Content) -> Iterator[tuple[Sequence[Row], Halves]]:
     """The rows of each shard, and their latents (2, N, C, T) in memory that the next ones take over."""
-    made_of, pairs = content.made_of, iter(content.read(content.rows))
-    size = min(made_of["settings"]["pairs_per_shard"], max(1, MOST_SHARD_FRAMES // made_of["chunk_frames"]))
-    room: Halves | None = None  # fresh memory for every shard takes longer
+    frames, most = content.made_of["chunk_frames"], content.made_of["settings"]["pairs_per_shard"]
+    size = min(most, len(content.rows), max(1, MOST_SHARD_FRAMES // frames))
+    pairs = iter(content.read(content.rows))
+    first = next(pairs)
+    room = empty_batch(size, *first[0].shape)  # fresh memory for every shard takes longer
+    pairs = chain([first], pairs)
     for start in range(0, len(content.rows), size):
         members = content.rows[start : start + size]
-        for place, _ in enumerate(members):
-            pair = next(pairs)
-            if room is None:
-                room = empty_batch(min(size, len(content.rows)), *pair[0].shape)
+        for place, pair in enumerate(islice(pairs, len(members))):
             for half, latents in zip(room[:, place], pair, strict=True):
                 np.copyto(half, latents.numpy(), casting="no")
-        if room is not None:
-            yield members, room[:, : len(members)]
+        yield members, room[:, : len(members)]
 
 
-def _write_tables(
-    files: _Files, content: Content, rows: Sequence[Row], stats: ChannelFigures
-) -> dict[str, Any]:
+def _describe(files: _Files, content: Content, rows: Sequence[Row], stats: ChannelFigures) -> dict[str, Any]:
     """Write index and songs; the new `dataset.json`, which names no files yet."""
-    names: dict[str, str] = {}
-    for table, table_rows, schema in (("index", rows, INDEX_SCHEMA), ("songs", content.songs, SONGS_SCHEMA)):
-        written = table_bytes(table_rows, schema)
-        names[table] = f"{table}-{hashlib.sha256(written).hexdigest()[:16]}.parquet"
-        files.put(names[table], written)
     splits = [row["split"] for row in rows]
     counts = {
         **song_counts(content.songs),
@@ -275,8 +265,14 @@ def _write_tables(
         "validation": splits.count("validation"),
         "shards": len({row["shard"] for row in rows}),
     }
-    described = {"format_version": FORMAT_VERSION, "content_sha256": content_digest(rows), "counts": counts}
-    return content.made_of | names | described | {"stats": stats}
+    return content.made_of | {
+        "format_version": FORMAT_VERSION,
+        "content_sha256": content_digest(rows),
+        "counts": counts,
+        "stats": stats,
+        "index": files.add("index-{}.parquet", table_bytes(rows, INDEX_SCHEMA)),
+        "songs": files.add("songs-{}.parquet", table_bytes(content.songs, SONGS_SCHEMA)),
+    }
 
 
 def _sweep(folder: Folder, kept: Collection[str]) -> None:
@@ -288,10 +284,6 @@ def _sweep(folder: Folder, kept: Collection[str]) -> None:
     folder.remove(
         name for name in folder.sizes() if SWEPT.fullmatch(name) and name not in listed and name not in kept
     )
-
-
-def _vocal_shares(songs: Sequence[Row]) -> list[float]:
-    return [share for song in songs for share in song["vocal_shares"] if share is not None]
 
 
 def _require_same_source(old: Popdb | None, source: str) -> None:

@@ -215,7 +215,7 @@ def test_a_file_of_another_library_can_be_a_shard(tmp_path: Path) -> None:
 
 
 def test_a_channel_that_never_changes_can_be_normalised() -> None:
-    sums = ChannelSums(3)
+    sums = ChannelSums()
     sums.add(np.full((3, 8), 5.0, np.float16), np.full((3, 8), -1.0, np.float16))
     assert sums.statistics() == {
         "vocal": {"mean": [5.0] * 3, "std": [1.0] * 3},
