@@ -67,7 +67,12 @@ def fingerprint(wav: Path) -> Codes:
     ]  # fmt: skip
     done = run_ffmpeg(arguments)
     if done.returncode != 0:
-        raise _failure(wav, done.stderr.decode(errors="replace").strip())
+        message = done.stderr.decode(errors="replace").strip()
+        if "Requested output format" in message:  # known to ffmpeg, not to this build
+            remedy = "set IMAGEIO_FFMPEG_EXE to an ffmpeg whose -muxers list it"
+            raise MissingPartError(f"{ffmpeg()} cannot write Chromaprint; {remedy}")
+        reason = message.splitlines()[-1:] or ["unknown reason"]
+        raise InputError(f"{wav}: no fingerprint can be taken ({reason[0]}); give a whole WAV")
     # The muxer writes its array as it lies in memory, so in the byte order of this machine.
     return np.frombuffer(done.stdout, dtype=np.uint32).copy()
 
@@ -104,31 +109,17 @@ def recordings(fingerprints: Mapping[str, Codes]) -> dict[str, str]:
     empty or hardly changes, such as that of silence or a tone, is like no other. The order of the mapping
     does not matter.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     keys = sorted(fingerprints)
     codes = [np.asarray(fingerprints[key], dtype=np.uint32) for key in keys]
-    first = list(range(len(keys)))  # a song that leads to the first of all that sound like it
-    for a, b, offset in _candidates(codes):
-        one, other = sorted((_followed(first, a), _followed(first, b)))
-        if one != other and _alike(codes[a], codes[b], offset):
-            first[other] = one
-    return {key: keys[_followed(first, song)] for song, key in enumerate(keys)}
-
-
-def _followed(first: list[int], song: int) -> int:
-    """The end of a chain of songs, each led to by the one before; the chain is halved on the way."""
-    while first[song] != song:
-        first[song] = first[first[song]]
-        song = first[song]
-    return song
-
-
-def _failure(wav: Path, said: str) -> InputError | MissingPartError:
-    if "Requested output format" in said:  # known to ffmpeg, not to this build
-        return MissingPartError(
-            f"{ffmpeg()} cannot write Chromaprint; set IMAGEIO_FFMPEG_EXE to an ffmpeg whose -muxers list it"
-        )
-    reason = said.splitlines()[-1:] or ["unknown reason"]
-    return InputError(f"{wav}: no fingerprint can be taken ({reason[0]}); give a whole WAV")
+    alike = {(a, b) for a, b, offset in _candidates(codes) if _alike(codes[a], codes[b], offset)}
+    ends = np.array(sorted(alike), dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(alike)), (ends[0], ends[1])), shape=(len(keys), len(keys)))
+    groups = connected_components(graph, directed=False)[1].tolist() if keys else []
+    smallest: dict[int, str] = {}
+    return {key: smallest.setdefault(group, key) for key, group in zip(keys, groups, strict=True)}
 
 
 def _candidates(codes: Sequence[Codes]) -> Iterator[tuple[int, int, int]]:
@@ -141,7 +132,10 @@ def _candidates(codes: Sequence[Codes]) -> Iterator[tuple[int, int, int]]:
     stretches = [np.searchsorted(meetings, ends) for meetings in found]
     for number in range(SHARES):
         here = [m[at[number] : at[number + 1]] for m, at in zip(found, stretches, strict=True)]
-        for meeting in _frequent(np.concatenate(here)).tolist():
+        meetings = np.concatenate(here)
+        meetings.sort()
+        last = meetings[VOTES - 1 :]
+        for meeting in np.unique(last[last == meetings[: 1 - VOTES]]).tolist():
             pair, offset = divmod(meeting, span)
             yield pair // songs, pair % songs, offset - longest
 
@@ -150,31 +144,24 @@ def _indices(codes: Sequence[Codes]) -> Iterator[tuple[Codes, Places, Places]]:
     """Code, song and position of each song's first use of each code, ordered by code, then song.
 
     Every code is in one of the shares that come one after the other: of 13,000 songs all at once would take
-    a gigabyte.
+    a gigabyte. A code has its place in the same number, below it: sorting these takes a sixth of the time of
+    a sort by two keys.
     """
     lengths = np.array([len(own) for own in codes], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
     for number in range(SHARES):
-        entries = np.concatenate([np.empty(0, np.uint64), *_entries(codes, starts, number)])
-        entries.sort()
-        code, place = (entries >> np.uint64(32)).astype(np.uint32), entries.astype(np.uint32).astype(np.int64)
+        entries = [np.empty(0, np.uint64)]
+        for start in range(0, len(codes), SONGS_AT_A_TIME):  # of all at once would be a copy of all codes
+            some = np.concatenate(codes[start : start + SONGS_AT_A_TIME])
+            place = np.flatnonzero(some % SHARES == number)
+            where = (place + starts[start]).astype(np.uint64)
+            entries.append((some[place].astype(np.uint64) << np.uint64(32)) | where)
+        entry = np.sort(np.concatenate(entries))
+        code, place = (entry >> np.uint64(32)).astype(np.uint32), entry.astype(np.uint32).astype(np.int64)
         song = np.searchsorted(starts, place, side="right") - 1
         first = np.ones(len(code), dtype=np.bool_)
         first[1:] = (code[1:] != code[:-1]) | (song[1:] != song[:-1])
         yield code[first], song[first], (place - starts[song])[first]
-
-
-def _entries(codes: Sequence[Codes], starts: Places, number: int) -> Iterator[NDArray[np.uint64]]:
-    """A share of the codes, of some songs after others: of all at once would be a copy of all codes.
-
-    Each has its place in the same number, below it: sorting these takes a sixth of the time of a sort by two
-    keys.
-    """
-    for start in range(0, len(codes), SONGS_AT_A_TIME):
-        some = np.concatenate(codes[start : start + SONGS_AT_A_TIME])
-        place = np.flatnonzero(some % SHARES == number)
-        where = (place + starts[start]).astype(np.uint64)
-        yield (some[place].astype(np.uint64) << np.uint64(32)) | where
 
 
 def _meetings(code: Codes, song: Places, position: Places, *, songs: int, longest: int) -> Places:
@@ -186,12 +173,6 @@ def _meetings(code: Codes, song: Places, position: Places, *, songs: int, longes
         offset = position[met] - position[met + step] + longest
         found.append(pair * (2 * longest + 1) + offset)
     return np.sort(np.concatenate(found))
-
-
-def _frequent(numbers: Places) -> Places:
-    """The numbers that occur `VOTES` times or more, each once; sorts its argument, which may be large."""
-    numbers.sort()
-    return np.unique(numbers[VOTES - 1 :][numbers[VOTES - 1 :] == numbers[: 1 - VOTES]])
 
 
 def _alike(a: Codes, b: Codes, offset: int) -> bool:

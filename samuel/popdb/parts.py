@@ -21,10 +21,8 @@ class Parts:
     """Store, codec, separator, rate limiter and device of one run.
 
     A flow or command makes one and hands it down. Threads that ask at once get the same part, loaded once.
-    Pickled it is its settings alone: another process loads parts of its own.
-
-    Args:
-        settings: The tree.
+    Pickled it is its settings alone: another process loads parts of its own. What cannot be loaded is a
+    MissingPartError that says what to do.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -37,11 +35,7 @@ class Parts:
 
     @property
     def store(self) -> Store:
-        """Where finished artifacts are found, on disk or behind a URL.
-
-        Raises:
-            MissingPartError: The package that the URL's protocol needs is not installed.
-        """
+        """Where finished artifacts are found, on disk or behind a URL."""
         return self._once("store", lambda: open_store(self.settings))
 
     @property
@@ -52,33 +46,21 @@ class Parts:
 
     @property
     def device(self) -> "torch.device":
-        """Where codec and separator compute.
-
-        Raises:
-            MissingPartError: The settings name a GPU that is not there.
-        """
+        """Where codec and separator compute."""
         from samuel.device import resolve_device
 
         return self._once("device", lambda: resolve_device(self.settings.device))
 
     @property
     def codec(self) -> "Codec":
-        """Audio ↔ latents.
-
-        Raises:
-            MissingPartError: Its weights are absent, damaged or out of reach.
-        """
+        """Audio ↔ latents."""
         from samuel.codecs import load_codec
 
         return self._once("codec", lambda: load_codec(self.settings.codec, self.device))
 
     @property
     def separator(self) -> "Separator":
-        """A song → its vocals.
-
-        Raises:
-            MissingPartError: Its weights are absent, damaged or out of reach.
-        """
+        """A song → its vocals."""
         from samuel.separators import load_separator
 
         return self._once("separator", lambda: load_separator(self.settings.separator, self.device))
