@@ -187,8 +187,8 @@ class Shard:
             return file.readinto(into)
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            os.close(self._descriptor)
+        if (descriptor := getattr(self, "_descriptor", None)) is not None:
+            os.close(descriptor)
 
 
 class ShardReader:

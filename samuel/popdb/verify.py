@@ -14,13 +14,12 @@ Shapes: N pairs, C latent channels, T frames.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from samuel.artifacts import sha256
 from samuel.errors import DatasetError
@@ -60,39 +59,35 @@ def verify(location: Path | str, cache: Path | None = None) -> list[str]:
     """
     folder = open_folder(location, cache)
     while True:
-        info, faults = _examine(folder)
-        if not faults or info == _examine_manifest(folder)[0]:
+        try:
+            info = read_manifest(folder)
+        except (DatasetError, OSError) as error:
+            return [_printable(_reason(MANIFEST, error))]
+        faults = list(_faults(folder, info))
+        if not faults or _is_there(folder, info):
             return [_printable(fault) for fault in faults]
 
 
-def _examine(folder: Folder) -> tuple[dict[str, Any] | None, list[str]]:
-    info, faults = _examine_manifest(folder)
-    return info, [*faults, *(_faults(folder, info) if info else ())]
-
-
-def _examine_manifest(folder: Folder) -> tuple[dict[str, Any] | None, list[str]]:
+def _is_there(folder: Folder, info: dict[str, Any]) -> bool:
+    """False where the dataset was replaced meanwhile, or removed."""
     try:
-        return read_manifest(folder), []
-    except (DatasetError, OSError) as error:
-        return None, [str(error) if isinstance(error, DatasetError) else _unreadable(MANIFEST, error)]
+        return read_manifest(folder) == info
+    except (DatasetError, OSError):
+        return False
 
 
 def _faults(folder: Folder, info: dict[str, Any]) -> Iterator[str]:
-    sizes = folder.sizes()
-    yield from _file_faults(folder, info, sizes)
-    tables: dict[str, list[Row]] = {}
+    yield from _file_faults(folder, info)
+    tables: list[list[Row]] = []
     for table in ("index", "songs"):
         try:
-            tables[table] = read_listed(folder, info, table).to_pylist()
-        except (DatasetError, pa.ArrowException) as error:
-            yield str(error).removeprefix(f"{folder.location}: ")
-        except OSError as error:
-            yield _unreadable(info[table], error)
+            tables.append(read_listed(folder, info, table).to_pylist())
+        except (DatasetError, OSError) as error:
+            yield _reason(info[table], error).removeprefix(f"{folder.location}: ")
     if len(tables) < 2:
         return
-    index, songs = tables["index"], tables["songs"]
-    yield from _index_faults(info, index)
-    yield from _song_faults(index, songs)
+    index, songs = tables
+    yield from _row_faults(info, index, songs)
     yield from _count_faults(info, index, songs)
     yield from _leakage_faults(index, songs)
     sums = ChannelSums()
@@ -101,60 +96,48 @@ def _faults(folder: Folder, info: dict[str, Any]) -> Iterator[str]:
         yield from _statistics_faults(info["stats"], sums)
 
 
-def _file_faults(folder: Folder, info: dict[str, Any], sizes: Mapping[str, int]) -> Iterator[str]:
-    """Files other than tables and shards, which are read anyway; and those that nobody names."""
+def _file_faults(folder: Folder, info: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the card, and which files nobody names; tables and shards are read anyway."""
     try:
-        found = folder.sha256(CARD)
-        if found != info["files"][CARD]["sha256"]:
+        if (found := folder.sha256(CARD)) != info["files"][CARD]["sha256"]:
             yield f"{CARD}: {'not the one' if found else 'missing, the one'} that {MANIFEST} names; {REBUILD}"
-    except (OSError, DatasetError) as error:
-        yield str(error) if isinstance(error, DatasetError) else _unreadable(CARD, error)
-    for name in sorted(sizes.keys() - info["files"].keys()):
+    except (DatasetError, OSError) as error:
+        yield _reason(CARD, error)
+    for name in sorted(folder.sizes().keys() - info["files"].keys()):
         if OWN_NAME.fullmatch(name):
             yield f"{name}: left over by a write that was stopped, or of one that is going on; {REBUILD}"
 
 
-def _index_faults(info: Mapping[str, Any], index: Sequence[Row]) -> Iterator[str]:
-    """What is wrong with the rows of the index by themselves."""
-    shards = [name for name in info["files"] if name.startswith("shards/")]
-    by_shard = _grouped(index, lambda row: row["shard"])
-    placed = [pair for name in by_shard for pair in by_shard[name]]
+def _row_faults(info: Mapping[str, Any], index: Sequence[Row], songs: Sequence[Row]) -> Iterator[str]:
+    """Rows of the index and of the songs that are wrong by themselves, or do not know each other."""
+    ids, pairs = Counter(row["pair_id"] for row in index), Counter(row["song_id"] for row in index)
+    status = {song["song_id"]: song["status"] for song in songs}
+    wrong: dict[str, Callable[[Row], bool]] = {
+        "more than one row": lambda row: ids[row["pair_id"]] > 1,
+        f"a split that is neither {' nor '.join(SPLITS)}": lambda row: row["split"] not in SPLITS,
+        "a name that says another chunk than the row": lambda row: (
+            row["pair_id"] != f"{row['song_id']}-{row['chunk']:03d}"
+        ),
+        f"in a shard that {MANIFEST} does not name": lambda row: row["shard"] not in info["files"],
+        "no song for pairs": lambda row: row["song_id"] not in status,
+        "pairs of a song that failed": lambda row: status.get(row["song_id"], "ok") != "ok",
+    }
+    for text, is_wrong in wrong.items():
+        if found := {row["pair_id"] for row in index if is_wrong(row)}:
+            yield f"index: {text}: {_listed(found)}"
     order = [(row["song_id"], row["chunk"]) for row in index]
-    yield from _pairs_at_fault("more than one row", _repeated(index, "pair_id"))
-    yield from _pairs_at_fault(
-        f"a split that is neither {' nor '.join(SPLITS)}",
-        [row for row in index if row["split"] not in SPLITS],
-    )
-    yield from _pairs_at_fault(
-        "a name that says another chunk than the row",
-        [row for row in index if row["pair_id"] != f"{row['song_id']}-{row['chunk']:03d}"],
-    )
-    yield from _pairs_at_fault(
-        f"in a shard that {MANIFEST} does not name", [row for row in index if row["shard"] not in shards]
-    )
     if order != sorted(order):
         yield "index: not in the order of songs and chunks"
-    if placed != index or any(
-        [row["row"] for row in rows] != list(range(len(rows))) for rows in by_shard.values()
-    ):
+    by_shard = _grouped(index, lambda row: row["shard"])
+    right = [(shard, row) for shard, rows in by_shard.items() for row in range(len(rows))]
+    if right != [(row["shard"], row["row"]) for row in index]:
         yield "index: the pairs are not in the shards in its order"
-    for name in sorted(set(shards) - by_shard.keys()):
-        yield f"{name}: in {MANIFEST}, but no pair lies in it"
-
-
-def _song_faults(index: Sequence[Row], songs: Sequence[Row]) -> Iterator[str]:
-    """Pairs and songs that do not know each other."""
-    status = {song["song_id"]: song["status"] for song in songs}
-    pairs = Counter(row["song_id"] for row in index)
-    miscounted = [song["song_id"] for song in songs if song["pairs"] != pairs[song["song_id"]]]
-    twice = {song["song_id"] for song in _repeated(songs, "song_id")}
-    yield from _pairs_at_fault("no song for pairs", [row for row in index if row["song_id"] not in status])
-    yield from _pairs_at_fault(
-        "pairs of a song that failed", [row for row in index if status.get(row["song_id"], "ok") != "ok"]
-    )
-    if miscounted:
+    for name in sorted(info["files"]):
+        if name.startswith("shards/") and name not in by_shard:
+            yield f"{name}: in {MANIFEST}, but no pair lies in it"
+    if miscounted := {song["song_id"] for song in songs if song["pairs"] != pairs[song["song_id"]]}:
         yield f"songs: pairs other than the index has: {_listed(miscounted)}"
-    if twice:
+    if twice := [song for song, rows in Counter(song["song_id"] for song in songs).items() if rows > 1]:
         yield f"songs: more than one row: {_listed(twice)}"
 
 
@@ -202,19 +185,16 @@ def _shard_faults(
 ) -> Iterator[str]:
     """Read every shard, several at a time: hashing leaves Python's lock to the others."""
     by_shard = _grouped((row for row in index if row["shard"] in info["files"]), lambda row: row["shard"])
-    shape = (len(info["stats"]["vocal"]["mean"]), info["chunk_frames"])
 
     def check(name: str) -> tuple[list[str], ChannelSums]:
-        listed, own = info["files"][name], ChannelSums()
+        own, rows = ChannelSums(), by_shard[name]
         try:
             with folder.as_it_lies(name) as path:
-                return list(_check_shard(path, name, listed, by_shard[name], shape, own)), own
+                return [f"{name}: {fault}" for fault in _check_shard(path, info, name, rows, own)], own
         except FileNotFoundError:
-            return [f"{name}: missing, with {_listed(row['pair_id'] for row in by_shard[name])}"], own
-        except DatasetError as error:
-            return [f"{name}: {str(error).rpartition(f'{name}: ')[2]}"], own
-        except OSError as error:
-            return [_unreadable(name, error)], own
+            return [f"{name}: missing, with {_listed(row['pair_id'] for row in rows)}"], own
+        except (DatasetError, OSError) as error:
+            return [f"{name}: {_reason(name, error).rpartition(f'{name}: ')[2]}"], own
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, AT_ONCE)) as pool:
         for faults, own in pool.map(check, sorted(by_shard)):
@@ -223,25 +203,22 @@ def _shard_faults(
 
 
 def _check_shard(
-    path: Path,
-    name: str,
-    listed: Mapping[str, Any],
-    rows: Sequence[Row],
-    shape: tuple[int, int],
-    sums: ChannelSums,
+    path: Path, info: Mapping[str, Any], name: str, rows: Sequence[Row], sums: ChannelSums
 ) -> Iterator[str]:
     """What is wrong with the shard at `path`; its sound training pairs are added to `sums`."""
+    listed, shape = info["files"][name], (len(info["stats"]["vocal"]["mean"]), info["chunk_frames"])
     if (size := path.lstat().st_size) != listed["bytes"]:
-        yield f"{name}: {size} bytes, {MANIFEST} names {listed['bytes']}"
+        yield f"{size} bytes, {MANIFEST} names {listed['bytes']}"
         return
     shard = Shard(path)
     if sha256(path) != listed["sha256"]:
-        yield f"{name}: its bytes are not those {MANIFEST} names; {REBUILD}"
+        yield f"its bytes are not those {MANIFEST} names; {REBUILD}"
     if shard.layout.shape != (len(rows), *shape):
-        yield f"{name}: pairs of shape {shard.layout.shape}, the index has {(len(rows), *shape)}"
+        yield f"pairs of shape {shard.layout.shape}, the index has {(len(rows), *shape)}"
         return
     pair = empty_batch(1, *shape)[:, 0]
-    changed, infinite = [], []
+    wrong: dict[str, list[str]] = {"not the latents that were written": [], "values that are not finite": []}
+    changed, infinite = wrong.values()
     for row in rows:
         shard.read(row["row"], pair)
         if pair_sha256(*pair) != row["pair_sha256"]:
@@ -250,10 +227,7 @@ def _check_shard(
             infinite.append(row["pair_id"])
         elif row["split"] == "train":
             sums.add(*pair)
-    if changed:
-        yield f"{name}: not the latents that were written: {_listed(changed)}"
-    if infinite:
-        yield f"{name}: values that are not finite: {_listed(infinite)}"
+    yield from (f"{text}: {_listed(ids)}" for text, ids in wrong.items() if ids)
 
 
 def _statistics_faults(stats: Mapping[str, Mapping[str, list[float]]], sums: ChannelSums) -> Iterator[str]:
@@ -276,16 +250,6 @@ def _grouped(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[R
     return groups
 
 
-def _repeated(rows: Iterable[Row], column: str) -> list[Row]:
-    groups = _grouped(rows, lambda row: row[column]).values()
-    return [row for members in groups if len(members) > 1 for row in members]
-
-
-def _pairs_at_fault(text: str, rows: Collection[Row]) -> Iterator[str]:
-    if rows:
-        yield f"index: {text}: {_listed({row['pair_id'] for row in rows})}"
-
-
 def _listed(names: Iterable[str]) -> str:
     """Names in their order, all of them where they are few."""
     some = sorted(names)
@@ -293,8 +257,10 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(some[:NAMED]) + more
 
 
-def _unreadable(name: str, error: OSError) -> str:
-    """What is said of a file that the system does not let us read; it may be whole."""
+def _reason(name: str, error: Exception) -> str:
+    """What is said of a file that cannot be read; where the system does not let us, it may be whole."""
+    if not isinstance(error, OSError):
+        return str(error)
     reason = f"cannot be read ({type(error).__name__}: {error.strerror or error})"
     return f"{name}: {reason}; make it readable, or delete it where the disk is failing"
 
