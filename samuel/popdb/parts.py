@@ -35,7 +35,7 @@ class Parts:
 
     @property
     def store(self) -> Store:
-        """Where finished artifacts are found, on disk or behind a URL."""
+        """Finds finished artifacts, on disk or behind a URL."""
         return self._once("store", lambda: open_store(self.settings))
 
     @property
@@ -46,7 +46,7 @@ class Parts:
 
     @property
     def device(self) -> "torch.device":
-        """Where codec and separator compute."""
+        """Computes for codec and separator."""
         from samuel.device import resolve_device
 
         return self._once("device", lambda: resolve_device(self.settings.device))

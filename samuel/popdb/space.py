@@ -39,7 +39,7 @@ GROUPS_IN_HAND = 5
 
 @dataclass(frozen=True)
 class Need:
-    """What a run will add to one folder, at most at a time.
+    """The bytes that a run will add to one folder, at most at a time.
 
     Attributes:
         name: audio, stems, latents or shards.

@@ -130,20 +130,20 @@ def reclaim_audio(parts: Parts) -> int:
 
 
 def stems_folder(audio: Artifact, parts: Parts) -> Path:
-    """Where the stems of a downloaded song belong."""
+    """The folder where the stems of a downloaded song belong."""
     key = digest("separate", VERSIONS["separate"], audio.sha256[AUDIO], parts.separator.identity)
     return parts.settings.data / "stems" / key
 
 
 def latents_folder(audio: Artifact, parts: Parts) -> Path:
-    """Where the latents of a downloaded song belong."""
+    """The folder where the latents of a downloaded song belong."""
     stems, frames = stems_folder(audio, parts).name, parts.settings.popdb.chunk_frames
     key = digest("encode", VERSIONS["encode"], stems, parts.codec.identity, frames)
     return parts.settings.data / "latents" / key
 
 
 def round_trip_folder(parts: Parts) -> Path:
-    """Where it is remembered that the codec gives back what it encodes."""
+    """The folder that tells that the codec gives back what it encodes."""
     return parts.settings.data / "latents" / ".round_trips" / digest(parts.codec.identity)
 
 
@@ -169,7 +169,7 @@ def _run(stage: Stage, songs: Sequence[Outcome], parts: Parts, done: Done) -> li
 
 
 def _find(stage: Stage, song: Outcome, parts: Parts) -> Outcome | None:
-    """What a stage gives without work: a failed song itself, or what is there; None where work is left.
+    """The outcome without work: a failed song itself, or what is there; None where work is left.
 
     What was removed counts as there while latents that were made of it are.
     """
@@ -184,7 +184,7 @@ def _find(stage: Stage, song: Outcome, parts: Parts) -> Outcome | None:
 
 
 def _make(stage: Stage, song: Outcome, parts: Parts) -> Outcome:
-    """What a stage makes of a song for which `_find` has nothing."""
+    """The outcome of a stage for a song for which `_find` has nothing."""
     source, store = cast("Artifact", song.artifact), parts.store  # a failed song is `_find`'s
     sources = (*song.sources, source)
     folder, record = stage.folder(sources[0], parts), _record(stage, song, parts)

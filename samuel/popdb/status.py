@@ -156,7 +156,7 @@ def attempt(
 def find_outcome(
     song: Song, stage: str, folder: Path, earlier: dict[str, Any], store: Store = LOCAL
 ) -> Outcome | None:
-    """What `attempt` gives where the artifact at `folder` is there; None where it is not."""
+    """The outcome of `attempt` where the artifact at `folder` is there; None where it is not."""
     artifact = store.find(folder)
     return artifact and _success(song, stage, artifact, attempts_failed(folder), earlier)
 

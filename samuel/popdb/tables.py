@@ -1,7 +1,8 @@
-"""`songs.parquet`: a row per song of the list, whatever became of it.
+"""Tables of the dataset: the index, a row per pair, and the songs, a row per song of the list.
 
-`vocal_shares` has a value for each of the song's chunks, `pairs` counts those that the dataset holds. A song
-whose chunks were all left out has status `ok`, vocal shares and no pairs; one that failed has neither.
+The same rows give the same bytes. Of a song, `vocal_shares` has a value for each chunk, and `pairs` counts
+those that the dataset holds. A song whose chunks were all left out has status `ok`, vocal shares and no
+pairs; one that failed has neither.
 """
 
 import hashlib
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 LATENTS = "latents.safetensors"
 
 Row = dict[str, Any]
-
-# Rows in Parquet: the same rows give the same bytes.
-
 
 ROWS_AT_A_TIME = 1024
 MOST_GROUPS, MOST_VALUES = 64, 2**25
@@ -104,14 +102,10 @@ def _require_plain(metadata: pq.FileMetaData) -> None:
             raise ValueError(f"{chunk.path_in_schema} is compressed, which the tables of a dataset are not")
 
 
-# Rows kept small: a run over a long list has the candidates of all its songs in memory.
-
-
 class Packed(Sequence[Row]):
-    """Rows that JSON can hold, unpacked whenever they are looked at; a tenth of the rows as objects.
+    """Rows that JSON can hold, unpacked whenever they are looked at: a tenth of the memory of the objects.
 
-    Args:
-        rows: Read once.
+    A run over a long list holds the candidates of all its songs.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -194,7 +188,7 @@ def chunks_kept(outcome: Outcome, min_vocal_share: float) -> list[tuple[int, dic
 
 
 def song_counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """What `dataset.json` counts of these rows; a chunk left out is one that became no pair."""
+    """Counts for `dataset.json` of these rows; a chunk left out is one that became no pair."""
     chunks = sum(len(row["vocal_shares"]) for row in rows)
     return {
         "songs_listed": len(rows),
@@ -205,7 +199,7 @@ def song_counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def why_no_pairs(rows: Sequence[dict[str, Any]], min_vocal_share: float) -> str:
-    """Why none of these songs gave a pair, for people."""
+    """Explain to people that none of these songs gave a pair."""
     if shares := [share for row in rows for share in row["vocal_shares"]]:
         return (
             f"popdb.min_vocal_share = {min_vocal_share:g} leaves none of {len(shares)} chunks, of which the "
