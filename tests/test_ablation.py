@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 from scipy import stats
 
 from samuel import ablation
@@ -18,7 +17,6 @@ from samuel.ablation import (
     Spread,
     paired_difference,
     planned_fits,
-    run_fit,
     run_study,
     share_marked_by_chance,
     spread,
@@ -101,34 +99,23 @@ def test_mean_and_deviation_are_those_of_numpy() -> None:
     values = [0.41, 0.57, 0.39, 0.6, 0.44]
     found = spread([*values, None])
     assert found == Spread(pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 5)
-    assert spread([0.5]) == Spread(0.5, None, 1)
-    assert spread([]) is None
+    assert (spread([0.5]), spread([])) == (Spread(0.5, None, 1), None)
 
 
-def test_a_difference_is_paired_by_seed() -> None:
-    base = {0: 1.0, 1: 2.0, 2: 4.0, 7: 100.0}
-    found = paired_difference({2: 4.5, 1: 2.1, 0: 1.3, 8: -5.0}, base)
-    assert found == Spread(pytest.approx(0.3), pytest.approx(0.2), 3)  # of 0.3, 0.1 and 0.5
-    assert paired_difference({1: 1.0}, {2: 1.0}) is None
-
-
-@pytest.mark.parametrize("count", [3, 4, 10])
-def test_a_mark_is_a_paired_t_of_more_than_two(count: int) -> None:
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_a_mark_is_a_paired_t_of_more_than_two_by_three_seeds_at_least(count: int) -> None:
     rng = np.random.default_rng(count)
     marks = 0
     for _ in range(200):
         base, values = rng.normal(size=(2, count))
         t = abs(stats.ttest_rel(values, base).statistic)
-        found = paired_difference(dict(enumerate(values)), dict(enumerate(base)))
+        mine, other = (dict(enumerate(numbers)) for numbers in (values, base))
+        found = paired_difference(mine | {98: 1.0}, other | {99: 1.0})  # seeds that only one has
         assert found
-        assert found.marked == (t > 2)
+        assert found.mean == pytest.approx(np.mean(values - base))
+        assert found.marked == (t > 2 and count > 2)
         marks += found.marked
-    assert 0 < marks < 200
-
-
-def test_fewer_than_three_are_never_marked() -> None:
-    marked = [Spread(1.0, 1e-9, 2), Spread(1.0, None, 1), Spread(1.0, 1e-9, 3), Spread(0.0, 0.0, 3)]
-    assert [found.marked for found in marked] == [False, False, True, False]
+    assert (0 < marks < 200) == (count > 2)
 
 
 def test_what_chance_marks_is_what_chance_marks() -> None:
@@ -223,14 +210,6 @@ def test_a_killed_study_goes_on_without_repeating_a_finished_fit(
     assert reported == planned_fits(settings)
     apart = settings.model_copy(update={"artifacts": tmp_path / "apart"})
     assert run(popdb, apart) == results
-
-
-def test_the_steps_of_all_fits_are_counted(popdb: Popdb, settings: Settings) -> None:
-    run_fit(popdb, planned_fits(settings)[1], lambda _: None)
-    counts: list[int] = []
-    run_study(popdb, settings, counts.append, lambda *_: None)
-    assert counts == sorted(counts)
-    assert sorted(set(counts)) == [n for n in range(1, 6 * STEPS + 1) if n not in (STEPS + 1, STEPS + 2)]
 
 
 def test_a_variant_that_diverges_becomes_a_row(
@@ -353,11 +332,3 @@ def test_the_same_results_are_written_once_and_others_elsewhere(popdb: Popdb, wi
     assert write_table(popdb, windows, results(gain=0.5)).folder != first.folder
     first.path("ablation.md").unlink()
     assert write_table(popdb, windows, results()).made
-
-
-def test_the_picture_grows_with_what_was_measured(popdb: Popdb, windows: Settings) -> None:
-    both = imread(write_table(popdb, windows, results()).path("ablation.png"))
-    one = imread(write_table(popdb, windows, results(gain=None)).path("ablation.png"))
-    assert both.shape[0] == pytest.approx(2 * one.shape[0], abs=2)
-    blue, orange = (0.12, 0.47, 0.71), (1.0, 0.5, 0.05)
-    assert all((abs(both[..., :3] - colour).max(axis=-1) < 0.1).any() for colour in (blue, orange))

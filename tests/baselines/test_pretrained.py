@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from samuel.baselines.base import precision_on
@@ -85,13 +84,6 @@ def test_a_hub_that_gives_nothing_is_named_with_a_remedy(
         MusicGen(REPOSITORY, CONFIG, CPU)
     assert str(refused.value).startswith(REPOSITORY)
     assert "--model a folder" in str(refused.value)
-
-
-def test_offline_mode_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(MissingPartError, match="not in the local cache"):
-        MusicGen(REPOSITORY, CONFIG, CPU)
 
 
 @pytest.mark.parametrize("name", ["absent", "./absent/model", "/absent", "a/b/c"])

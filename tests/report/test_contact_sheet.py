@@ -1,4 +1,3 @@
-import cProfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,15 +110,6 @@ def test_without_a_codec_the_sheet_shows_the_latents(
         mean, std = (torch.tensor(popdb.stats[stream][name])[:, None] for name in ("mean", "std"))
         shown = np.asarray(image.get_array())
         np.testing.assert_allclose(shown, (latents[0].float() - mean) / std, atol=1e-5)
-
-
-def test_the_time_of_a_sheet_is_in_proportion_to_its_rows(popdb: Popdb, tmp_path: Path) -> None:
-    row, calls = choose_strips(popdb, 1)[0], list[int]()
-    for rows in (5, 10):
-        profile = cProfile.Profile()
-        profile.runcall(write_contact_sheet, popdb, [row] * rows, None, tmp_path)
-        calls.append(sum(entry.callcount for entry in profile.getstats()))
-    assert calls[1] < 2.1 * calls[0]
 
 
 def test_titles_and_ids_are_drawn_as_they_are_and_lead_nowhere(

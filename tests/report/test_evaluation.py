@@ -46,15 +46,6 @@ def test_a_score_that_is_registered_is_shown_everywhere(monkeypatch: pytest.Monk
     assert "how <warm> it is" in "\n".join(evaluation_sections(found))
 
 
-def test_the_table_without_markdown_has_the_same_cells() -> None:
-    rows = score_table(summary(systems=[REAL, OURS, "<i> without scores"]))
-    assert len(rows) == 6
-    assert rows[4] == {
-        "score": "log-mel distance (dB, lower is better)", REAL: "–", OURS: "12.34 [11.8, 12.8] (n = 18)",
-    }  # fmt: skip
-    assert score_table(summary(scores={})) == []
-
-
 def test_what_was_not_measured_is_no_number() -> None:
     scores = {"beat_f1": {REAL: ALONE, OURS: NONE}, "a <new> score": {OURS: interval(1.0)}}
     text = scores_section(summary(scores=scores, tracks=1))
@@ -109,14 +100,6 @@ def test_in_short() -> None:
     ]
 
 
-def test_an_evaluation_that_measured_little() -> None:
-    least = summary(scores={}, following={}, distribution={}, efficiency={}, problems=[])
-    text = "\n\n".join(evaluation_sections(least))
-    assert "## Distribution" not in text
-    assert text.count("not measured") >= 3
-    assert "- **AudioBox-Aesthetics \\(PQ, PC, CE, CU\\)**: the scorer 'audiobox' was not chosen" in text
-
-
 def test_adherence_is_shown_where_it_was_measured() -> None:
     text = adherence_section(summary(apa={OURS: 0.4321, "M|G": 1.0}))
     assert "\n\nHow far mixes of vocal and accompaniment" in text
@@ -139,15 +122,6 @@ def test_the_distance_stands_beside_its_floor() -> None:
     assert "\n\nHalves \\<of\\> a \\| b. True items in all: 128. The distance is in squared dev" in text
     assert "would come to about its floor" in text
     assert "\n\nTrue items in all: 128. The distance is" in distribution(frechet_design=None)
-
-
-def test_the_true_accompaniments_are_no_news() -> None:
-    frechet = {CEILING: 1.0, OURS: 6.4}
-    assert ["real \\(through the codec\\)", "–", "1.0", "–", "–"] in cells(distribution(frechet=frechet))
-    (line,) = [
-        line for line in in_short(with_distribution(frechet=frechet)).splitlines() if "Fréchet" in line
-    ]
-    assert line.startswith("- **SAMUeL**: Fréchet distance 6.4, 2.0 times the 3.2")
 
 
 @pytest.mark.parametrize(

@@ -117,12 +117,6 @@ def test_markup_in_a_name_is_shown_as_it_is(around: str) -> None:
     assert plain("می\u200cخواهم") == "می\u200cخواهم"  # joiners stay
 
 
-def test_html_is_text_even_where_nothing_was_escaped(folder: Path) -> None:
-    elements = of("<script>x</script>\n\n| <b>a</b> |\n|---|\n| <i>[1, 2]</i> |\n", folder)
-    assert not {tag for tag, _ in elements.found} & {"script", "b", "i"}
-    assert "<script>x</script>" in "".join(elements.text)
-
-
 def test_tables_scroll_and_numbers_stand_right(folder: Path) -> None:
     text = table(["a", "b"], [["x", "1.0 [0.9, 1.1] (n = 3)"]])
     assert text.splitlines()[1] == "| --- | --: |"

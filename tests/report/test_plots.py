@@ -102,13 +102,6 @@ def test_the_loss_plot_without_what_was_not_measured(tmp_path: Path, figures: li
     assert [set(curves(axes)) for axes in untested] == [trained]
 
 
-@pytest.mark.parametrize("steps", [20, 300])
-def test_a_stray_step_does_not_flatten_the_plot(steps: int, tmp_path: Path, figures: list[Figure]) -> None:
-    rows = [row | {"v_mse": 8.0 if row["step"] == 11 else 0.5} for row in training(steps)]
-    plot_loss(rows, tmp_path / "loss.png")
-    assert figures[0].axes[0].get_ylim()[1] < 2
-
-
 def test_a_long_training_is_drawn_in_few_points(tmp_path: Path, figures: list[Figure]) -> None:
     plot_loss(training(50_000), tmp_path / "loss.png")
     errors = curves(figures[0].axes[0])

@@ -9,7 +9,6 @@ import soundfile
 
 from samuel.artifacts import Artifact, make_artifact
 from samuel.audio import write_wav
-from samuel.errors import InputError
 from samuel.evaluate.systems import Lineup, System, Track
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.writer import write_popdb
@@ -232,24 +231,6 @@ def test_samples_are_kept_to_16_bits_and_clipped(tmp_path: Path) -> None:
     assert rate == 44_100
     np.testing.assert_allclose(played.T, np.nan_to_num(audio).clip(-1, 1), atol=1 / 2**15)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.flac"]
-
-
-def test_mono_of_another_rate_goes_into_both_channels(tmp_path: Path) -> None:
-    time_s = np.arange(48_000) / 48_000
-    soundfile.write(tmp_path / "in.flac", 0.5 * np.sin(2 * np.pi * 440 * time_s), 48_000)
-    write_flac(tmp_path / "in.flac", tmp_path / "out.flac")
-    played, rate = soundfile.read(tmp_path / "out.flac")
-    assert (rate, played.shape) == (44_100, (44_100, 2))
-    wanted = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)
-    np.testing.assert_allclose(played[1000:-1000], np.stack([wanted] * 2, axis=1)[1000:-1000], atol=2e-3)
-
-
-def test_what_is_there_stays_and_what_is_missing_is_named(tmp_path: Path) -> None:
-    (tmp_path / "out.flac").write_text("here")
-    write_flac(tmp_path / "gone.wav", tmp_path / "out.flac")
-    assert (tmp_path / "out.flac").read_text() == "here"
-    with pytest.raises(InputError, match=r"gone\.wav: no such file"):
-        write_flac(tmp_path / "gone.wav", tmp_path / "other.flac")
 
 
 def test_the_numbers_of_a_training(tmp_path: Path) -> None:
