@@ -134,7 +134,7 @@ def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) ->
 
 
 def share_marked_by_chance(count: int) -> float:
-    """How often `count` differences would be marked if nothing but chance were in them (Student's t)."""
+    """Share of differences over `count` seeds that chance alone would mark (Student's t)."""
     return float(2.0 * student.sf(MARK_ERRORS, count - 1))
 
 
@@ -168,7 +168,7 @@ class Result:
 
     @property
     def conditioning_gain(self) -> float | None:
-        """How much the loss grows with the vocal of another song; None where it was not measured."""
+        """Growth of the loss with the vocal of another song; None where it was not measured."""
         if self.shuffled_loss is None or self.best_loss is None:
             return None
         return self.shuffled_loss - self.best_loss

@@ -35,7 +35,7 @@ MOST_BYTES = 2**26
 
 
 class TrackRecord(BaseModel):
-    """How a track was made. `seconds` are of rendering alone; the first of a run may load libraries."""
+    """Record of a track. `seconds` are of rendering alone; the first of a run may load libraries."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -52,7 +52,7 @@ class TrackRecord(BaseModel):
 
 
 class SystemRecord(BaseModel):
-    """What `system.json` says of a folder's tracks, and what they cost."""
+    """Content of `system.json`: how the tracks of a folder were made, and what they cost."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -136,7 +136,7 @@ def vocals_in(folder: Path, output: Path) -> Vocals:
 
 
 def _no_vocal(path: Path) -> str:
-    """Why an entry of a folder is passed over; empty where it is to be a vocal."""
+    """Reason to pass over an entry of a folder; empty where it is to be a vocal."""
     if path.name.startswith("."):
         return "hidden"
     if path.is_dir():
@@ -145,7 +145,7 @@ def _no_vocal(path: Path) -> str:
 
 
 def _no_track(name: str, paths: list[Path]) -> str:
-    """Why files of one name cannot be a track; empty where they can."""
+    """Reason why files of one name cannot be a track; empty where they can."""
     if len(paths) > 1:
         listed = ", ".join(path.name for path in paths)
         return f"{listed}: one name, and one accompaniment; rename all but one"

@@ -1,1 +1,1 @@
-"""What people look at: plots, contact sheets, and the report of a run."""
+"""Pages that people look at: plots, contact sheets, comparisons and the report of a run."""

@@ -43,7 +43,7 @@ SIGNIFICANT = 0.05
 CONFIDENCE = 0.95
 LEAST_PAIRS = 2
 DESCRIBING = ("tracks", "codec", "dataset", "model", "audiobox", "apa_weights")
-"""What a summary may say of a run, in which two of them should not differ unnoticed."""
+"""Parts of a summary in which two runs should not differ unnoticed."""
 COLUMNS = {
     "system": "string", "score": "string", "run": "string",
     "n": "int64", "mean": "float64", "low": "float64", "high": "float64",
@@ -213,7 +213,7 @@ def _difference(first: Run, run: Run, key: tuple[str, str]) -> dict[str, Any]:
 
 
 def _same_song(first: Run, run: Run, track: str) -> bool:
-    """Whether a name means one vocal in both; a name alone, such as `01`, may mean any two songs."""
+    """Test that a name means one vocal in both; a name alone, such as `01`, may mean any two songs."""
     vocal = first.vocals.get(track)
     return vocal is not None and vocal == run.vocals.get(track)
 
@@ -231,7 +231,7 @@ def _welch(before: NDArray[np.float64], after: NDArray[np.float64]) -> Interval:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What a reader must know beside the numbers: how the runs differ, and what was left out."""
+    """Remarks beside the numbers: how the runs differ, and what was left out."""
     lines = []
     for run in runs:
         others = [other for other in runs if other is not run]

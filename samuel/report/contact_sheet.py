@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Strip:
-    """What the sheet shows of a pair.
+    """A row of the sheet.
 
     Attributes:
         row: Its row of the index.
@@ -197,6 +197,6 @@ def _share(row: Row) -> float:
 
 
 def _mel_bands(frequencies_hz: Sequence[float]) -> list[float]:
-    """Where frequencies lie on the axis of `log_mel_db`; band b is drawn from b to b + 1."""
+    """Places of frequencies on the axis of `log_mel_db`; band b is drawn from b to b + 1."""
     centres = librosa.mel_frequencies(n_mels=64 + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
     return [float(np.interp(hertz, centres, np.arange(64))) + 0.5 for hertz in frequencies_hz]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from samuel.evaluate.cost import TABLE_I, TABLE_II, TRACK_S, PaperEfficiency
-from samuel.evaluate.scores import AUDIOBOX, find_score, in_order, title_of
+from samuel.evaluate.scores import AUDIOBOX, REGISTRY, find_score, in_order, title_of
 from samuel.evaluate.systems import CEILING, NOT_SCORED, REAL
 from samuel.report.following import following_section, verdicts
 from samuel.report.html import (
@@ -42,7 +42,7 @@ def evaluation_sections(summary: Summary) -> list[str]:
     sections = [
         scores_section(summary),
         following_section(summary),
-        adherence_section(summary),
+        set_section(summary),
         distribution_section(summary),
         paper_section(summary),
         not_measured_section(summary),
@@ -52,7 +52,7 @@ def evaluation_sections(summary: Summary) -> list[str]:
 
 
 def in_short(summary: Summary) -> str:
-    """What to take away: by rule from the numbers, each of which stands further down."""
+    """Conclusions by rule from the numbers, each of which stands further down."""
     missing, problems = map(title_of, summary["not_measured"]), len(summary["problems"])
     lines = [*verdicts(summary), *distribution_in_short(summary)]
     if summary["not_measured"]:
@@ -70,7 +70,8 @@ def scores_section(summary: Summary) -> str:
     if not listed:
         reason = plain(summary["not_measured"].get("scores", "there are none"))
         return section("## Scores", f"{NOT_MEASURED.capitalize()}: {reason}.", _without_audiobox(summary))
-    systems, rows = _score_rows(summary)
+    cells = {score: _means(summary, score) for score in listed}
+    systems = [name for name in summary["systems"] if any(name in row for row in cells.values())]
     ceiling = (
         f"*{plain(CEILING)}* is the ceiling: what no model that uses this codec can be expected to pass."
     )
@@ -79,60 +80,77 @@ def scores_section(summary: Summary) -> str:
         f"Mean over {counted(summary['tracks'], 'track')}; in brackets where the mean of all such tracks "
         "lies with 95 % confidence (bootstrap over the tracks). Where two intervals overlap widely, the "
         f"difference may be noise. {ceiling if CEILING in systems else ''}".rstrip(),
-        table(["score", *map(plain, systems)], [[plain(label), *cells] for label, cells in rows]),
-        bullets(f"**{plain(find_score(score).title)}**: {find_score(score).meaning}" for score in listed),
+        _score_table(cells, systems),
         _without_audiobox(summary),
     )
 
 
+def set_section(summary: Summary) -> str:
+    """Scores that are one number for all tracks of a system, where any was measured."""
+    cells = {score: _figures(score, values) for score, values in set_scores(summary).items()}
+    systems = [name for name in summary["systems"] if any(name in row for row in cells.values())]
+    if not cells:
+        return ""
+    return section(
+        "## Scores of whole sets",
+        "One rough figure for all tracks of a system, without an interval.",
+        _score_table(cells, systems),
+    )
+
+
+def _score_table(cells: Mapping[str, Mapping[str, str]], systems: Sequence[str]) -> str:
+    """A row for each score and what it means, a column for each system."""
+    rows = [
+        [plain(find_score(score).label), *(row.get(name, NONE) for name in systems)]
+        for score, row in cells.items()
+    ]
+    meanings = (f"**{plain(find_score(score).title)}**: {find_score(score).meaning}" for score in cells)
+    return section(table(["score", *map(plain, systems)], rows), bullets(meanings))
+
+
 def score_table(summary: Summary) -> list[dict[str, str]]:
     """A row for each score, a column for each system that has any; names of systems are not escaped."""
-    systems, rows = _score_rows(summary)
-    return [{"score": label} | dict(zip(systems, cells, strict=True)) for label, cells in rows]
-
-
-def _score_rows(summary: Summary) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Systems that have any score, and of each score its label and a cell for each of them."""
-    scores, tracks = summary["scores"], summary["tracks"]
-    systems = [name for name in summary["systems"] if any(name in found for found in scores.values())]
-    return systems, [
-        (find_score(score).label, [_cell(scores[score].get(name), score, tracks) for name in systems])
-        for score in in_order(scores)
+    rows = {score: _means(summary, score) for score in in_order(summary["scores"])}
+    rows |= {score: _figures(score, values) for score, values in set_scores(summary).items()}
+    systems = [name for name in summary["systems"] if any(name in cells for cells in rows.values())]
+    return [
+        {"score": find_score(score).label} | {name: cells.get(name, NONE) for name in systems}
+        for score, cells in rows.items()
     ]
 
 
-def _cell(found: Mapping[str, Any] | None, score: str, tracks: int) -> str:
-    """Mean, interval, and the number of tracks where it is not all."""
-    if found is None:
-        return NONE
-    if found["mean"] is None:
-        return NOT_MEASURED
-    digits = find_score(score).digits
-    within = interval(found["low"], found["high"], max(1, digits - 1))
-    fewer = f"(n = {found['n']})" if found["n"] != tracks else ""
-    return " ".join(filter(None, [number(found["mean"], digits), within, fewer]))
+def set_scores(summary: Summary) -> dict[str, Mapping[str, float]]:
+    """Registered scores that are one number for all tracks of a system, and have no section of their own."""
+    found = {name: summary.get(name) or summary["distribution"].get(name) for name in REGISTRY}
+    return {
+        name: values
+        for name, values in found.items()
+        if name != "frechet" and isinstance(values, Mapping) and values
+        and all(isinstance(value, int | float) for value in values.values())
+    }  # fmt: skip
+
+
+def _figures(score: str, values: Mapping[str, float]) -> dict[str, str]:
+    return {system: number(value, find_score(score).digits) for system, value in values.items()}
+
+
+def _means(summary: Summary, score: str) -> dict[str, str]:
+    """By system: mean, interval, and the number of tracks where it is not all."""
+    digits, cells = find_score(score).digits, {}
+    for system, found in summary["scores"][score].items():
+        within = interval(found["low"], found["high"], max(1, digits - 1))
+        fewer = f"(n = {found['n']})" if found["n"] != summary["tracks"] else ""
+        known = " ".join(filter(None, [number(found["mean"], digits), within, fewer]))
+        cells[system] = NOT_MEASURED if found["mean"] is None else known
+    return cells
 
 
 def _without_audiobox(summary: Summary) -> str:
-    """That the paper's scores are missing, where they are: no other score may be taken for them."""
+    """Notice that the paper's scores are missing, where they are: no other may be taken for them."""
     reason = summary["not_measured"].get("audiobox")
     if reason is None and set(AUDIOBOX) & set(summary["scores"]):
         return ""
     return f"{title_of('audiobox')}: {NOT_MEASURED}: {plain(reason or 'the reason was not recorded')}."
-
-
-def adherence_section(summary: Summary) -> str:
-    """APA, where it was measured."""
-    meaning = find_score("apa").meaning
-    if not summary.get("apa"):
-        return ""
-    return section(
-        "## Accompaniment prompt adherence",
-        f"{meaning[0].upper()}{meaning[1:]}. One rough figure for a set, without an interval.",
-        table(
-            ["system", "APA"], [[plain(system), number(value)] for system, value in summary["apa"].items()]
-        ),
-    )
 
 
 def distribution_section(summary: Summary) -> str:
@@ -197,7 +215,7 @@ def _frechet(summary: Summary, found: Mapping[str, Any]) -> str:
 
 
 def _times_floor(found: Mapping[str, Any], system: str, distance: float | None) -> float | None:
-    """How many times its floor a distance is; None where there is no floor that could be divided by."""
+    """Ratio of a distance to its floor; None where there is no floor that could be divided by."""
     mean = ((found.get("floor") or {}).get(system) or {}).get("mean")
     return None if distance is None or mean is None or not mean > LEAST_FLOOR else distance / mean
 
@@ -238,7 +256,7 @@ def _nearest(found: Mapping[str, Any]) -> str:
 
 
 def _memory(found: Mapping[str, Any]) -> str:
-    """Whether a generated track is much more like a training pair than any held-out one is."""
+    """Verdict on memorising: is a generated track much more like a training pair than any held-out one is?"""
     highest = (found.get("nearest_held_out") or {}).get("highest")
     most = max((row["similarity"] for row in found["nearest"] if row["similarity"] is not None), default=None)
     if highest is None or most is None:
@@ -294,7 +312,7 @@ def _audiobox_table(summary: Summary) -> str:
 
 
 def _cost_table(summary: Summary) -> str:
-    efficiency = summary["efficiency"]
+    efficiency = summary.get("efficiency", {})
     columns = ("hears", "parameters", "time", "for a track of", "time / length", "peak memory")
     rows = [
         *([plain(name), *_measured_cost(found)] for name, found in efficiency.items()),
@@ -351,7 +369,7 @@ def _count(parameters: int | None) -> str:
 
 
 def _machines(efficiency: Mapping[str, Any]) -> str:
-    """Where each was measured, and over how many calls or tracks: a time without its machine says nothing."""
+    """Machine of each system, and over how many calls or tracks: a time without its machine says nothing."""
     sentences = []
     for name, found in efficiency.items():
         place = ", ".join(plain(str(found[part])) for part in ("machine", "device") if found.get(part))
@@ -376,7 +394,7 @@ def not_measured_section(summary: Summary) -> str:
 
 
 def problems_section(summary: Summary) -> str:
-    """What was found wrong with tracks and systems; what was not scored comes first, what is alike is one."""
+    """Faults of tracks and systems; what was not scored comes first, and what is alike is one line."""
     alike: dict[tuple[str, str], list[str]] = {}
     for problem in summary["problems"]:
         alike.setdefault((problem["system"], problem["message"]), []).append(problem["track"])

@@ -115,12 +115,12 @@ def _followed(summary: Summary, score: str, system: str) -> Followed:
 
 
 def comparable(summary: Summary) -> bool:
-    """Whether any accompaniment has another song's vocal to be compared with."""
+    """Test that any accompaniment has another song's vocal to be compared with."""
     return any(item.n for item in followed(summary))
 
 
 def verdicts(summary: Summary) -> list[str]:
-    """What the numbers say of every system that was measured, by rule alone: a sentence of Markdown each."""
+    """Conclusions on every system that was measured, by rule alone: a sentence of Markdown each."""
     found = followed(summary)
     by_system = {system: [item for item in found if item.system == system] for system in summary["systems"]}
     return [f"**{plain(system)}**{_verdict(items)}." for system, items in by_system.items() if items]

@@ -161,7 +161,7 @@ def write_evaluation_report(lineup: Lineup, scores: Artifact, root: Path) -> Art
 
 
 def _stamp(path: Path) -> list[Any]:
-    """What changes when a file does; the scores, which go into the key too, came from its content."""
+    """Path, size and time of a file; the scores, which go into the key too, came from its content."""
     status = path.stat() if path.is_file() else None
     return [str(path), status and status.st_size, status and status.st_mtime_ns]
 
@@ -173,7 +173,7 @@ def _write(
     scores: Artifact,
     before_scores: Callable[[Path], tuple[str, list[str]]],
 ) -> Artifact:
-    """Write a report with its audio, or what of the audio is lost; the first tracks alone can be heard.
+    """Write a report with its audio, or find it and mend the audio; the first tracks alone can be played.
 
     Args:
         folder: Where it goes.

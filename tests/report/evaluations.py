@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samuel.artifacts import Artifact, make_artifact, write_json
+from samuel.evaluate.summary import SCHEMA, VERSION
 
 REAL, CEILING, OURS = "real", "real (through the codec)", "SAMUeL"
 OWN = {
@@ -41,7 +42,7 @@ NOT_FOLLOWED: dict[str, Any] = {
 
 
 SUMMARY: dict[str, Any] = {
-    "version": 2,
+    "version": VERSION,
     "tracks": 20,
     "systems": [REAL, CEILING, OURS],
     "scores": {
@@ -117,9 +118,7 @@ def scores_entry(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]]
 
 def write_scores(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("system", "track", "title", "against", "score")
-    schema = pa.schema([*((name, pa.string()) for name in names), ("value", pa.float64())])
-    pq.write_table(pa.Table.from_pylist(rows or [], schema=schema), folder / "scores.parquet")
+    pq.write_table(pa.Table.from_pylist(rows or [], schema=SCHEMA), folder / "scores.parquet")
     write_json(folder / "summary.json", found)
 
 

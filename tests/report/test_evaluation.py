@@ -1,11 +1,11 @@
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from samuel.evaluate.scores import REGISTRY, Score, register
+from samuel.evaluate.scores import REGISTRY
 from samuel.report.evaluation import (
-    adherence_section,
     distribution_section,
     evaluation_sections,
     in_short,
@@ -13,6 +13,7 @@ from samuel.report.evaluation import (
     problems_section,
     score_table,
     scores_section,
+    set_section,
 )
 from tests.report.evaluations import CEILING, OURS, REAL, SUMMARY, cells, interval, summary
 
@@ -37,13 +38,22 @@ def test_every_score_stands_with_interval_unit_direction_and_meaning() -> None:
 
 
 def test_a_score_that_is_registered_is_shown_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = dict(REGISTRY)
-    monkeypatch.setattr("samuel.evaluate.scores.REGISTRY", known)
-    register(Score("warmth", "warmth", "lm", "higher is better", "audio", float, "how <warm> it is"))
-    found = summary(scores=summary()["scores"] | {"warmth": {OURS: interval(2.5)}})
-    warmth = {"score": "warmth (lm, higher is better)", REAL: "–", CEILING: "–", OURS: "2.500 [2.47, 2.53]"}
-    assert score_table(found)[-1] == warmth
-    assert "how <warm> it is" in "\n".join(evaluation_sections(found))
+    warmth = replace(
+        REGISTRY["level_dbfs"], name="warmth", title="warmth", unit="lm", better="higher is better",
+        meaning="how warm it is", digits=2,
+    )  # fmt: skip
+    for score in (warmth, replace(warmth, name="variety", title="variety")):
+        monkeypatch.setitem(REGISTRY, score.name, score)
+    scores = summary()["scores"] | {"warmth": {OURS: interval(2.5)}}
+    found = summary(scores=scores, variety={OURS: 0.25, REAL: 1.0}, systems=[REAL, OURS, "<i> without"])
+    *_, mean, figure = score_table(found)
+    assert mean == {"score": "warmth (lm, higher is better)", REAL: "–", OURS: "2.50 [2.47, 2.53]"}
+    assert figure == {"score": "variety (lm, higher is better)", REAL: "1.00", OURS: "0.25"}
+    text = "\n".join(evaluation_sections(found))
+    assert text.count("how warm it is") == 2
+    assert r"| warmth \(lm, higher is better\) | – | 2.50 [2.47, 2.53] |" in text
+    assert r"| variety \(lm, higher is better\) | 1.00 | 0.25 |" in text
+    assert score_table(summary(scores={})) == []
 
 
 def test_what_was_not_measured_is_no_number() -> None:
@@ -100,11 +110,13 @@ def test_in_short() -> None:
     ]
 
 
-def test_adherence_is_shown_where_it_was_measured() -> None:
-    text = adherence_section(summary(apa={OURS: 0.4321, "M|G": 1.0}))
-    assert "\n\nHow far mixes of vocal and accompaniment" in text
-    assert cells(text) == [["SAMUeL", "0.432"], ["M\\", "G", "1.000"]]
-    assert adherence_section(summary()) == ""
+def test_a_score_of_a_whole_set_is_shown_where_it_was_measured() -> None:
+    text = set_section(summary(apa={OURS: 0.4321, REAL: 1.0}))
+    assert "far mixes of vocal and accompaniment are" in text
+    assert cells(text) == [
+        [r"accompaniment prompt adherence \(APA\) \(0 to 1, higher is better\)", "1.000", "0.432"]
+    ]
+    assert set_section(summary()) == ""
 
 
 def distribution(**parts: Any) -> str:
