@@ -80,8 +80,8 @@ def planned_fits(settings: Settings) -> list[PlannedFit]:
     """Plan the settings as they are and each other value of every factor, with every seed; seed by seed."""
     variants: list[tuple[Factor | None, Value | None, Settings]] = [(None, None, settings)]
     for factor in dict.fromkeys(settings.ablation.factors):
-        others = (value for value in VALUES[factor] if value != value_of(settings, factor))
-        variants += [(factor, value, _changed(settings, SECTIONS[factor], factor, value)) for value in others]
+        others = [value for value in VALUES[factor] if value != value_of(settings, factor)]
+        variants.extend((factor, v, _changed(settings, SECTIONS[factor], factor, v)) for v in others)
     seeds = [(settings.training.seed + place) % SEEDS for place in range(settings.ablation.seeds)]
     return [
         PlannedFit(factor, value, seed, _changed(variant, "training", "seed", seed))

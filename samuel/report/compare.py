@@ -127,11 +127,11 @@ def find_run(path: Path) -> Path:
 
 def _read(name: str, folder: Path) -> Run:
     rows = _read_scores(folder / SCORES)
-    own = rows[(rows["against"] != OTHERS)].drop_duplicates(["system", "score", "track"], keep="last")
-    values = {
-        key: group.set_index("track")["value"].replace([np.inf, -np.inf], np.nan).dropna()
-        for key, group in own.groupby(["system", "score"], sort=False)
-    }
+    values: dict[tuple[str, str], pd.Series] = {}
+    for (system, score), group in rows.groupby(["system", "score"], sort=False):
+        own = group[group["against"] != OTHERS].drop_duplicates("track", keep="last").set_index("track")
+        if len(own):
+            values[system, score] = own["value"].replace([np.inf, -np.inf], np.nan).dropna()
     titles = dict(zip(rows["track"], rows["title"].fillna(""), strict=True))
     return Run(name, folder, _read_summary(folder / SUMMARY), values, titles)
 
@@ -192,7 +192,7 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
         for run in runs
     ]
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS)).astype(COLUMNS)
-    tested = table["p"].notna()
+    tested = table["p"].notna().to_numpy()
     if tested.any():
         table.loc[tested, "adjusted"] = stats.false_discovery_control(table.loc[tested, "p"])
     return table
@@ -200,7 +200,7 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _difference(first: Run, run: Run, key: tuple[str, str]) -> dict[str, Any]:
     before, after = first.values[key], run.values[key]
-    both = [track for track in before.index if track in after.index and _same_song(first, run, track)]
+    both = [track for track in map(str, before.index) if track in after and _same_song(first, run, track)]
     if len(both) >= LEAST_PAIRS:
         gains = after[both] - before[both]
         found, p, test, tested = mean_interval(gains), paired_p(gains), "in pairs", len(both)
@@ -288,7 +288,12 @@ def legend(rows: pd.DataFrame) -> list[str]:
 
 def table_rows(rows: pd.DataFrame) -> list[dict[str, str]]:
     """A row for each score, system and run, as words."""
-    return [_words(row) for row in rows.astype(object).where(rows.notna(), None).to_dict("records")]
+    return [_words(row) for row in _records(rows)]
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries; what there is not is None."""
+    return rows.astype(object).where(rows.notna(), None).to_dict("records")
 
 
 def _words(row: dict[str, Any]) -> dict[str, str]:
@@ -329,23 +334,23 @@ def _markdown(runs: Sequence[Run], rows: pd.DataFrame, notes: Sequence[str]) -> 
         f"**{plain(run.name)}**{' (the first)' if run is runs[0] else ''}: {plain(str(run.folder))}"
         for run in runs
     ]
-    marked = rows[rows["adjusted"] < SIGNIFICANT]
     gains = [
-        f"**{plain(row.system)}**, {plain(find_score(row.score).title)}: "
-        f"{number(row.difference_mean, find_score(row.score).digits, sign='+')} in {plain(row.run)}"
-        for row in marked.itertuples()
+        f"**{plain(row['system'])}**, {plain(find_score(row['score']).title)}: "
+        f"{number(row['difference_mean'], find_score(row['score']).digits, sign='+')} in {plain(row['run'])}"
+        for row in _records(rows)
+        if row["p"] is not None and row["adjusted"] < SIGNIFICANT
     ]
     tested = rows["p"].count()
     systems: dict[str, list[list[str]]] = {}
     before = ("", "")
-    for row, words in zip(rows.itertuples(), table_rows(rows), strict=True):
-        label = find_score(row.score).label if (row.system, row.score) != before else ""
-        before = (row.system, row.score)
-        cells = [plain(label), plain(row.run), *(words[name] for name in HEAD[3:])]
-        systems.setdefault(row.system, []).append(cells)
+    for row, words in zip(_records(rows), table_rows(rows), strict=True):
+        label = find_score(row["score"]).label if (row["system"], row["score"]) != before else ""
+        before = (row["system"], row["score"])
+        cells = [plain(label), plain(row["run"]), *(words[name] for name in HEAD[3:])]
+        systems.setdefault(row["system"], []).append(cells)
     return section(
         f"# {TITLE}", bullets(listed), "## In short",
-        bullets([*gains, f"{tested - len(marked)} of {tested} differences tested may be noise."]),
+        bullets([*gains, f"{tested - len(gains)} of {tested} differences tested may be noise."]),
         *(
             section(f"## {plain(system)}", table(["score", *HEAD[2:]], lines, words=2))
             for system, lines in systems.items()

@@ -49,7 +49,7 @@ class Strip:
     """
 
     row: Row
-    pictures: Sequence[NDArray[np.float32]]
+    pictures: Sequence[NDArray[Any]]
     clip_s: tuple[float, float] | None = None
 
 
@@ -106,7 +106,7 @@ def write_contact_sheet(
         latents = [stream.float() for stream in popdb.read_checked(row)]
         if codec:
             stems = [codec.decode(stream[None])[0].float().cpu().numpy() for stream in latents]
-            clip_s = most_sung_s(*stems)
+            clip_s = most_sung_s(stems[0], stems[1])
             write_clips(row["pair_id"], stems, clip_s, folder)
             strips.append(Strip(row, [log_mel_db(stem) for stem in stems], clip_s))
         else:

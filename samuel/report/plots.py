@@ -181,8 +181,9 @@ def plot_following(summary: Summary, path: Path) -> None:
             textcoords="offset points", ha="right", va="bottom", fontsize="x-small", color="0.35",
         )  # fmt: skip
     own = Line2D([], [], marker="o", color=OWN, label="own vocal, with its 95 % interval")
-    hollow = {"color": OTHER, "markerfacecolor": "white", "linestyle": ""}
-    other = Line2D([], [], marker="o", label="other songs' vocals", **hollow)
+    other = Line2D(
+        [], [], marker="o", color=OTHER, markerfacecolor="white", linestyle="", label="other songs' vocals"
+    )
     figure.legend(handles=[own, other], loc="outside upper center", ncols=2, frameon=False)
     save(figure, path)
 

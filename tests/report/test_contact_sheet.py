@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio
+from samuel.codecs.base import CodecInfo
 from samuel.errors import DatasetError, MissingPartError
 from samuel.evaluate.features import log_mel_db
 from samuel.popdb.dataset import Popdb
@@ -24,10 +25,11 @@ HOSTILE = "a $\\frac$ b$ \\$c$ \x1b[31m\u202e 日本語 " + "W" * 200
 class Holding:
     """A codec of nothing: channel 0 of a frame is the level of its 2048 samples."""
 
-    window, decode_reach = 256, 0
+    window, encode_reach, decode_reach = 256, 0, 0
 
-    def __init__(self, identity: str = "mel/1") -> None:
-        self.identity = identity
+    def __init__(self, version: str = "1") -> None:
+        self.info = CodecInfo(name="mel", version=version, sample_rate=44_100, hop=2048, channels=64)
+        self.identity = str(self.info)
 
     def encode(self, audio: Tensor) -> Tensor:
         raise NotImplementedError
@@ -129,7 +131,7 @@ def test_titles_and_ids_are_drawn_as_they_are_and_lead_nowhere(
 
 def test_another_codec_is_refused(popdb: Popdb, tmp_path: Path) -> None:
     with pytest.raises(MissingPartError, match=r"holds latents of 'mel/1', the codec at hand is 'mel/2'"):
-        write_contact_sheet(popdb, choose_strips(popdb, 1), Holding("mel/2"), tmp_path / "sheet")
+        write_contact_sheet(popdb, choose_strips(popdb, 1), Holding("2"), tmp_path / "sheet")
     assert not (tmp_path / "sheet").exists()
 
 
