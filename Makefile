@@ -37,7 +37,7 @@ types: install  ## types
 bench: install  ## speeds and deviations, as ratios within one run; half an hour without a GPU
 	for what in machine training generate exactness scoring pipeline loader separation; do \
 		$(BIN)/python -m benchmarks $$what || exit 1; done
-	$(BIN)/python -m flows.orchestration --songs 1000
+	$(BIN)/python -m benchmarks.orchestration --songs 1000
 	$(BIN)/python -m tests.rehearsal --songs 100 --faults 0
 
 chaos: install  ## fifty SIGKILLs at random moments of the demo; three quarters of an hour

@@ -9,50 +9,38 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows import artifacts
-from flows.runner import ending, until_ended, workers
-from flows.tasks import RETRIED, bar, gpu_slot, shown
-from flows.train_and_eval import advance
-from samuel.ablation import (
-    PlannedFit,
-    Result,
-    planned_fits,
-    run_fit,
-    write_table,
-)
+from flows.runner import until_run_ends, workers
+from flows.tasks import AS_PRESET, RETRIED, Overrides, advance, bar, chosen, gpu_slot, run_name, shown
+from samuel.ablation import PlannedFit, Result, planned_fits, run_fit, write_table
 from samuel.artifacts import Artifact
-from samuel.config import Settings, demo
+from samuel.config import Preset, Settings
 from samuel.device import resolve_device
 from samuel.doctor import require
 from samuel.popdb.accounts import counted
 from samuel.popdb.dataset import Popdb, open_popdb
 
 
-@flow(
-    name="ablate",
-    flow_run_name="{settings.ablation.seeds}-seeds-{settings.training.steps}-steps",
-)
-def ablate(settings: Settings = demo()) -> dict[str, Any]:  # noqa: B008  (frozen, and the UI's form)
+@flow(name="ablate", flow_run_name=run_name("{ablation.seeds}-seeds-{training.steps}-steps"))
+def ablate(preset: Preset = "demo", settings: Overrides = AS_PRESET) -> dict[str, Any]:
     """Compare choices that the papers leave open, on the same data and over the same steps.
 
     Args:
-        settings: Where the dataset lies, what the variants start from, what is varied; see `samuel.config`.
+        preset: demo, the embedded parts, or paper, the paper's run.
+        settings: What is to differ from the preset: where the dataset lies, what is varied.
     """
-    popdb = open_popdb(settings.popdb_path)
-    with workers(settings, threads=1) as run, ending():
-        run.submit(examine, computes=True, settings=settings).result()
-        plan = planned_fits(settings)
-        fits = [run.submit(train, computes=True, popdb=popdb, planned=fit) for fit in plan]
-        results = [fit.result() for fit in artifacts.Share("fits", "Fits trained").over(fits, len(fits))]
-        table = run.submit(tabulate, popdb=popdb, results=results, settings=settings).result()
+    tree = chosen(preset, settings)
+    popdb = open_popdb(tree.popdb_path)
+    with workers(tree, threads=1) as run:
+        run.submit(examine, computes=True, settings=tree).result()
+        fits = [run.submit(train, computes=True, popdb=popdb, planned=fit) for fit in planned_fits(tree)]
+        progress = artifacts.ProgressBar("fits", "Fits trained")
+        results = [fit.result() for fit in progress.over(fits, len(fits))]
+        table = run.submit(tabulate, popdb=popdb, results=results, settings=tree).result()
     artifacts.show_ablation(table)
-    made = {"fits": len(results), "table": str(table.path("ablation.md"))}
-    return cast("dict[str, Any]", Completed(message=summary(results), data=made))
-
-
-def summary(results: Sequence[Result]) -> str:
-    """What a run ends with, in one line."""
     failed = sum(bool(result.message) for result in results)
-    return counted(len(results), "fit") + (f", {failed:,} without a result" if failed else "")
+    message = counted(len(results), "fit") + (f", {failed:,} without a result" if failed else "")
+    made = {"fits": len(results), "table": str(table.path("ablation.md"))}
+    return cast("dict[str, Any]", Completed(message=message, data=made))
 
 
 @task(task_run_name="check the parts", cache_policy=NO_CACHE)
@@ -67,7 +55,7 @@ def train(popdb: Popdb, planned: PlannedFit) -> Result:
     """POPDB → one variant with one seed."""
     settings = planned.settings
     with gpu_slot(settings), bar(range(settings.training.steps), planned.name) as progress:
-        result = run_fit(popdb, planned, until_ended(lambda metrics: advance(progress, metrics)))
+        result = run_fit(popdb, planned, until_run_ends(lambda metrics: advance(progress, metrics)))
     if result.message:
         get_run_logger().warning("%s has no result: %s", planned.name, result.message)
     return shown(result, cached=not result.worked, what=planned.name)

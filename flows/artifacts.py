@@ -1,11 +1,13 @@
-"""What the Prefect UI shows of a run beside its states."""
+"""What the Prefect UI shows of a run beside its states: songs, training, scores, report.
+
+Nothing of it ends a run: where the server is away for a while, the UI shows less.
+"""
 
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -15,7 +17,7 @@ from uuid import UUID
 
 import httpx
 from PIL import Image
-from prefect.artifacts import Artifact as PrefectArtifact
+from prefect.artifacts import Artifact as Shown
 from prefect.artifacts import LinkArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
@@ -43,29 +45,25 @@ from samuel.popdb.status import Outcome
 from samuel.report.evaluation import score_table
 from samuel.report.html import data_url, number, table
 
-# Artifacts on the server. What is shown of a run never ends it: a server may be away for a while.
-
-
 Item = TypeVar("Item")
 
-LEAST_S = 10.0
-GROWTH = 0.005
 
-
-class Pace:
+class Throttle:
     """When something may be shown again: the longer a run takes, the rarer.
 
-    Each time costs a call and a row in the server's database. At this pace a run of two days shows a thing
-    some thousand times.
+    Each time costs a call and a row in the server's database. In two days a thing is shown a thousand times.
+
+    Args:
+        least_s: Every so many seconds at first.
+        growth: And every so large a share of the time that has passed.
     """
 
-    def __init__(self, least_s: float = LEAST_S, growth: float = GROWTH) -> None:
-        """From now on, every `least_s` and every `growth` of the time that has passed."""
+    def __init__(self, least_s: float = 10.0, growth: float = 0.005) -> None:
         self._least_s, self._growth = least_s, growth
         self._began = self._last = time.monotonic()
 
     def due(self) -> bool:
-        """True when it is time; the next time counts from here."""
+        """Return whether it is time; the next time counts from here."""
         now = time.monotonic()
         if now - self._last < max(self._least_s, self._growth * (now - self._began)):
             return False
@@ -73,69 +71,52 @@ class Pace:
         return True
 
 
-class Connection:
-    """The one way to the server for artifacts. Where it cannot be reached, a warning says so once."""
-
-    def __init__(self) -> None:
-        self._away = False
-
-    def call(self, send: Callable[[], UUID | None], *, patient: bool) -> UUID | None:
-        """What `send` returns; None where the server cannot be reached.
-
-        Args:
-            send: Calls the server.
-            patient: Wait for it as long as Prefect's client does; else the work in hand matters more.
-        """
-        try:
-            with _patience(patient):
-                sent = send()
-        except (httpx.TransportError, PrefectHTTPStatusError) as error:
-            if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
-                raise
-            if not self._away:
-                get_run_logger().warning(
-                    "the Prefect server cannot be reached (%s): the run goes on, the UI shows less of it",
-                    error,
-                )
-            self._away = True
-            return None
-        self._away = False
-        return sent
-
-
-CONNECTION = Connection()
-
-
-def show(artifact: PrefectArtifact) -> None:
-    """Show what stays as it is."""
-    CONNECTION.call(lambda: _create(artifact), patient=True)
-
-
 class Live:
     """An artifact that changes while a run goes on: one row in the server's database, however often."""
 
     def __init__(self) -> None:
         self._id: UUID | None = None
+        self._away = False
 
-    def show(self, artifact: PrefectArtifact) -> None:
-        """Show this in place of what was shown before."""
-        self._id = CONNECTION.call(lambda: self._send(artifact), patient=False) or self._id
+    def show(self, artifact: Shown, *, patient: bool = False) -> None:
+        """Show this in place of what was shown before.
 
-    def _send(self, artifact: PrefectArtifact) -> UUID:
-        if self._id is None:
-            return _create(artifact)
+        Args:
+            artifact: What is shown.
+            patient: Wait for the server as long as Prefect's client does; else the work in hand matters more.
+        """
         try:
-            update = ArtifactUpdate(data=cast("Any", artifact.format()), description=artifact.description)
-            get_client(sync_client=True).update_artifact(self._id, update)
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != httpx.codes.NOT_FOUND:
+            with temporary_settings({} if patient else {PREFECT_CLIENT_MAX_RETRIES: 0}):
+                self._id = self._send(artifact)
+            self._away = False
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
                 raise
-            return _create(artifact)  # somebody deleted it in the UI
-        return self._id
+            if not self._away:
+                words = "the Prefect server cannot be reached (%s): the run goes on, the UI shows less of it"
+                get_run_logger().warning(words, error)
+            self._away = True
+
+    def _send(self, artifact: Shown) -> UUID:
+        if self._id:
+            update = ArtifactUpdate(data=cast("Any", artifact.format()), description=artifact.description)
+            try:
+                get_client(sync_client=True).update_artifact(self._id, update)
+            except PrefectHTTPStatusError as error:
+                if error.response.status_code != httpx.codes.NOT_FOUND:  # else it was deleted in the UI
+                    raise
+            else:
+                return self._id
+        return cast("Any", artifact.create()).id
 
 
-class Share:
-    """How much of something is done, as a bar.
+def show(artifact: Shown) -> None:
+    """Show what stays as it is."""
+    Live().show(artifact, patient=True)
+
+
+class ProgressBar:
+    """How much of something is done.
 
     Args:
         key: Of the artifact.
@@ -143,7 +124,7 @@ class Share:
     """
 
     def __init__(self, key: str, title: str) -> None:
-        self._key, self._title, self._live, self._pace = key, title, Live(), Pace()
+        self._key, self._title, self._live, self._throttle = key, title, Live(), Throttle()
 
     def show(self, done: int, total: int) -> None:
         """Show how much is done."""
@@ -152,53 +133,27 @@ class Share:
         self._live.show(ProgressArtifact(key=self._key, description=description, progress=progress))
 
     def over(self, items: Iterable[Item], total: int) -> Iterator[Item]:
-        """The items; each counts as done when the next one is asked for."""
+        """Yield the items; each counts as done when the next one is asked for."""
         self.show(0, total)
         for done, item in enumerate(items):
-            if self._pace.due():
+            if self._throttle.due():
                 self.show(done, total)
             yield item
         self.show(total, total)
 
 
-def _create(artifact: PrefectArtifact) -> UUID:
-    return cast("Any", artifact.create()).id
-
-
-def _patience(patient: bool) -> AbstractContextManager[Any]:
-    return nullcontext() if patient else temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
-
-
-# Pictures inside Markdown, as the UI has no other place for them.
-
-
-IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w.-]+\.png)\)")
-COLOURS = 32
-
-
-def with_pictures(text: str, folder: Path) -> str:
-    """Markdown with the pictures that it names, which lie in `folder`, inside it."""
-    return IMAGE.sub(lambda found: f"![{found[1]}]({data_url(folder / found[2])})", text)
-
-
-def reduce_colours(png: Path) -> None:
-    """Make a plot a quarter of its size: the server's database keeps every one that is shown."""
-    Image.open(png).convert("RGB").quantize(COLOURS).save(png, optimize=True)
-
-
-# The songs in the UI: on their way through the stages, and what the dataset made of them holds.
-
+# The songs, on their way through the stages and in the dataset.
 
 STAGES = {"download": "Songs downloaded", "separate": "Songs separated", "encode": "Songs encoded"}
 
 
 def show_list(listed: SongList) -> None:
-    """How many rows each rule took away."""
-    table = listed.table()
-    show(TableArtifact(key="song-list", table=table, description="The song list, rule by rule"))
+    """Show how many rows of the list each rule took away."""
+    rules = listed.table()
+    show(TableArtifact(key="song-list", table=rules, description="The song list, rule by rule"))
 
 
-class Journey:
+class SongProgress:
     """The songs on their way through the stages: a bar for each stage, a funnel, and how long it will take.
 
     Args:
@@ -207,15 +162,15 @@ class Journey:
     """
 
     def __init__(self, songs: Sequence[Song], settings: Settings) -> None:
-        self._at_hand = all(song.url for song in songs)
-        pauses = [least_s(songs, settings.download), 0.0, 0.0]
-        self._stages = [Progress(len(songs), pause) for pause in pauses]
-        self._bars = [Share(key, title) for key, title in STAGES.items()]
+        self._local = all(song.url for song in songs)
+        pauses_s = [least_s(songs, settings.download), 0.0, 0.0]
+        self._stages = [Progress(len(songs), pause_s) for pause_s in pauses_s]
+        self._bars = [ProgressBar(key, title) for key, title in STAGES.items()]
         self._newest: dict[str, tuple[int, Outcome]] = {}
-        self._table, self._pace = Live(), Pace()
-        self._send()
+        self._table, self._throttle = Live(), Throttle()
+        self.send()
 
-    def show(self, stage: int, outcomes: Sequence[Outcome]) -> None:
+    def add(self, stage: int, outcomes: Sequence[Outcome]) -> None:
         """Count songs that came out of a stage; many groups at once are one table, not many.
 
         Args:
@@ -227,59 +182,62 @@ class Journey:
             if known is None or stage >= known[0]:
                 self._newest[outcome.song.song_id] = stage, outcome
         self._stages[stage].add(outcomes)
-        if self._pace.due() or self._over:
-            self._send()
+        if self._throttle.due() or self._over:
+            self.send()
 
-    def line(self) -> str:
-        """How far the songs are, and how long the rest will take: for the log."""
-        done = ", ".join(f"{STEPS[k]} {p.done:,}" for k, p in zip(STAGES, self._stages, strict=True))
-        return f"{done} of {self._stages[0].songs:,} songs, {self._left()}"
+    def send(self) -> None:
+        """Show how far the songs are, here and in the log."""
+        line = self._line()
+        get_run_logger().info(line)
+        for progress, shown in zip(self._stages, self._bars, strict=True):
+            shown.show(progress.done, progress.songs)
+        outcomes = [outcome for _, outcome in self._newest.values()]
+        rows = open_funnel(outcomes, self._stages[0].songs, local=self._local)
+        self._table.show(TableArtifact(key="songs", table=rows, description=line))
 
     @property
     def _over(self) -> bool:
         return all(stage.done == stage.songs for stage in self._stages)
 
-    def _left(self) -> str:
-        if self._over:
-            return "all stages are done"
-        known = [stage.worked or stage.done == stage.songs for stage in self._stages]
+    def _line(self) -> str:
+        done = ", ".join(f"{STEPS[k]} {p.done:,}" for k, p in zip(STAGES, self._stages, strict=True))
         left_s = max(stage.left_s for stage in self._stages)
-        if not left_s:
-            return "time left not known yet"
-        return f"{'about' if all(known) else 'at least'} {duration(left_s)} left"
+        known = all(stage.worked or stage.done == stage.songs for stage in self._stages)
+        if self._over:
+            left = "all stages are done"
+        else:
+            left = (
+                f"{'about' if known else 'at least'} {duration(left_s)} left"
+                if left_s
+                else "time left not known yet"
+            )
+        return f"{done} of {self._stages[0].songs:,} songs, {left}"
 
-    def _send(self) -> None:
-        get_run_logger().info(self.line())
-        for progress, shown in zip(self._stages, self._bars, strict=True):
-            shown.show(progress.done, progress.songs)
-        outcomes = [outcome for _, outcome in self._newest.values()]
-        rows = rows_under_way(outcomes, self._stages[0].songs, at_hand=self._at_hand)
-        self._table.show(TableArtifact(key="songs", table=rows, description=self.line()))
 
-
-def rows_under_way(outcomes: Iterable[Outcome], listed: int, *, at_hand: bool) -> list[dict[str, Any]]:
-    """The funnel while songs are still on their way: of each step also how many may yet reach it.
+def open_funnel(outcomes: Iterable[Outcome], listed: int, *, local: bool) -> list[dict[str, Any]]:
+    """Make the funnel while songs are still on their way: of each step also how many may yet reach it.
 
     Args:
         outcomes: The newest of each song that has any.
         listed: How many songs there are.
-        at_hand: They are not searched for.
+        local: They are not searched for.
     """
-    steps = [stage for stage in STEPS if not (at_hand and stage in SEARCHES)]
-    fates = [(steps.index(outcome.stage), outcome) for outcome in outcomes if outcome.stage in steps]
+    stages = [stage for stage in STEPS if not (local and stage in SEARCHES)]
+    fates = [(stages.index(outcome.stage), outcome) for outcome in outcomes if outcome.stage in stages]
     rows: list[dict[str, Any]] = [Step("listed", listed, {}).row() | {"to come": 0}]
-    before = listed
-    for place, stage in enumerate(steps):
+    for place, stage in enumerate(stages):
         lost = Counter(outcome.status.value for at, outcome in fates if at == place and not outcome.ok)
         reached = sum(at > place or (at == place and outcome.ok) for at, outcome in fates)
         step = Step(STEPS[stage], reached, dict(lost.most_common()))
-        rows.append(step.row() | {"to come": before - reached - lost.total()})
-        before -= lost.total()
+        rows.append(step.row() | {"to come": listed - reached - lost.total()})
+        listed -= lost.total()
     return rows
 
 
 def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
-    """What became of the songs, and what the dataset holds."""
+    """Show what became of the songs, and what the dataset holds."""
+    from samuel.report.report import caveats, vocal_share_report  # matplotlib: not before it is drawn
+
     songs = popdb.songs(WHY_NO_PAIR).to_pylist()  # without the candidates, which are many
     kept = step_into_dataset(songs, popdb.info["settings"]["min_vocal_share"])
     rows = [step.row() for step in [*funnel(outcomes), kept]]
@@ -287,28 +245,21 @@ def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
     show(TableArtifact(key="songs", table=rows, description="What became of the songs"))
     numbers = [{"count": name, "value": value} for name, value in popdb.info["counts"].items()]
     show(TableArtifact(key="popdb", table=numbers, description=f"POPDB at {popdb.location}"))
-    _show_vocal_share(popdb)
-
-
-def _show_vocal_share(popdb: Popdb) -> None:
-    from samuel.report.report import caveats, vocal_share_report  # matplotlib: not before it is drawn
-
     with TemporaryDirectory() as folder:
         text = with_pictures(vocal_share_report(popdb, Path(folder)), Path(folder))
     markdown = f"# Vocal share of the chunks\n\n{text}\n\n{caveats(popdb)}"
     show(MarkdownArtifact(key="vocal-share", markdown=markdown, description="How much is sung"))
 
 
-# A training in the UI while it goes on: how far it is, and the curve of its loss so far.
+# A training while it goes on.
 
-
-TRAINING_LEAST_S, TRAINING_GROWTH = 60.0, 0.02
 RECENT_STEPS = 100
 SHOWN_VALIDATIONS = 12
+COLOURS = 32  # make a plot a quarter of its size: the server's database keeps every one that is shown
 
 
 class TrainingPage:
-    """A training on its way.
+    """A training on its way: how far it is, and the curve of its loss so far.
 
     Args:
         config: Its settings.
@@ -317,8 +268,8 @@ class TrainingPage:
 
     def __init__(self, config: TrainingConfig, metrics: Path) -> None:
         self._config, self._metrics = config, metrics
-        self._bar, self._page = Share("training", "Steps of the training"), Live()
-        self._bar_pace, self._page_pace = Pace(), Pace(TRAINING_LEAST_S, TRAINING_GROWTH)
+        self._bar, self._page = ProgressBar("training", "Steps of the training"), Live()
+        self._bar_throttle, self._page_throttle = Throttle(), Throttle(60.0, 0.02)
         self._began: tuple[int, float] | None = None
         self._validated = 0  # validations that the page has seen
 
@@ -326,38 +277,36 @@ class TrainingPage:
         """Show the training after a step; it costs next to nothing where it is not time to."""
         step = row["step"]
         self._began = self._began or (step, time.monotonic())
-        if self._bar_pace.due():
+        if self._bar_throttle.due():
             self._bar.show(step, self._config.steps)
         validated = step // self._config.validate_every
-        if validated > self._validated and (not self._validated or self._page_pace.due()):
+        if validated > self._validated and (not self._validated or self._page_throttle.due()):
             self._validated = validated
-            self._show_page(read_jsonl(self._metrics), self._left(step))
+            self._show_page(self._metrics, self._time_left(step))
 
     def end(self, model: Artifact) -> None:
         """Show the whole training, also one that was over before."""
-        progress = model.record["progress"]
         self._bar.show(self._config.steps, self._config.steps)
-        best = f"the model is that of step {progress['best_step']:,}"
-        self._show_page(read_jsonl(model.path("metrics.jsonl")), f"The training is over; {best}")
+        best = f"the model is that of step {model.record['progress']['best_step']:,}"
+        self._show_page(model.path("metrics.jsonl"), f"The training is over; {best}")
 
-    def _left(self, step: int) -> str:
+    def _time_left(self, step: int) -> str:
         first, began = self._began or (step, 0.0)
         if step <= first:
             return "Time left not known yet"
         left_s = (self._config.steps - step) * (time.monotonic() - began) / (step - first)
-        limit = "At most" if self._config.patience else "About"
-        return f"{limit} {duration(left_s)} left"
+        return f"{'At most' if self._config.patience else 'About'} {duration(left_s)} left"
 
-    def _show_page(self, rows: Sequence[dict[str, Any]], state: str) -> None:
+    def _show_page(self, metrics: Path, state: str) -> None:
+        rows = read_jsonl(metrics)
         if sum("validation_loss" in row for row in rows) > 1:  # one point is no curve
             markdown = training_markdown(rows, self._config.steps, state)
-            self._page.show(
-                MarkdownArtifact(key="training-loss", markdown=markdown, description="Loss so far")
-            )
+            page = MarkdownArtifact(key="training-loss", markdown=markdown, description="Loss so far")
+            self._page.show(page)
 
 
 def training_markdown(rows: Sequence[dict[str, Any]], steps: int, state: str) -> str:
-    """A page about the steps so far, with their curve inside.
+    """Write a page about the steps so far, with their curve inside.
 
     Args:
         rows: The metrics of each step.
@@ -368,93 +317,89 @@ def training_markdown(rows: Sequence[dict[str, Any]], steps: int, state: str) ->
 
     step_s = median(row["seconds"] for row in rows[-RECENT_STEPS:])
     pace = f"{1 / step_s:,.3g} steps a second (median of the last {min(len(rows), RECENT_STEPS)})"
-    head = f"**Step {rows[-1]['step']:,} of {steps:,}**, {pace}. {state}."
     with TemporaryDirectory() as folder:
-        plot_loss(rows, Path(folder) / "loss.png")
-        reduce_colours(Path(folder) / "loss.png")
-        picture = with_pictures("![Loss](loss.png)", Path(folder))
-    return "\n\n".join(["# Training", head, picture, _validations(rows)])
+        picture = Path(folder) / "loss.png"
+        plot_loss(rows, picture)
+        Image.open(picture).convert("RGB").quantize(COLOURS).save(picture, optimize=True)
+        curve = with_pictures("![Loss](loss.png)", Path(folder))
+    head = f"**Step {rows[-1]['step']:,} of {steps:,}**, {pace}. {state}."
+    return "\n\n".join(["# Training", head, curve, _validations(rows)])
 
 
 def _validations(rows: Sequence[dict[str, Any]]) -> str:
     """The newest validations as a table, the newest first."""
     found = [row for row in rows if "validation_loss" in row]
     best = min(row["validation_loss"] for row in found)
-    cells = [
-        [f"{row['step']:,}", _marked(row["validation_loss"], best), number(row.get("validation_shuffled"), 4)]
-        for row in found[: -SHOWN_VALIDATIONS - 1 : -1]
-    ]
+    cells = []
+    for row in found[: -SHOWN_VALIDATIONS - 1 : -1]:
+        mark = "**" if row["validation_loss"] == best else ""
+        loss = f"{mark}{number(row['validation_loss'], 4)}{mark}"
+        cells.append([f"{row['step']:,}", loss, number(row.get("validation_shuffled"), 4)])
     head = ["step", "own vocal", "another song's vocal"]
     return f"Mean squared error of v on held-out pairs; the best in bold.\n\n{table(head, cells, words=0)}"
 
 
-def _marked(value: float, best: float) -> str:
-    return f"**{number(value, 4)}**" if value == best else number(value, 4)
+# A finished report: its text and pictures, its scores, and the way to its audio.
 
-
-# A finished report in the UI: its text and pictures, its scores, and the way to its audio.
-
-
-# In the environment of a flow: where `flows.service.pages` answers, and the folder that it serves.
+# In the environment of a flow: where `make serve` serves reports, and the folder of all of them.
 URL, FOLDER = "SAMUEL_PAGES_URL", "SAMUEL_PAGES_FOLDER"
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([\w.-]+\.png)\)")
 PLAYER = re.compile(r"\[([^\]]*)\]\((audio/[^)\s]*)\)")
 TRACK_PICTURE = re.compile(r"!\[[^\]]*\]\(spectrogram-[\w.-]+\.png\)\n*")
 PICTURED_TRACKS = 3
-FIRST_HEARD = "audio/mix/"
 
 
 def show_report(report: Artifact) -> None:
-    """The report with its plots inside, a table of its scores, and links where somebody serves its folder."""
+    """Show the report with its plots inside, a table of its scores, and links where its folder is served."""
     address = address_of(report.folder)
     text = report.path("report.md").read_text("utf-8")
     page = address and f"{address}/report.html"
     head = f"[Open it with its audio]({page})" if page else f"With audio: `{report.path('report.html')}`"
-    linked = with_pictures(few_tracks_pictured(with_links(text, address)), report.folder)
-    show(MarkdownArtifact(key="report", markdown=f"{head}\n\n{linked}", description="What came of the run"))
-    table = score_table(read_json(report.path("summary.json")))
-    show(TableArtifact(key="scores", table=table, description="Means over the tracks, with 95 % intervals"))
-    if address:
-        _show_links(address, text)
+    body = with_pictures(few_tracks_pictured(with_links(text, address)), report.folder)
+    show(MarkdownArtifact(key="report", markdown=f"{head}\n\n{body}", description="What came of the run"))
+    scores = score_table(read_json(report.path("summary.json")))
+    show(TableArtifact(key="scores", table=scores, description="Means over the tracks, with 95 % intervals"))
+    if page:
+        words = "The report, with players"
+        show(LinkArtifact(key="report-page", link=page, link_text=words, description="Every track to hear"))
+        mixes = [found[2] for found in PLAYER.finditer(text) if found[2].startswith("audio/mix/")]
+        for mix in mixes[:1]:
+            link, words = f"{address}/{mix}", "A held-out vocal with the accompaniment made for it"
+            show(
+                LinkArtifact(
+                    key="first-track", link=link, link_text="Hear the first track", description=words
+                )
+            )
 
 
-def show_ablation(table: Artifact) -> None:
-    """The table of an ablation with its picture inside."""
-    text = with_pictures(table.path("ablation.md").read_text("utf-8"), table.folder)
+def show_ablation(ablation: Artifact) -> None:
+    """Show the table of an ablation with its picture inside."""
+    text = with_pictures(ablation.path("ablation.md").read_text("utf-8"), ablation.folder)
     show(MarkdownArtifact(key="ablation", markdown=text, description="Every choice against the others"))
 
 
+def with_pictures(text: str, folder: Path) -> str:
+    """Put the pictures that Markdown names, which lie in `folder`, inside it: the UI has no other place."""
+    return PICTURE.sub(lambda found: f"![{found[1]}]({data_url(folder / found[2])})", text)
+
+
 def few_tracks_pictured(text: str) -> str:
-    """A report without the pictures of all tracks but the first: the server's database keeps every one."""
+    """Take the pictures of all tracks but the first from a report: the server's database keeps every one."""
     for extra in reversed(list(TRACK_PICTURE.finditer(text))[PICTURED_TRACKS:]):
         text = text[: extra.start()] + text[extra.end() :]
     return text
 
 
 def with_links(text: str, address: str | None) -> str:
-    """A report's text with whole addresses of its audio; without the links where it has no address."""
+    """Give a report's text whole addresses of its audio; no links where it has no address."""
     # The UI shows backslashes in the words of a link, and brackets of this kind end nothing there.
     unescaped = PLAYER.sub(lambda found: re.sub(r"\\([()])", r"\1", found[0]), text)
     return PLAYER.sub(rf"[\1]({address}/\2)" if address else r"\1", unescaped)
 
 
 def address_of(folder: Path) -> str | None:
-    """Where a folder of the artifacts is served; None where nobody serves it, or not this one."""
+    """Return where a folder of the artifacts is served; None where nobody serves it, or not this one."""
     url, served = os.environ.get(URL), Path(os.environ.get(FOLDER, "artifacts"))
     if not url or not folder.resolve().is_relative_to(served.resolve()):
         return None
     return f"{url.rstrip('/')}/{quote(folder.resolve().relative_to(served.resolve()).as_posix())}"
-
-
-def _show_links(address: str, text: str) -> None:
-    page = LinkArtifact(
-        key="report-page", link=f"{address}/report.html", link_text="The report, with players",
-        description="Everything of the report, and every track to hear",
-    )  # fmt: skip
-    show(page)
-    heard = [found[2] for found in PLAYER.finditer(text)]
-    if first := next((link for link in heard if link.startswith(FIRST_HEARD)), None):
-        track = LinkArtifact(
-            key="first-track", link=f"{address}/{first}", link_text="Hear the first track",
-            description="A held-out vocal with the accompaniment that the model made for it",
-        )  # fmt: skip
-        show(track)

@@ -15,7 +15,7 @@ from prefect.plugins import HookContext, SetupResult, register_hook
 
 PREFECT_PLUGIN_API_REQUIRES = ">=0.1,<1"
 LOOKUP = "read_deployment_by_name"
-REMEDY = "start one with `make serve`, or set PREFECT_API_URL"
+Lookup = Callable[..., Coroutine[Any, Any, Any]]
 
 
 @register_hook
@@ -30,16 +30,15 @@ def setup_environment(*, ctx: HookContext) -> SetupResult | None:
     return None
 
 
-def with_short_names(
-    lookup: Callable[..., Coroutine[Any, Any, Any]],
-) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """The same lookup, to which `name` means `name/name`."""
+def with_short_names(lookup: Lookup) -> Lookup:
+    """Make a lookup to which `name` means `name/name`."""
 
     @functools.wraps(lookup)
     async def read_deployment_by_name(client: Any, name: str) -> Any:
         try:
             return await lookup(client, name if "/" in name else f"{name}/{name}")
         except httpx.ConnectError:
-            raise SystemExit(f"error: no Prefect server answers at {client.api_url}; {REMEDY}") from None
+            remedy = "start one with `make serve`, or set PREFECT_API_URL"
+            raise SystemExit(f"error: no Prefect server answers at {client.api_url}; {remedy}") from None
 
     return read_deployment_by_name

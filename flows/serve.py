@@ -1,48 +1,65 @@
-"""`make serve`: server, work pool, deployments and worker on this machine, until Ctrl-C.
+"""`make serve`: server, work pool, deployments, worker and reports on this machine, until Ctrl-C.
 
-Server and worker are started again when they die: the runs under way go on, and those to come find both.
+Server and worker are started again when they die: the runs under way go on, and those to come find both. An
+automation of the server turns flow runs that have fallen silent into Crashed; what it cannot know of is
+looked for. With `--no-server` the worker waits for a server that somebody else keeps running.
 """
 
+import argparse
+import math
+import mimetypes
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+from uuid import uuid4
 
-from flows.service.processes import spawn
-from flows.service.server import (
+import psutil
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from flows.processes import exit_words, spawn, stop
+from flows.server import (
     API_URL,
     HOST,
     PORT,
     ROOT,
     UI_URL,
     ServerError,
+    ask,
     environment,
     healthy,
     prefect,
-    server_log,
     start_server,
     take_port,
     wait_until_healthy,
 )
-from flows.service.supervision import Child, SupervisionError
 
 POOL = "samuel"
-PAGES_PORT = int(os.environ.get("SAMUEL_PAGES_PORT", str(PORT + 1)))
-PAGES_URL = f"http://{HOST}:{PAGES_PORT}"
 ARTIFACTS = ROOT / "artifacts"
-TERMINAL = "its lines above"
-LOOK_EVERY_S = 0.5
+PAGES_PORT = int(os.environ.get("SAMUEL_PAGES_PORT", str(PORT + 1)))
+LOOK_S, WATCH_S, RESTART_S = 0.5, 30.0, 10.0
 # The command `prefect` reads the address of prefect.toml, which is the usual one.
-ELSEWHERE = "" if PORT == 4200 else f"\n    export PREFECT_API_URL={API_URL}"
+EXPORT = "" if PORT == 4200 else f"\n    export PREFECT_API_URL={API_URL}"
 MESSAGE = f"""
 Prefect UI  {UI_URL}
 
 In another terminal, in this folder:
-{ELSEWHERE}
+{EXPORT}
     .venv/bin/prefect deployment run build-popdb/demo
     .venv/bin/prefect deployment run train-and-eval/demo
 
@@ -56,92 +73,238 @@ Ctrl-C stops the server and the worker.
 
 
 def main() -> int:
-    """Serve until interrupted; 1 where something cannot be started, or dies again and again."""
+    """Serve until interrupted; 1 where something cannot be started."""
+    parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Prefect server and worker.")
+    parser.add_argument("--no-server", action="store_true", help="wait for a server that is kept elsewhere")
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     children: list[Child] = []
     try:
-        with ending_all(children):
-            _serve(children)
-    except (ServerError, SupervisionError) as error:
+        serve(children, own_server=not options.no_server)
+    except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        pass
-    return 0
+        return 0
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not leave a child behind
+            signal.signal(number, signal.SIG_IGN)
+        for child in reversed(children):  # the server last: it hears what becomes of the runs
+            if child.process:
+                stop(child.process)
 
 
-def _serve(children: list[Child]) -> NoReturn:
-    if take_port():
-        server_log().unlink(missing_ok=True)
-        server = start_server()
-        children.append(Child("server", start_server, str(server_log()), process=server))
-        wait_until_healthy(server, server_log())
-    _register_patiently(children)
-    children.append(
-        _supervised("worker", "flows.service.processes", *prefect("worker", "start", "--pool", POOL))
-    )
-    children.append(_supervised("watch over silent runs", "flows.service.orphans", essential=False))
-    where = ("--port", str(PAGES_PORT), "--directory", str(ARTIFACTS))
-    children.append(_supervised("page of reports", "flows.service.pages", *where, essential=False))
-    for child in children:
-        child.keep()
+def serve(children: "list[Child]", *, own_server: bool) -> NoReturn:
+    """Start everything, and keep it running.
+
+    Args:
+        children: Takes what is started, for the caller to end.
+        own_server: Start a server where none answers; else wait for one.
+
+    Raises:
+        ServerError: Something cannot be started.
+    """
+    if own_server and take_port():
+        children.append(Child("server", start_server))
+        children[0].keep()
+    wait_until_healthy(children[0].process if children else None)
+    register_deployments()
+    serve_reports(ARTIFACTS, PAGES_PORT)
+    # The flows' own variables, by which they link their reports.
+    pages = {"SAMUEL_PAGES_URL": f"http://{HOST}:{PAGES_PORT}", "SAMUEL_PAGES_FOLDER": str(ARTIFACTS)}
+    command, variables = prefect("worker", "start", "--pool", POOL), environment() | pages
+    children.append(Child("worker", lambda: spawn(command, variables), healthy))
+    children[-1].keep()
     print(MESSAGE, flush=True)
+    armed, look_again_s = False, 0.0
     while True:
         for child in children:
             child.keep()
-        time.sleep(LOOK_EVERY_S)
+        if time.monotonic() > look_again_s:
+            armed, look_again_s = look_for_the_dead(armed=armed), time.monotonic() + WATCH_S
+        time.sleep(LOOK_S)
 
 
-@contextmanager
-def ending_all(children: list[Child]) -> Iterator[None]:
-    """End all children on the way out, whatever ends us; a second Ctrl-C must not leave one behind."""
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        for child in reversed(children):  # the server last: it hears what becomes of the runs
-            child.end()
-
-
-def _register_patiently(children: list[Child]) -> None:
-    """Register, and begin again where our own server dies meanwhile.
-
-    Raises:
-        ServerError: The server is there, and refuses.
-        SupervisionError: It dies again and again.
-    """
-    while True:
-        try:
-            return _register()
-        except ServerError:
-            if not children or healthy():
-                raise
-        while not healthy():
-            children[0].keep()
-            time.sleep(LOOK_EVERY_S)
-
-
-def _register() -> None:
+def register_deployments() -> None:
     """Create the work pool and the deployments of prefect.yaml; again is harmless."""
-    _run("work-pool", "create", POOL, "--type", "process", "--overwrite")
-    _run("--no-prompt", "deploy", "--all")
+    pool = ("work-pool", "create", POOL, "--type", "process", "--overwrite")
+    for command in (pool, ("--no-prompt", "deploy", "--all")):
+        done = subprocess.run(
+            prefect(*command), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ServerError(f"prefect {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
 
-def _run(*arguments: str) -> None:
-    done = subprocess.run(
-        prefect(*arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+@dataclass
+class Child:
+    """A process that is kept running, from the first `keep` on.
+
+    Attributes:
+        name: What the terminal calls it.
+        start: Starts it.
+        ready: Whether what it needs is there; it is not started before.
+    """
+
+    name: str
+    start: "Callable[[], subprocess.Popen[bytes]]"
+    ready: Callable[[], bool] = lambda: True
+    process: "subprocess.Popen[bytes] | None" = None
+    started_s: float = -math.inf
+
+    def keep(self) -> None:
+        """Start it where it is not running, and not twice within `RESTART_S`; call it often."""
+        if self.process and (code := self.process.poll()) is not None:
+            print(f"the {self.name} ended with {exit_words(code)}; it starts again", flush=True)
+            stop(self.process)  # what it left behind may hold the port
+            self.process = None
+        if not self.process and time.monotonic() - self.started_s > RESTART_S and self.ready():
+            self.process, self.started_s = self.start(), time.monotonic()
+
+
+# Reports and their audio for the browser, as the UI opens no `file://` link.
+
+
+class ReportFiles(StaticFiles):
+    """Files of a folder, by GET and HEAD, whole or in parts; it lists nothing and follows no link out."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Send a file, which a browser takes for what its name says and nothing else."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+
+def serve_reports(folder: Path, port: int) -> None:
+    """Serve the files of a folder to browsers of this machine, in a thread that ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        print(f"reports cannot be opened from the UI: {HOST}:{port}: {os.strerror(error.errno or 0)};"
+              " set SAMUEL_PAGES_PORT", flush=True)  # fmt: skip
+        return
+    mimetypes.add_type("audio/flac", ".flac")  # Python's own table lacks it
+    # A strange page could otherwise read them, by a name of its own that leads here.
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    pages = Starlette(routes=[Mount("/", ReportFiles(directory=folder))], middleware=[hosts])
+    server = uvicorn.Server(uvicorn.Config(pages, log_level="warning"))
+    threading.Thread(target=server.run, args=([listening],), daemon=True).start()
+
+
+# Runs whose process is gone, which the server would show as running for ever.
+
+# A server that is away for a minute hears of a living run within 60 s + 15 s to boot + twice the half minute
+# between heartbeats. A run that is hit in spite of this goes on, and its last state replaces Crashed.
+SILENCE = timedelta(seconds=180)
+SETTLED = timedelta(seconds=120)  # in which the last states of a flow run's tasks come in
+CANCELLED = timedelta(seconds=45)  # Prefect itself kills after half a minute
+AUTOMATION = "samuel: runs without heartbeat"
+HEARTBEAT = "prefect.flow-run.heartbeat"
+ENDED, UNFINISHED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"], ["RUNNING", "PENDING", "SCHEDULED"]
+GO_ON = "Start it again: what is done stays done."
+
+
+def look_for_the_dead(*, armed: bool) -> bool:
+    """End what no process works on any more; whether the server could be asked.
+
+    Args:
+        armed: The server has not been away since the last look: it forgets who falls silent meanwhile.
+    """
+    try:
+        if not armed:
+            register_automation()
+            expect_heartbeats()
+        crash_orphaned_tasks()
+        end_cancelled_processes()
+    except OSError as error:  # it starts again; or a run was deleted under our eyes
+        print(f"the watch over runs that died looks again in {WATCH_S:.0f} s: {error}", flush=True)
+        return False
+    return True
+
+
+def register_automation(silence: timedelta = SILENCE) -> None:
+    """Have the server turn flow runs into Crashed of which nothing is heard; again is harmless."""
+    for found in ask("/automations/filter", {"automations": {"name": {"any_": [AUTOMATION]}}}):
+        ask(f"/automations/{found['id']}", method="DELETE")
+    # Not the heartbeat alone: a run may die before its first, and the Running that follows the first would
+    # count as the sign of life after it, and end the wait.
+    signs = [f"prefect.flow-run.{name}" for name in ("Pending", "Running", "heartbeat")]
+    silent = (
+        f"Nothing was heard of this run for {silence.total_seconds():.0f} s: its process was killed, or its"
     )
-    if done.returncode != 0:
-        raise ServerError(f"prefect {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+    ask("/automations/", {
+        "name": AUTOMATION,
+        "description": "A flow run that sends no heartbeat has died.",
+        "trigger": {
+            "type": "event", "posture": "Proactive", "threshold": 1, "within": silence.total_seconds(),
+            "after": signs, "expect": ["prefect.flow-run.*"], "for_each": ["prefect.resource.id"],
+            "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        },
+        "actions": [{
+            "type": "change-flow-run-state", "state": "CRASHED",
+            "message": f"{silent} machine went down. {GO_ON}",
+        }],
+    })  # fmt: skip
 
 
-def _supervised(name: str, *module: str, essential: bool = True) -> Child:
-    """A Python module, with its arguments, as a child that writes to our terminal."""
-    # The flows' own variables, by which they link their reports.
-    variables = environment() | {"SAMUEL_PAGES_URL": PAGES_URL, "SAMUEL_PAGES_FOLDER": str(ARTIFACTS)}
-    command = [sys.executable, "-m", *module]
-    return Child(name, lambda: spawn(command, ROOT, variables), TERMINAL, healthy, essential)
+def expect_heartbeats() -> None:
+    """Begin the wait of the automation anew for every flow run that is not over; who lives ends it."""
+    running = {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
+    runs = [f"prefect.flow-run.{run['id']}" for run in ask("/flow_runs/filter", {"flow_runs": running})]
+    ask("/events", [
+        {"event": HEARTBEAT, "resource": {"prefect.resource.id": run}, "occurred": now(), "id": str(uuid4())}
+        for run in runs
+    ])  # fmt: skip
+
+
+def now() -> str:
+    """Return the time as the server takes it."""
+    return datetime.now(UTC).isoformat()
+
+
+def crash_orphaned_tasks(settled: timedelta = SETTLED) -> int:
+    """Turn task runs that have not ended, though their flow run has, into Crashed; how many.
+
+    Args:
+        settled: How long ago their flow run must have ended.
+    """
+    before = (datetime.now(UTC) - settled).isoformat()
+    orphans = ask("/task_runs/filter", {
+        "flow_runs": {"state": {"type": {"any_": ENDED}}, "end_time": {"before_": before}},
+        "task_runs": {"state": {"type": {"any_": UNFINISHED}}},
+    })  # fmt: skip
+    crashed = {"type": "CRASHED", "name": "Crashed", "message": f"Its flow run ended without it. {GO_ON}"}
+    for task in orphans:
+        ask(f"/task_runs/{task['id']}/set_state", {"state": crashed, "force": True})
+    return len(orphans)
+
+
+def end_cancelled_processes(settled: timedelta = CANCELLED) -> int:
+    """End processes of this machine whose flow run was cancelled and who have not heard of it; how many.
+
+    A worker that could not reach the server for a while stops listening for cancellations. A run that was
+    started by hand has no worker, and is ended by hand.
+
+    Args:
+        settled: How long ago it was cancelled; a process that heard it is gone by then.
+    """
+    processes: dict[str, list[psutil.Process]] = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if run := process.environ().get("PREFECT__FLOW_RUN_ID"):
+                processes.setdefault(run, []).append(process)
+    if not processes:
+        return 0
+    cancelled = {"id": {"any_": list(processes)}, "state": {"type": {"any_": ["CANCELLING", "CANCELLED"]}}}
+    before, ended = datetime.now(UTC) - settled, 0
+    for run in ask("/flow_runs/filter", {"flow_runs": cancelled}):
+        if datetime.fromisoformat(run["state"]["timestamp"]) < before:
+            for process in processes[run["id"]]:
+                with suppress(psutil.NoSuchProcess):
+                    process.terminate()
+                    ended += 1
+    return ended
 
 
 if __name__ == "__main__":

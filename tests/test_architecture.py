@@ -47,10 +47,9 @@ def below(module: str, *rooms: str) -> bool:
         ("samuel.popdb.loader", ("samuel.train", "samuel.generate", "samuel.evaluate")),
         ("samuel.checkpoint", ("samuel.train", "samuel.generate", "samuel.evaluate")),
         ("samuel.generate", ("samuel.train", "samuel.evaluate", "samuel.report", "samuel.app")),
-        ("flows.service.server", ("prefect",)),
-        ("flows.service.api", ("prefect",)),
-        ("flows.service.processes", ("prefect",)),
-        ("flows.service.supervision", ("prefect",)),
+        ("flows.server", ("prefect",)),
+        ("flows.processes", ("prefect",)),
+        ("flows.serve", ("prefect",)),
     ],
 )  # fmt: skip
 def test_imports_point_one_way(room: str, forbidden: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ RATE = 44_100
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """A real Prefect server with a database of its own, for the session."""
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=300):
         from prefect.settings import PREFECT_API_URL
 
         yield str(PREFECT_API_URL.value())

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,9 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+from tests.flows.runs import wait_for
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATIENCE_S = 300
-
-
-def until(condition: Callable[[], Any], told: Callable[[], object]) -> Any:
-    """What the condition gives once it is true."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.1)
-    return found
 
 
 class Served:
@@ -59,15 +50,19 @@ class Served:
 
     def until_said(self, words: str, times: int = 1) -> None:
         """Wait until it has printed a regular expression so many times."""
-        until(lambda: len(re.findall(words, self.said())) >= times, self.said)
+        wait_for(lambda: len(re.findall(words, self.said())) >= times, self.said)
 
     def child(self, words: str) -> psutil.Process:
         """The process below it whose command line ends like this, or has it."""
-        return until(lambda: self._found(words), self.said)[-1]
+        return wait_for(lambda: self._found(words), self.said)[-1]
 
     def _found(self, words: str) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if words in command_line(child)]
+        found = []
+        for child in self.everyone():
+            with contextlib.suppress(psutil.Error):
+                if words in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     def everyone(self) -> list[psutil.Process]:
         """All processes below it."""
@@ -77,6 +72,13 @@ class Served:
         """Its exit status after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
+
+    def healthy(self) -> bool:
+        """Whether its server answers."""
+        try:
+            return httpx.get(f"{self.environment['PREFECT_API_URL']}/health").is_success
+        except httpx.HTTPError:
+            return False
 
     @contextmanager
     def client(self) -> Iterator[SyncPrefectClient]:
@@ -89,11 +91,10 @@ class Served:
 
     def run(self, deployment: str, settings: Any) -> FlowRun:
         """A flow run of a deployment, submitted."""
+        values = settings.model_dump(mode="json", exclude={"preset"})
         with self.client() as client:
             found = client.read_deployment_by_name(deployment)
-            return client.create_flow_run_from_deployment(
-                found.id, parameters={"settings": settings.model_dump(mode="json")}
-            )
+            return client.create_flow_run_from_deployment(found.id, parameters={"settings": values})
 
     def until_state(self, run: FlowRun, *names: str) -> str:
         """The message of the run's state, once it has one of these names."""
@@ -104,14 +105,7 @@ class Served:
                 return found if found.state_name in names else None
             return None
 
-        return str(until(reached, self.said).state.message)
-
-
-def command_line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+        return str(wait_for(reached, self.said).state.message)
 
 
 def free_port() -> int:

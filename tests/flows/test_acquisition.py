@@ -14,8 +14,8 @@ from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.dataset import open_popdb
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
-from tests.flows.artifacts import latest_artifacts
 from tests.flows.conftest import song
+from tests.flows.runs import latest_artifacts
 from tests.popdb.latents import small_settings
 from tests.popdb.site import (
     AT_ONCE,
@@ -58,7 +58,7 @@ def test_every_song_of_the_list_is_accounted_for(
     server: str, site: LocalSite, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    build_popdb(settings)
+    build_popdb(settings=settings)
     table = open_popdb(settings.popdb_path).songs()
     rows = {row["title"]: row for row in table.to_pylist()}
     assert {title: (row["stage"], row["status"]) for title, row in rows.items()} == {
@@ -81,10 +81,10 @@ def test_every_song_of_the_list_is_accounted_for(
 
 
 def test_a_rerun_fetches_only_what_is_worth_it(server: str, site: LocalSite, settings: Settings) -> None:
-    build_popdb(settings)
+    build_popdb(settings=settings)
     site.requests.clear()
     site.answers["/media/v5"] = Answer(encoded(song(5, SECONDS)))
-    assert build_popdb(settings)["songs_kept"] == 4
+    assert build_popdb(settings=settings)["songs_kept"] == 4
     assert site.requests == ["/watch/v5", "/media/v5"]
 
 
@@ -93,9 +93,9 @@ def test_a_bot_check_ends_the_flow_with_its_own_words(
 ) -> None:
     site.add_page("v6", error="Sign in to confirm you are not a bot")
     with pytest.raises(OperatorError, match=r"download\.download_interval_s"):
-        build_popdb(settings)
+        build_popdb(settings=settings)
     site.add_page("v6", duration=SECONDS)
-    assert build_popdb(settings)["songs_kept"] == 3
+    assert build_popdb(settings=settings)["songs_kept"] == 3
 
 
 def test_groups_to_come_download_nothing_for_a_flow_that_broke(
@@ -113,10 +113,10 @@ def test_groups_to_come_download_nothing_for_a_flow_that_broke(
     monkeypatch.setattr("samuel.popdb.stages.separate", broken)
     monkeypatch.setattr("flows.build_popdb.Parts", remember)
     with pytest.raises(RuntimeError, match="a bug"):
-        build_popdb(settings)
+        build_popdb(settings=settings)
     with pytest.raises(OperatorError, match="the run has ended"):
         acquire_songs([Song("later", "Later")], made[0])
     monkeypatch.undo()
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("SAMUEL_TEST_SITE", site.base)
-    assert build_popdb(settings)["songs_kept"] == 3
+    assert build_popdb(settings=settings)["songs_kept"] == 3

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
 from prefect import flow
 from prefect.artifacts import MarkdownArtifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import PrefectHTTPStatusError
 
@@ -22,14 +20,14 @@ from flows import artifacts
 from flows.artifacts import (
     FOLDER,
     URL,
-    Connection,
     Live,
-    Pace,
+    Throttle,
     address_of,
+    few_tracks_pictured,
     training_markdown,
     with_links,
 )
-from samuel.artifacts import make_artifact
+from samuel.artifacts import make_artifact, read_jsonl
 from samuel.config import Settings, TrainingConfig
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
@@ -55,7 +53,7 @@ def fate(name: str, stage: str, status: Status = Status.OK, entry: Any = None) -
 @pytest.fixture
 def outcomes(tmp_path: Path) -> dict[str, Outcome]:
     """Three songs after each stage: one encoded, one lost at the search, one on its way."""
-    entry = encoded_song(tmp_path, "a").entry
+    entry = encoded_song(tmp_path, "a").artifact
     return {
         "a downloaded": fate("a", "download", entry=entry),
         "a encoded": fate("a", "encode", entry=entry),
@@ -71,11 +69,11 @@ def test_the_funnel_tells_what_is_lost_from_what_is_to_come(
     songs = [Song(name, name) for name in "abcd"]
 
     def work() -> None:
-        journey = artifacts.Journey(songs, Settings())
+        progress = artifacts.SongProgress(songs, Settings())
         # As they may come: a later stage's first.
-        journey.show(2, [outcomes["a encoded"]])
-        journey.show(0, [outcomes["a downloaded"], outcomes["b lost"], outcomes["c downloaded"]])
-        journey._send()
+        progress.add(2, [outcomes["a encoded"]])
+        progress.add(0, [outcomes["a downloaded"], outcomes["b lost"], outcomes["c downloaded"]])
+        progress.send()
 
     before = len(shown("songs"))
     in_a_flow(work)
@@ -100,11 +98,11 @@ def test_many_groups_at_once_are_one_table(server: str, outcomes: dict[str, Outc
     calls: list[str] = []
 
     def work() -> None:
-        journey = artifacts.Journey(songs, Settings())
-        journey._table.show = lambda artifact: calls.append(artifact.description)  # type: ignore[method-assign]
+        progress = artifacts.SongProgress(songs, Settings())
+        progress._table.show = lambda artifact, **_: calls.append(artifact.description)  # type: ignore[method-assign]
         for stage in range(3):
             for song in songs:
-                journey.show(stage, [fate(song.song_id, "encode", entry=outcomes["a encoded"].artifact)])
+                progress.add(stage, [fate(song.song_id, "encode", entry=outcomes["a encoded"].artifact)])
 
     in_a_flow(work)
     assert len(calls) < 100
@@ -112,12 +110,12 @@ def test_many_groups_at_once_are_one_table(server: str, outcomes: dict[str, Outc
     assert shown("encode")[-1].data == 100.0
 
 
-def test_the_pace_slows_down_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shown_gets_rarer_as_the_run_gets_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0.0, 48 * 3600.0, 1.0))
     monkeypatch.setattr("flows.artifacts.time.monotonic", lambda: next(clock))
-    pace = Pace(10, 0.005)
-    assert [pace.due() for _ in range(30)] == [number % 10 == 9 for number in range(30)]
-    assert 500 < sum(pace.due() for _ in range(47 * 3600)) < 1500
+    throttle = Throttle(10, 0.005)
+    assert [throttle.due() for _ in range(30)] == [number % 10 == 9 for number in range(30)]
+    assert 500 < sum(throttle.due() for _ in range(47 * 3600)) < 1500
 
 
 def test_what_was_deleted_in_the_ui_is_shown_again(server: str) -> None:
@@ -135,11 +133,11 @@ def test_what_was_deleted_in_the_ui_is_shown_again(server: str) -> None:
 
 
 @pytest.fixture
-def answering() -> Iterator[Callable[[int], SyncPrefectClient]]:
-    """Prefect's own client of a server that gives one status to everything; status 0: nobody listens."""
+def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Give artifacts Prefect's own client of a server with one status for everything; 0: nobody listens."""
     servers: list[HTTPServer] = []
 
-    def client_of(status: int) -> SyncPrefectClient:
+    def answer(status: int) -> None:
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self) -> None:  # Prefect's client asks for a token first
                 self.send_response(404)
@@ -158,48 +156,34 @@ def answering() -> Iterator[Callable[[int], SyncPrefectClient]]:
             servers.append(answers)
         else:
             answers.server_close()
-        return SyncPrefectClient(f"http://127.0.0.1:{answers.server_port}/api")
+        client = SyncPrefectClient(f"http://127.0.0.1:{answers.server_port}/api")
+        monkeypatch.setattr(artifacts, "get_client", lambda **_: client)
 
-    yield client_of
+    yield answer
     for answers in servers:
         answers.shutdown()
         answers.server_close()
 
 
-def updating(client: SyncPrefectClient) -> Callable[[], UUID | None]:
-    def send() -> UUID:
-        client.update_artifact(found := uuid4(), ArtifactUpdate(data=1.0))
-        return found
-
-    return send
-
-
 def test_a_server_that_is_away_is_told_of_once_and_ends_nothing(
-    server: str, answering: Callable[[int], SyncPrefectClient], caplog: pytest.LogCaptureFixture
+    server: str, answering: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    away, broken, well = (updating(answering(status)) for status in (0, 503, 204))
-
     def work() -> None:
-        connection = Connection()
-        assert connection.call(away, patient=False) is None
-        assert connection.call(away, patient=True) is None
-        assert connection.call(broken, patient=False) is None
-        assert caplog.text.count("cannot be reached") == 1
-        assert connection.call(well, patient=False)
-        assert connection.call(away, patient=False) is None
-        assert caplog.text.count("cannot be reached") == 2
-
-    in_a_flow(work)
-
-
-def test_a_fault_of_ours_is_no_absence_of_the_server(
-    server: str, answering: Callable[[int], SyncPrefectClient]
-) -> None:
-    refused = updating(answering(422))
-
-    def work() -> None:
+        live, text = Live(), MarkdownArtifact(key="away", markdown="text")
+        live.show(text)
+        for status, patient, warnings in (
+            (0, False, 1),
+            (0, True, 1),
+            (503, False, 1),
+            (204, False, 1),
+            (0, False, 2),
+        ):
+            answering(status)
+            live.show(text, patient=patient)
+            assert caplog.text.count("cannot be reached") == warnings
+        answering(422)  # a fault of ours is no absence of the server
         with pytest.raises(PrefectHTTPStatusError, match="422"):
-            Connection().call(refused, patient=False)
+            live.show(text)
 
     in_a_flow(work)
 
@@ -213,9 +197,8 @@ def write_metrics(path: Path, steps: int, validate_every: int) -> list[dict[str,
         if step % validate_every == 0:
             row |= {"validation_loss": abs(step - 2 * validate_every) / 1e4 + 0.3, "validation_shuffled": 0.5}
         log.append(row)
-    rows = log.rows()
     log.close()
-    return rows
+    return read_jsonl(path)
 
 
 def test_a_training_shows_its_curve_before_it_ends(server: str, tmp_path: Path) -> None:
@@ -290,3 +273,11 @@ def test_no_link_leads_where_nobody_serves(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv(FOLDER, str(tmp_path / "other"))
     assert address_of(tmp_path / "report") is None
     assert with_links(REPORT, None) == "# R\n\n- vocal\n- mix\n- real (codec)\n"
+
+
+def test_the_ui_keeps_the_pictures_of_the_first_tracks_alone() -> None:
+    tracks = [f"### {n}\n\n![Spectrograms](spectrogram-{n}.png)\n\n- after {n}\n" for n in range(5)]
+    text = few_tracks_pictured("![Loss](loss.png)\n" + "".join(tracks))
+    assert [f"spectrogram-{n}.png" in text for n in range(5)] == [True] * 3 + [False] * 2
+    assert "![Loss](loss.png)" in text
+    assert all(f"- after {n}\n" in text for n in range(5))

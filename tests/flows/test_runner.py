@@ -1,29 +1,39 @@
-"""The flow on Dask workers, and what it says of a cluster that does not suit."""
+"""Where tasks run: the workers of a Dask cluster, and trainings on two processes by torchrun."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from distributed import LocalCluster
 from prefect import flow, task
+from safetensors.torch import load_file
 
 from flows.build_popdb import build_popdb
-from flows.runner import GPU, asked_to_end, wants_gpu, workers
-from flows.train_and_eval import train_and_eval
+from flows.runner import GPU, fit_by_torchrun, newest_row, parts_here, run_ends, wants_gpu, workers
+from flows.train_and_eval import train, train_and_eval
+from samuel.artifacts import Artifact, find_artifact
 from samuel.config import RunnerConfig, Settings
-from samuel.errors import MissingPartError
-from tests.flows.test_flows import digests, folder_settings
-from tests.popdb.latents import small_settings
+from samuel.errors import MissingPartError, SamuelError, StoppedError
+from samuel.popdb.dataset import open_popdb
+from samuel.popdb.parts import Parts
+from samuel.popdb.writer import write_popdb
+from samuel.train import fit, run_folder
+from tests.flows.runs import digests, folder_settings, wait_for
+from tests.popdb.latents import encoded_song, small_settings
+from tests.train.trainings import ignore, put_nan
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+HERE: dict[str, Any] = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
 pytestmark = [
     # Of Dask's own sockets and processes, which it leaves to the end of the interpreter.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -34,112 +44,104 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def on_threads(server: str, songs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = folder_settings(tmp_path_factory.mktemp("threads"), songs_folder)
-    build_popdb(settings)
+    build_popdb(settings=settings)
     return settings
 
 
-@contextmanager
-def cluster(**options: Any) -> Iterator[LocalCluster]:
-    here: dict[str, Any] = {"host": "127.0.0.1", "threads_per_worker": 1, "dashboard_address": None}
-    local: Any = LocalCluster(**here, **options)
-    with local:
-        yield local
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Two workers, one of which offers what stands for a GPU."""
+    local: Any = LocalCluster(n_workers=1, env={"PREFECT_PLUGINS_ENABLED": "false"}, **HERE)
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", local.scheduler_address]
+    command += ["--resources", f"{GPU}=1", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]
+    environment = {**os.environ, "PREFECT_PLUGINS_ENABLED": "false"}
+    with local, subprocess.Popen(command, env=environment) as worker:
+        try:
+            wait_for(lambda: len(local.scheduler_info["workers"]) == 2)
+            yield local
+        finally:
+            for process in [*psutil.Process(worker.pid).children(recursive=True), worker]:
+                process.terminate()
 
 
-def test_two_worker_processes_make_the_same_bytes(
-    on_threads: Settings, songs_folder: Path, tmp_path: Path
+def on(cluster: LocalCluster) -> dict[str, str]:
+    return {"kind": "dask", "address": cluster.scheduler_address}
+
+
+def test_tasks_run_where_they_can_hear_the_end_and_load_parts_once(
+    cluster: Any, server: str, tmp_path: Path
 ) -> None:
-    settings = folder_settings(tmp_path, songs_folder, runner={"kind": "dask", "workers": 2})
-    build_popdb(settings)
-    assert digests(Path(settings.popdb_path)) == digests(Path(on_threads.popdb_path))
+    settings = small_settings(tmp_path, runner=on(cluster)).model_copy(update={"device": "auto"})
+    begun, heard = tmp_path / "begun", tmp_path / "heard"
+
+    @task
+    def here(parts: Parts, after: Any = None) -> tuple[int, int]:
+        return os.getpid(), id(parts_here(parts))
+
+    @task
+    def long() -> None:
+        ends = run_ends()
+        begun.touch()
+        while not ends():
+            time.sleep(0.01)
+        heard.touch()
+
+    seen: list[Any] = []
+
+    @flow
+    def broken() -> None:
+        with workers(settings, 1) as run:
+            first = run.submit(here, computes=True, parts=Parts(settings))
+            seen.extend(
+                run.submit(here, computes=True, parts=Parts(settings), after=first).result() for _ in range(3)
+            )
+            assert run.client
+            seen.append((run.client.submit(os.getpid, resources={GPU: 1}).result(), seen[0][1]))
+            run.submit(long)
+            wait_for(begun.exists)
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        broken()
+    assert len(set(seen)) == 1  # what computes ran where a GPU is offered, with the parts of the first
+    assert seen[0][0] != os.getpid()
+    wait_for(heard.exists)
 
 
 def test_a_worker_killed_in_mid_run_harms_nobody(
     on_threads: Settings, songs_folder: Path, tmp_path: Path
 ) -> None:
-    with cluster(n_workers=2) as local:
-        runner = {"kind": "dask", "address": local.scheduler_address}
-        settings = folder_settings(tmp_path, songs_folder, runner=runner)
-        killed: list[int] = []
+    two: Any = LocalCluster(n_workers=2, **HERE)
+    with two as local:
+        settings = folder_settings(tmp_path, songs_folder, runner=on(local))
 
         def kill() -> None:
-            wait_for(lambda: any((settings.data / "stems").glob("*/entry.json")))
-            pid = next(iter(local.workers.values())).pid
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+            wait_for(lambda: any((settings.data / "stems").glob("*/entry.json")), pause_s=0.005)
+            os.kill(next(iter(local.workers.values())).pid, signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
         killer.start()
-        build_popdb(settings)
+        build_popdb(settings=settings)
         killer.join()
-    assert killed
     assert digests(Path(settings.popdb_path)) == digests(Path(on_threads.popdb_path))
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def test_a_training_on_a_worker_of_our_own_ends_in_a_report(on_threads: Settings) -> None:
+    settings = on_threads.model_copy(update={"runner": RunnerConfig(kind="dask", workers=1)})
+    made = train_and_eval(settings=settings)
+    assert Path(made["report"]).is_file()
 
 
-def test_tasks_run_in_the_workers_processes(server: str, tmp_path: Path) -> None:
-    settings = small_settings(tmp_path, runner={"kind": "dask", "workers": 2})
-
-    @task
-    def here(after: Any) -> int:
-        return os.getpid()
-
-    @flow
-    def ask() -> list[int]:
-        with workers(settings, 1) as run:
-            first = run.submit(here, after=None)
-            return [first.result(), run.submit(here, after=first).result()]
-
-    assert os.getpid() not in ask()
-
-
-def test_what_computes_runs_where_a_gpu_is_offered(server: str, tmp_path: Path) -> None:
-    @task
-    def here() -> int:
-        return os.getpid()
-
-    @flow
-    def ask(settings: Settings) -> tuple[set[int], int]:
-        with workers(settings, 1) as run:
-            pids = {run.submit(here, computes=True).result() for _ in range(4)}
-            return pids, run._client.submit(os.getpid, resources={GPU: 1}).result()  # type: ignore[attr-defined]
-
-    with cluster(n_workers=1, env={"PREFECT_PLUGINS_ENABLED": "false"}) as local:
-        command = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_worker",
-            local.scheduler_address,
-            "--resources",
-            "GPU=1",
-        ]
-        with subprocess.Popen(
-            [*command, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]
-        ) as worker:
-            try:
-                wait_for(lambda: len(local.scheduler_info["workers"]) == 2)
-                runner = {"kind": "dask", "address": local.scheduler_address}
-                settings = small_settings(tmp_path, runner=runner)
-                pids, of_gpu = ask(settings.model_copy(update={"device": "auto"}))
-            finally:
-                for process in [*psutil.Process(worker.pid).children(recursive=True), worker]:
-                    process.terminate()
-    assert pids == {of_gpu}
-
-
-def test_a_gpu_that_nobody_offers_is_told_before_the_work(server: str, tmp_path: Path) -> None:
-    settings = small_settings(tmp_path).model_copy(update={"device": "cuda"})
+def test_a_gpu_that_nobody_offers_is_told_before_the_work(tmp_path: Path) -> None:
+    settings = {
+        device: small_settings(tmp_path).model_copy(update={"device": device})
+        for device in ("cuda", "auto", "cpu")
+    }
     with pytest.raises(MissingPartError, match=r"none of 2 Dask workers offers a GPU.*--resources GPU=1"):
-        wants_gpu([{}, {"memory": 1.0}], settings)
-    assert wants_gpu([{}, {GPU: 1.0}], settings)
-    assert not wants_gpu([{}], small_settings(tmp_path).model_copy(update={"device": "auto"}))
-    assert not wants_gpu([{GPU: 1.0}], small_settings(tmp_path).model_copy(update={"device": "cpu"}))
+        wants_gpu([{}, {"memory": 1.0}], settings["cuda"])
+    assert wants_gpu([{}, {GPU: 1.0}], settings["cuda"])
+    assert not wants_gpu([{}], settings["auto"])
+    assert not wants_gpu([{GPU: 1.0}], settings["cpu"])
 
 
 def test_a_scheduler_that_does_not_answer_is_named(
@@ -147,39 +149,138 @@ def test_a_scheduler_that_does_not_answer_is_named(
 ) -> None:
     monkeypatch.setattr("flows.runner.CONNECT_S", 1)
     runner = {"kind": "dask", "address": "tcp://127.0.0.1:9"}
-    with pytest.raises(
-        MissingPartError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*dask scheduler"
-    ):
-        build_popdb(folder_settings(tmp_path, songs_folder, runner=runner))
+    words = r"no Dask scheduler answers at tcp://127.0.0.1:9 .*dask scheduler"
+    with pytest.raises(MissingPartError, match=words):
+        build_popdb(settings=folder_settings(tmp_path, songs_folder, runner=runner))
     assert not list(tmp_path.glob("data/raw/*/entry.json"))
 
 
-def test_a_training_on_a_worker_ends_in_a_report(on_threads: Settings) -> None:
-    settings = on_threads.model_copy(update={"runner": RunnerConfig(kind="dask", workers=1)})
-    made = train_and_eval(settings)
-    assert Path(made["report"]).is_file()
+# torchrun.
+
+LONG = {"steps": 4000, "validate_every": 500, "checkpoint_every": 1000}
+CHILD = """
+import sys
+from pathlib import Path
+from flows.runner import fit_by_torchrun
+from samuel.config import read_settings
+settings = read_settings(Path(sys.argv[1]))
+fit_by_torchrun(settings, Path(sys.argv[2]), lambda row: None, lambda: False)
+"""
 
 
-def test_a_task_on_a_cluster_hears_that_its_run_ends(server: str, tmp_path: Path) -> None:
-    begun, heard = tmp_path / "begun", tmp_path / "heard"
+@pytest.fixture
+def temporary_files_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings' file is then below `tmp_path`, and so is the command line of every process."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
 
-    @task
-    def long() -> None:
-        ends = asked_to_end()
-        begun.touch()
-        while not ends():
-            time.sleep(0.01)
-        heard.touch()
+
+def together(root: Path, **training: Any) -> tuple[Settings, Path]:
+    """Settings of two processes, with a dataset, and the folder of the run."""
+    settings = small_settings(root, training={"processes": 2, **training})
+    popdb = write_popdb([encoded_song(root, name) for name in "abcd"], settings)
+    return settings, run_folder(popdb, settings)
+
+
+def children(root: Path) -> list[str]:
+    """Command lines of the processes of a training below `root`."""
+    found = (" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in found if str(root) in line and "samuel.cli train" in line]
+
+
+@pytest.mark.usefixtures("temporary_files_here")
+def test_two_processes_make_the_model_that_one_makes(server: str, tmp_path: Path) -> None:
+    settings, run = together(tmp_path)
 
     @flow
-    def broken(settings: Settings) -> None:
-        with workers(settings, 1) as run:
-            run.submit(long)
-            wait_for(begun.exists)
-            raise ValueError("a bug")
+    def trained() -> Any:
+        return train(open_popdb(settings.popdb_path), Parts(settings), return_state=True)
 
-    with cluster(n_workers=1) as local:
-        runner = {"kind": "dask", "address": local.scheduler_address}
-        with pytest.raises(ValueError, match="a bug"):
-            broken(small_settings(tmp_path, runner=runner))
-        wait_for(heard.exists)
+    assert trained(return_state=True).result().name == "Completed"
+    model = find_artifact(run / "model")
+    assert model
+    assert model.record["progress"]["step"] == settings.training.steps
+    alone = fit(open_popdb(settings.popdb_path), settings, tmp_path / "alone", ignore)
+    ours, other = (load_file(found.path("model.safetensors")) for found in (model, alone))
+    assert max((ours[name] - other[name]).abs().max().item() for name in ours) < 1e-5
+    assert trained(return_state=True).result().name == "Cached"
+    assert not children(tmp_path)
+
+
+@pytest.mark.usefixtures("temporary_files_here")
+def test_a_training_ends_with_a_checkpoint_when_the_run_ends(tmp_path: Path) -> None:
+    settings, run = together(tmp_path, **LONG)
+    modes: set[int] = set()
+    steps: list[int] = []
+
+    def on_step(row: dict[str, Any]) -> None:
+        steps.append(row["step"])
+        modes.update(path.stat().st_mode & 0o777 for path in (tmp_path / "tmp").glob("samuel-*"))
+
+    with pytest.raises(StoppedError, match="goes on from its checkpoint"):
+        fit_by_torchrun(settings, run, on_step, lambda: bool(steps))
+    assert not children(tmp_path)
+    (checkpoint,) = run.glob("training/step-*")
+    newest = newest_row(run / "training" / "metrics.jsonl")
+    assert newest
+    assert checkpoint.name == f"step-{newest['step']:08d}"
+    assert 0 < steps[0] <= newest["step"] < LONG["steps"]
+    assert modes == {0o700}  # nobody else reads the settings
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.usefixtures("temporary_files_here")
+@pytest.mark.parametrize("whom", ["the flow's process", "torchrun's agent"])
+def test_nobody_is_left_when_one_is_killed(tmp_path: Path, whom: str) -> None:
+    settings, run = together(tmp_path, **LONG)
+    (tmp_path / "settings.json").write_text(settings.model_dump_json())
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "settings.json"), str(run)]
+    parent = psutil.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    metrics = run / "training" / "metrics.jsonl"
+    wait_for(lambda: newest_row(metrics) or parent.poll() is not None)
+    assert parent.poll() is None, parent.communicate()[1]
+    assert len(children(tmp_path)) == 4  # who fences them in, the agent and two that train
+    ((agent,),) = [fence.children() for fence in parent.children()]
+    (parent if whom == "the flow's process" else agent).send_signal(signal.SIGKILL)
+    errors = parent.communicate(timeout=60)[1]
+    wait_for(lambda: not children(tmp_path))
+    assert find_artifact(run / "model") is None
+    if whom == "torchrun's agent":
+        assert "SamuelError" in errors
+
+
+@pytest.mark.usefixtures("temporary_files_here")
+def test_what_went_wrong_is_told_in_the_words_of_the_training(server: str, tmp_path: Path) -> None:
+    settings, run = together(tmp_path, batch_size=4)
+    popdb = open_popdb(settings.popdb_path)
+    broken = popdb.pairs("train")[3]["pair_id"]
+    put_nan(popdb, broken, "vocal")
+
+    @flow
+    def trained() -> Artifact:
+        return fit_by_torchrun(settings, run, ignore, lambda: False)
+
+    words = f"^step 0: NaN or infinity in the latents of {broken}; run samuel verify"
+    with pytest.raises(SamuelError, match=words):
+        trained()
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, run = together(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(MissingPartError, match=r"training\.processes = 2: each .* this machine has 1; set"):
+        fit_by_torchrun(settings.model_copy(update={"device": "auto"}), run, ignore, lambda: False)
+    assert not run.exists()
+
+
+def test_the_newest_row_is_the_last_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert newest_row(path) is None
+    path.write_text('{"step": 1')
+    assert newest_row(path) is None
+    path.write_text("".join(json.dumps({"step": n, "fill": "x" * 50}) + "\n" for n in range(1000)) + '{"st')
+    assert newest_row(path) == {"step": 999, "fill": "x" * 50}
+    os.truncate(path, 0)
+    assert newest_row(path) is None

@@ -1,5 +1,8 @@
+"""Whose server answers at our port, and processes that end with the one that started them."""
+
 import json
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -12,28 +15,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from flows.service import api, server
-from flows.service.api import ServerError
-
-ROOT = Path(__file__).resolve().parent.parent.parent.parent
-
-
-@pytest.fixture(autouse=True)
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LEAVE_SECONDS", 1)
+from flows import server
+from flows.processes import exit_words, spawn, stop
+from flows.server import ServerError
+from tests.flows.runs import wait_for
+from tests.flows.serving import ROOT, free_port
 
 
 def at_port(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-    monkeypatch.setattr(api, "API_URL", f"http://127.0.0.1:{port}/api")
-    monkeypatch.setattr(api, "PORT", port)
+    monkeypatch.setattr(server, "API_URL", f"http://127.0.0.1:{port}/api")
     monkeypatch.setattr(server, "PORT", port)
 
 
 @contextmanager
-def listening(greeting: bytes) -> Iterator[int]:
-    """A program that takes connections, says `greeting` and nothing more; its port."""
+def greeting(words: bytes) -> Iterator[int]:
+    """A program that takes connections, says `words` and nothing more; its port."""
     with socket.create_server(("127.0.0.1", 0)) as ours:
 
         def greet() -> None:
@@ -43,7 +42,7 @@ def listening(greeting: bytes) -> Iterator[int]:
                 except OSError:
                     return
                 with caller:
-                    caller.sendall(greeting)
+                    caller.sendall(words)
                     caller.recv(1000)
 
         threading.Thread(target=greet, daemon=True).start()
@@ -60,8 +59,7 @@ def answering(answers: dict[str, Any]) -> Iterator[tuple[int, list[str | None]]]
         def do_GET(self) -> None:
             credentials.append(self.headers["Authorization"])
             answer = answers.get(self.path, 404)
-            status = answer if type(answer) is int else 200
-            self.send_response(status)
+            self.send_response(answer if type(answer) is int else 200)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
 
@@ -75,20 +73,17 @@ def answering(answers: dict[str, Any]) -> Iterator[tuple[int, list[str | None]]]
 
 
 def test_a_free_port_is_ours_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as once:
-        port = once.getsockname()[1]
-    at_port(monkeypatch, port)
+    at_port(monkeypatch, free_port())
     assert server.take_port()
 
 
 @pytest.mark.parametrize(
-    ("greeting", "complaint"),
-    [(b"", "gives no answer"), (b"SSH-2.0-OpenSSH_9.6\r\n", "no Prefect server")],
+    ("words", "complaint"), [(b"", "gives no answer"), (b"SSH-2.0-OpenSSH_9.6\r\n", "no Prefect server")]
 )
 def test_another_program_at_the_port_is_told(
-    monkeypatch: pytest.MonkeyPatch, greeting: bytes, complaint: str
+    monkeypatch: pytest.MonkeyPatch, words: bytes, complaint: str
 ) -> None:
-    with listening(greeting) as port:
+    with greeting(words) as port:
         at_port(monkeypatch, port)
         with pytest.raises(ServerError, match=rf"port {port} is taken.*{complaint}.*set SAMUEL_PREFECT_PORT"):
             server.take_port()
@@ -98,7 +93,7 @@ def test_another_program_at_the_port_is_told(
     ("answers", "complaint"),
     [
         ({}, "no Prefect server.*HTTP 404"),
-        ({"/api/health": {"status": "fine"}}, "no Prefect server"),
+        ({"/api/health": {"status": "fine"}, "/api/admin/version": "1"}, "no Prefect server"),
         (
             {"/api/health": True, "/api/admin/version": "3.1.4"},
             f"server of Prefect 3.1.4, and {version('prefect')}",
@@ -132,17 +127,45 @@ def test_a_database_of_another_version_is_named(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         connection.execute("INSERT INTO alembic_version VALUES ('0123456789ab')")
     connection.close()
-    with socket.create_server(("127.0.0.1", 0)) as once:
-        port = once.getsockname()[1]
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "SAMUEL_PREFECT_PORT": str(free_port())}
+    command = [sys.executable, "-m", "flows.serve"]
     done = subprocess.run(
-        [sys.executable, "-m", "flows.serve"],
-        cwd=ROOT,
-        env={**os.environ, "PREFECT_HOME": str(tmp_path), "SAMUEL_PREFECT_PORT": str(port)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 1
     assert f"another version of Prefect has written: {database}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Starts a process in a session of its own, as Prefect's worker and torchrun do, and says which.
+STRAY = """
+import subprocess, sys, os, signal, time
+stray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print(stray.pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(9)"])
+def test_nothing_is_left_of_a_command_that_ends(tmp_path: Path, end: str) -> None:
+    process = spawn([sys.executable, "-c", STRAY + end], log=tmp_path / "log")
+    assert exit_words(process.wait(timeout=60)) == ("SIGKILL" if "KILL" in end else "exit code 9")
+    assert not psutil.pid_exists(int((tmp_path / "log").read_text()))
+
+
+@pytest.mark.parametrize("how", ["stopped", "parent killed"])
+def test_nothing_is_left_of_a_command_whose_parent_ends(tmp_path: Path, how: str) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", STRAY + "time.sleep(600)"]
+    if how == "stopped":
+        process = spawn(command, log=log)
+        wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
+        stop(process)
+        assert exit_words(process.returncode) == "SIGTERM"
+    else:
+        spawning = "from flows.processes import spawn; from pathlib import Path; import time;"
+        spawning += f"spawn({command!r}, log=Path({str(log)!r})); time.sleep(600)"
+        parent = subprocess.Popen([sys.executable, "-c", spawning], cwd=ROOT)
+        wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    wait_for(lambda: not psutil.pid_exists(int(log.read_text())))
