@@ -186,16 +186,14 @@ def test_a_vocal_goes_up_and_a_playable_accompaniment_of_its_length_comes_down(
     assert page.locator(PICTURE).evaluate("image => image.naturalWidth") > 500
 
 
-def test_the_beginning_of_a_vocal_comes_back_as_flac(page: Page, vocal: Path, tmp_path: Path) -> None:
+def test_the_vocals_of_the_beginning_of_a_song_come_back_as_flac(
+    page: Page, vocal: Path, tmp_path: Path
+) -> None:
     page.get_by_label("FLAC").click()
+    page.get_by_label("It is a whole song").click()
     give(page, vocal, Seconds="1.5")
     accompaniment = soundfile.info(download(page, "⬇ Accompaniment", tmp_path))
     assert (accompaniment.format, accompaniment.frames) == ("FLAC", 66_150)
-
-
-def test_the_vocals_of_a_whole_song_are_taken_out_first(page: Page, vocal: Path, tmp_path: Path) -> None:
-    page.get_by_label("It is a whole song").click()
-    give(page, vocal)
     record = json.loads(download(page, "⬇ Record (JSON)", tmp_path).read_text())
     assert record["vocal"]["separator"].startswith("repet")
 
@@ -221,11 +219,6 @@ def test_a_file_that_is_no_audio_is_told_in_one_readable_sentence(
 def test_a_number_out_of_range_is_told(fields: dict[str, str], said: str, page: Page, vocal: Path) -> None:
     give(page, vocal, **fields)
     assert said in toast(page)
-
-
-def test_no_vocal_is_told(page: Page) -> None:
-    page.get_by_role("button", name="Accompany").click()
-    assert "There is no vocal yet" in toast(page)
 
 
 def test_silence_is_warned_of_and_accompanied(page: Page, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -80,25 +79,6 @@ def test_flushing_forces_the_rows_to_disk(path: Path, monkeypatch: pytest.Monkey
     log.flush()
     log.close()
     assert forced == [(path.stat().st_ino, path.stat().st_size)]
-
-
-def test_flushing_waits_for_every_event(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    write = RecordWriter.write
-
-    def slowly(writer: RecordWriter, record: bytes) -> None:
-        time.sleep(0.005)
-        write(writer, record)
-
-    monkeypatch.setattr(RecordWriter, "write", slowly)
-    log = MetricsLog(path, tmp_path / "tensorboard")
-    for step in range(1, 51):
-        log.append(row(step))
-    log.flush()
-    files = [file.read_bytes() for file in (tmp_path / "tensorboard").iterdir()]
-    log.close()
-    assert [file.count(b"loss") for file in files] == [50]
 
 
 def test_every_number_of_a_row_is_a_curve_that_goes_on_where_the_training_does(
