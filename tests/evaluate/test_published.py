@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,6 @@ from samuel.evaluate.tracks import (
     require_codec,
 )
 from samuel.generate import accompany
-from samuel.popdb.dataset import Popdb
 from samuel.popdb.published import import_published
 from samuel.report.report import write_report
 from samuel.train import fit, run_folder
@@ -34,76 +34,40 @@ from tests.weights import write_stable_audio
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    root = tmp_path_factory.mktemp("run")
-    write_stable_audio(root / "vae")
-    return small_settings(root, codec={"name": "stable-audio-open", "path": str(root / "vae")})
-
-
-@pytest.fixture(scope="module")
-def popdb(settings: Settings) -> Popdb:
-    files = write_published(settings.data / "published", GAP + 40)
-    return import_published(*files, settings.popdb_path)
-
-
-@pytest.fixture(scope="module")
-def codec(settings: Settings) -> Codec:
-    return load_codec(settings.codec, CPU)
-
-
-@pytest.fixture(scope="module")
-def model(popdb: Popdb, settings: Settings) -> Artifact:
-    return fit(popdb, settings, run_folder(popdb, settings), lambda _: None)
-
-
-def tracks_of(popdb: Popdb, settings: Settings, codec: Codec, model: Artifact) -> list[Artifact]:
-    return [
-        make_track(
-            pair, popdb, lambda: (load_model(model.folder, CPU), codec), model.sha256["model.safetensors"],
-            settings.sampling, settings.artifacts / "samples",
-        )
-        for pair in choose_pairs(popdb, 2)
-    ]  # fmt: skip
-
-
-def test_from_the_arrays_to_the_report(
-    popdb: Popdb, settings: Settings, codec: Codec, model: Artifact, caplog: pytest.LogCaptureFixture
+def test_from_published_arrays_to_the_report_by_their_codec_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    write_stable_audio(tmp_path / "vae")
+    settings = small_settings(tmp_path, codec={"name": "stable-audio-open", "path": str(tmp_path / "vae")})
+    popdb = import_published(*write_published(tmp_path / "published", GAP + 40), settings.popdb_path)
+    codec, mel = load_codec(settings.codec, CPU), load_codec(Settings().codec, CPU)
     require_codec(popdb, settings.codec)
-    tracks = tracks_of(popdb, settings, codec, model)
-    assert "by weights unknown" in caplog.text
-    for track, pair in zip(tracks, choose_pairs(popdb, 2), strict=True):
-        assert pair["split"] == "validation"
-        wanted = codec.decode(popdb.read([pair])[0].float())[0].numpy()
-        assert read_wav(track.path("vocal.wav")) == pytest.approx(np.clip(wanted, -1, 1), abs=1e-6)
-    space, root = DatasetSpace(popdb, tracks), settings.artifacts / "scores"
-    scores = score_lineup(lineup_of(tracks), EvaluationConfig(), root, space)
-    report = write_report(popdb, model, tracks, scores, settings.artifacts / "reports")
-    text = report.path("report.md").read_text()
-    assert "Vocal share: not measured." in text
-    assert "published without their songs" in text
-    assert "split by song" not in text
-    assert "### Published pair " in text
-    assert not re.search(r", from \d+\.\d s", text)  # where in its song a pair begins is not known
-    assert "vocal-share.png" not in report.sha256
-
-
-def test_another_codec_is_refused(popdb: Popdb, settings: Settings, model: Artifact, tmp_path: Path) -> None:
-    mel = load_codec(Settings().codec, CPU)
     with pytest.raises(SettingsError, match="stable-audio-open"):
         require_codec(popdb, Settings().codec)
-    with pytest.raises(CheckpointError, match="the codec is 'mel/1"):
-        tracks_of(popdb, settings.model_copy(update={"artifacts": tmp_path}), mel, model)
+    model = fit(popdb, settings, run_folder(popdb, settings), lambda _: None)
+    trained = load_model(model.folder, CPU)
 
+    def track(pair: dict[str, Any], by: Codec, root: Path) -> Artifact:
+        return make_track(pair, popdb, lambda: (trained, by), "digest", settings.sampling, root)
 
-def test_a_model_of_published_latents_accompanies_by_that_codec(
-    settings: Settings, codec: Codec, model: Artifact
-) -> None:
+    pairs = choose_pairs(popdb, 2)
+    tracks = [track(pair, codec, tmp_path / "samples") for pair in pairs]
+    assert "by weights unknown" in caplog.text
+    assert {pair["split"] for pair in pairs} == {"validation"}
+    wanted = codec.decode(popdb.read(pairs[:1])[0].float())[0].numpy()
+    assert read_wav(tracks[0].path("vocal.wav")) == pytest.approx(np.clip(wanted, -1, 1), abs=1e-6)
+    scores = score_lineup(lineup_of(tracks), EvaluationConfig(), tmp_path, DatasetSpace(popdb, tracks))
+    report = write_report(popdb, model, tracks, scores, tmp_path / "reports")
+    text = report.path("report.md").read_text()
+    for words in ("Vocal share: not measured.", "published without their songs", "### Published pair "):
+        assert words in text
+    assert "split by song" not in text
+    assert not re.search(r", from \d+\.\d s", text)  # where in its song a pair begins is not known
+    assert "vocal-share.png" not in report.sha256
     vocal = np.zeros((2, FRAMES * 2048), np.float32)
     vocal[:, ::100] = 0.5
-    trained = load_model(model.folder, CPU)
-    assert trained.codec == "stable-audio-open/published"
     assert accompany(vocal, trained, codec, settings.sampling).shape == vocal.shape
+    with pytest.raises(CheckpointError, match="the codec is 'mel/1"):
+        track(pairs[0], mel, tmp_path / "other")
     with pytest.raises(CheckpointError, match="the model learned latents"):
-        accompany(vocal, trained, load_codec(Settings().codec, CPU), settings.sampling)
+        accompany(vocal, trained, mel, settings.sampling)

@@ -24,7 +24,7 @@ from samuel.evaluate.scores import (
     scores_that_need,
     title_of,
 )
-from samuel.synthetic.song import compose
+from samuel.synthetic.song import SyntheticSong, compose
 
 FOLLOWING = ("chroma_likeness", "beat_f1", "onset_correlation", "key_agreement")
 SILENCE = features(np.zeros((2, 20 * SAMPLE_RATE), dtype=np.float32))
@@ -181,15 +181,21 @@ def test_the_key_is_that_of_the_common_part() -> None:
     assert follow(vocal, short)["key_agreement"] == 1.0
 
 
+@pytest.fixture(scope="module")
+def songs() -> list[SyntheticSong]:
+    return [compose(0, index) for index in range(8)]
+
+
 @pytest.mark.parametrize(("codec", "margin"), [(None, 0.1), ("mel", 0.0)])
-def test_a_true_accompaniment_is_above_anothers_noise_and_silence(codec: str | None, margin: float) -> None:
+def test_a_true_accompaniment_is_above_anothers_noise_and_silence(
+    songs: list[SyntheticSong], codec: str | None, margin: float
+) -> None:
     mel = load_codec(CodecConfig(), torch.device("cpu"))
 
     def heard(audio: Audio) -> Features:
         part = np.ascontiguousarray(audio[:, 25 * SAMPLE_RATE : 45 * SAMPLE_RATE])
         return features(decode_audio(mel, encode_audio(mel, part)) if codec else part)
 
-    songs = [compose(0, index) for index in range(8)]
     vocals, true = [heard(song.vocals) for song in songs], [heard(song.accompaniment) for song in songs]
     rng = np.random.default_rng(0)
     noise = features(0.1 * rng.normal(size=(2, 20 * SAMPLE_RATE)).astype(np.float32))

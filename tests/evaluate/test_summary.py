@@ -179,17 +179,6 @@ def test_one_track_alone_has_no_others(place: Path, tmp_path: Path) -> None:
     assert summary["following"]["beat_f1"]["true"]["p"] is None
 
 
-def test_what_a_system_states_of_its_cost_is_in_the_summary(place: Path, tmp_path: Path) -> None:
-    renders = tmp_path / "renders"
-    renders.mkdir()
-    (renders / "a.wav").write_bytes((place / "true" / "a.wav").read_bytes())
-    (renders / "system.json").write_text(json.dumps({"parameters": 5, "device": "cpu"}))
-    lineup = folders(place / "vocals", {"renders": renders})
-    scores = score_lineup(lineup, EvaluationConfig(), tmp_path, None, {"SAMUeL": {"parameters": 15}})
-    efficiency = read_json(scores.path("summary.json"))["efficiency"]
-    assert {name: row["parameters"] for name, row in efficiency.items()} == {"renders": 5, "SAMUeL": 15}
-
-
 def added(name: str, needs: Any, measure: Any) -> Score:
     return Score(name, f"added {name}", "apples", HIGHER, needs, measure, "a score that was added", digits=1)
 
