@@ -69,7 +69,7 @@ FORGET_THE_PEAK = "5"  # proc(5)
 
 
 def measure_efficiency(evaluation: Evaluation) -> Findings:
-    """What was measured of systems, and what others state of themselves.
+    """Rows of the table of efficiency: measured, and those that systems state of themselves.
 
     Raises:
         InputError: Nothing is known of any.
@@ -164,7 +164,7 @@ class Peak:
 
     On a GPU, what tensors hold of it, without the library's own reserve. Elsewhere what is resident of the
     whole process: Linux starts its mark anew where the kernel lets it, or else tells it since the process
-    began, as other systems do. `ru_maxrss` is asked last: on Linux it begins with what the parent held.
+    began, as other systems do. `ru_maxrss` comes last: on Linux it begins with what the parent held.
     """
 
     def __init__(self, device: torch.device) -> None:

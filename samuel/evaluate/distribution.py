@@ -1,7 +1,7 @@
 """What is compared in latent space, and the Fréchet distance: how far latents as a whole are from true ones.
 
 The distance depends on how many items there are: two small sets of the same songs' latents are far apart by
-chance alone. So it is told beside its floor, with true latents on both sides.
+chance alone. So it is given beside its floor, with true latents on both sides.
 
 Shapes: N items or tracks, K takes of each, C channels, T frames, D = 2C; all that is compared is normalised.
 """
@@ -144,7 +144,7 @@ def gaussian_distance(first: Gaussian, second: Gaussian) -> float:
 
 @dataclass(frozen=True)
 class Floor:
-    """How far true latents are from true latents of other songs, over random splits."""
+    """Distances of true latents to true latents of other songs, over random splits."""
 
     mean: float
     low: float

@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 LONGEST_S = 15 * 60
 SHORT_S = 5.0
 CLIPPED_SHARE = 1e-3
-"""With more clipped samples a reader is told."""
+"""With more clipped samples the report has a remark."""
 FULL_SCALE = 1.0 - 2.0**-15
 """The largest positive sample of a 16-bit file."""
 
@@ -68,7 +68,7 @@ class Features:
 
     @property
     def silent(self) -> bool:
-        """Whether no frame is above -60 dB relative to full scale."""
+        """True where no frame is above -60 dB relative to full scale."""
         return not bool(np.any(self.level_db > SILENCE_DBFS))
 
     @property

@@ -145,7 +145,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """How alike true accompaniments of songs that were held out are to the training pairs.
+    """Similarities of true accompaniments of held-out songs to the training pairs.
 
     They are songs that nobody can have copied into the training pairs, and share with them whatever songs
     share. None where the dataset holds no songs out.
@@ -162,7 +162,7 @@ class Yardstick:
         return cls(len(found), median(found) if found else None, max(found, default=None))
 
     def suspects(self, similarity: float) -> bool | None:
-        """Whether a track may hold what its nearest training pair holds; None without a held-out song.
+        """True where a track may hold what its nearest training pair holds; None without a held-out song.
 
         It may where it is nearer to a copy, 1, than to the most alike held-out song. To be above that song is
         not enough: of tracks that are as new as the held-out songs, the most alike one is so about every
@@ -266,7 +266,7 @@ def _accompaniments(popdb: Popdb, rows: Sequence[dict[str, Any]], normaliser: No
 
 @dataclass(frozen=True)
 class Diversity:
-    """How unlike takes are: 0 for the same but for level, 1 for unrelated ones; None where not measured.
+    """Unlikeness of takes: 0 for the same but for level, 1 for unrelated ones; None where not measured.
 
     `between_takes` is to be read against `between_songs`, which is as much as takes can differ.
     """

@@ -26,15 +26,7 @@ import numpy as np
 from samuel.audio import dbfs
 from samuel.config import EvaluationConfig
 from samuel.errors import CheckpointError, DatasetError, InputError, MissingPartError
-from samuel.evaluate.features import (
-    CHROMA_EVERY,
-    STILL,
-    Features,
-    Floats,
-    Sound,
-    clipped_share,
-    common_part,
-)
+from samuel.evaluate.features import CHROMA_EVERY, STILL, Features, Floats, Sound, clipped_share, common_part
 from samuel.evaluate.systems import Lineup
 
 Better = Literal["higher is better", "lower is better", "neither way is better"]
@@ -91,7 +83,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Findings:
-    """What scores of a whole lineup came to."""
+    """Values of scores of a whole lineup."""
 
     by_track: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
     """By score, system and track: rows of `scores.parquet`."""

@@ -122,7 +122,7 @@ def score_lineup(
 
 
 def _identity(lineup: Lineup) -> list[Any]:
-    """What is scored, whatever the files are called: names, titles, bytes, and what is wrong with them."""
+    """Names, titles, digests and problems: all that is scored, whatever the files are called."""
     made = {path for system in lineup.systems for path in system.files.values()}
     digests = {path: sha256(path) for path in made | {t.vocal for t in lineup.tracks} if path.is_file()}
     tracks = [(track.name, track.title, digests.get(track.vocal)) for track in lineup.tracks]
@@ -171,7 +171,7 @@ def compare_latents(
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was measured of each file; of what could be read."""
+    """Measurements of each file that could be read."""
 
     vocals: dict[str, Features]  # by track
     sounds: dict[str, dict[str, Sound]]  # by system and track, without their log-mel spectrograms
@@ -328,7 +328,7 @@ def _means(columns: Columns) -> dict[str, dict[str, Any]]:
 
 
 def _lacking(lineup: Lineup, analysis: Analysis) -> dict[str, str]:
-    """Why scores that need another vocal or the true accompaniment were not measured."""
+    """Reasons why scores that need another vocal or the true accompaniment were not measured."""
     reasons = {"other vocals": NO_OTHERS} if len(analysis.vocals) < 2 else {}
     if lineup.reference() is None:
         reasons |= {score.part: NO_REFERENCE for score in scores_that_need("reference")}

@@ -30,7 +30,7 @@ Count = Annotated[int, Field(gt=0, lt=2**63)]
 
 
 class RenderedTrack(BaseModel):
-    """How long a track is, and how long making it took."""
+    """Duration of a track, and of making it."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -72,7 +72,7 @@ class System:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a reader must know of a track, or of a whole system where `track` is empty."""
+    """A remark on a track, or on a whole system where `track` is empty."""
 
     system: str
     track: str
@@ -167,7 +167,7 @@ def _as_read(name: str) -> str:
 
 
 def _is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8; a file name may be any bytes."""
+    """True where it can be written as UTF-8; a file name may be any bytes."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
@@ -208,7 +208,7 @@ def _audio_files(folder: Path, whose: str, problems: list[Problem]) -> dict[str,
 
 
 def _faults(path: Path) -> Iterator[str]:
-    """Why something in a folder is no file that could be scored."""
+    """Reasons why something in a folder is no file that could be scored."""
     if not _is_text(path.name):
         yield "its name is not UTF-8; rename it"
     if path.is_symlink() and not path.exists():

@@ -145,12 +145,7 @@ STRANGERS = (900.0, 2000.0, 70.0, 333.0)
 
 def write_hub(cache: Path) -> None:
     """The tokenizers that laion-clap asks for, of a few words each, and a language model of one layer."""
-    from transformers import (
-        BartConfig,
-        BertConfig,
-        RobertaConfig,
-        RobertaModel,
-    )
+    from transformers import BartConfig, BertConfig, RobertaConfig, RobertaModel
 
     words = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4, "a": 5}
     small = RobertaConfig(

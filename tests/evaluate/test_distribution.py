@@ -383,10 +383,7 @@ def test_folders_without_true_ones_that_change_have_no_distance(codec: Codec) ->
     for true, reason in (
         ({}, "no true accompaniments were given (--references)"),
         ({"real": folder(1.0, SLICE - 1)}, "no true accompaniment is as long as a slice, 11.9 s"),
-        (
-            {"real": {"a": still, "b": still}},
-            "the true accompaniments never change",
-        ),
+        ({"real": {"a": still, "b": still}}, "the true accompaniments never change"),
     ):
         found, missing = look(FolderSpace(codec), some | true)
         assert found == {}

@@ -17,12 +17,7 @@ from samuel.config import EvaluationConfig, Settings
 from samuel.errors import CheckpointError, SettingsError
 from samuel.evaluate.distribution import DatasetSpace
 from samuel.evaluate.summary import score_lineup
-from samuel.evaluate.tracks import (
-    choose_pairs,
-    lineup_of,
-    make_track,
-    require_codec,
-)
+from samuel.evaluate.tracks import choose_pairs, lineup_of, make_track, require_codec
 from samuel.generate import accompany
 from samuel.popdb.published import import_published
 from samuel.report.report import write_report

@@ -19,13 +19,7 @@ from samuel.evaluate import summary as module
 from samuel.evaluate.distribution import FolderSpace
 from samuel.evaluate.features import Features, features, log_mel_db
 from samuel.evaluate.scores import HIGHER, REGISTRY, Evaluation, Findings, Score, follow, register
-from samuel.evaluate.summary import (
-    OTHERS,
-    OWN,
-    comparable_blocks,
-    pairings,
-    score_lineup,
-)
+from samuel.evaluate.summary import OTHERS, OWN, comparable_blocks, pairings, score_lineup
 from samuel.evaluate.systems import folders
 from tests.evaluate.songs import band, tune, write_songs
 
@@ -254,9 +248,7 @@ def features_of_songs() -> Sides:
     return vocals, {name: features(band(*key, 8.0)) for name, key in keys.items()}
 
 
-def test_a_matrix_holds_every_accompaniment_with_every_vocal(
-    features_of_songs: Sides,
-) -> None:
+def test_a_matrix_holds_every_accompaniment_with_every_vocal(features_of_songs: Sides) -> None:
     vocals, bands = features_of_songs
     found = pairings(vocals, bands)
     assert tuple(found) == FOLLOWING

@@ -6,14 +6,7 @@ from typing import Any
 import pytest
 
 from samuel.errors import InputError
-from samuel.evaluate.systems import (
-    CEILING,
-    REAL,
-    Problem,
-    System,
-    SystemRecord,
-    folders,
-)
+from samuel.evaluate.systems import CEILING, REAL, Problem, System, SystemRecord, folders
 
 
 def fill(folder: Path, *names: str) -> Path:
