@@ -219,7 +219,7 @@ def test_an_added_score_is_in_rows_summary_and_report(
     assert summary["following"]["both"]["S"]["n"] == 5
     assert summary["scores"]["longer"].keys() == {"real (through the codec)", "S"}
     assert summary["whole"]["S"] == 0.5
-    for name in ("peak", "both", "longer", "by_file"):
+    for name in ("peak", "both", "longer", "by_file", "whole"):
         assert f"added {name} (apples, higher is better)" in text.read_text().replace("\\", "")
 
 
