@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import samuel.popdb
 from samuel.artifacts import sha256, write_json
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
@@ -89,6 +90,7 @@ def test_every_pair_is_where_the_index_says(tmp_path: Path, popdb: Popdb) -> Non
     assert [row["row"] for row in popdb.index] == [0, 1, 2, 3, 0, 1]
     assert all(sha256(popdb.root / name)[:16] in name for name in popdb.info["files"] if name != "README.md")
     assert verify(popdb.root) == []
+    assert samuel.popdb.open_popdb(popdb.root).info == popdb.info
 
 
 def test_every_song_of_the_list_has_a_row(popdb: Popdb) -> None:
