@@ -277,7 +277,7 @@ class Diversity:
     tracks: tuple[float | None, ...]  # `between_takes` of each; None where at most one take is not constant
 
 
-def diversity(tracks: Sequence[Tensor]) -> Diversity:
+def diversity(tracks: Tensor | Sequence[Tensor]) -> Diversity:
     """One minus the correlation of two takes, frame beside frame over all channels, over pairs of takes.
 
     The mean of each channel is taken away from each take first: what remains is when and how its sound

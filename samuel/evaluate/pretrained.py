@@ -171,7 +171,7 @@ def _existing(path: Path, setting: str) -> Path:
 
 def _read_checkpoint(path: Path, *, mmap: bool = False) -> Any:
     """Read a checkpoint by a load that can only bring tensors, numbers of NumPy and plain values."""
-    scalar = np.float64(0).__reduce__()[0]  # losses that training noted, by the names of NumPy 1 and 2
+    scalar: Any = np.float64(0).__reduce__()[0]  # losses that training noted, by the names of NumPy 1 and 2
     known = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     plain = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     try:
