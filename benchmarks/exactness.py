@@ -10,9 +10,8 @@ from torch import Tensor
 from benchmarks.clock import seconds
 from benchmarks.pipeline import Row, music
 from benchmarks.weights import random_autoencoder, random_htdemucs
-from samuel.audio import SAMPLE_RATE, Audio
-from samuel.codecs.base import HOP
-from samuel.codecs.stable_audio_open import StableAudioCodec
+from samuel.audio import Audio
+from samuel.codecs.stable_audio_open import PUBLISHED_INFO, StableAudioCodec
 from samuel.config import CodecConfig, Precision, Settings
 from samuel.device import inference, resolve_device
 from samuel.hub import quietly
@@ -32,7 +31,7 @@ def exactness_rows(settings: Settings, *, bf16: bool | None = None) -> Iterator[
         bf16: Whether to measure bf16, which takes minutes on most CPUs; none: on a GPU.
     """
     device = resolve_device(settings.device)
-    mix = music(FRAMES[device.type] * HOP / SAMPLE_RATE)
+    mix = music(PUBLISHED_INFO.duration_s(FRAMES[device.type]))
     rounded = device.type == "cuda" if bf16 is None else bf16
     yield from _separation(mix, device, bf16=rounded)
     yield from _encoding(mix, device, bf16=rounded)

@@ -27,8 +27,7 @@ from benchmarks.pipeline import device_name
 from benchmarks.weights import write_autoencoder
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
 from samuel.checkpoint import TrainedModel, load_model, save_model
-from samuel.codecs import load_codec
-from samuel.codecs.base import HOP, LATENT_CHANNELS, Codec
+from samuel.codecs import Codec, CodecInfo, load_codec
 from samuel.config import SamplingConfig, Settings, parse
 from samuel.device import inference, resolve_device
 from samuel.generate import (
@@ -70,7 +69,7 @@ def generation_rows(
     device = resolve_device(settings.device)
     codec = load_codec(settings.codec, device)
     with tempfile.TemporaryDirectory() as folder:
-        place = model or write_random_model(Path(folder) / "model", settings, codec.identity)
+        place = model or write_random_model(Path(folder) / "model", settings, codec.info)
         trained = load_model(place, device)
         require_codec(trained, codec)
         yield "device", device_name(device)
@@ -82,17 +81,21 @@ def generation_rows(
             yield from gpu_rows(trained, settings, Path(folder), song_s)
 
 
-def write_random_model(folder: Path, settings: Settings, codec: str) -> Path:
-    """A model as training saves it, for latents of the codec of this identity; its output is not zero."""
+def write_random_model(folder: Path, settings: Settings, codec: CodecInfo) -> Path:
+    """A model as training saves it, for latents of this codec; its output is not zero."""
     network = fresh_network(settings, settings.popdb.chunk_frames)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():  # as the output layer is before training, which would make v = 0
                 parameter.normal_(std=OUTPUT_STD, generator=generator)
-    stats = {"mean": [MEL_MEAN] * LATENT_CHANNELS, "std": [MEL_STD] * LATENT_CHANNELS}
+    stats = {"mean": [MEL_MEAN] * codec.channels, "std": [MEL_STD] * codec.channels}
     sections = settings.model_dump(mode="json", include={"model", "diffusion"})
-    record = {"stats": dict.fromkeys(STREAMS, stats), "codec": codec, "frames": settings.popdb.chunk_frames}
+    record = {
+        "stats": dict.fromkeys(STREAMS, stats),
+        "codec": codec.model_dump(),
+        "frames": settings.popdb.chunk_frames,
+    }
     return save_model(folder, network.state_dict(), {**sections, **record}).folder
 
 
@@ -101,7 +104,7 @@ def latents_rows(
 ) -> Iterator[Figure]:
     """The network alone: the paper's way against the setting at hand, a song, and its seams."""
     device = next(model.network.parameters()).device
-    vocal = codec.encode(torch.from_numpy(singing(max(song_s, model.frames * HOP / SAMPLE_RATE)))[None])
+    vocal = codec.encode(torch.from_numpy(singing(max(song_s, model.codec.duration_s(model.frames))))[None])
     chunk = vocal[..., : model.frames]
 
     def chosen() -> None:
@@ -111,15 +114,21 @@ def latents_rows(
     before_s = seconds(chosen, device)
     paper_s = seconds(lambda: sample_as_the_paper(chunk, model, config), device)
     chunk_s = mean([before_s, seconds(chosen, device)])
-    yield f"{_length(chunk)}, ddpm, {model.diffusion.timesteps} steps, two calls each", f"{paper_s:.3g} s"
     yield (
-        f"{_length(chunk)}, {config.sampler}, {config.steps} steps",
+        f"{_length(chunk, model.codec)}, ddpm, {model.diffusion.timesteps} steps, two calls each",
+        f"{paper_s:.3g} s",
+    )
+    yield (
+        f"{_length(chunk, model.codec)}, {config.sampler}, {config.steps} steps",
         f"{chunk_s:.3g} s, {paper_s / chunk_s:.1f} × less time",
     )
     drawn: list[Tensor] = []
     whole_s = seconds(lambda: drawn.append(accompany_latents(vocal, model, config)), device)
     overlap = whole_s / vocal.shape[-1] / (chunk_s / model.frames)
-    yield f"{_length(vocal)} in windows", f"{whole_s:.3g} s, {overlap:.2f} × the time of a frame above"
+    yield (
+        f"{_length(vocal, model.codec)} in windows",
+        f"{whole_s:.3g} s, {overlap:.2f} × the time of a frame above",
+    )
     yield "  change at their ends", seam_figure(model.normaliser.accompaniment(drawn[0]), windowed(model))
 
 
@@ -266,8 +275,8 @@ def gpu_rows(model: TrainedModel, settings: Settings, folder: Path, song_s: floa
     choices = settings.codec.model_dump(include={"precision", "batch"})
     weights = {"name": "stable-audio-open", "path": str(folder / "vae")}
     codec = load_codec(parse({"codec": weights | choices}).codec, device)
-    own = replace(model, codec=codec.identity)
-    for duration_s in (model.frames * HOP / SAMPLE_RATE, song_s):
+    own = replace(model, codec=codec.info)
+    for duration_s in (model.codec.duration_s(model.frames), song_s):
         vocal = singing(duration_s)
         torch.cuda.reset_peak_memory_stats(device)
         whole_s = fastest({"": _accompanying(vocal, own, codec, settings.sampling)}, device, ROUNDS)[""]
@@ -284,5 +293,5 @@ def _accompanying(
     return lambda: accompany(vocal, model, codec, config)
 
 
-def _length(latents: Tensor) -> str:
-    return f"{latents.shape[-1] * HOP / SAMPLE_RATE:.2f} s of latents"
+def _length(latents: Tensor, codec: CodecInfo) -> str:
+    return f"{codec.duration_s(latents.shape[-1]):.2f} s of latents"

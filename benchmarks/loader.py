@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.clock import seconds
 from samuel.artifacts import Artifact
+from samuel.codecs.mel import MelCodec
 from samuel.config import PopdbConfig
 from samuel.errors import DatasetError
 from samuel.popdb.dataset import Popdb, open_popdb
@@ -85,7 +86,7 @@ def write_noise(folder: Path, latents: Halves) -> Popdb:
     made_of = {
         "source": "synthetic",
         "separator": "noise/1",
-        "codec": "noise/1",
+        "codec": MelCodec.info.model_dump(),
         "chunk_frames": frames,
         "settings": config.model_dump(mode="json", exclude={"path", "cache"}),
     }
@@ -105,7 +106,7 @@ def _song(start: int, latents: Halves) -> Outcome:
     name = f"{start // CHUNKS_A_SONG:06d}"
     count = min(CHUNKS_A_SONG, len(latents) - start)
     measured = {"start_s": 0.0, "vocal_share": 0.5, "vocal_rms_db": -20.0, "mix_peak": 0.9}
-    record = {"audio_sha256": name, "codec": "noise/1", "chunks": [measured] * count}
+    record = {"audio_sha256": name, "codec": MelCodec.info.model_dump(), "chunks": [measured] * count}
     entry = Artifact(Path(name), record, {LATENTS: name})
     return Outcome(Song(name, name), "encode", Status.OK, "", 1, entry, record, did_work=True)
 

@@ -13,7 +13,6 @@ from benchmarks.network import (
 )
 from samuel.audio import SAMPLE_RATE
 from samuel.codecs import load_codec
-from samuel.codecs.base import HOP
 from samuel.config import CodecConfig, SeparatorConfig, Settings
 from samuel.device import resolve_device
 from samuel.separators import load_separator
@@ -32,8 +31,8 @@ def machine_rows(settings: Settings) -> Iterator[tuple[str, str]]:
 def audio_rows(device: torch.device) -> list[tuple[str, str]]:
     """The embedded separator and codec on a synthetic song, in seconds of audio per second."""
     song = compose(seed=0, index=0)
-    chunk = torch.from_numpy(song.mix[None, :, : FRAMES * HOP])
     codec = load_codec(CodecConfig(name="mel"), device)
+    chunk = torch.from_numpy(song.mix[None, :, : codec.info.samples(FRAMES)])
     separator = load_separator(SeparatorConfig(name="repet"), device)
     latents = codec.encode(chunk)
     chunk_s = chunk.shape[-1] / SAMPLE_RATE

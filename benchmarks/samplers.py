@@ -74,9 +74,9 @@ def draws(
         InputError: An item is longer than a pair of the dataset, or shorter than two frames.
     """
     vocal, true = held_out(popdb, frames)
-    if model.codec != popdb.info["codec"]:
+    if model.codec != popdb.codec:
         raise CheckpointError(
-            f"the model learned latents of {model.codec!r}, {popdb.location} holds {popdb.info['codec']!r}"
+            f"the model learned latents of {model.codec}, {popdb.location} holds {popdb.codec}"
         )
     key = digest(model.sha256, popdb.info, frames)
     _end_with_whole_line(record)

@@ -14,15 +14,15 @@ from statistics import fmean
 
 import torch
 
-from samuel.audio import SAMPLE_RATE, Audio, si_sdr_db
-from samuel.codecs.base import HOP
+from samuel.audio import Audio, si_sdr_db
+from samuel.codecs.mel import MelCodec
 from samuel.config import PopdbConfig, SeparatorConfig
 from samuel.errors import MissingPartError
 from samuel.popdb.vocal_activity import vocal_activity, vocal_share
 from samuel.separators import Separator, load_separator
 from samuel.synthetic.song import SyntheticSong, compose
 
-CHUNK_S = PopdbConfig().chunk_frames * HOP / SAMPLE_RATE
+CHUNK_S = MelCodec.info.duration_s(PopdbConfig().chunk_frames)
 TRUE_STEMS = "true stems"
 EXACT_DB = 100.0
 """Rounding to float32 costs some 150 dB."""

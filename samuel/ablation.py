@@ -419,9 +419,9 @@ def _made_of(popdb: Popdb, settings: Settings) -> str:
     held = "held out by song" if popdb.pairs("validation") else "none held out: validated on training songs"
     patience = f", ended after {training.patience} validations without gain" if training.patience else ""
     parameters = parameter_count(SamuelUNet(settings.model, settings.diffusion))
-    source, separator, codec = (plain(str(popdb.info[part])) for part in ("source", "separator", "codec"))
+    source, separator = (plain(str(popdb.info[part])) for part in ("source", "separator"))
     return bullets([
-        f"dataset: source {source}, separator {separator}, codec {codec}; {counts['pairs']} pairs of "
+        f"dataset: source {source}, separator {separator}, codec {popdb.codec}; {counts['pairs']} pairs of "
         f"{counts['songs_kept']} songs: {counts['train']} to train on, {counts['validation']} {held}",
         f"each fit: {training.steps} steps of {training.batch_size} pairs{patience}",
         f"network: {parameters:,} parameters, channels {settings.model.channels}",

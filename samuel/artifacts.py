@@ -33,9 +33,13 @@ MAX_FILES = 100_000
 
 
 def digest(*parts: Any) -> str:
-    """Twenty hexadecimal digits that stand for `parts` (anything JSON can write, in any key order)."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    """Twenty hexadecimal digits that stand for `parts` (JSON or pydantic models, in any key order)."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _plain(value: object) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def sha256(path: Path) -> str:

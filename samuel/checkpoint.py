@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samuel.artifacts import Artifact, find_artifact, make_artifact, sha256
+from samuel.codecs import CodecInfo
 from samuel.config import DiffusionConfig, ModelConfig
 from samuel.errors import CheckpointError
 from samuel.model.unet import SamuelUNet
@@ -52,7 +53,7 @@ class ModelRecord(_Strict):
     model: ModelConfig
     diffusion: DiffusionConfig
     stats: StreamStats
-    codec: str
+    codec: CodecInfo
     frames: Annotated[int, Field(ge=8, le=2**16, multiple_of=8)]
     training: dict[str, Any] = {}
     dataset: str = ""
@@ -61,7 +62,9 @@ class ModelRecord(_Strict):
 
     @model_validator(mode="after")
     def _channels_agree(self) -> "ModelRecord":
-        channels = self.model.latent_channels
+        channels = self.codec.channels
+        if self.model.latent_channels != channels:
+            raise ValueError(f"a network of {self.model.latent_channels} channels for latents of {channels}")
         for stream in (self.stats.vocal, self.stats.accompaniment):
             if not len(stream.mean) == len(stream.std) == channels:
                 raise ValueError(f"means and deviations are not of {channels} channels")
@@ -84,7 +87,7 @@ class TrainedModel:
     network: SamuelUNet
     normaliser: Normaliser
     diffusion: DiffusionConfig
-    codec: str
+    codec: CodecInfo
     frames: int
     sha256: str
 

@@ -312,7 +312,7 @@ def test_the_table_says_what_it_is_of(popdb: Popdb, windows: Settings) -> None:
     text, _ = table_of(popdb, windows, results())
     assert r"- `window = 64`, seed 0: too\|wide \# \<b\>" in text.splitlines()
     for said in (
-        "source synthetic, separator repet/1, codec mel/1; 12 pairs of 6 songs", "held out by song",
+        "source synthetic, separator repet/1, codec mel/1 ", "12 pairs of 6 songs", "held out by song",
         "6 steps of 2 pairs", "device: cpu", "unweighted mean squared error of v",
         "about 18% of the differences", "songs are synthetic",
     ):  # fmt: skip

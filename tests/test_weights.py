@@ -245,9 +245,9 @@ def test_an_autoencoder_comes_from_the_hub(hub: LocalHub, tmp_path: Path) -> Non
         load_codec(CodecConfig(name="stable-audio-open", path=path), CPU)
         for path in (str(tmp_path / "vae"), REPOSITORY)
     )
-    assert remote.identity == local.identity
+    assert remote.info == local.info
     hub.down = True
-    assert load_codec(CodecConfig(name="stable-audio-open", path=REPOSITORY), CPU).identity == local.identity
+    assert load_codec(CodecConfig(name="stable-audio-open", path=REPOSITORY), CPU).info == local.info
 
 
 @pytest.mark.parametrize(

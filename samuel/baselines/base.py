@@ -75,7 +75,7 @@ class Samuel(Renderer):
     def __init__(
         self, model: str, trained: TrainedModel, codec: Codec, sampling: SamplingConfig, device: torch.device
     ) -> None:
-        identity = {"codec": codec.identity, "weights": trained.sha256}
+        identity = {"codec": codec.info.model_dump(), "weights": trained.sha256}
         super().__init__(model, trained.network, sampling, device, **identity)
         self.trained, self.codec, self.sampling = trained, codec, sampling
 

@@ -10,9 +10,10 @@ from tqdm import tqdm
 from samuel.cli.options import GOES_ON, SettingsCommand, codec_for_latents, dataset_argument
 from samuel.cli.terminal import plain
 from samuel.config import Settings
-from samuel.errors import InputError, MissingPartError
+from samuel.errors import InputError, MissingPartError, first_fault
 
 if TYPE_CHECKING:
+    from samuel.codecs import CodecInfo
     from samuel.popdb.dataset import Popdb
     from samuel.popdb.status import Outcome
 
@@ -126,9 +127,10 @@ def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | 
 @click.command("import-popdb", cls=SettingsCommand, uses=("popdb.cache",))
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("-o", "--output", required=True, help="The dataset: a folder or a URL.")
-@click.option("--codec", help="Version of the codec that made the latents, where it is known.")
+@click.option("--codec", help="The codec of the latents, where it is known: JSON.")
 def import_popdb(settings: Settings, files: tuple[Path, ...], output: str, codec: str | None) -> int:
     """Make a dataset of the published POPDB: the folder of its two .npy files, or both, the vocal first."""
+    from samuel.codecs.stable_audio_open import PUBLISHED_INFO
     from samuel.popdb.accounts import counted
     from samuel.popdb.published import import_published
 
@@ -137,7 +139,12 @@ def import_popdb(settings: Settings, files: tuple[Path, ...], output: str, codec
         raise InputError(f"{len(found)} files given; give the folder of {' and '.join(PUBLISHED)}, or both")
     with tqdm(desc="import", unit=" pairs", disable=None) as bar:
         popdb = import_published(
-            found[0], found[1], output, cache=settings.popdb.cache, codec=codec, on_pair=bar.update
+            found[0],
+            found[1],
+            output,
+            cache=settings.popdb.cache,
+            codec=_codec_info(codec) if codec else PUBLISHED_INFO,
+            on_pair=bar.update,
         )
     print(f"{plain(popdb.location)}: {counted(popdb.info['counts']['pairs'], 'pair')}")
     return 0
@@ -167,6 +174,18 @@ def export_manifest(settings: Settings, dataset: str | None, output: Path) -> in
     return 0
 
 
+def _codec_info(text: str) -> "CodecInfo":
+    from pydantic import ValidationError
+
+    from samuel.codecs import CodecInfo
+
+    try:
+        return CodecInfo.model_validate_json(text)
+    except ValidationError as error:
+        fault = first_fault(error)
+        raise InputError(f"--codec: {fault}; give `codec` of a dataset.json of the same latents") from error
+
+
 def _open(settings: Settings, dataset: str | None) -> "Popdb":
     from samuel.popdb.dataset import open_popdb
 
@@ -181,7 +200,7 @@ def _draw(popdb: "Popdb", settings: Settings, pairs: int, output: Path | None, *
     folder = output or DRAWN / digest(popdb.info["content_sha256"])
     rows = choose_strips(popdb, pairs)
     try:
-        codec = codec_for_latents(popdb.info["codec"], settings) if audio else None
+        codec = codec_for_latents(popdb.codec, settings) if audio else None
         with tqdm(total=len(rows), desc="decode", unit=" pairs", disable=None) as bar:
             return write_contact_sheet(popdb, rows, codec, folder, bar.update)
     except MissingPartError as error:

@@ -90,7 +90,7 @@ def _score(lineup: "Lineup", settings: Settings, dataset: str | None, root: Path
 
     popdb = open_popdb(dataset, settings.popdb.cache) if dataset else None
     if popdb:
-        codec = codec_for_latents(popdb.info["codec"], settings, one_song=True)
+        codec = codec_for_latents(popdb.codec, settings, one_song=True)
     else:
         codec = load_codec(settings.codec, resolve_device(settings.device))
     lineup = with_ceiling(lineup, codec, root / "through-codec", _bar("codec", lineup))

@@ -11,7 +11,7 @@ from samuel.config import Settings, describe, parse, read_settings
 from samuel.errors import MissingPartError, SettingsError
 
 if TYPE_CHECKING:
-    from samuel.codecs.base import Codec
+    from samuel.codecs import Codec, CodecInfo
 
 STOPPED = "nothing half-written was left, run it again"
 GOES_ON = "what is done stays, and the same command goes on from there"
@@ -86,11 +86,11 @@ dataset_argument = click.argument("dataset", required=False)
 """A folder or a URL; none: the dataset of the settings."""
 
 
-def codec_for_latents(identity: str, settings: Settings, *, one_song: bool = False) -> "Codec":
+def codec_for_latents(info: "CodecInfo", settings: Settings, *, one_song: bool = False) -> "Codec":
     """The codec that made latents, its weights from where the settings say.
 
     Args:
-        identity: What a dataset or a model says of its codec.
+        info: What a dataset or a model says of its codec.
         settings: `device`, and `codec.path`.
         one_song: Not a dataset: in little memory, and decoded in bf16 by a GPU that has it.
 
@@ -101,9 +101,9 @@ def codec_for_latents(identity: str, settings: Settings, *, one_song: bool = Fal
     from samuel.device import resolve_device, uses_bf16
 
     device = resolve_device(settings.device)
-    words = identity.split()
+    words = info.version.split()
     values = {
-        "name": identity.partition("/")[0],
+        "name": info.name,
         "path": settings.codec.path,
         "batch": 1 if one_song else None,
         "posterior": "sample" if "sample" in words else "mean",
@@ -112,5 +112,5 @@ def codec_for_latents(identity: str, settings: Settings, *, one_song: bool = Fal
     try:
         config = parse({"codec": values}).codec
     except SettingsError as error:
-        raise MissingPartError(f"the latents are of {identity!r:.120}, a codec this version lacks") from error
+        raise MissingPartError(f"the latents are of {info}, a codec this version lacks") from error
     return load_codec(config, device, decoding="bf16" if one_song and uses_bf16(device, "auto") else None)

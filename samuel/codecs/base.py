@@ -61,27 +61,6 @@ class CodecInfo(BaseModel, frozen=True, strict=True, extra="forbid"):
         return frames * self.hop / self.sample_rate
 
 
-# Until every room takes them from `CodecInfo`.
-HOP = 2048
-LATENT_CHANNELS = 64
-REACH = 8
-
-
-def frame_count(samples: int) -> int:
-    """Latent frames of 2048 samples that cover `samples` samples."""
-    return -(-samples // HOP)
-
-
-def made_by(stated: str, codec: "Codec") -> bool:
-    """`same_codec` of an identity in words."""
-    believed = stated == f"{codec.info.name}/{PUBLISHED}"
-    if believed:
-        logger.warning(
-            "latents were published as those of %s, by weights unknown; taken for %s", stated, codec.info
-        )
-    return believed or stated == codec.identity
-
-
 class Codec(Protocol):
     """Stereo audio at `info.sample_rate` to latents and back; frame t stands for the samples from t · hop on.
 
@@ -91,11 +70,6 @@ class Codec(Protocol):
     @property
     def info(self) -> CodecInfo:
         """Says which codec it is; latents of another one mean nothing to it."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """`info` in words."""
         ...
 
     @property

@@ -114,7 +114,6 @@ class MelCodec:
         hop=HOP,
         channels=BANDS,
     )
-    identity = str(info)
     window = WINDOW
     encode_reach = -(-MARGIN // HOP)
     decode_reach = ROUNDS + 1

@@ -106,7 +106,6 @@ class StableAudioCodec:
         rounded = "" if config.precision == "fp32" else f" {config.precision}"
         version = {"version": f"2 {config.posterior}{rounded}", "weights_sha256": weights_sha256}
         self.info = PUBLISHED_INFO.model_copy(update=version)
-        self.identity = str(self.info)
         self._sampled = config.posterior == "sample"
         self._encoder = Batcher(
             lambda audio: autoencoder.encode(audio, skip_bottleneck=True),

@@ -254,7 +254,9 @@ class PopdbConfig(Section):
 class ModelConfig(Section):
     """The U-Net (paper §IV)."""
 
-    latent_channels: Literal[64] = setting(64, "channels of a latent frame")
+    latent_channels: int = setting(
+        64, "channels of a latent frame; training takes those of the dataset's codec", ge=1, le=1024
+    )
     channels: tuple[Count, Count, Count, Count] = setting((64, 128, 256, 512), "channels at each resolution")
     heads: Count = setting(8, "attention heads")
     head_dim: int = setting(64, "channels of a head", ge=2, le=1024, multiple_of=2)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from samuel.artifacts import Artifact, digest
-from samuel.codecs.base import Codec, made_by
+from samuel.codecs.base import Codec, same_codec
 from samuel.errors import InputError
 from samuel.evaluate.likeness import diversity, find_copies
 from samuel.evaluate.systems import CEILING, OURS, REAL
@@ -253,7 +253,7 @@ class DatasetSpace:
     @property
     def described(self) -> dict[str, str]:
         """Codec, dataset and model, for people who compare runs."""
-        known = {"codec": self.popdb.info["codec"], "dataset": digest(self.popdb.info)}
+        known = {"codec": str(self.popdb.codec), "dataset": digest(self.popdb.info)}
         return known | ({"model": self.model} if self.model else {})
 
     @cached_property
@@ -295,13 +295,13 @@ class FolderSpace:
     @property
     def identity(self) -> Any:
         """What determines the answer beside the lineup, as JSON."""
-        return ["folders", VERSION, self.codec.identity, self.popdb and self.popdb.info]
+        return ["folders", VERSION, self.codec.info, self.popdb and self.popdb.info]
 
     @property
     def described(self) -> dict[str, str]:
         """Codec and training set, for people who compare runs."""
         known = {"dataset": digest(self.popdb.info)} if self.popdb else {}
-        return {"codec": self.codec.identity, **known}
+        return {"codec": str(self.codec.info), **known}
 
     def frechet(self, latents: Latents) -> dict[str, Any]:
         """Compare slices of every system, normalised as the true ones are spread, with the true ones."""
@@ -328,8 +328,8 @@ class FolderSpace:
         """Look for every track in the training set."""
         if self.popdb is None:
             raise InputError("no training set was given (--dataset)")
-        if not made_by(self.popdb.info["codec"], self.codec):
-            raise InputError(f"the training set holds latents of {self.popdb.info['codec']!r}")
+        if not same_codec(self.popdb.codec, self.codec.info):
+            raise InputError(f"the training set holds latents of {self.popdb.codec}")
         judged = {name: tracks for name, tracks in latents.items() if name not in (REAL, CEILING)}
         every = {(name, track): part for name, tracks in judged.items() for track, part in tracks.items()}
         return find_copies(every, self.popdb)

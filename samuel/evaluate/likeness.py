@@ -18,8 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from samuel.audio import SAMPLE_RATE
-from samuel.codecs.base import HOP
 from samuel.errors import DatasetError, InputError
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Normaliser
@@ -196,7 +194,7 @@ def find_copies(latents: Mapping[tuple[str, str], Tensor], popdb: Popdb) -> dict
     rows = [
         {
             "system": system, "track": track, "pair_id": near.pair_id, "title": near.title,
-            "similarity": near.similarity, "lag_s": near.lag_frames * HOP / SAMPLE_RATE,
+            "similarity": near.similarity, "lag_s": popdb.codec.duration_s(near.lag_frames),
             "suspicious": yardstick.suspects(near.similarity),
         }
         for (system, track), near in best.items()

@@ -15,7 +15,7 @@ from torch import Tensor
 from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, sha256
 from samuel.audio import Audio, read_wav, write_wav
 from samuel.checkpoint import TrainedModel
-from samuel.codecs.base import Codec, decode_audio, encode_audio, made_by
+from samuel.codecs.base import Codec, decode_audio, encode_audio, same_codec
 from samuel.config import CodecConfig, SamplingConfig
 from samuel.errors import CheckpointError, InputError, SettingsError
 from samuel.evaluate.features import load_start
@@ -51,7 +51,7 @@ def require_codec(popdb: Popdb, config: CodecConfig) -> None:
     Raises:
         SettingsError: The dataset holds latents of another codec.
     """
-    held = popdb.info["codec"].partition("/")[0]
+    held = popdb.codec.name
     if held != config.name:
         raise SettingsError(
             f"{popdb.location} holds latents of {held!r}; set codec.name to it, not {config.name!r}"
@@ -90,10 +90,8 @@ def make_track(
     def make(folder: Path) -> dict[str, Any]:
         vocal, reference = popdb.read([pair])
         model, codec = load()
-        if not made_by(popdb.info["codec"], codec):
-            raise CheckpointError(
-                f"the dataset holds latents of {popdb.info['codec']!r}, the codec is {codec.identity!r}"
-            )
+        if not same_codec(popdb.codec, codec.info):
+            raise CheckpointError(f"the dataset holds latents of {popdb.codec}, the codec is {codec.info}")
         drawn = torch.cat([accompany_latents(vocal, model, own) for own in _seeded(config, pair, takes)])
         tensors = {"takes": drawn, "reference": reference[0]}
         save_file({n: t.float().cpu().contiguous() for n, t in tensors.items()}, folder / LATENTS)
@@ -165,9 +163,9 @@ def _round_trip(path: Path, codec: Codec, root: Path) -> Path:
         audio, _ = load_start(path)
         decoded = decode_audio(codec, encode_audio(codec, audio))[:, : audio.shape[1]]
         write_wav(folder / ROUND_TRIP, decoded, "PCM_24")
-        return {"codec": codec.identity}
+        return {"codec": codec.info.model_dump()}
 
     if not path.is_file():
         raise InputError(f"{path.name}: no such file")
-    folder = root / digest("round trip", 1, sha256(path), codec.identity)
+    folder = root / digest("round trip", 1, sha256(path), codec.info)
     return (find_artifact(folder) or make_artifact(folder, make)).path(ROUND_TRIP)

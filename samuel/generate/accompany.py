@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.checkpoint import TrainedModel
-from samuel.codecs.base import Codec, decode_windows, made_by
+from samuel.codecs.base import Codec, decode_windows, same_codec
 from samuel.config import SamplingConfig
 from samuel.device import inference, uses_bf16
 from samuel.errors import CheckpointError
@@ -114,7 +114,5 @@ def require_codec(model: TrainedModel, codec: Codec) -> None:
     Raises:
         CheckpointError: It learned another codec's.
     """
-    if not made_by(model.codec, codec):
-        raise CheckpointError(
-            f"the model learned latents of {model.codec!r}, the codec here is {codec.identity!r}"
-        )
+    if not same_codec(model.codec, codec.info):
+        raise CheckpointError(f"the model learned latents of {model.codec}, the codec here is {codec.info}")

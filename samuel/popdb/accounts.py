@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from samuel.audio import SAMPLE_RATE
-from samuel.codecs.base import HOP
 from samuel.config import DownloadConfig
 from samuel.popdb.card import bar, share_counts
 from samuel.popdb.dataset import Popdb
@@ -182,7 +180,7 @@ def overview(popdb: Popdb) -> Iterator[str]:
 
 def _counts(popdb: Popdb) -> dict[str, str]:
     info, counts = popdb.info, popdb.info["counts"]
-    pair_s = info["chunk_frames"] * HOP / SAMPLE_RATE
+    pair_s = popdb.codec.duration_s(info["chunk_frames"])
     total_bytes = sum(file["bytes"] for file in info["files"].values())
     return {
         "dataset": popdb.location,
@@ -194,7 +192,7 @@ def _counts(popdb: Popdb) -> dict[str, str]:
         "size": f"{total_bytes / 1e6:,.1f} MB",
         "source": str(info["source"]),
         "separator": str(info["separator"]),
-        "codec": str(info["codec"]),
+        "codec": str(popdb.codec),
     }
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from huggingface_hub import DatasetCardData
 
-from samuel.audio import SAMPLE_RATE
-from samuel.codecs.base import HOP, PUBLISHED
+from samuel.codecs import CodecInfo
+from samuel.codecs.base import PUBLISHED
 
 WIDEST_BAR = 40
 # The hub's names, and the count from which each holds.
@@ -122,16 +122,16 @@ def dataset_card(info: dict[str, Any], vocal_shares: Sequence[float]) -> str:
         info: `dataset.json`, its files not yet listed.
         vocal_shares: Vocal share of every chunk that was measured.
     """
-    frames = info["chunk_frames"]
+    frames, latents = info["chunk_frames"], CodecInfo.model_validate(info["codec"])
     made_of = {name: info[name] for name in ("format_version", "source", "separator", "codec", "settings")}
-    codec = CODECS.get(str(info["codec"]).partition("/")[0])
+    codec = CODECS.get(latents.name)
     return CARD.format(
         front_matter=_front_matter(info["counts"]["pairs"]),
-        seconds=frames * HOP / SAMPLE_RATE,
-        channels=len(info["stats"]["vocal"]["mean"]),
+        seconds=latents.duration_s(frames),
+        channels=latents.channels,
         frames=frames,
-        hop=HOP,
-        sample_rate=SAMPLE_RATE / 1000,
+        hop=latents.hop,
+        sample_rate=latents.sample_rate / 1000,
         counts="\n".join(f"| {name.replace('_', ' ')} | {n:,} |" for name, n in info["counts"].items()),
         split=SPLIT_PUBLISHED if info["source"] == PUBLISHED else SPLIT,
         vocal_shares=_share_table(vocal_shares),

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from samuel.codecs import CodecInfo
 from samuel.errors import DatasetError, InputError, NewerFormatError
 from samuel.popdb.folder import Folder, UrlFolder, open_folder
 from samuel.popdb.shards import ShardReader, as_tensors, empty_batch, pair_sha256
@@ -104,7 +105,7 @@ class Manifest(_Strict):
     content_sha256: Sha256
     source: Identity
     separator: Identity | None
-    codec: Identity
+    codec: CodecInfo
     chunk_frames: Annotated[int, Field(ge=8, le=2**16)]
     settings: WrittenWith
     counts: Counts
@@ -123,6 +124,8 @@ class Manifest(_Strict):
         streams = (self.stats.vocal, self.stats.accompaniment)
         if len({len(figures) for stream in streams for figures in (stream.mean, stream.std)}) > 1:
             raise ValueError("stats: not as many channels everywhere")
+        if len(self.stats.vocal.mean) != self.codec.channels:
+            raise ValueError(f"stats: of other channels than the codec's {self.codec.channels}")
         return self
 
 
@@ -146,6 +149,11 @@ class Popdb:
     table: pa.Table = field(repr=False)
     made: bool = False
     reader: ShardReader = field(default_factory=ShardReader, repr=False)
+
+    @property
+    def codec(self) -> CodecInfo:
+        """The codec that its latents are of."""
+        return CodecInfo.model_validate(self.info["codec"])
 
     @property
     def location(self) -> str:

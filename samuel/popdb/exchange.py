@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 
 from samuel.artifacts import explain_full_disk, fsync, locked, read_json, temporary_folder, write_json
-from samuel.audio import SAMPLE_RATE
-from samuel.codecs.base import HOP
 from samuel.errors import DatasetError, InputError
 from samuel.popdb.dataset import Popdb
 
@@ -230,8 +228,8 @@ def export_stable_audio(popdb: Popdb, folder: Path, on_pair: Callable[[], object
         **{name: info[name] for name in MADE_OF},
         "pairs": {split: info["counts"][split] for split in CONFIGS},
         "latents": {"dtype": "float16", "channels": channels, "scaled": False},
-        "sample_rate": SAMPLE_RATE,
-        "downsampling_ratio": HOP,
+        "sample_rate": popdb.codec.sample_rate,
+        "downsampling_ratio": popdb.codec.hop,
     }
 
     def make(target: Path) -> None:
@@ -264,7 +262,11 @@ def _write_split(popdb: Popdb, split: str, target: Path, on_pair: Callable[[], o
     vocals.mkdir(parents=True)
     frames = popdb.info["chunk_frames"]
     # What the loader needs of an item, its times as of a file of its own.
-    needed = {"padding_mask": [1] * frames, "seconds_start": 0, "seconds_total": _seconds(frames)}
+    needed = {
+        "padding_mask": [1] * frames,
+        "seconds_start": 0,
+        "seconds_total": round(popdb.codec.duration_s(frames), 4),
+    }
     for row in popdb.pairs(split):
         for place, latents in zip((vocals, folder), popdb.read_checked(row), strict=True):
             np.save(place / f"{row['pair_id']}.npy", latents.numpy(), allow_pickle=False)
@@ -272,10 +274,6 @@ def _write_split(popdb: Popdb, split: str, target: Path, on_pair: Callable[[], o
         metadata = json.dumps(needed | {name: row[name] for name in IN_METADATA})
         (folder / f"{row['pair_id']}.json").write_text(metadata, "ascii")
         on_pair()
-
-
-def _seconds(frames: int) -> float:
-    return round(frames * HOP / SAMPLE_RATE, 4)
 
 
 def _stable_audio_readme(popdb: Popdb, splits: Sequence[str]) -> str:
@@ -296,8 +294,8 @@ def _stable_audio_readme(popdb: Popdb, splits: Sequence[str]) -> str:
         pairs=popdb.info["counts"]["pairs"],
         channels=channels,
         frames=frames,
-        seconds=_seconds(frames),
-        samples=frames * HOP,
+        seconds=popdb.codec.duration_s(frames),
+        samples=frames * popdb.codec.hop,
         module=MODULE,
         configs="\n".join(f"- `{CONFIGS[split]}`: the pairs for {split}" for split in splits),
         model_config=json.dumps(model, indent=2),

@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from samuel.artifacts import digest, sha256
-from samuel.audio import SAMPLE_RATE
-from samuel.codecs.base import HOP, LATENT_CHANNELS, PUBLISHED
+from samuel.codecs import CodecInfo
+from samuel.codecs.base import PUBLISHED
+from samuel.codecs.stable_audio_open import PUBLISHED_INFO
 from samuel.config import PopdbConfig, parse
 from samuel.errors import InputError
 from samuel.popdb.dataset import MANIFEST, Popdb, read_popdb
@@ -33,7 +34,7 @@ from samuel.popdb.writer import Content, Pair, save
 
 logger = logging.getLogger(__name__)
 
-SEPARATOR, CODEC = f"demucs/{PUBLISHED}", f"stable-audio-open/{PUBLISHED}"
+SEPARATOR = f"demucs/{PUBLISHED}"
 """What the paper states (§III-C); nothing in the arrays could confirm it."""
 LONGEST_SONG_S = 900.0
 """The paper filtered out whatever lasts longer (§III-B)."""
@@ -66,7 +67,7 @@ def import_published(
     cache: Path | None = None,
     validation_share: float = 0.1,
     pairs_per_shard: int = 256,
-    codec: str | None = None,
+    codec: CodecInfo = PUBLISHED_INFO,
     on_pair: Callable[[], object] = lambda: None,
 ) -> Popdb:
     """Make a dataset of the published arrays; nothing is done where it is there already.
@@ -81,7 +82,7 @@ def import_published(
         cache: Where shards for a URL are kept on this machine; none: `samuel/shards` in the user's cache.
         validation_share: Share of the pairs that is held out.
         pairs_per_shard: Pairs of a shard file.
-        codec: Identity of the codec whose latents these are; none: the paper's, its weights unknown.
+        codec: Whose latents these are: the paper's, its weights unknown.
         on_pair: Called for each pair that is written.
 
     Raises:
@@ -100,7 +101,7 @@ def import_published(
     made_of = {
         "source": PUBLISHED,
         "separator": SEPARATOR,
-        "codec": codec or CODEC,
+        "codec": codec.model_dump(),
         "chunk_frames": frames,
         "settings": config.model_dump(mode="json", exclude={"path", "cache"}) | {"published": published},
     }
@@ -114,7 +115,7 @@ def import_published(
 
 def longest_song(frames: int) -> int:
     """Most chunks of `frames` latent frames that one song can have."""
-    return int(LONGEST_SONG_S * SAMPLE_RATE) // (frames * HOP)
+    return int(LONGEST_SONG_S / PUBLISHED_INFO.duration_s(frames))
 
 
 def sides(count: int, share: float, gap: int) -> list[str | None]:
@@ -157,8 +158,8 @@ def _open(path: Path) -> NDArray[Any]:
     except (ValueError, OverflowError, RecursionError, MemoryError, TokenError) as error:  # of its header
         reason = f"{type(error).__name__}: {error!s:.200}"
         raise InputError(f"{path}: not a whole .npy file of numbers ({reason}); fetch it again") from error
-    shape, wanted = array.shape, f"floating-point numbers (N, {LATENT_CHANNELS}, T), T = 64, 72, …"
-    fits = len(shape) == 3 and shape[0] > 0 and shape[1] == LATENT_CHANNELS
+    shape, wanted = array.shape, f"floating-point numbers (N, {PUBLISHED_INFO.channels}, T), T = 64, 72, …"
+    fits = len(shape) == 3 and shape[0] > 0 and shape[1] == PUBLISHED_INFO.channels
     if array.dtype.kind != "f" or not fits or shape[2] < 64 or shape[2] % 8:
         raise InputError(f"{path}: {array.dtype} of shape {shape}; latents are {wanted}")
     return array

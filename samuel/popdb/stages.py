@@ -138,13 +138,13 @@ def stems_folder(audio: Artifact, parts: Parts) -> Path:
 def latents_folder(audio: Artifact, parts: Parts) -> Path:
     """The folder where the latents of a downloaded song belong."""
     stems, frames = stems_folder(audio, parts).name, parts.settings.popdb.chunk_frames
-    key = digest("encode", VERSIONS["encode"], stems, parts.codec.identity, frames)
+    key = digest("encode", VERSIONS["encode"], stems, parts.codec.info, frames)
     return parts.settings.data / "latents" / key
 
 
 def round_trip_folder(parts: Parts) -> Path:
     """The folder that tells that the codec gives back what it encodes."""
-    return parts.settings.data / "latents" / ".round_trips" / digest(parts.codec.identity)
+    return parts.settings.data / "latents" / ".round_trips" / digest(parts.codec.info)
 
 
 def _run(stage: Stage, songs: Sequence[Outcome], parts: Parts, done: Done) -> list[Outcome]:
@@ -200,7 +200,8 @@ def _make(stage: Stage, song: Outcome, parts: Parts) -> Outcome:
 
 
 def _record(stage: Stage, song: Outcome, parts: Parts) -> dict[str, Any]:
-    return song.record | {stage.part: stage.part_of(parts).identity}
+    made_by = parts.codec.info.model_dump() if stage.part == "codec" else parts.separator.identity
+    return song.record | {stage.part: made_by}
 
 
 def _released(outcome: Outcome) -> bool:

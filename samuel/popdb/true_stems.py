@@ -67,7 +67,7 @@ def encode_true_stems(settings: Settings, index: int) -> Outcome:
     """Song `index` of `songs.seed` → `data/latents/<key>`; nothing is done where it is there."""
     seed, frames = settings.songs.seed, settings.popdb.chunk_frames
     codec = load_codec(settings.codec, CPU)
-    key = digest("true stems", VERSION, SONGS, codec.identity, frames, seed, index)
+    key = digest("true stems", VERSION, SONGS, codec.info, frames, seed, index)
 
     def make(folder: Path) -> dict[str, Any]:
         song = compose(seed, index)
@@ -76,7 +76,12 @@ def encode_true_stems(settings: Settings, index: int) -> Outcome:
             **encode_stems(codec, song.vocals, song.accompaniment, frames, folder),
         }
 
-    recorded = {"audio_sha256": key, "separator": SEPARATOR, "codec": codec.identity, "video_id": None}
+    recorded = {
+        "audio_sha256": key,
+        "separator": SEPARATOR,
+        "codec": codec.info.model_dump(),
+        "video_id": None,
+    }
     song = Song(key, f"song {index} of seed {seed}")
     encoded = attempt(song, "encode", settings.data / "latents" / key, make, recorded)
     return replace(encoded, song=replace(song, title=encoded.record.get("title", song.title)))

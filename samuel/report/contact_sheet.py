@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from samuel.artifacts import replacing
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
-from samuel.codecs.base import HOP, Codec, made_by
+from samuel.codecs.base import Codec, same_codec
 from samuel.errors import MissingPartError
 from samuel.evaluate.features import log_mel_db
 from samuel.generate import mix
@@ -96,9 +96,9 @@ def write_contact_sheet(
         DatasetError: The latents of a pair are not those that were written.
         MissingPartError: The codec is another.
     """
-    if codec and not made_by(popdb.info["codec"], codec):
+    if codec and not same_codec(popdb.codec, codec.info):
         raise MissingPartError(
-            f"the dataset holds latents of {popdb.info['codec']!r}, the codec at hand is {codec.identity!r}; "
+            f"the dataset holds latents of {popdb.codec}, the codec at hand is {codec.info}; "
             "give the weights of the former"
         )
     strips: list[Strip] = []
@@ -120,7 +120,8 @@ def write_contact_sheet(
             strips.append(Strip(row, pictures))
         on_pair()
     with replacing(folder / SHEET) as temporary:
-        sheet = draw_sheet(strips, decoded=codec is not None)
+        chunk_s = popdb.codec.duration_s(popdb.info["chunk_frames"])
+        sheet = draw_sheet(strips, chunk_s, decoded=codec is not None)
         sheet.savefig(temporary, format="png", dpi=100, metadata={"Software": ""})
     return folder / SHEET
 
@@ -147,7 +148,7 @@ def write_clips(pair_id: str, stems: Sequence[Audio], clip_s: tuple[float, float
             write_wav(temporary, clip, "PCM_16")
 
 
-def draw_sheet(strips: Sequence[Strip], *, decoded: bool) -> Figure:
+def draw_sheet(strips: Sequence[Strip], chunk_s: float, *, decoded: bool) -> Figure:
     """Draw a row for each pair, both streams side by side, on one scale."""
     height = TOP_INCHES + ROW_INCHES * len(strips) + BOTTOM_INCHES
     figure = Figure(figsize=(WIDTH_INCHES, height))
@@ -158,7 +159,7 @@ def draw_sheet(strips: Sequence[Strip], *, decoded: bool) -> Figure:
     image = None
     for plots, strip in zip(axes, strips, strict=True):
         for plot, name, picture in zip(plots, STREAMS, strip.pictures, strict=True):
-            extent = (0, picture.shape[1] * HOP / SAMPLE_RATE, 0, len(picture))
+            extent = (0, chunk_s, 0, len(picture))
             scale = DECIBELS if decoded else DEVIATIONS
             image = plot.imshow(
                 picture, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **scale

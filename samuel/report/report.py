@@ -28,7 +28,7 @@ from samuel.artifacts import (
     replacing,
 )
 from samuel.audio import CHANNELS, SAMPLE_RATE, decode_to_wav, failed_write_told, read_blocks
-from samuel.codecs.base import HOP, PUBLISHED
+from samuel.codecs.base import PUBLISHED
 from samuel.errors import InputError
 from samuel.evaluate.scores import AUDIOBOX
 from samuel.evaluate.systems import CEILING, OURS, Lineup
@@ -115,8 +115,8 @@ def write_report(
     def before_scores(target: Path) -> tuple[str, list[str]]:
         metrics = read_jsonl(model.path("metrics.jsonl"))
         plot_loss(metrics, target / "loss.png")
-        source, separator, codec = (popdb.info[part] for part in ("source", "separator", "codec"))
-        made_of = f"Source `{source}`, separator `{separator}`, codec `{codec}`."
+        source, separator = popdb.info["source"], popdb.info["separator"]
+        made_of = f"Source `{source}`, separator `{separator}`, codec `{popdb.codec}`."
         return section(made_of, caveats(popdb)), [
             dataset_section(popdb, target),
             training_section(model, metrics),
@@ -243,7 +243,7 @@ def vocal_share_report(popdb: Popdb, folder: Path) -> str:
         return "Vocal share: not measured."
     least = popdb.info["settings"]["min_vocal_share"]
     plot_vocal_shares(shares, least, folder / "vocal-share.png")
-    half, chunk_s = sum(share >= 0.5 for share in shares), popdb.info["chunk_frames"] * HOP / SAMPLE_RATE
+    half, chunk_s = sum(share >= 0.5 for share in shares), popdb.codec.duration_s(popdb.info["chunk_frames"])
     left_out = f"{counts['chunks_left_out']} of the chunks left out" if least else "all kept, as in the paper"
     return (
         f"Vocal share, measured on {len(shares)} chunks of {chunk_s:.2f} s: {sum(shares) / len(shares):.3f} "
@@ -256,7 +256,7 @@ def vocal_share_report(popdb: Popdb, folder: Path) -> str:
 def caveats(popdb: Popdb) -> str:
     """Notes on the parts that made a dataset, as Markdown; empty where there is nothing to bear in mind."""
     # An identity begins with the part's name: "mel/1 bands=64 …".
-    names = {popdb.info[part].partition("/")[0] for part in ("source", "separator", "codec")}
+    names = {popdb.codec.name, *(popdb.info[part].partition("/")[0] for part in ("source", "separator"))}
     notes = [note for name, note in CAVEATS.items() if name in names]
     return f"Read with these in mind:\n\n{bullets(notes)}" if notes else ""
 

@@ -62,7 +62,7 @@ def model_origin(popdb: Popdb, settings: Settings) -> dict[str, Any]:
         "model": settings.model.model_dump(mode="json"),
         "diffusion": settings.diffusion.model_dump(mode="json"),
         "training": settings.training.model_dump(mode="json", exclude=OPERATIONAL),
-        "codec": popdb.info["codec"],
+        "codec": popdb.codec.model_dump(),
         "dataset": popdb.info["content_sha256"],
     }
 
@@ -173,6 +173,12 @@ def make_fabric(device: torch.device, precision: TrainingPrecision) -> "Fabric":
     return fabric
 
 
+def with_latents_of(popdb: Popdb, settings: Settings) -> Settings:
+    """The settings, with a network for the channels of a dataset's latents."""
+    model = settings.model.model_copy(update={"latent_channels": popdb.codec.channels})
+    return settings.model_copy(update={"model": model})
+
+
 def fresh_network(settings: Settings, frames: int) -> SamuelUNet:
     """Make a network with weights of `training.seed`, ready for inputs of so many frames; on the CPU."""
     with torch.random.fork_rng(devices=[]):
@@ -193,6 +199,7 @@ class Training:
     """
 
     def __init__(self, popdb: Popdb, settings: Settings, folder: Path) -> None:
+        settings = with_latents_of(popdb, settings)
         self.settings, self.popdb, self.folder = settings, popdb, folder
         self.config = config = settings.training
         self.frames: int = popdb.info["chunk_frames"]

@@ -9,6 +9,7 @@ import soundfile
 
 from samuel.app import MAX_COLUMNS, MEL_BANDS, mel_spectrogram
 from samuel.cli import main
+from samuel.codecs.mel import MelCodec
 from tests.models import small_model
 
 
@@ -33,9 +34,9 @@ def test_no_model_is_told_before_anything_is_served(
 
 
 def test_a_model_of_another_codec_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small_model(tmp_path, codec="mel/0 of old")
+    small_model(tmp_path, codec=MelCodec.info.model_dump() | {"version": "0"})
     assert main(["app", "--model", str(tmp_path / "model"), "device=cpu"]) == 1
-    assert "the model learned latents of 'mel/0 of old'" in capsys.readouterr().err
+    assert "the model learned latents of mel/0" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def model(popdb: Popdb) -> TrainedModel:
         network=awake().eval(),
         normaliser=Normaliser.of(popdb.stats),
         diffusion=DiffusionConfig(timesteps=50),
-        codec="noise/1",
+        codec=popdb.codec,
         frames=64,
         sha256="a" * 64,
     )
@@ -130,7 +130,7 @@ def test_the_command_prints_every_setting_and_the_table(
         "model": SMALL.model_dump(mode="json"),
         "diffusion": {"timesteps": 20},
         "stats": popdb.stats,
-        "codec": "noise/1",
+        "codec": popdb.info["codec"],
         "frames": 64,
     }
     save_model(tmp_path / "model", awake().state_dict(), record)

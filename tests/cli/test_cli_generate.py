@@ -142,9 +142,9 @@ def test_a_model_of_another_codec_is_refused(
     other = tmp_path / "model"
     shutil.copytree(model, other)
     entry = other / "entry.json"
-    entry.write_text(entry.read_text().replace('"mel/1 ', '"mel/0 '))
+    entry.write_text(entry.read_text().replace('"version": "1 ', '"version": "0 '))
     assert main(arguments(vocal, other)) == 1
-    assert "the model learned latents of 'mel/0 " in capsys.readouterr().err
+    assert "the model learned latents of mel/0 " in capsys.readouterr().err
 
 
 def test_a_signal_ends_it_and_leaves_nothing(vocal: Path, model: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from samuel.codecs.base import HOP
+from samuel.codecs.mel import HOP
 
 
 def music(frames: int, seed: int = 0) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from samuel.codecs import load_codec
-from samuel.codecs.base import HOP, Codec
+from samuel.codecs.base import Codec
+from samuel.codecs.mel import HOP
 from samuel.config import CodecConfig
 from tests.codecs.music import music
 

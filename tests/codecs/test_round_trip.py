@@ -13,7 +13,8 @@ from torch import Tensor
 
 from samuel.audio import Audio
 from samuel.codecs import load_codec
-from samuel.codecs.base import HOP, Codec, CodecInfo
+from samuel.codecs.base import Codec, CodecInfo
+from samuel.codecs.mel import HOP
 from samuel.codecs.round_trip import loudest_chunk, require_faithful, round_trip
 from samuel.config import CodecConfig
 from samuel.errors import InputError, MissingPartError
@@ -33,7 +34,6 @@ class Fake:
     change: Callable[[Tensor], Tensor]
     scale: float = 1.0
     info: CodecInfo = FAKE
-    identity: str = "fake/1"
     window: int = 512
     encode_reach: int = 0
     decode_reach: int = 0

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from samuel.codecs import load_codec
 from samuel.codecs.base import (
-    HOP,
-    LATENT_CHANNELS,
     Codec,
-    frame_count,
+    CodecInfo,
 )
+from samuel.codecs.mel import HOP
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
 from samuel.hub import weights_sha256
@@ -49,9 +48,9 @@ def mel() -> Codec:
 def test_frames_cover_every_sample(name: str, samples: int, request: pytest.FixtureRequest) -> None:
     codec: Codec = request.getfixturevalue(name)
     latents = codec.encode(torch.zeros(2, 2, samples))
-    assert latents.shape == (2, LATENT_CHANNELS, -(-samples // HOP)) == (2, 64, frame_count(samples))
+    assert latents.shape == (2, 64, -(-samples // HOP)) == (2, 64, codec.info.frame_count(samples))
     assert latents.dtype == torch.float32
-    assert codec.decode(latents).shape == (2, 2, frame_count(samples) * HOP)
+    assert codec.decode(latents).shape == (2, 2, codec.info.frame_count(samples) * HOP)
 
 
 @pytest.mark.parametrize("name", ["mel", "vae"])
@@ -101,7 +100,7 @@ def test_samples_follow_the_librarys_posterior(weights: tuple[Path, Any], vae: C
     # The noise of one stem says nothing of another's, and is the same the next time.
     assert torch.corrcoef(drawn.flatten(1))[0, 1].abs() < 0.03
     assert torch.equal(sampling.encode(audio)[1:], sampling.encode(audio[1:]))
-    assert sampling.identity != vae.identity
+    assert sampling.info != vae.info
 
 
 def test_bf16_errs_by_about_a_percent(weights: tuple[Path, Any], vae: Codec) -> None:
@@ -110,7 +109,7 @@ def test_bf16_errs_by_about_a_percent(weights: tuple[Path, Any], vae: Codec) -> 
     audio = music(20)
     error = (rounded.encode(audio) - vae.encode(audio)).norm() / vae.encode(audio).norm()
     assert 1e-5 < error < 0.02
-    assert rounded.identity != vae.identity
+    assert rounded.info != vae.info
 
 
 def test_encode_gives_the_mean_of_the_librarys_bottleneck(
@@ -134,17 +133,17 @@ def test_identity_follows_the_weights(vae: Codec, weights: tuple[Path, Any], tmp
     state = load_file(weights[0] / "model.safetensors")
     config = (weights[0] / "model_config.json").read_text()
 
-    def identity(name: str, tensors: dict[str, Tensor]) -> str:
+    def info_of(name: str, tensors: dict[str, Tensor]) -> CodecInfo:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "model_config.json").write_text(config)
         save_file(tensors, folder / "model.safetensors")
-        return load_codec(CodecConfig(name="stable-audio-open", path=str(folder)), CPU).identity
+        return load_codec(CodecConfig(name="stable-audio-open", path=str(folder)), CPU).info
 
     own = {name: value for name, value in state.items() if name.startswith("pretransform.model.")}
-    assert identity("alone", own) == vae.identity
+    assert info_of("alone", own) == vae.info
     own[next(iter(own))] += 1e-3
-    assert identity("changed", own) != vae.identity
+    assert info_of("changed", own) != vae.info
 
 
 def test_digest_sees_names_shapes_and_values() -> None:
@@ -250,7 +249,7 @@ def test_a_gated_hub_says_where_to_accept_the_terms_and_opens_then(
         for part in ("accept the terms at https://huggingface.co/owner/vae", "hf auth login", "codec.path"):
             assert part in str(caught.value)
         monkeypatch.setenv("HF_TOKEN", "hf_accepted")
-        assert load_codec(config, CPU).identity == vae.identity
+        assert load_codec(config, CPU).info == vae.info
 
 
 def test_what_is_only_heard_may_be_decoded_in_bf16(weights: tuple[Path, Any], vae: Codec) -> None:
@@ -258,6 +257,6 @@ def test_what_is_only_heard_may_be_decoded_in_bf16(weights: tuple[Path, Any], va
     rounded = load_codec(config, CPU, decoding="bf16")
     latents = vae.encode(music(20))
     assert torch.equal(rounded.encode(music(20)), latents)
-    assert rounded.identity == vae.identity
+    assert rounded.info == vae.info
     exact = vae.decode(latents)
     assert 1e-5 < (rounded.decode(latents) - exact).norm() / exact.norm() < 0.02

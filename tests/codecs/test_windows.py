@@ -10,7 +10,6 @@ from torch import Tensor
 
 from samuel.audio import Audio
 from samuel.codecs.base import (
-    HOP,
     STRETCH,
     Codec,
     decode_windows,
@@ -18,7 +17,7 @@ from samuel.codecs.base import (
     windows_of,
 )
 from samuel.codecs.base import _stretches as stretches_of
-from samuel.codecs.mel import MelCodec
+from samuel.codecs.mel import HOP, MelCodec
 from samuel.codecs.stable_audio_open import StableAudioCodec, load
 from samuel.config import CodecConfig
 from tests.codecs.music import music

@@ -45,9 +45,7 @@ def codec() -> Codec:
 @pytest.fixture(scope="module")
 def popdb(tmp_path_factory: pytest.TempPathFactory, codec: Codec) -> Popdb:
     root = tmp_path_factory.mktemp("popdb")
-    popdb = write_popdb([encoded_song(root, name, mean=-3.0) for name in "abcd"], small_settings(root))
-    popdb.info["codec"] = codec.identity
-    return popdb
+    return write_popdb([encoded_song(root, name, mean=-3.0) for name in "abcd"], small_settings(root))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from samuel.artifacts import make_artifact
+from samuel.codecs.mel import MelCodec
 from samuel.config import Settings, parse
 from samuel.popdb.folder import LOCK
 from samuel.popdb.songs import Song
@@ -57,7 +58,7 @@ def encoded_song(
         return {"chunks": [{"start_s": round(i * seconds, 4), **chunk} for i in range(pairs)]}
 
     entry = make_artifact(root / "latents" / name, make)
-    parts = {"codec": "mel/1", "separator": "repet/1"}
+    parts = {"codec": MelCodec.info.model_dump(), "separator": "repet/1"}
     record = {"video_id": None, "audio_sha256": recording or name, **parts, **entry.record}
     return Outcome(Song(name, f"Title of {name}"), "encode", Status.OK, "", 1, entry, record, did_work=True)
 

@@ -9,6 +9,8 @@ import pandas
 import pytest
 from huggingface_hub import DatasetCard
 
+from samuel.codecs.mel import MelCodec
+from samuel.codecs.stable_audio_open import PUBLISHED_INFO
 from samuel.popdb.card import dataset_card, share_counts
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.status import Status
@@ -31,7 +33,7 @@ def info(**values: Any) -> dict[str, Any]:
         "chunk_frames": 1024,
         "source": "csv",
         "separator": "demucs/1",
-        "codec": "stable-audio-open/2 mean",
+        "codec": PUBLISHED_INFO.model_dump(),
         "settings": {"seed": 0},
         "counts": {"pairs": 15_713, "train": 14_142, "validation": 1571},
     } | values
@@ -125,7 +127,7 @@ def test_the_card_warns_and_says_whose_the_songs_are() -> None:
 
 
 def test_synthetic_songs_are_the_projects_own() -> None:
-    card = dataset_card(info(source="synthetic", codec="mel/1 bands=64"), [])
+    card = dataset_card(info(source="synthetic", codec=MelCodec.info.model_dump()), [])
     assert "the project's own work" in card
     assert "The songs belong to" not in card
     assert "Stability" not in card
@@ -144,7 +146,8 @@ def test_the_same_dataset_gives_the_same_card() -> None:
 
 
 def test_what_a_dataset_says_of_itself_is_no_markup() -> None:
-    given = {"source": HOSTILE, "codec": HOSTILE, "separator": HOSTILE, "settings": {HOSTILE: HOSTILE}}
+    codec = PUBLISHED_INFO.model_dump() | {"version": HOSTILE[:200]}
+    given = {"source": HOSTILE, "codec": codec, "separator": HOSTILE, "settings": {HOSTILE: HOSTILE}}
     card, harmless = dataset_card(info(**given), []), dataset_card(info(), [])
     assert DatasetCard(card).data.to_dict() == DatasetCard(harmless).data.to_dict()
     assert re.findall(r"^#.*$", card, re.MULTILINE) == re.findall(r"^#.*$", harmless, re.MULTILINE)

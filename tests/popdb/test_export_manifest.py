@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from samuel.codecs.mel import MelCodec
 from samuel.errors import InputError
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.exchange import export_manifest
@@ -55,7 +56,7 @@ def test_a_line_says_what_identifies_a_pair(popdb: Popdb, tmp_path: Path) -> Non
 def test_settings_and_counts_are_stated(popdb: Popdb, tmp_path: Path) -> None:
     folder = export_manifest(popdb, tmp_path / "manifest")
     stated = json.loads((folder / "manifest.json").read_text())
-    assert stated["codec"] == "mel/1"
+    assert stated["codec"] == MelCodec.info.model_dump()
     assert stated["settings"] == popdb.info["settings"]
     assert stated["counts"]["songs_listed"] == 3
     assert stated["counts"]["pairs"] == 4

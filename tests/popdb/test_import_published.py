@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from samuel.codecs.stable_audio_open import PUBLISHED_INFO
 from samuel.errors import DatasetError, InputError, SettingsError
 from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.published import import_published, longest_song, sides
@@ -66,7 +67,7 @@ def test_what_is_not_known_is_null(popdb: Popdb) -> None:
     unknown = ("video_id", "start_s", "vocal_share", "vocal_rms_db", "mix_peak")
     assert {row[name] for row in popdb.index for name in unknown} == {None}
     assert popdb.vocal_shares() == []
-    assert popdb.info["codec"] == "stable-audio-open/published"
+    assert popdb.codec == PUBLISHED_INFO
     assert popdb.info["settings"]["published"]["gap_pairs"] == GAP
 
 
@@ -134,9 +135,9 @@ def test_another_dataset_is_never_replaced(files: tuple[Path, Path], tmp_path: P
 
 
 def test_a_codec_that_is_known_is_named(tmp_path: Path) -> None:
-    identity = "stable-audio-open/2 mean weights=abc"
-    popdb = import_published(*write_published(tmp_path, 2), tmp_path / "popdb", codec=identity)
-    assert popdb.info["codec"] == identity
+    known = PUBLISHED_INFO.model_copy(update={"version": "2 mean", "weights_sha256": "0" * 64})
+    popdb = import_published(*write_published(tmp_path, 2), tmp_path / "popdb", codec=known)
+    assert popdb.codec == known
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f2", "<f8"])

@@ -128,7 +128,6 @@ def test_songs_that_cannot_be_separated(
 class Constant:
     """A codec whose every latent is one value."""
 
-    identity = "constant"
     info = CodecInfo(name="constant", version="1", sample_rate=44_100, hop=2048, channels=64)
     window, encode_reach, decode_reach = 256, 0, 0
 
@@ -243,10 +242,11 @@ def test_latents_are_made_again_when_what_determines_them_changes(
         monkeypatch.setitem(stages.VERSIONS, stage, 99)
         assert made("share/2")
     codec = load_codec(CodecConfig(), torch.device("cpu"))
-    monkeypatch.setattr(codec, "identity", "mel/other weights")
+    other = codec.info.model_copy(update={"version": "0"})
+    monkeypatch.setattr(codec, "info", other)
     monkeypatch.setattr(Parts, "codec", codec)
     [again] = made("share/2")
-    assert (again.record["codec"], again.record["separator"]) == ("mel/other weights", "share/2")
+    assert (again.record["codec"], again.record["separator"]) == (other.model_dump(), "share/2")
     assert len(list((tmp_path / "data" / "stems").glob("*/entry.json"))) == 3
     assert len(list((tmp_path / "data" / "latents").glob("*/entry.json"))) == 5
 

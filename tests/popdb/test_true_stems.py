@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samuel.codecs import load_codec
-from samuel.codecs.base import HOP
+from samuel.codecs.mel import HOP
 from samuel.config import Settings, parse
 from samuel.errors import InputError, SettingsError
 from samuel.popdb import true_stems

@@ -29,7 +29,6 @@ class Holding:
 
     def __init__(self, version: str = "1") -> None:
         self.info = CodecInfo(name="mel", version=version, sample_rate=44_100, hop=2048, channels=64)
-        self.identity = str(self.info)
 
     def encode(self, audio: Tensor) -> Tensor:
         raise NotImplementedError
@@ -130,7 +129,7 @@ def test_titles_and_ids_are_drawn_as_they_are_and_lead_nowhere(
 
 
 def test_another_codec_is_refused(popdb: Popdb, tmp_path: Path) -> None:
-    with pytest.raises(MissingPartError, match=r"holds latents of 'mel/1', the codec at hand is 'mel/2'"):
+    with pytest.raises(MissingPartError, match=r"holds latents of mel/1.*, the codec at hand is mel/2"):
         write_contact_sheet(popdb, choose_strips(popdb, 1), Holding("2"), tmp_path / "sheet")
     assert not (tmp_path / "sheet").exists()
 

@@ -9,6 +9,7 @@ import soundfile
 
 from samuel.artifacts import Artifact, make_artifact
 from samuel.audio import write_wav
+from samuel.codecs.stable_audio_open import PUBLISHED_INFO
 from samuel.evaluate.systems import Lineup, System, Track
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.writer import write_popdb
@@ -272,7 +273,7 @@ def test_caveats_name_the_embedded_parts_alone(popdb: Popdb) -> None:
     def described(**info: Any) -> str:
         return caveats(replace(popdb, info=popdb.info | info))
 
-    info = {"source": "csv", "separator": "repet-sim/1 n_fft=2048", "codec": "stable-audio-open/1"}
+    info = {"source": "csv", "separator": "repet-sim/1 n_fft=2048", "codec": PUBLISHED_INFO.model_dump()}
     assert described(**info).count("\n- ") == 1
     assert "vocal shares are too high" in described(**info)
     assert described(**info | {"separator": "demucs/4.1.0 htdemucs"}) == ""
