@@ -13,7 +13,6 @@ from samuel.audio import read_wav
 from samuel.checkpoint import load_model
 from samuel.codecs import load_codec
 from samuel.codecs.base import Codec
-from samuel.codecs.stable_audio_open import PUBLISHED_INFO
 from samuel.config import EvaluationConfig, Settings
 from samuel.errors import CheckpointError, SettingsError
 from samuel.evaluate.distribution import DatasetSpace
