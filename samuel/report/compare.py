@@ -127,11 +127,12 @@ def find_run(path: Path) -> Path:
 
 def _read(name: str, folder: Path) -> Run:
     rows = _read_scores(folder / SCORES)
-    values: dict[tuple[str, str], pd.Series] = {}
-    for (system, score), group in rows.groupby(["system", "score"], sort=False):
-        own = group[group["against"] != OTHERS].drop_duplicates("track", keep="last").set_index("track")
-        if len(own):
-            values[system, score] = own["value"].replace([np.inf, -np.inf], np.nan).dropna()
+    by_track: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows.to_dict("records"):
+        if row["against"] != OTHERS:
+            found = by_track.setdefault((row["system"], row["score"]), {})
+            found[row["track"]] = row["value"] if np.isfinite(row["value"]) else np.nan
+    values = {key: pd.Series(found, dtype="float64").dropna() for key, found in by_track.items()}
     titles = dict(zip(rows["track"], rows["title"].fillna(""), strict=True))
     return Run(name, folder, _read_summary(folder / SUMMARY), values, titles)
 
