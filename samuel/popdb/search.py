@@ -386,14 +386,7 @@ def _mismatch(title: str, hit: Hit, alike: float, offset_s: float) -> Refusal | 
 def search(
     title: str, config: DownloadConfig, limiter: RateLimiter, folder: Path, repeated: bool
 ) -> dict[str, Any]:
-    """Search the site for `title`, as text whatever it looks like.
-
-    Args:
-        title: As the list writes it.
-        config: What is asked, and how.
-        limiter: Makes the request wait.
-        folder: Where yt-dlp may write; nothing is left there.
-        repeated: It has failed before.
+    """Search the site for `title`, as text whatever it looks like; `repeated` where that has failed before.
 
     Returns:
         `{"hits": [...]}`: the site's first `config.search_results` videos, each the fields of a `Hit`.
