@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from samuel.config import DownloadConfig
@@ -27,7 +27,7 @@ from samuel.popdb.status import Status
 logger = logging.getLogger(__name__)
 
 LONGEST_SLEEP_S = 1.0  # between two looks at the state: a stop is noticed within it
-LOCK_POLL_S = 0.005
+SLOT_POLL_S, LOCK_POLL_S = 0.04, 0.005
 CANCELLED = "the run has ended; start it again. What was downloaded stays"
 REMEDY = (
     "wait some hours and start again with a larger download.download_interval_s; if that does not help, set "
@@ -99,7 +99,7 @@ class RateLimiter:
 
     @contextmanager
     def request(self, kind: Request, *, repeated: bool = False) -> Iterator[None]:
-        """Wait, run the block, which makes the request, and record how it ended.
+        """Hold a slot, wait, run the block, which makes the request, and record how it ended.
 
         SongError is recorded with its status, and OperatorError stops everybody; both go on to the caller.
 
@@ -107,26 +107,41 @@ class RateLimiter:
             kind: The kind of request.
             repeated: It has failed before: another failure says little about the site, unless it limits us.
         """
-        started = self.wait(kind)
-        try:
-            yield
-        except SongError as error:
-            status = Status(error.status)
-            fails_again = repeated and status.retryable
-            self._repeated_faults = self._repeated_faults + 1 if fails_again else 0
-            if not fails_again or status == Status.RATE_LIMITED:
-                self.record(kind, status, started)
-            raise
-        except OperatorError as error:
-            self.stop(str(error))
-            raise
-        self._repeated_faults = 0
-        self.record(kind, Status.OK, started)
+        with self.slot():
+            started = self.wait(kind)
+            try:
+                yield
+            except SongError as error:
+                status = Status(error.status)
+                fails_again = repeated and status.retryable
+                self._repeated_faults = self._repeated_faults + 1 if fails_again else 0
+                if not fails_again or status == Status.RATE_LIMITED:
+                    self.record(kind, status, started)
+                raise
+            except OperatorError as error:
+                self.stop(str(error))
+                raise
+            self._repeated_faults = 0
+            self.record(kind, Status.OK, started)
 
     @property
     def gives_up_repeats(self) -> bool:
         """True when `config.stop_after` repeated requests in a row have failed: try no more of them now."""
         return self._repeated_faults >= self._config.stop_after
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Be one of at most `config.workers` holders; the kernel frees the slot of a killed process."""
+        locks = [FileLock(self._folder / f"slot-{i}.lock") for i in range(self._config.workers)]
+        while True:
+            self._raise_if_stopped()
+            if lock := next(filter(_acquired, locks), None):
+                break
+            self._sleep(SLOT_POLL_S)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def wait(self, kind: Request) -> float:
         """Wait until a request may start, and take its place; the time of its start, for `record`."""
@@ -230,6 +245,14 @@ class RateLimiter:
         if state.paused_at is not None and state.paused_at > now:
             state.paused_at, state.paused_until = now, now + state.paused_until - state.paused_at
         state.paused_until = min(state.paused_until, now + self._config.pause_ceiling_s)
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True
 
 
 def _hour(seconds: float) -> str:

@@ -206,7 +206,7 @@ def csv_songs(config: SongsConfig, _: Path, __: Track) -> SongList:
     rules.append(Rule("same name, duration within 3 s", len(rows) - len(songs), len(songs)))
     for name, bound in bounds.items():
         column, words = FILTERS[name]
-        kept = songs[songs[column] >= bound if name.startswith("min_") else songs[column] <= bound]
+        kept = songs.query(f"{column} {'>=' if name.startswith('min_') else '<='} @bound")
         rules.append(Rule(words.format(bound), len(songs) - len(kept), len(kept)))
         songs = kept
     if songs.empty:
@@ -216,7 +216,7 @@ def csv_songs(config: SongsConfig, _: Path, __: Track) -> SongList:
     if config.order == "popularity":
         songs = songs.sort_values("popularity", ascending=False, kind="stable")  # ties as listed
     rules += _limit_rules(len(songs), config.limit)
-    chosen = songs[: config.limit][["key", "title", "duration_s", "popularity"]]
+    chosen: Any = songs[: config.limit][["key", "title", "duration_s", "popularity"]]
     return SongList([_listed_song(*cells) for cells in chosen.itertuples(index=False)], rules)
 
 
@@ -244,7 +244,7 @@ def read_song_list(path: Path, shares: Sequence[str] = ()) -> pd.DataFrame:
         raise InputError(f"song list {path}, row {row}, {column}: {what}; mend or delete the row")
 
     def numbers(column: str, most: float = MOST_NUMBER) -> pd.Series:
-        values = pd.to_numeric(cells[column], errors="coerce").astype(float)
+        values = pd.Series(pd.to_numeric(cells[column], errors="coerce"), dtype=float)
         if (wrong := ~values.between(0, most)).any():  # what is no number is NaN, and in no interval
             cell = reprlib.repr(cells[column][wrong.idxmax()])
             refuse(wrong.idxmax(), column, f"{cell} is not a number from 0 to {most:,.0f}")
@@ -256,7 +256,7 @@ def read_song_list(path: Path, shares: Sequence[str] = ()) -> pd.DataFrame:
     if (wrong := cells[NAME].str.len() > MOST_TITLE).any():
         refuse(wrong.idxmax(), NAME, f"over {MOST_TITLE:,} characters")
     titles = cells[NAME].map(normalise_title)
-    if (wrong := titles == "").any():
+    if (wrong := titles.eq("")).any():
         refuse(wrong.idxmax(), NAME, "empty")
     keys = titles.map(lambda title: unicodedata.normalize("NFKC", title.casefold()))
     return pd.DataFrame({"title": titles, "key": keys, **typed})

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from multiprocessing import get_context
@@ -227,12 +228,12 @@ def test_a_new_run_keeps_spacing_pause_and_row_where_nothing_was_stopped(tmp_pat
     assert waited(second, fake) == 120
 
 
-@pytest.mark.parametrize("wait", ["interval", "pause", "retry"])
+@pytest.mark.parametrize("wait", ["interval", "pause", "retry", "slot"])
 @pytest.mark.parametrize("end", ["stop", "cancel"])
 def test_whoever_waits_notices_the_end_within_a_second(
     tmp_path: Path, fake: Time, wait: str, end: str
 ) -> None:
-    limiter, other = (limiter_at(tmp_path, fake, download_interval_s=600) for _ in range(2))
+    limiter, other = (limiter_at(tmp_path, fake, download_interval_s=600, workers=1) for _ in range(2))
     limiter.wait("download")
     if wait == "pause":
         limiter.record("download", Status.RATE_LIMITED, fake.now)
@@ -241,9 +242,10 @@ def test_whoever_waits_notices_the_end_within_a_second(
         "interval": lambda: limiter.wait("download"),
         "pause": lambda: limiter.wait("search"),
         "retry": lambda: limiter.wait_before_retry(1),
+        "slot": limiter.slot().__enter__,
     }
     message = "a bot check" if end == "stop" else "the run has ended"
-    with pytest.raises(OperatorError, match=message):
+    with other.slot(), pytest.raises(OperatorError, match=message):
         waits[wait]()
     assert len(fake.sleeps) == 1
     assert fake.sleeps[0] <= 1.0
@@ -281,7 +283,7 @@ def test_what_became_of_a_request_is_recorded(tmp_path: Path, fake: Time) -> Non
 
 
 def test_a_request_that_needs_a_person_stops_everybody(tmp_path: Path, fake: Time) -> None:
-    limiter, other = (limiter_at(tmp_path, fake) for _ in range(2))
+    limiter, other = (limiter_at(tmp_path, fake, workers=1) for _ in range(2))
     with pytest.raises(OperatorError, match="a bot check"), limiter.request("search"):
         raise OperatorError("a bot check")
     with pytest.raises(OperatorError, match="a bot check"):
@@ -289,7 +291,8 @@ def test_a_request_that_needs_a_person_stops_everybody(tmp_path: Path, fake: Tim
     other.start_run()
     with pytest.raises(ValueError, match="a bug"), limiter.request("search"):
         raise ValueError("a bug")
-    assert waited(other, fake) == 0
+    with other.request("search"):  # the slot is free again after both
+        assert fake.sleeps == []
 
 
 # --- the file and the clock ---
@@ -346,13 +349,29 @@ def test_a_full_disk_is_named(tmp_path: Path, fake: Time, monkeypatch: pytest.Mo
 # --- several threads and processes ---
 
 
+def test_threads_share_the_slots(tmp_path: Path) -> None:
+    limiters = [RateLimiter(config(workers=3), tmp_path) for _ in range(2)]
+    inside, most = list[int](), [0]
+
+    def work(number: int) -> None:
+        with limiters[number % 2].slot():
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(8) as executor:
+        list(executor.map(work, range(16)))
+    assert max(most) == 3
+
+
 def write(path: Path, text: str) -> None:
     path.with_suffix(".new").write_text(text)
     path.with_suffix(".new").rename(path)
 
 
 def other_process(folder: Path) -> None:
-    """Make ten requests, wait for another until the stop, and be killed with the lock held."""
+    """Make ten requests, wait for another until the stop, and be killed with lock and slot held."""
     limiter = RateLimiter(config(search_interval_s=0.03), folder)
     (folder / "ready").touch()
     started = [limiter.wait("search") for _ in range(10)]
@@ -363,7 +382,8 @@ def other_process(folder: Path) -> None:
             limiter.wait("search")
     except OperatorError as error:
         write(folder / "message", str(error))
-    with limiter._state():
+    limiter.start_run()
+    with limiter.slot(), limiter._state():
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -388,5 +408,6 @@ def test_processes_share_interval_and_stop_and_a_killed_one_leaves_no_lock(tmp_p
     assert wait_for(tmp_path / "message") == "a bot check"
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    limiter.start_run()
-    assert limiter.wait("search") > others[-1]
+    limiter = RateLimiter(config(workers=1), tmp_path)
+    with limiter.slot():
+        assert limiter.wait("search") > others[-1]

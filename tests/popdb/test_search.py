@@ -258,7 +258,8 @@ def test_streams_are_live_and_only_true_vouches_for_a_channel() -> None:
     for status in ("is_live", "is_upcoming", "post_live"):
         assert found(live_status=status).live
     assert found(is_live="yes").live
-    for fields in ({"live_status": "was_live"}, {"live_status": ["is_live"]}, {"is_live": False}, {}):
+    others: list[dict[str, Any]] = [{"live_status": "was_live"}, {"live_status": ["is_live"]}, {}]
+    for fields in others:
         assert not found(**fields).live
     for verified in ("yes", 1, None, False, [True]):
         assert not found(channel_is_verified=verified).verified

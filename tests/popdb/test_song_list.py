@@ -380,7 +380,7 @@ BOUNDS = [
 @pytest.mark.parametrize("bounds", BOUNDS)
 @pytest.mark.parametrize("source", ["drawn", pytest.param("real", marks=needs_real_list)])
 def test_a_list_is_chosen_as_a_plain_loop_chooses(
-    source: str, bounds: dict[str, float], tmp_path: Path
+    source: str, bounds: dict[str, Any], tmp_path: Path
 ) -> None:
     path = REAL_LIST
     if source == "drawn":

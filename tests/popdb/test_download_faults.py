@@ -19,7 +19,7 @@ from samuel.errors import OperatorError
 from samuel.popdb.parts import Parts
 from samuel.popdb.site import classify
 from samuel.popdb.status import Outcome, Status
-from tests.popdb.download.conftest import Workplace
+from tests.popdb.conftest import Workplace
 from tests.popdb.site import (
     Answer,
     LocalSite,
@@ -72,7 +72,7 @@ NO_AUDIO, UNREADABLE = bytes(range(256)) * 99, "not readable as audio"
 FAULTS = HTTP_FAULTS | {
     name: Fault(*fault)
     for name, fault in {
-        "slow body": (MEDIA, Answer(WHOLE, bytes_per_s=250_000), Status.NETWORK, "download.timeout_s", 1.0),
+        "slow body": (MEDIA, Answer(WHOLE, bytes_per_s=80_000), Status.NETWORK, "download.timeout_s", 3.0),
         "truncated search": (SEARCH, Answer(b"[" * 99, sent=9), Status.NETWORK, "9 bytes read"),
         "truncated page": (PAGE, Answer(b"{" * 99, sent=9), Status.NETWORK, "9 bytes read"),
         "truncated body": (MEDIA, Answer(WHOLE, sent=300_000), Status.NETWORK, "300000 bytes read"),

@@ -15,7 +15,7 @@ from samuel.popdb import acquire as acquisition
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
-from tests.popdb.download.conftest import Workplace
+from tests.popdb.conftest import Workplace
 from tests.popdb.site import Answer, LocalSite, encoded, sine
 
 TONE = Answer(encoded(sine()))

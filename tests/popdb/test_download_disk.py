@@ -13,7 +13,7 @@ from samuel.audio import decode_to_wav
 from samuel.errors import OperatorError
 from samuel.popdb.parts import Parts
 from samuel.popdb.status import Status
-from tests.popdb.download.conftest import Workplace
+from tests.popdb.conftest import Workplace
 from tests.popdb.site import (
     Answer,
     LocalSite,
@@ -21,7 +21,7 @@ from tests.popdb.site import (
     sine,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = ("unshare", "--map-root-user", "--mount")
 MOUNT = 'mount -t tmpfs -o size=80m samuel "$1" && shift && exec "$@"'
 NOISE = encoded(np.random.default_rng(0).uniform(-0.5, 0.5, (44_100, 2)).astype(np.float32))  # 170 kB
@@ -47,7 +47,7 @@ def steps(site: LocalSite, workplace: Workplace) -> list[dict[str, Any]]:
         for title in (f"Old {number}", f"New {number}"):
             site.add_song(title, title.replace(" ", ""), Answer(NOISE), 1.0)
     settings = workplace.with_(workers=1).model_dump_json()
-    program = [sys.executable, "-m", "tests.popdb.download.full_disk", settings, *map(str, LEFT_BYTES)]
+    program = [sys.executable, "-m", "tests.popdb.download_full_disk", settings, *map(str, LEFT_BYTES)]
     done = in_namespace("sh", "-c", MOUNT, "sh", str(disk), *program)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -12,7 +12,7 @@ import pytest
 
 from samuel.audio import read_wav
 from samuel.popdb.status import Status
-from tests.popdb.download.conftest import Workplace
+from tests.popdb.conftest import Workplace
 from tests.popdb.site import (
     PLUGIN_FOLDER,
     Answer,
@@ -21,7 +21,7 @@ from tests.popdb.site import (
     sine,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 CODE = """
 import sys
 from samuel.config import Settings

@@ -14,7 +14,7 @@ from samuel.errors import SongError
 from samuel.popdb import download as fetch
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
-from tests.popdb.download.conftest import Workplace
+from tests.popdb.conftest import Workplace
 from tests.popdb.site import (
     Answer,
     LocalSite,

@@ -15,7 +15,7 @@ from samuel.popdb.site import (
     site_options,
 )
 from samuel.popdb.status import Status
-from tests.popdb.download.conftest import Workplace
+from tests.popdb.conftest import Workplace
 from tests.popdb.site import (
     Answer,
     LocalSite,

@@ -1,6 +1,6 @@
 """Songs acquired on a disk that gets full; run in a mount namespace, with the data folder on a small disk.
 
-`python -m tests.popdb.download.full_disk SETTINGS BYTES…` prints, for each number of bytes left on the disk:
+`python -m tests.popdb.download_full_disk SETTINGS BYTES…` prints, for each number of bytes left on the disk:
 what became of the run, and of the one that followed when there was room again.
 """
 
