@@ -256,7 +256,7 @@ def read_song_list(path: Path, shares: Sequence[str] = ()) -> pd.DataFrame:
     if (wrong := cells[NAME].str.len() > MOST_TITLE).any():
         refuse(wrong.idxmax(), NAME, f"over {MOST_TITLE:,} characters")
     titles = cells[NAME].map(normalise_title)
-    if (wrong := titles.eq("")).any():
+    if (wrong := titles.str.len() == 0).any():
         refuse(wrong.idxmax(), NAME, "empty")
     keys = titles.map(lambda title: unicodedata.normalize("NFKC", title.casefold()))
     return pd.DataFrame({"title": titles, "key": keys, **typed})
