@@ -30,12 +30,7 @@ from samuel.checkpoint import TrainedModel, load_model, save_model
 from samuel.codecs import Codec, CodecInfo, load_codec
 from samuel.config import SamplingConfig, Settings, parse
 from samuel.device import inference, resolve_device
-from samuel.generate import (
-    Request,
-    accompany,
-    accompany_latents,
-    generate,
-)
+from samuel.generate import Request, accompany, accompany_latents, generate
 from samuel.generate.accompany import require_codec, windowed
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.sample import sample

@@ -8,12 +8,7 @@ Shapes: N pairs, B batch, C = 64 latent channels, T frames.
 
 import os
 import tempfile
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np

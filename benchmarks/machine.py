@@ -4,13 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.network import (
-    FRAMES,
-    Work,
-    fastest,
-    gpu_rows,
-    network_rows,
-)
+from benchmarks.network import FRAMES, Work, fastest, gpu_rows, network_rows
 from samuel.audio import SAMPLE_RATE
 from samuel.codecs import load_codec
 from samuel.config import CodecConfig, SeparatorConfig, Settings

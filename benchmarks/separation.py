@@ -3,12 +3,7 @@
 Shapes: (2, S) audio at 44.1 kHz.
 """
 
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 

@@ -1,18 +1,8 @@
 """The same work for many items, several at a time."""
 
 import threading
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Sequence,
-)
-from concurrent.futures import (
-    Future,
-    ThreadPoolExecutor,
-    as_completed,
-    wait,
-)
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack
 from contextvars import copy_context
 from typing import Any, TypeVar

@@ -5,13 +5,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from samuel.config import (
-    Settings,
-    demo,
-    paper,
-    parse,
-    read_settings,
-)
+from samuel.config import Settings, demo, paper, parse, read_settings
 from samuel.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent

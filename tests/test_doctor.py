@@ -5,15 +5,7 @@ from pathlib import Path
 import pytest
 
 from samuel.config import Settings, parse
-from samuel.doctor import (
-    Finding,
-    dataset_parts,
-    examine,
-    on_hub,
-    require,
-    table,
-    training_parts,
-)
+from samuel.doctor import Finding, dataset_parts, examine, on_hub, require, table, training_parts
 from samuel.errors import MissingPartError
 from samuel.hub import fetch
 from tests.hub import LocalHub, local_hub, point_at

@@ -13,23 +13,9 @@ import torch
 from samuel.codecs import load_codec
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError, OperatorError, SamuelError
-from samuel.hub import (
-    cached,
-    fetch,
-    hub_error,
-    quietly,
-    refusal,
-    require_finite,
-    verify_blob,
-    weights_sha256,
-)
+from samuel.hub import cached, fetch, hub_error, quietly, refusal, require_finite, verify_blob, weights_sha256
 from tests.hub import LocalHub, local_hub, point_at
-from tests.weights import (
-    ONE_HOT,
-    write_demucs,
-    write_demucs_hub,
-    write_stable_audio,
-)
+from tests.weights import ONE_HOT, write_demucs, write_demucs_hub, write_stable_audio
 
 CPU = torch.device("cpu")
 REPOSITORY = "someone/vae"

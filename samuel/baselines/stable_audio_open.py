@@ -85,9 +85,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
     from diffusers.models.transformers.stable_audio_transformer import StableAudioDiTModel
     from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
     from diffusers.pipelines.stable_audio.pipeline_stable_audio import StableAudioPipeline
-    from diffusers.schedulers.scheduling_cosine_dpmsolver_multistep import (
-        CosineDPMSolverMultistepScheduler,
-    )
+    from diffusers.schedulers.scheduling_cosine_dpmsolver_multistep import CosineDPMSolverMultistepScheduler
     from transformers import T5EncoderModel, T5Tokenizer
 
     transformer = load_network(StableAudioDiTModel, folder / "transformer", torch_dtype=dtype)

@@ -11,12 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samuel.audio import (
-    SAMPLE_RATE,
-    Audio,
-    dbfs,
-    si_sdr_db,
-)
+from samuel.audio import SAMPLE_RATE, Audio, dbfs, si_sdr_db
 from samuel.codecs.base import Codec, decode_audio, encode_audio
 from samuel.errors import InputError, MissingPartError
 

@@ -24,17 +24,7 @@ from samuel.errors import InputError
 from samuel.evaluate.scores import find_score, in_order
 from samuel.evaluate.statistics import Interval, mean_interval, paired_p, unpaired_p
 from samuel.evaluate.summary import OTHERS, SCHEMA, SCORES, SUMMARY, VERSION
-from samuel.report.html import (
-    NONE,
-    bullets,
-    interval,
-    number,
-    page,
-    plain,
-    probability,
-    section,
-    table,
-)
+from samuel.report.html import NONE, bullets, interval, number, page, plain, probability, section, table
 
 DEEPEST = 3
 MOST_BYTES, MOST_ROWS = 2**26, 10**7

@@ -36,13 +36,7 @@ from samuel.popdb.dataset import Popdb
 from samuel.report.evaluation import AUDIOBOX_PLOT, evaluation_sections, in_short
 from samuel.report.following import FOLLOWING_PLOT, comparable
 from samuel.report.html import bullets, page, plain, section
-from samuel.report.plots import (
-    plot_audiobox,
-    plot_following,
-    plot_loss,
-    plot_spectrograms,
-    plot_vocal_shares,
-)
+from samuel.report.plots import plot_audiobox, plot_following, plot_loss, plot_spectrograms, plot_vocal_shares
 
 VERSION = 6
 SCORES, SUMMARY, AUDIO = "scores.parquet", "summary.json", "audio"

@@ -22,13 +22,7 @@ from samuel.audio import CHANNELS, SAMPLE_RATE, Audio
 from samuel.config import Precision, SeparatorConfig
 from samuel.device import Batcher
 from samuel.errors import MissingPartError, SamuelError
-from samuel.hub import (
-    fetch,
-    quietly,
-    require_finite,
-    verify_blob,
-    weights_sha256,
-)
+from samuel.hub import fetch, quietly, require_finite, verify_blob, weights_sha256
 
 OVERLAP = 0.25
 """Of a segment with the next; demucs' default."""

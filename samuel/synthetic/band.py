@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.synthetic.room import (
-    Signal,
-    Track,
-    loudness,
-    mono,
-    reverberation,
-)
+from samuel.synthetic.room import Signal, Track, loudness, mono, reverberation
 from samuel.synthetic.score import BEATS_PER_BAR, Chord, Kind, Score, Section
 
 BRIGHTEST_HZ = 9_000.0

@@ -20,12 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from playwright.sync_api import (
-    Browser,
-    Page,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.models import small_model
 

@@ -9,12 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import generation
-from benchmarks.generation import (
-    generation_rows,
-    sample_as_the_paper,
-    seam_figure,
-    write_random_model,
-)
+from benchmarks.generation import generation_rows, sample_as_the_paper, seam_figure, write_random_model
 from samuel.checkpoint import TrainedModel, load_model
 from samuel.codecs import load_codec
 from samuel.config import CodecConfig, SamplingConfig, Settings

@@ -5,12 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.loader import (
-    loader_rows,
-    noise,
-    verify_figure,
-    write_noise,
-)
+from benchmarks.loader import loader_rows, noise, verify_figure, write_noise
 from samuel.errors import DatasetError
 
 

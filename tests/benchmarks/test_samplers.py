@@ -10,12 +10,7 @@ from click.testing import CliRunner
 from benchmarks import samplers
 from benchmarks.__main__ import benchmarks
 from benchmarks.loader import noise, write_noise
-from benchmarks.samplers import (
-    Row,
-    draws,
-    held_out,
-    table,
-)
+from benchmarks.samplers import Row, draws, held_out, table
 from samuel.artifacts import read_jsonl
 from samuel.checkpoint import TrainedModel, save_model
 from samuel.config import DiffusionConfig, SamplingConfig

@@ -6,12 +6,7 @@ import pytest
 import torch
 
 from benchmarks import scoring
-from benchmarks.scoring import (
-    batched,
-    difference,
-    scoring_rows,
-    write_tracks,
-)
+from benchmarks.scoring import batched, difference, scoring_rows, write_tracks
 from samuel.config import Settings
 from samuel.evaluate.scores import AUDIOBOX
 from tests.evaluate.small_audiobox import small_audiobox

@@ -5,13 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.separation import (
-    CHUNK_S,
-    TRUE_STEMS,
-    compare,
-    separation_rows,
-    sung_share,
-)
+from benchmarks.separation import CHUNK_S, TRUE_STEMS, compare, separation_rows, sung_share
 from samuel.audio import SAMPLE_RATE, Audio, si_sdr_db
 from samuel.config import SeparatorConfig
 from samuel.synthetic.song import SyntheticSong

@@ -12,12 +12,7 @@ import pytest
 from samuel.cli import main
 from tests.evaluate.small_audiobox import small_audiobox
 from tests.evaluate.songs import write_songs
-from tests.report.evaluations import (
-    OURS,
-    rows_of,
-    summary,
-    write_scores,
-)
+from tests.report.evaluations import OURS, rows_of, summary, write_scores
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samuel.codecs import load_codec
-from samuel.codecs.base import (
-    Codec,
-    CodecInfo,
-)
+from samuel.codecs.base import Codec, CodecInfo
 from samuel.codecs.mel import HOP
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from samuel.audio import Audio
-from samuel.codecs.base import (
-    STRETCH,
-    Codec,
-    decode_windows,
-    encode_windows,
-    windows_of,
-)
+from samuel.codecs.base import STRETCH, Codec, decode_windows, encode_windows, windows_of
 from samuel.codecs.base import _stretches as stretches_of
 from samuel.codecs.mel import HOP, MelCodec
 from samuel.codecs.stable_audio_open import StableAudioCodec, load

@@ -17,14 +17,7 @@ from samuel.popdb.songs import Song
 from tests.flows.conftest import song
 from tests.flows.runs import latest_artifacts
 from tests.popdb.latents import small_settings
-from tests.popdb.site import (
-    AT_ONCE,
-    Answer,
-    LocalSite,
-    encoded,
-    serving,
-    yt_dlp_plugin,
-)
+from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded, serving, yt_dlp_plugin
 
 SECONDS = 7.0
 TITLES = ("--exec touch x", "TRUE", "../../x", "Nowhere to be found", "Broken", "Blocked", "22")

@@ -14,13 +14,7 @@ import torch
 import torchaudio.functional
 from scipy.io import wavfile
 
-from samuel.audio import (
-    SAMPLE_RATE,
-    Audio,
-    load_audio,
-    read_wav,
-    write_wav,
-)
+from samuel.audio import SAMPLE_RATE, Audio, load_audio, read_wav, write_wav
 from samuel.errors import InputError, OperatorError
 from samuel.generate.output import (
     Balance,

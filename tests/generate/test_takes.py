@@ -16,13 +16,7 @@ from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec
 from samuel.config import SamplingConfig
 from samuel.errors import InputError, OperatorError
-from samuel.generate import (
-    Keep,
-    Request,
-    Take,
-    generate,
-    ranges_of,
-)
+from samuel.generate import Keep, Request, Take, generate, ranges_of
 from samuel.generate.takes import FADE_S, Existing, merged_ranges
 from samuel.generate.vocal import Vocal, vocal_of
 from tests.generate.voices import HalfSeparator, voice

@@ -9,14 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 import samuel.generate.vocal
-from samuel.audio import (
-    SAMPLE_RATE,
-    Audio,
-    dbfs,
-    load_audio,
-    read_wav,
-    run_ffmpeg,
-)
+from samuel.audio import SAMPLE_RATE, Audio, dbfs, load_audio, read_wav, run_ffmpeg
 from samuel.errors import InputError, OperatorError
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
 from tests.generate.voices import HalfSeparator

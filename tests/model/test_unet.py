@@ -10,19 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 from samuel.config import Film, Mixing, ModelConfig
 from samuel.errors import InputError
 from samuel.model import attention
-from samuel.model.diffusion import (
-    CosineSchedule,
-    q_sample,
-    v_target,
-    x0_from_v,
-)
-from samuel.model.unet import (
-    PooledFiLM,
-    ResidualBlock,
-    SamuelUNet,
-    TemporalFiLM,
-    parameter_count,
-)
+from samuel.model.diffusion import CosineSchedule, q_sample, v_target, x0_from_v
+from samuel.model.unet import PooledFiLM, ResidualBlock, SamuelUNet, TemporalFiLM, parameter_count
 from tests.model.conftest import SMALL, awake
 
 MIXINGS: tuple[Mixing, ...] = get_args(Mixing)

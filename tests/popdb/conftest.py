@@ -14,12 +14,7 @@ from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
-from tests.popdb.site import (
-    AT_ONCE,
-    LocalSite,
-    serving,
-    yt_dlp_plugin,
-)
+from tests.popdb.site import AT_ONCE, LocalSite, serving, yt_dlp_plugin
 
 
 class Workplace:

@@ -11,12 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from samuel.audio import (
-    SAMPLE_RATE,
-    Audio,
-    read_wav,
-    run_ffmpeg,
-)
+from samuel.audio import SAMPLE_RATE, Audio, read_wav, run_ffmpeg
 from samuel.codecs.mel import FLOOR
 from samuel.popdb import stages
 from samuel.popdb.acquire import acquire_songs

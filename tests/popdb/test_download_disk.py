@@ -14,12 +14,7 @@ from samuel.errors import OperatorError
 from samuel.popdb.parts import Parts
 from samuel.popdb.status import Status
 from tests.popdb.conftest import Workplace
-from tests.popdb.site import (
-    Answer,
-    LocalSite,
-    encoded,
-    sine,
-)
+from tests.popdb.site import Answer, LocalSite, encoded, sine
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = ("unshare", "--map-root-user", "--mount")

@@ -8,24 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from yt_dlp.networking.exceptions import TransportError
-from yt_dlp.utils import (
-    DownloadError,
-    ExtractorError,
-    GeoRestrictedError,
-    YoutubeDLError,
-)
+from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, YoutubeDLError
 
 from samuel.errors import OperatorError
 from samuel.popdb.parts import Parts
 from samuel.popdb.site import classify
 from samuel.popdb.status import Outcome, Status
 from tests.popdb.conftest import Workplace
-from tests.popdb.site import (
-    Answer,
-    LocalSite,
-    encoded,
-    sine,
-)
+from tests.popdb.site import Answer, LocalSite, encoded, sine
 
 SEARCH, PAGE, MEDIA = "/search?q=Faulty", "/watch/faulty", "/media/faulty"
 TITLES = ("Faulty", "Next")

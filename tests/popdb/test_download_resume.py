@@ -13,13 +13,7 @@ import pytest
 from samuel.audio import read_wav
 from samuel.popdb.status import Status
 from tests.popdb.conftest import Workplace
-from tests.popdb.site import (
-    PLUGIN_FOLDER,
-    Answer,
-    LocalSite,
-    encoded,
-    sine,
-)
+from tests.popdb.site import PLUGIN_FOLDER, Answer, LocalSite, encoded, sine
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """

@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.audio import (
-    SAMPLE_RATE,
-    Audio,
-    decode_to_wav,
-    ffmpeg,
-    write_wav,
-)
+from samuel.audio import SAMPLE_RATE, Audio, decode_to_wav, ffmpeg, write_wav
 from samuel.errors import InputError, MissingPartError
 from samuel.popdb import duplicates as subject
 from samuel.popdb.duplicates import Codes, fingerprint, recordings

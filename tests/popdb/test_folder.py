@@ -11,12 +11,7 @@ from torch.utils.data import DataLoader
 
 from samuel.config import Settings, parse
 from samuel.doctor import require
-from samuel.errors import (
-    DatasetError,
-    MissingPartError,
-    OperatorError,
-    SettingsError,
-)
+from samuel.errors import DatasetError, MissingPartError, OperatorError, SettingsError
 from samuel.popdb.dataset import open_popdb
 from samuel.popdb.folder import URL_LOCK, UrlFolder, open_folder
 from samuel.popdb.verify import verify

@@ -14,12 +14,7 @@ from samuel.popdb.published import import_published, longest_song, sides
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
-from tests.popdb.published_arrays import (
-    FRAMES,
-    GAP,
-    noise,
-    write_published,
-)
+from tests.popdb.published_arrays import FRAMES, GAP, noise, write_published
 
 COUNT = 340
 

@@ -15,12 +15,7 @@ from samuel.popdb import download as fetch
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
 from tests.popdb.conftest import Workplace
-from tests.popdb.site import (
-    Answer,
-    LocalSite,
-    encoded,
-    sine,
-)
+from tests.popdb.site import Answer, LocalSite, encoded, sine
 
 
 def test_file_url_gives_the_whole_song_and_nothing_else(tmp_path: Path, workplace: Workplace) -> None:

@@ -8,21 +8,10 @@ import pytest
 from samuel.config import DownloadConfig
 from samuel.doctor import require
 from samuel.errors import InputError, MissingPartError
-from samuel.popdb.site import (
-    YtDlp,
-    file_options,
-    read_cookies,
-    site_options,
-)
+from samuel.popdb.site import YtDlp, file_options, read_cookies, site_options
 from samuel.popdb.status import Status
 from tests.popdb.conftest import Workplace
-from tests.popdb.site import (
-    Answer,
-    LocalSite,
-    encoded,
-    serving,
-    sine,
-)
+from tests.popdb.site import Answer, LocalSite, encoded, serving, sine
 
 HEADER = "# Netscape HTTP Cookie File\n"
 COOKIES = f"{HEADER}#HttpOnly_127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\tsecret-value\n"

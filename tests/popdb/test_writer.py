@@ -27,15 +27,7 @@ from samuel.popdb.status import Outcome
 from samuel.popdb.tables import held_out
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import require_place, write_popdb
-from tests.popdb.latents import (
-    FRAMES,
-    digests,
-    encoded_song,
-    flip_bit,
-    small_settings,
-    songs,
-    sung,
-)
+from tests.popdb.latents import FRAMES, digests, encoded_song, flip_bit, small_settings, songs, sung
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = ("unshare", "--map-root-user", "--mount")

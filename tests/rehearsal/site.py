@@ -22,12 +22,7 @@ from numpy.typing import NDArray
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
 from tests.popdb import choice_wording as wording
-from tests.popdb.site import (
-    AT_ONCE,
-    Answer,
-    LocalSite,
-    encoded,
-)
+from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded
 from tests.rehearsal.faults import FAULTS, Fault
 
 # `download` settings that a test need not wait for, with a second try in the run.

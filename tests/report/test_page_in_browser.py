@@ -10,13 +10,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from samuel.audio import write_wav
 from samuel.evaluate.systems import Lineup, System, Track
 from samuel.report.report import write_evaluation_report
-from tests.report.evaluations import (
-    CEILING,
-    OURS,
-    noise,
-    scores_entry,
-    summary,
-)
+from tests.report.evaluations import CEILING, OURS, noise, scores_entry, summary
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<img src=http://x.invalid/a.png onerror=\"document.title='taken'\"> <script>alert(1)</script>"

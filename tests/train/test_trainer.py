@@ -23,15 +23,7 @@ from samuel.popdb.writer import write_popdb
 from samuel.train import Training, fit, run_folder
 from samuel.train.trainer import WINDOW, memory_error, watch
 from tests.popdb.latents import encoded_song, small_settings
-from tests.train.trainings import (
-    checkpoints,
-    fit_until,
-    fitted,
-    ignore,
-    put_nan,
-    stepped,
-    weights,
-)
+from tests.train.trainings import checkpoints, fit_until, fitted, ignore, put_nan, stepped, weights
 
 CPU = torch.device("cpu")
 Changes = dict[str, Any]
