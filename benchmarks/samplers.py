@@ -121,13 +121,13 @@ def held_out(popdb: Popdb, frames: int) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: No pair is as long, or a stretch has less than two frames.
     """
-    pairs = evaluation_dataset(popdb)
-    if not 2 <= frames <= pairs.frames:
+    pairs, length = evaluation_dataset(popdb), popdb.shape[1]
+    if not 2 <= frames <= length:
         raise InputError(
-            f"items of {frames} frames: give from 2 to {pairs.frames}, the length of a pair of the dataset"
+            f"items of {frames} frames: give from 2 to {length}, the length of a pair of the dataset"
         )
     stretches = [
-        (place, start) for place in range(len(pairs)) for start in range(0, pairs.frames - frames + 1, frames)
+        (place, start) for place in range(len(pairs)) for start in range(0, length - frames + 1, frames)
     ]
     chosen = np.linspace(0, len(stretches) - 1, min(ITEMS, len(stretches))).round().astype(int)
     vocals, accompaniments = [], []

@@ -92,6 +92,12 @@ def test_a_run_that_only_downloads_needs_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_network_is_imported_without_a_compiler() -> None:
+    code = "import sys, samuel.model.unet; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
 def test_files_stay_small() -> None:
     long = {str(p): n for p in MODULES.values() if (n := len(p.read_text().splitlines())) > 500}
     assert long == {}

@@ -18,7 +18,6 @@ from samuel.config import CodecConfig, Precision
 
 HOP = 2048
 BANDS = 64
-N_FFT = 4096
 WINDOW = 256
 """Frames of a window. Stretches of four take 80 MB to decode; longer ones are no faster."""
 ROUNDS = 32
@@ -31,8 +30,6 @@ FLOOR = 1e-3
 """Least mel magnitude, about 89 dB under a full-scale tone: keeps the logarithm of silence finite."""
 CEILING = 8.0
 """Far above any audio in [-1, 1]: keeps the exponential of a model's stray latents finite."""
-MARGIN = (N_FFT - HOP) // 2
-"""Samples that a window reaches beyond its frame on either side, so that it is centred on the frame."""
 BLOCK = 128
 """Frames at a time, so that what lies between two steps of a round stays in the processor's cache."""
 TINY = 1e-32
@@ -104,39 +101,47 @@ def _overlap_add(signal: Tensor, spectra: Iterable[Tensor], synthesis: Tensor) -
     return signal
 
 
-class MelCodec:
-    """64 Slaney mel bands, natural logarithm of the magnitude; back by pseudo-inverse and Griffin-Lim."""
+def mel_info(sample_rate: int = SAMPLE_RATE, hop: int = HOP, bands: int = BANDS) -> CodecInfo:
+    """A log-mel codec's description: its rate in Hz, samples of a frame, and channels."""
+    version = f"1 n_fft={2 * hop} floor={FLOOR:g}"
+    return CodecInfo(name="mel", version=version, sample_rate=sample_rate, hop=hop, channels=bands)
 
-    info = CodecInfo(
-        name="mel",
-        version=f"1 n_fft={N_FFT} floor={FLOOR:g}",
-        sample_rate=SAMPLE_RATE,
-        hop=HOP,
-        channels=BANDS,
-    )
+
+class MelCodec:
+    """Slaney mel bands, natural logarithm of the magnitude; back by pseudo-inverse and Griffin-Lim.
+
+    Args:
+        device: Where it computes.
+        info: From `mel_info`; a window has two hops, centred on its frame.
+    """
+
+    info = mel_info()
     window = WINDOW
-    encode_reach = -(-MARGIN // HOP)
+    encode_reach = 1
     decode_reach = ROUNDS + 1
 
-    def __init__(self, device: torch.device) -> None:
-        bands = melscale_fbanks(
-            N_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, BANDS, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+    def __init__(self, device: torch.device, info: CodecInfo = info) -> None:
+        self.info = info
+        hop, rate = info.hop, info.sample_rate
+        filters = melscale_fbanks(
+            hop + 1, 0.0, rate / 2, info.channels, rate, norm="slaney", mel_scale="slaney"
         )
-        self._bands = bands.T.contiguous().to(device)
-        self._inverse = torch.linalg.pinv(bands.T).to(device)
-        self._window = torch.hann_window(N_FFT, device=device)
+        self._bands = filters.T.contiguous().to(device)
+        self._inverse = torch.linalg.pinv(filters.T).to(device)
+        self._window = torch.hann_window(2 * hop, device=device)
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
-        """(B, 2, S) → (B, 64, ceil(S / 2048)) log-mel of the mono mean."""
-        mono = pad_to_frames(audio.mean(dim=1).to(self._window.device, torch.float32), HOP)
-        padded = functional.pad(mono, (MARGIN, MARGIN))
-        spectrum = torch.stft(padded, N_FFT, HOP, window=self._window, center=False, return_complex=True)
+        """(B, 2, S) → (B, C, ceil(S / hop)) log-mel of the mono mean."""
+        hop = self.info.hop
+        mono = pad_to_frames(audio.mean(dim=1).to(self._window.device, torch.float32), hop)
+        padded = functional.pad(mono, (hop // 2, hop // 2))
+        spectrum = torch.stft(padded, 2 * hop, hop, window=self._window, center=False, return_complex=True)
         return (self._bands @ spectrum.abs()).clamp(min=FLOOR).log().to(audio.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, 64, T) → (B, 2, T · 2048); the same latents give the same samples."""
+        """(B, C, T) → (B, 2, T · hop); the same latents give the same samples."""
         logarithms = latents.to(self._window.device, torch.float32).clamp(max=CEILING)
         mel = (logarithms.exp() - FLOOR).clamp(min=0.0)
         # A frame's own samples are the middle of its window: with one frame more at each end of the song, two
@@ -144,14 +149,14 @@ class MelCodec:
         mel = functional.pad(mel, (1, 1), mode="replicate")
         magnitude = torch.cat([self._magnitude(part) for part in mel.split(BLOCK, dim=-1)], dim=1)
         mono = griffin_lim(magnitude, self._window, ROUNDS, MOMENTUM).flatten(1)
-        outside = HOP + MARGIN
+        outside = self.info.hop * 3 // 2
         return mono[:, None, outside:-outside].expand(-1, 2, -1).contiguous().to(latents.device)
 
     def cancel(self) -> None:
         """Nobody waits for anybody here."""
 
     def _magnitude(self, mel: Tensor) -> Tensor:
-        """Mel (B, 64, T) → magnitude spectrum (B, T, 2049), none below zero.
+        """Mel (B, C, T) → magnitude spectrum (B, T, hop + 1), none below zero.
 
         The pseudo-inverse is cut off at zero, and what that spoils is mended by the multiplicative steps of
         non-negative least squares (Lee and Seung, 2000).

@@ -77,14 +77,16 @@ class RotaryEmbedding(nn.Module):
         frames must reserve them before it is copied.
         """
         if length > self.cos.shape[0]:
-            # A power of two: lengths that creep up make tables now and then. (torch types `disable` wrongly.)
-            self._grow(1 << (length - 1).bit_length())  # pyright: ignore[reportArgumentType, reportCallIssue]
+            self._grow(1 << (length - 1).bit_length())  # a power of two: lengths that creep up grow it seldom
 
-    @torch.compiler.disable  # or a compiled network would make the tables in every call
     def _grow(self, positions: int) -> None:
         with torch.inference_mode(False):  # tables first needed by a sampler may serve a training step later
             cos, sin = rope_tables(positions, self.head_dim)
             self.cos, self.sin = cos.to(self.cos), sin.to(self.sin)
+
+    # Left alone by a compiler, or a compiled network would make the tables in every call. What sets the
+    # mark, `torch.compiler.disable`, imports torch._dynamo: three seconds and 75 MB of every process.
+    _grow._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def band_mask(window: int) -> Tensor:

@@ -11,6 +11,7 @@ from samuel.config import CodecConfig, SeparatorConfig
 from samuel.device import Batcher
 from samuel.popdb.parts import Parts
 from samuel.separators import load_separator
+from tests.codecs.music import bf16_is_sound
 from tests.popdb.latents import small_settings
 
 CPU = torch.device("cpu")
@@ -89,7 +90,7 @@ def test_the_deviations_are_those_of_rounding(tmp_path: Path, monkeypatch: pytes
     rows = dict(exactness.exactness_rows(small_settings(tmp_path), bf16=True))
     for what, least in {"separation against apply_model": 1e-5, "encoding against one pass": 1e-4}.items():
         assert float(rows[what].split()[2].removesuffix(",")) < least
-    for what in ("separation in bf16", "encoding in bf16"):
+    for what in ("separation in bf16", "encoding in bf16") if bf16_is_sound() else ():
         assert 0.01 < float(rows[what].removesuffix("% error")) < 5
 
 

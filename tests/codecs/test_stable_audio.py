@@ -16,7 +16,7 @@ from samuel.codecs.mel import HOP
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
 from samuel.hub import weights_sha256
-from tests.codecs.music import music
+from tests.codecs.music import bf16_is_sound, music
 from tests.hub import local_hub
 from tests.weights import STRIDES, write_stable_audio
 
@@ -100,6 +100,7 @@ def test_samples_follow_the_librarys_posterior(weights: tuple[Path, Any], vae: C
     assert sampling.info != vae.info
 
 
+@pytest.mark.skipif(not bf16_is_sound(), reason="this CPU's bf16 convolutions are wrong for few channels")
 def test_bf16_errs_by_about_a_percent(weights: tuple[Path, Any], vae: Codec) -> None:
     config = CodecConfig(name="stable-audio-open", path=str(weights[0]), precision="bf16")
     rounded = load_codec(config, CPU)
