@@ -57,7 +57,7 @@ def test_another_codec_goes_the_whole_road(
         vocals.symlink_to(song)
         made = tmp_path / "made" / f"{number}.wav"
         request = Request(vocal=vocals, output=made, sampling=settings.sampling, length_s=12.0)
-        generate(request, model, MelCodec(CPU, info))
+        generate(request, model, MelCodec(CPU, info), lambda *_: None)
         assert read_wav(made).shape == (2, 12 * SAMPLE_RATE)
         for beside in (*made.parent.glob("*-mix.wav"), *made.parent.glob("*.json")):
             beside.unlink()
