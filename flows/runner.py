@@ -154,7 +154,7 @@ def _dask_workers(settings: Settings) -> "Iterator[Workers]":
         "n_workers": settings.runner.workers,
         "threads_per_worker": 1,
         "host": "127.0.0.1",
-        "dashboard_address": None,
+        "dashboard_address": "127.0.0.1:0",  # any free port: 8787 may be taken
         # Plugins are for the command line, and fail in a worker's loop.
         "env": {"PREFECT_PLUGINS_ENABLED": "false"},
         "resources": {GPU: 1} if resolve_device(settings.device).type == "cuda" else {},

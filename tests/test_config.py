@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
         ({"training": {"seed": 2**63 - 1}}, "training.seed"),
         ({"training": {"weight_decay": float("inf")}}, "training.weight_decay"),
         ({"sampling": {"steps": 900}}, "sampling.steps = 900"),
-        ({"model": {"latent_channels": 32}}, "model.latent_channels"),
+        ({"model": {"latent_channels": 0}}, "model.latent_channels"),
         ({"evaluation": {"scorers": []}}, "evaluation.scorers"),
         ({"popdb": {"path": 7}}, "popdb.path"),
         ({"songs": {"min_popularity": 50}}, "songs.min_popularity needs songs.source = 'csv'"),
@@ -129,8 +129,7 @@ def test_settings_are_frozen() -> None:
 def test_deployments_carry_the_presets() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     carried = {
-        (d["entrypoint"].split(":")[1], d["name"]): parse(d.get("parameters", {}).get("settings", {}))
-        for d in deployments
+        (d["entrypoint"].split(":")[1], d["name"]): parse(d.get("parameters", {})) for d in deployments
     }
     assert carried == {
         ("build_popdb", "build-popdb"): paper(),

@@ -121,7 +121,7 @@ def score_table(summary: Summary) -> list[dict[str, str]]:
 
 def set_scores(summary: Summary) -> dict[str, Mapping[str, float]]:
     """Registered scores that are one number for all tracks of a system, and have no section of their own."""
-    found = {name: summary.get(name) or summary["distribution"].get(name) for name in REGISTRY}
+    found = {name: summary.get(name) or summary.get("distribution", {}).get(name) for name in REGISTRY}
     return {
         name: values
         for name, values in found.items()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from samuel.app import MAX_COLUMNS, MEL_BANDS, mel_spectrogram
+from samuel.app.page import MAX_COLUMNS, MEL_BANDS, mel_spectrogram
 from samuel.cli import main
 from samuel.codecs.mel import MelCodec
 from tests.models import small_model

@@ -41,8 +41,8 @@ def test_download_accounts_for_every_song(tmp_path: Path, capsys: pytest.Capture
     assert main(["download", "--settings", str(settings_of_a_folder(tmp_path))]) == 0
     shown = capsys.readouterr()
     assert shown.out.splitlines() == [
-        "rule                       taken  left",
-        "audio files in the folder      0     2",
+        "rule                       removed  left",
+        "audio files in the folder        0     2",
         "",
         "step        songs  lost  why",
         "listed          2     0",

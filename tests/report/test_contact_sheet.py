@@ -11,6 +11,7 @@ from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.codecs.base import CodecInfo
+from samuel.codecs.mel import MelCodec
 from samuel.errors import DatasetError, MissingPartError
 from samuel.evaluate.features import log_mel_db
 from samuel.popdb.dataset import Popdb
@@ -27,7 +28,7 @@ class Holding:
 
     window, encode_reach, decode_reach = 256, 0, 0
 
-    def __init__(self, version: str = "1") -> None:
+    def __init__(self, version: str = MelCodec.info.version) -> None:
         self.info = CodecInfo(name="mel", version=version, sample_rate=44_100, hop=2048, channels=64)
 
     def encode(self, audio: Tensor) -> Tensor:

@@ -1,12 +1,7 @@
-"""`samuel app`: a page where a vocal goes up and an accompaniment comes down. Nothing leaves the machine.
-
-It needs gradio, which the extra `app` brings.
-"""
+"""The page itself, by gradio: a vocal goes up, an accompaniment comes down."""
 
 import html
-import importlib.util
 import logging
-import os
 import re
 import tempfile
 import threading
@@ -26,9 +21,8 @@ from samuel.audio import SAMPLE_RATE
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec
 from samuel.config import Sampler, SamplingConfig, parse
-from samuel.errors import InputError, MissingPartError, SamuelError, StoppedError
+from samuel.errors import InputError, SamuelError, StoppedError
 from samuel.generate import Request, generate
-from samuel.generate.accompany import require_codec
 from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
@@ -36,7 +30,6 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 MAX_UPLOAD = "1gb"
 """Fifteen minutes of 96 kHz stereo float are 0.7 GB."""
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 CLEAN_EVERY_S, KEEP_S = 600, 4 * 3600
 INTRODUCTION = (
     "# SAMUeL\nGive it a vocal, and it writes the band: an accompaniment of the same length, made on this "
@@ -67,53 +60,6 @@ MEL_BANDS = 96
 RANGE_DB = 80.0
 GREY = "#808080"  # to be read on a light page and on a dark one
 TICKS_HZ = (125, 500, 2000, 8000)
-
-
-@contextmanager
-def serving(model: TrainedModel, codec: Codec, separator: Separator, port: int) -> Iterator[str]:
-    """Serve the page to this machine alone, for as long as the block lasts.
-
-    What goes up and what is made lies in a temporary folder, which is removed at the end. gradio is told by
-    environment variables to report to nobody; they stay set.
-
-    Args:
-        model: From `load_model`.
-        codec: The codec whose latents the model learned.
-        separator: Takes the vocals out of whole songs.
-        port: Of 127.0.0.1.
-
-    Yields:
-        The page's address.
-
-    Raises:
-        MissingPartError: There is no gradio.
-        CheckpointError: The model learned another codec's latents.
-        InputError: The port is taken, or none.
-    """
-    require_gradio()
-    require_codec(model, codec)
-    if not 1 <= port <= 65_535:
-        raise InputError(f"port {port}: must be from 1 to 65535")
-    with tempfile.TemporaryDirectory(prefix="samuel-app-", ignore_cleanup_errors=True) as folder:
-        os.environ.update(QUIET, GRADIO_TEMP_DIR=f"{folder}/served")
-        page = Page(model, codec, separator, Path(folder))
-        try:
-            yield page.launch(port)
-        finally:
-            page.close()
-
-
-def require_gradio() -> None:
-    """Say what to install where it is missing, before minutes go into loading a model.
-
-    Raises:
-        MissingPartError: There is no gradio.
-    """
-    if importlib.util.find_spec("gradio") is None:
-        raise MissingPartError(
-            "samuel app needs the package gradio: pip install 'samuel[app]', "
-            "or in a copy of the repository: uv pip install '.[app]'"
-        )
 
 
 class Page:
