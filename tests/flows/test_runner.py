@@ -33,7 +33,7 @@ from tests.popdb.latents import encoded_song, small_settings
 from tests.train.trainings import ignore, put_nan
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-HERE: dict[str, Any] = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+HERE: dict[str, Any] = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 pytestmark = [
     # Of Dask's own sockets and processes, which it leaves to the end of the interpreter.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
