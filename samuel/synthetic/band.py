@@ -213,21 +213,21 @@ def draw_kit(rng: np.random.Generator) -> Kit:
 
 def _drum(rng: np.random.Generator, f_hz: float, sweep: float, decay_s: float, noise: float) -> Signal:
     """A skin: a sine that falls to `f_hz` from (1 + sweep) times as high, with a click."""
-    t = _drum_time(6.0 * decay_s)
+    t = _time(6.0 * decay_s)
     phase = 2.0 * np.pi * f_hz * (t + sweep * 0.03 * (1.0 - np.exp(-t / 0.03)))
     click = noise * rng.standard_normal(t.size) * np.exp(-t / 0.004)
     return _peaked(np.sin(phase) * np.exp(-t / decay_s) + click)
 
 
 def _snare(rng: np.random.Generator, f_hz: float, decay_s: float) -> Signal:
-    t = _drum_time(6.0 * decay_s)
+    t = _time(6.0 * decay_s)
     skin = np.sin(2.0 * np.pi * f_hz * (t + 0.01 * (1.0 - np.exp(-t / 0.01)))) * np.exp(-t / 0.07)
     wires = _band(rng.standard_normal(t.size), 1200.0, 9000.0) * np.exp(-t / decay_s)
     return _peaked(0.7 * skin + wires)
 
 
 def _cymbal(rng: np.random.Generator, decay_s: float, low_hz: float) -> Signal:
-    t = _drum_time(6.0 * decay_s)
+    t = _time(6.0 * decay_s)
     return _peaked(_band(rng.standard_normal(t.size), low_hz, 16_000.0) * np.exp(-t / decay_s))
 
 
@@ -239,10 +239,6 @@ def _band(sound: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
 def _peaked(sound: np.ndarray) -> Signal:
     fade = np.minimum(1.0, np.arange(sound.size)[::-1] / 200.0)
     return (sound * fade / np.abs(sound).max()).astype(np.float32)
-
-
-def _drum_time(length_s: float) -> np.ndarray:
-    return np.arange(round(length_s * SAMPLE_RATE)) / SAMPLE_RATE
 
 
 BASS_PATTERNS = (
