@@ -73,7 +73,7 @@ def running(folder: Path) -> Iterator[App]:
     command = [sys.executable, "-m", "samuel.cli", "app", "--model", str(folder / "model"), "device=cpu"]
     process = subprocess.Popen(
         [*command, "--port", str(free_port())], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"TMPDIR": str(temporary)},
+        env=os.environ | {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(folder)},  # torch's own
     )  # fmt: skip
     try:
         assert process.stdout

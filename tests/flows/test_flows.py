@@ -176,14 +176,14 @@ def test_killed_at_three_stages_the_flows_go_on_to_the_same_bytes(
         assert unfinished(), f"the stage was over before the kill:\n{output.read_text()}"
     assert start().wait(timeout=180) == 0, output.read_text()[-2000:]
     assert digests(Path(settings.popdb_path)) == digests(Path(undisturbed.popdb_path))
-    assert model_digests(settings) == model_digests(undisturbed)
+    (made,) = model_digests(settings)
+    assert made in model_digests(undisturbed)  # beside those of the study
 
 
 def model_digests(settings: Settings) -> set[str]:
     return {
         read_json(path)["files"]["model.safetensors"]["sha256"]
         for path in settings.artifacts.glob("*/model/entry.json")
-        if "seed" not in str(path)
     }
 
 
