@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
@@ -32,72 +31,69 @@ VERSION = 1
 SEEDS = 2**32  # there are no more
 MARK, MARK_ERRORS = "†", 2.0  # standard errors that a mean difference has to exceed to be marked
 LEAST_SEEDS = 3  # with fewer, a deviation says nothing
-INCHES_PER_VALUE = 0.75
-VALUES: Mapping[Factor, tuple[Value, ...]] = {
-    "mixing": get_args(Mixing),
-    "window": (8, 16, 32, 64),
-    "condition_dropout": (0.0, 0.05, 0.1, 0.2),
-    "loss_weight": get_args(LossWeight),
+VALUES: Mapping[Factor, tuple[str, tuple[Value, ...]]] = {
+    "mixing": ("model", get_args(Mixing)),
+    "window": ("model", (8, 16, 32, 64)),
+    "condition_dropout": ("diffusion", (0.0, 0.05, 0.1, 0.2)),
+    "loss_weight": ("diffusion", get_args(LossWeight)),
 }
-"""The values that are compared; those of window and condition dropout are the papers' open questions."""
-SECTIONS: Mapping[Factor, str] = {
-    "mixing": "model",
-    "window": "model",
-    "condition_dropout": "diffusion",
-    "loss_weight": "diffusion",
-}
+"""By factor: its section of the settings, and what is compared, the papers' open questions among it."""
 HEAD = ("choice", "value", "fits", "validation loss, best", "last", "conditioning gain", "best, less as set")
+LEGEND = (
+    "Mean ± sample standard deviation over the seeds; a loss is better when lower. "
+    "The validation loss is the unweighted mean squared error of v, at noise levels and with noise that "
+    "are the same for all fits, every vocal given: so choices of loss weight and of condition dropout "
+    "compare fairly. "
+    "*Best* is the lowest of a fit's validations, which flatters all fits alike; *last* was not chosen. "
+    "*Conditioning gain*: how much the best model's loss grows with the vocal of another held-out "
+    "song; where there is no other, it is not measured. "
+    "*Best, less as set* pairs the fits by seed, so what a seed does to both cancels."
+)
 
 
 @dataclass(frozen=True)
-class PlannedFit:
-    """One training of settings that differ in one choice from those an ablation starts from.
+class Variant:
+    """Settings that differ in one choice from those an ablation starts from."""
 
-    Attributes:
-        factor: What differs; None: nothing does.
-        value: The choice; None where nothing differs.
-        seed: Of weights, batches, noise and dropout.
-        settings: The whole tree, with this choice and seed.
-    """
-
-    factor: Factor | None
+    factor: Factor | None  # what differs; None: nothing does
     value: Value | None
-    seed: int
+    seed: int  # of weights, batches, noise and dropout
+
+    @property
+    def choice(self) -> str:
+        """For people: "window = 8"."""
+        return "as set" if self.factor is None else f"{self.factor} = {self.value}"
+
+
+@dataclass(frozen=True)
+class PlannedFit(Variant):
+    """One training of a variant."""
+
     settings: Settings
 
     @property
     def name(self) -> str:
         """For people: "window = 8, seed 0"."""
-        return f"{variant_name(self.factor, self.value)}, seed {self.seed}"
-
-
-def variant_name(factor: Factor | None, value: Value | None) -> str:
-    """Name of a choice for people: "window = 8"."""
-    return "as set" if factor is None else f"{factor} = {value}"
+        return f"{self.choice}, seed {self.seed}"
 
 
 def planned_fits(settings: Settings) -> list[PlannedFit]:
     """Plan the settings as they are and each other value of every factor, with every seed; seed by seed."""
+
+    def changed(tree: Settings, part: str, name: str, value: Value) -> Settings:
+        return tree.model_copy(update={part: getattr(tree, part).model_copy(update={name: value})})
+
     variants: list[tuple[Factor | None, Value | None, Settings]] = [(None, None, settings)]
     for factor in dict.fromkeys(settings.ablation.factors):
-        others = [value for value in VALUES[factor] if value != value_of(settings, factor)]
-        variants.extend((factor, v, _changed(settings, SECTIONS[factor], factor, v)) for v in others)
+        part, values = VALUES[factor]
+        others = [value for value in values if value != getattr(getattr(settings, part), factor)]
+        variants += [(factor, value, changed(settings, part, factor, value)) for value in others]
     seeds = [(settings.training.seed + place) % SEEDS for place in range(settings.ablation.seeds)]
     return [
-        PlannedFit(factor, value, seed, _changed(variant, "training", "seed", seed))
+        PlannedFit(factor, value, seed, changed(variant, "training", "seed", seed))
         for seed in seeds
         for factor, value, variant in variants
     ]
-
-
-def value_of(settings: Settings, factor: Factor) -> Value:
-    """The value of a factor in the settings."""
-    return getattr(getattr(settings, SECTIONS[factor]), factor)
-
-
-def _changed(settings: Settings, section: str, name: str, value: Value) -> Settings:
-    old = getattr(settings, section)
-    return settings.model_copy(update={section: old.model_copy(update={name: value})})
 
 
 @dataclass(frozen=True)
@@ -139,32 +135,16 @@ def share_marked_by_chance(count: int) -> float:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a fit. The losses are mean squared errors of v on held-out songs.
+class Result(Variant):
+    """Outcome of a fit. The losses are mean squared errors of v on held-out songs."""
 
-    Attributes:
-        factor: What was varied; None: nothing.
-        value: The choice; None where nothing was varied.
-        seed: Of the fit.
-        best_step: Step of the best validation, whose model was exported; None where the fit failed.
-        best_loss: Its validation loss.
-        shuffled_loss: The same with the vocals of other songs; None where it was not measured.
-        last_step: Step of the last validation.
-        last_loss: Its validation loss.
-        message: Why there is no result; empty where there is one.
-        worked: True when something was trained, False when all was there.
-    """
-
-    factor: Factor | None
-    value: Value | None
-    seed: int
-    best_step: int | None = None
+    best_step: int | None = None  # of the best validation, whose model was exported; None where it failed
     best_loss: float | None = None
-    shuffled_loss: float | None = None
+    shuffled_loss: float | None = None  # the same with the vocals of other songs, where it was measured
     last_step: int | None = None
     last_loss: float | None = None
-    message: str = ""
-    worked: bool = field(default=True, compare=False)
+    message: str = ""  # why there is no result
+    worked: bool = field(default=True, compare=False)  # something was trained
 
     @property
     def conditioning_gain(self) -> float | None:
@@ -182,14 +162,8 @@ def run_study(
 ) -> list[Result]:
     """Train what `settings.ablation` asks for; what was trained before, here or elsewhere, is not again.
 
-    Args:
-        popdb: The dataset of all fits.
-        settings: What the variants start from.
-        on_step: Called with the number of steps of all fits so far.
-        on_result: Called after each fit.
-
-    Raises:
-        OSError: What concerns all fits ends the study, such as a full disk; started again, it goes on.
+    `on_step` is called with the number of steps of all fits so far. What concerns all fits, such as a full
+    disk, ends the study; started again, it goes on.
     """
     results: list[Result] = []
     steps = settings.training.steps
@@ -210,75 +184,53 @@ def run_fit(popdb: Popdb, planned: PlannedFit, on_step: Callable[[dict[str, Any]
     rows = [row for row in read_jsonl(model.path("metrics.jsonl")) if "validation_loss" in row]
     best = {row["step"]: row for row in rows}[model.record["progress"]["best_step"]]
     return Result(
-        planned.factor,
-        planned.value,
-        planned.seed,
-        best_step=best["step"],
-        best_loss=best["validation_loss"],
-        shuffled_loss=best.get("validation_shuffled"),
-        last_step=rows[-1]["step"],
-        last_loss=rows[-1]["validation_loss"],
-        worked=model.made,
-    )
+        planned.factor, planned.value, planned.seed,
+        best["step"], best["validation_loss"], best.get("validation_shuffled"),
+        rows[-1]["step"], rows[-1]["validation_loss"], worked=model.made,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """A value of a factor, over the seeds.
-
-    Attributes:
-        factor: What is varied.
-        value: The choice.
-        as_set: True where the settings say so.
-        results: One per seed, failures included.
-        best: Loss of the best validation.
-        last: Loss of the last validation.
-        conditioning_gain: What the vocal of another song adds to the loss of the exported model.
-        difference: `best` less that of the settings as they are, paired by seed; None for those themselves.
-    """
+    """A value of a factor, over the seeds."""
 
     factor: Factor
     value: Value
-    as_set: bool
-    results: tuple[Result, ...]
+    as_set: bool  # the settings say so
+    results: tuple[Result, ...]  # one per seed, failures included
     best: Spread | None
     last: Spread | None
     conditioning_gain: Spread | None
-    difference: Spread | None
+    difference: Spread | None  # `best` less that of the settings as they are; None for those themselves
 
 
 def table_rows(results: Sequence[Result], settings: Settings) -> list[Row]:
     """Compute a row for each value of every factor, the settings' own among them."""
+
+    def losses(some: Sequence[Result]) -> dict[int, float]:
+        return {result.seed: result.best_loss for result in some if result.best_loss is not None}
+
     base = [result for result in results if result.factor is None]
     rows: list[Row] = []
     for factor in dict.fromkeys(settings.ablation.factors):
-        own, values = value_of(settings, factor), VALUES[factor]
+        part, values = VALUES[factor]
+        own = getattr(getattr(settings, part), factor)
         for value in values if own in values else (own, *values):
             named = [result for result in results if (result.factor, result.value) == (factor, value)]
             mine = base if value == own else named
-            difference = paired_difference(_best_losses(mine), _best_losses(base))
             row = Row(
                 factor, value, value == own, tuple(mine),
                 best=spread(result.best_loss for result in mine),
                 last=spread(result.last_loss for result in mine),
                 conditioning_gain=spread(result.conditioning_gain for result in mine),
-                difference=None if value == own else difference,
+                difference=None if value == own else paired_difference(losses(mine), losses(base)),
             )  # fmt: skip
             rows.append(row)
     return rows
 
 
-def _best_losses(results: Sequence[Result]) -> dict[int, float]:
-    return {result.seed: result.best_loss for result in results if result.best_loss is not None}
-
-
 def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> Artifact:
     """Write `ablation.md`, `ablation.json` and `ablation.png`, or find them, in `artifacts/ablations/<key>`.
-
-    Args:
-        popdb: The dataset of all fits.
-        settings: What the variants started from.
-        results: Of every fit.
 
     Raises:
         DatasetError: Every fit failed; says why the first did.
@@ -286,18 +238,18 @@ def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> 
     if not any(result.best_loss is not None for result in results):
         raise DatasetError(f"no fit came to a result; the first: {results[0].message}")
     rows, shaping = table_rows(results, settings), ("model", "diffusion", "training", "ablation")
-    fits = [
-        {name: value for name, value in asdict(result).items() if name != "worked"}
-        | {"conditioning_gain": result.conditioning_gain}
-        for result in results
-    ]
-    numbers = {
+    device = resolve_device(settings.device)
+    computed_on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    fits = [asdict(result) | {"conditioning_gain": result.conditioning_gain} for result in results]
+    for numbers in fits:
+        del numbers["worked"]
+    content = {
         "dataset": {part: popdb.info[part] for part in ("content_sha256", "source", "separator", "codec")},
         "settings": {part: getattr(settings, part).model_dump(mode="json") for part in shaping},
-        "device": _device(settings),
+        "device": computed_on,
         "fits": fits,
     }
-    folder = settings.artifacts / "ablations" / digest("ablation", VERSION, numbers)
+    folder = settings.artifacts / "ablations" / digest("ablation", VERSION, content)
 
     def make(target: Path) -> dict[str, Any]:
         plot_rows(rows, target / "ablation.png")
@@ -306,129 +258,99 @@ def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> 
             | {"marked": row.difference is not None and row.difference.marked}
             for row in rows
         ]
-        write_json(target / "ablation.json", numbers | {"rows": spreads})
-        (target / "ablation.md").write_text(_text(rows, results, popdb, settings), "utf-8")
+        write_json(target / "ablation.json", content | {"rows": spreads})
+        (target / "ablation.md").write_text(_text(rows, results, popdb, settings, computed_on), "utf-8")
         return {"fits": len(results)}
 
     return find_artifact(folder) or make_artifact(folder, make)
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
-    """Draw a column for each factor, a dot for each fit, a line at each mean; the settings' own in colour.
-
-    What no fit measured has no row of plots.
-    """
-    factors = [list(group) for _, group in groupby(rows, lambda row: row.factor)]
-    measures = {
-        "best validation loss\n(squared error of v)": lambda result: result.best_loss,
-        "conditioning gain\n(squared error of v)": lambda result: result.conditioning_gain,
-    }
+    """Draw a column for each factor, a dot for each fit, a line at each mean; the settings' own in colour."""
+    groups = [list(group) for _, group in groupby(rows, lambda row: row.factor)]
     results = [result for row in rows for result in row.results]
-    shown = {title: of for title, of in measures.items() if any(of(result) is not None for result in results)}
-    widths = [len(group) for group in factors]
-    figure = Figure(figsize=(INCHES_PER_VALUE * sum(widths) + 2, 3.2 * len(shown)), layout="constrained")
+    shown = {"best_loss": "best validation loss", "conditioning_gain": "conditioning gain"}
+    measures = [name for name in shown if any(getattr(result, name) is not None for result in results)]
+    widths = [len(group) for group in groups]
+    figure = Figure(figsize=(0.75 * sum(widths) + 2, 3.2 * len(measures)), layout="constrained")
     plots = figure.subplots(
-        len(shown), len(factors), squeeze=False, sharey="row", sharex="col", width_ratios=widths
+        len(measures), len(groups), squeeze=False, sharey="row", sharex="col", width_ratios=widths
     )
-    for line, (title, measure) in zip(plots, shown.items(), strict=True):
-        line[0].set_ylabel(title)
-        for axes, group in zip(line, factors, strict=True):
-            _draw(axes, group, measure)
-    for axes, group in zip(plots[-1], factors, strict=True):
+    for line, measure in zip(plots, measures, strict=True):
+        line[0].set_ylabel(f"{shown[measure]}\n(squared error of v)")
+        for axes, group in zip(line, groups, strict=True):
+            axes.set_xticks(range(len(group)), [str(row.value) for row in group])
+            axes.set_xlim(-0.6, len(group) - 0.4)
+            axes.grid(axis="y", color="0.92")
+            axes.set_axisbelow(True)
+            for place, row in enumerate(group):
+                values = [v for result in row.results if (v := getattr(result, measure)) is not None]
+                colour = "tab:orange" if row.as_set else "tab:blue"
+                axes.plot([place] * len(values), values, "o", color=colour, alpha=0.6, markersize=5)
+                if values:
+                    mean = statistics.fmean(values)
+                    axes.hlines(mean, place - 0.25, place + 0.25, color=colour, linewidth=2)
+    for axes, group in zip(plots[-1], groups, strict=True):
         axes.set_xlabel(group[0].factor.replace("_", " "))
     figure.suptitle("each fit, and the mean; orange: the settings as they are", fontsize="medium")
     figure.savefig(path, dpi=110, metadata={"Software": ""})
 
 
-def _draw(axes: Axes, rows: Sequence[Row], measure: Callable[[Result], float | None]) -> None:
-    axes.set_xticks(range(len(rows)), [str(row.value) for row in rows])
-    axes.set_xlim(-0.6, len(rows) - 0.4)
-    axes.grid(axis="y", color="0.92")
-    axes.set_axisbelow(True)
-    for place, row in enumerate(rows):
-        values = [value for result in row.results if (value := measure(result)) is not None]
-        colour = "tab:orange" if row.as_set else "tab:blue"
-        axes.plot([place] * len(values), values, "o", color=colour, alpha=0.6, markersize=5)
-        if middle := spread(values):
-            axes.hlines(middle.mean, place - 0.25, place + 0.25, color=colour, linewidth=2)
-
-
-def _text(rows: Sequence[Row], results: Sequence[Result], popdb: Popdb, settings: Settings) -> str:
+def _text(
+    rows: Sequence[Row], results: Sequence[Result], popdb: Popdb, settings: Settings, device: str
+) -> str:
     failed = [
-        f"`{variant_name(result.factor, result.value)}`, seed {result.seed}: {plain(result.message)}"
+        f"`{result.choice}`, seed {result.seed}: {plain(result.message)}"
         for result in results
         if result.best_loss is None
+    ]
+    legend, seeds = LEGEND, settings.ablation.seeds
+    if seeds < LEAST_SEEDS:
+        legend += f" With fewer than {LEAST_SEEDS} seeds, no difference is marked."
+    elif len(results) > seeds:
+        legend += (
+            f" {MARK}: more than two standard errors from zero. By chance alone, that would mark about "
+            f"{share_marked_by_chance(seeds):.0%} of the differences, and a mark says nothing of their size."
+        )
+    counts, training = popdb.info["counts"], settings.training
+    held = "held out by song" if popdb.pairs("validation") else "none held out: validated on training songs"
+    patience = f", ended after {training.patience} validations without gain" if training.patience else ""
+    parameters = parameter_count(SamuelUNet(settings.model, settings.diffusion))
+    source, separator = (plain(str(popdb.info[part])) for part in ("source", "separator"))
+    made_of = [
+        f"dataset: source {source}, separator {separator}, codec {popdb.codec}; {counts['pairs']} pairs of "
+        f"{counts['songs_kept']} songs: {counts['train']} to train on, {counts['validation']} {held}",
+        f"each fit: {training.steps} steps of {training.batch_size} pairs{patience}",
+        f"network: {parameters:,} parameters, channels {settings.model.channels}",
+        f"device: {device}",
     ]
     parts = [
         "# Ablations",
         table(HEAD, map(_cells, rows), words=len(HEAD)),
-        _legend(results, settings),
+        legend,
         section("Fits without a result:", bullets(failed)) if failed else "",
         "![Ablations](ablation.png)",
-        _made_of(popdb, settings),
+        bullets(made_of),
         caveats(popdb),
     ]
     return section(*parts) + "\n"
 
 
 def _cells(row: Row) -> list[str]:
+    def mean(found: Spread | None, form: str = ".4f") -> str:
+        if found is None:
+            return "not measured"
+        deviation = "" if found.deviation is None else f" ± {found.deviation:{form.lstrip('+z')}}"
+        return f"{found.mean:{form}}{deviation}"
+
     count, whole = row.best.count if row.best else 0, len(row.results)
-    difference = "–" if row.as_set else _mean(row.difference, "+z.5f")
+    difference = "–" if row.as_set else mean(row.difference, "+z.5f")
     return [
         row.factor.replace("_", " "),
         f"`{row.value}`{' (as set)' if row.as_set else ''}",
         str(count) if count == whole else f"{count} of {whole}",
-        _mean(row.best),
-        _mean(row.last),
-        _mean(row.conditioning_gain, "+z.4f"),
+        mean(row.best),
+        mean(row.last),
+        mean(row.conditioning_gain, "+z.4f"),
         f"{difference} {MARK}" if row.difference and row.difference.marked else difference,
     ]
-
-
-def _mean(spread: Spread | None, form: str = ".4f") -> str:
-    if spread is None:
-        return "not measured"
-    deviation = "" if spread.deviation is None else f" ± {spread.deviation:{form.lstrip('+z')}}"
-    return f"{spread.mean:{form}}{deviation}"
-
-
-def _legend(results: Sequence[Result], settings: Settings) -> str:
-    seeds = settings.ablation.seeds
-    text = (
-        "Mean ± sample standard deviation over the seeds; a loss is better when lower. "
-        "The validation loss is the unweighted mean squared error of v, at noise levels and with noise that "
-        "are the same for all fits, every vocal given: so choices of loss weight and of condition dropout "
-        "compare fairly. "
-        "*Best* is the lowest of a fit's validations, which flatters all fits alike; *last* was not chosen. "
-        "*Conditioning gain*: how much the best model's loss grows with the vocal of another held-out "
-        "song; where there is no other, it is not measured. "
-        "*Best, less as set* pairs the fits by seed, so what a seed does to both cancels."
-    )
-    if seeds < LEAST_SEEDS:
-        return f"{text} With fewer than {LEAST_SEEDS} seeds, no difference is marked."
-    if len(results) > seeds:
-        return (
-            f"{text} {MARK}: more than two standard errors from zero. By chance alone, that would mark about "
-            f"{share_marked_by_chance(seeds):.0%} of the differences, and a mark says nothing of their size."
-        )
-    return text
-
-
-def _made_of(popdb: Popdb, settings: Settings) -> str:
-    counts, training = popdb.info["counts"], settings.training
-    held = "held out by song" if popdb.pairs("validation") else "none held out: validated on training songs"
-    patience = f", ended after {training.patience} validations without gain" if training.patience else ""
-    parameters = parameter_count(SamuelUNet(settings.model, settings.diffusion))
-    source, separator = (plain(str(popdb.info[part])) for part in ("source", "separator"))
-    return bullets([
-        f"dataset: source {source}, separator {separator}, codec {popdb.codec}; {counts['pairs']} pairs of "
-        f"{counts['songs_kept']} songs: {counts['train']} to train on, {counts['validation']} {held}",
-        f"each fit: {training.steps} steps of {training.batch_size} pairs{patience}",
-        f"network: {parameters:,} parameters, channels {settings.model.channels}",
-        f"device: {_device(settings)}",
-    ])  # fmt: skip
-
-
-def _device(settings: Settings) -> str:
-    device = resolve_device(settings.device)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
