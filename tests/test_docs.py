@@ -6,7 +6,8 @@ from pydoc import locate
 
 import pytest
 
-from samuel.config import Settings, describe
+from samuel.cli.options import describe
+from samuel.config import Settings
 from samuel.popdb.status import Status
 from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, failed_song, small_settings, sung

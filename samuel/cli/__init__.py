@@ -1,21 +1,43 @@
 """The command `samuel`."""
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from samuel import __version__
 from samuel.cli import datasets, evaluation, generation, machine, training
-from samuel.cli.options import STOPPED
-from samuel.cli.terminal import PlainFormatter, plain, print_what_it_can, unread
+from samuel.cli.options import STOPPED, PlainFormatter, plain
 from samuel.errors import SamuelError
 
 __all__ = ["commands", "main"]
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """The group of all commands, which turns what ends one of them into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command, and exit by what it returns; click itself ends quietly where nobody reads on."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()  # at exit, it could not be told any more
+        except BrokenPipeError:
+            raise
+        except (SamuelError, OSError) as error:
+            print(f"error: {plain(str(error))}", file=sys.stderr)
+            code = 1
+        except KeyboardInterrupt:
+            running = self.commands.get(ctx.invoked_subcommand or "")
+            print(f"interrupted; {getattr(running, 'interrupted', STOPPED)}", file=sys.stderr)
+            code = 130
+        ctx.exit(code or 0)
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(__version__, message="%(version)s")
 @click.option("-v", "--verbose", is_flag=True, help="Show what happens.")
 def commands(verbose: bool) -> None:
@@ -33,31 +55,12 @@ for room in (machine, datasets, training, generation, evaluation):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        0 when all is well, 1 with a clear message when the user must act, 2 where a command is mistyped, 130
-        after Ctrl-C.
-    """
-    print_what_it_can()
-    context: click.Context | None = None
+    """Run one command: 0 when all is well, 1 where the user must act, 2 where mistyped, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # `?` for what the encoding lacks
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        with commands.make_context("samuel", given) as context:
-            code = commands.invoke(context)
-        sys.stdout.flush()  # at exit, it could not be told any more
-    except click.UsageError as error:
-        error.show()
-        return 2
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
-    except (SamuelError, OSError) as error:
-        broken = isinstance(error, BrokenPipeError)  # which may be another pipe
-        if not (unread("\n" if broken else "") and broken):
-            print(f"error: {plain(str(error))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        running = commands.commands.get((context and context.invoked_subcommand) or "")
-        print(f"interrupted; {getattr(running, 'interrupted', STOPPED)}", file=sys.stderr)
-        return 130
-    return code or 0
+        commands.main(arguments, "samuel")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    return 0

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
-from samuel.cli.options import GOES_ON, SettingsCommand, codec_for_latents, dataset_argument
-from samuel.cli.terminal import plain
+from samuel.cli.options import A_PATH, GOES_ON, SettingsCommand, codec_for_latents, plain
 from samuel.config import Settings
 from samuel.errors import InputError, MissingPartError, first_fault
 
 if TYPE_CHECKING:
-    from samuel.codecs import CodecInfo
     from samuel.popdb.dataset import Popdb
     from samuel.popdb.status import Outcome
 
@@ -22,9 +20,24 @@ DRAWN = Path("artifacts/inspect")
 SECONDS_BETWEEN_LINES = 60.0
 OF_DATASET = ("data", "popdb.path", "popdb.cache")
 
+a_dataset = click.argument("dataset", required=False)  # a folder or a URL; none: that of the settings
+a_folder = click.option("-o", "--output", type=A_PATH, required=True, help="A folder.")
+
+
+def _open(settings: Settings, dataset: str | None) -> "Popdb":
+    from samuel.popdb.dataset import open_popdb
+
+    return open_popdb(dataset or settings.popdb_path, settings.popdb.cache)
+
+
+def _print_made(popdb: "Popdb") -> None:
+    from samuel.popdb.accounts import counted
+
+    print(f"{plain(popdb.location)}: {counted(popdb.info['counts']['pairs'], 'pair')}")
+
 
 @click.command(cls=SettingsCommand, uses=("data", "songs", "download"), interrupted=GOES_ON)
-def download(settings: Settings) -> int:
+def download(settings: Settings) -> None:
     """Acquire the songs of the list, and account for each; the rest is the flow's."""
     from samuel.doctor import require
     from samuel.popdb.accounts import Progress, funnel, least_s, text_of
@@ -53,17 +66,16 @@ def download(settings: Settings) -> int:
     path = settings.data / "songs.parquet"
     write_songs(path, song_rows(outcomes, same_recordings(outcomes)))
     print(f"{text_of([step.row() for step in funnel(outcomes)])}\n\neach song and its candidates: {path}")
-    return 0
 
 
 @click.command(cls=SettingsCommand, uses=("data", "songs.seed", "codec", "popdb"), interrupted=GOES_ON)
 @click.option(
-    "--songs", type=click.IntRange(1, 100_000), required=True, help="How many, of about two minutes each."
+    "--songs", type=click.IntRange(1, 100_000), required=True, help="How many, of two minutes each."
 )
-def synthesise(settings: Settings, songs: int) -> int:
+def synthesise(settings: Settings, songs: int) -> None:
     """Make a dataset of synthetic songs from their true stems, which no separator has touched."""
     from samuel.doctor import require
-    from samuel.popdb.accounts import counted, funnel, text_of
+    from samuel.popdb.accounts import funnel, text_of
     from samuel.popdb.true_stems import write_true_pairs
 
     require(settings, set())
@@ -77,12 +89,11 @@ def synthesise(settings: Settings, songs: int) -> int:
         popdb = write_true_pairs(settings, songs, count)
     if not all(outcome.ok for outcome in outcomes):
         print(text_of([step.row() for step in funnel(outcomes)]), end="\n\n")
-    print(f"{plain(popdb.location)}: {counted(popdb.info['counts']['pairs'], 'pair')}")
-    return 0
+    _print_made(popdb)
 
 
 @click.command(cls=SettingsCommand, uses=OF_DATASET)
-@dataset_argument
+@a_dataset
 def verify(settings: Settings, dataset: str | None) -> int:
     """Check every byte of a dataset; exit code 1 when it has faults."""
     from samuel.popdb.verify import verify as faults_of
@@ -94,22 +105,11 @@ def verify(settings: Settings, dataset: str | None) -> int:
 
 
 @click.command(cls=SettingsCommand, uses=(*OF_DATASET, "device", "codec.path"))
-@dataset_argument
-@click.option(
-    "--pairs",
-    type=click.IntRange(0, 50),
-    default=6,
-    show_default=True,
-    help="How many to draw, with clips of 15 s.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help=f"Folder of sheet and clips; none: one in {DRAWN}.",
-)
+@a_dataset
+@click.option("--pairs", type=click.IntRange(0, 50), default=6, help="How many to draw, with clips of 15 s.")
+@click.option("-o", "--output", type=A_PATH, help=f"Folder of sheet and clips; none: one in {DRAWN}.")
 @click.option("--no-audio", is_flag=True, help="Draw the latents, and decode nothing.")
-def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | None, no_audio: bool) -> int:
+def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | None, no_audio: bool) -> None:
     """Print what a dataset holds, and write a contact sheet of some pairs with clips beside it."""
     from samuel.popdb.accounts import overview
 
@@ -119,90 +119,67 @@ def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | 
     popdb = _open(settings, dataset)
     for part in overview(popdb):
         print(plain(part), end="\n\n", flush=True)
-    if pairs:
-        print(_draw(popdb, settings, pairs, output, audio=not no_audio))
-    return 0
+    if not pairs:
+        return
+
+    from samuel.artifacts import digest
+    from samuel.report.contact_sheet import choose_strips, write_contact_sheet
+
+    rows = choose_strips(popdb, pairs)
+    # The digest, and not what the dataset says of itself, which would be anybody's path.
+    folder = output or DRAWN / digest(popdb.info["content_sha256"])
+    try:
+        codec = None if no_audio else codec_for_latents(popdb.codec, settings)
+        with tqdm(total=len(rows), desc="decode", unit=" pairs", disable=None) as bar:
+            print(write_contact_sheet(popdb, rows, codec, folder, bar.update))
+    except MissingPartError as error:
+        remedy = "no pair was decoded; `samuel inspect --no-audio` draws the latents without the codec"
+        raise MissingPartError(f"{error}\n{remedy}") from error
 
 
 @click.command("import-popdb", cls=SettingsCommand, uses=("popdb.cache",))
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("files", type=A_PATH, nargs=-1, required=True)
 @click.option("-o", "--output", required=True, help="The dataset: a folder or a URL.")
 @click.option("--codec", help="The codec of the latents, where it is known: JSON.")
-def import_popdb(settings: Settings, files: tuple[Path, ...], output: str, codec: str | None) -> int:
+def import_popdb(settings: Settings, files: tuple[Path, ...], output: str, codec: str | None) -> None:
     """Make a dataset of the published POPDB: the folder of its two .npy files, or both, the vocal first."""
+    from pydantic import ValidationError
+
+    from samuel.codecs import CodecInfo
     from samuel.codecs.stable_audio_open import PUBLISHED_INFO
-    from samuel.popdb.accounts import counted
     from samuel.popdb.published import import_published
 
     found = [files[0] / name for name in PUBLISHED] if len(files) == 1 else list(files)
     if len(found) != len(PUBLISHED):
         raise InputError(f"{len(found)} files given; give the folder of {' and '.join(PUBLISHED)}, or both")
+    try:
+        info = CodecInfo.model_validate_json(codec) if codec else PUBLISHED_INFO
+    except ValidationError as error:
+        fault = first_fault(error)
+        raise InputError(f"--codec: {fault}; give `codec` of a dataset.json of the same latents") from error
+    cache = settings.popdb.cache
     with tqdm(desc="import", unit=" pairs", disable=None) as bar:
-        popdb = import_published(
-            found[0],
-            found[1],
-            output,
-            cache=settings.popdb.cache,
-            codec=_codec_info(codec) if codec else PUBLISHED_INFO,
-            on_pair=bar.update,
-        )
-    print(f"{plain(popdb.location)}: {counted(popdb.info['counts']['pairs'], 'pair')}")
-    return 0
+        popdb = import_published(found[0], found[1], output, cache=cache, codec=info, on_pair=bar.update)
+    _print_made(popdb)
 
 
 @click.command("export-sat", cls=SettingsCommand, uses=OF_DATASET)
-@dataset_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A folder.")
-def export_sat(settings: Settings, dataset: str | None, output: Path) -> int:
+@a_dataset
+@a_folder
+def export_sat(settings: Settings, dataset: str | None, output: Path) -> None:
     """Write a dataset as stable-audio-tools reads it: pre-encoded, with its vocals."""
     from samuel.popdb.exchange import export_stable_audio
 
     popdb = _open(settings, dataset)
     with tqdm(total=popdb.info["counts"]["pairs"], desc="export", unit=" pairs", disable=None) as bar:
         print(plain(str(export_stable_audio(popdb, output, on_pair=bar.update))))
-    return 0
 
 
 @click.command("export-manifest", cls=SettingsCommand, uses=OF_DATASET)
-@dataset_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A folder.")
-def export_manifest(settings: Settings, dataset: str | None, output: Path) -> int:
+@a_dataset
+@a_folder
+def export_manifest(settings: Settings, dataset: str | None, output: Path) -> None:
     """Write a list of a dataset's pairs, with ids, digests and settings, without latents or titles."""
     from samuel.popdb.exchange import export_manifest as export
 
     print(plain(str(export(_open(settings, dataset), output))))
-    return 0
-
-
-def _codec_info(text: str) -> "CodecInfo":
-    from pydantic import ValidationError
-
-    from samuel.codecs import CodecInfo
-
-    try:
-        return CodecInfo.model_validate_json(text)
-    except ValidationError as error:
-        fault = first_fault(error)
-        raise InputError(f"--codec: {fault}; give `codec` of a dataset.json of the same latents") from error
-
-
-def _open(settings: Settings, dataset: str | None) -> "Popdb":
-    from samuel.popdb.dataset import open_popdb
-
-    return open_popdb(dataset or settings.popdb_path, settings.popdb.cache)
-
-
-def _draw(popdb: "Popdb", settings: Settings, pairs: int, output: Path | None, *, audio: bool) -> Path:
-    from samuel.artifacts import digest
-    from samuel.report.contact_sheet import choose_strips, write_contact_sheet
-
-    # Not what the dataset says of itself, which would be anybody's path.
-    folder = output or DRAWN / digest(popdb.info["content_sha256"])
-    rows = choose_strips(popdb, pairs)
-    try:
-        codec = codec_for_latents(popdb.codec, settings) if audio else None
-        with tqdm(total=len(rows), desc="decode", unit=" pairs", disable=None) as bar:
-            return write_contact_sheet(popdb, rows, codec, folder, bar.update)
-    except MissingPartError as error:
-        remedy = "no pair was decoded; `samuel inspect --no-audio` draws the latents without the codec"
-        raise MissingPartError(f"{error}\n{remedy}") from error

@@ -3,7 +3,6 @@
 import errno
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +10,13 @@ import click
 from tqdm import tqdm
 
 from samuel.artifacts import explain_full_disk, read_json
-from samuel.cli.options import GOES_ON, SettingsCommand, codec_for_latents
-from samuel.cli.terminal import ending_cleanly, plain
+from samuel.cli.options import A_PATH, GOES_ON, SettingsCommand, codec_for_latents, ending_cleanly, plain
 from samuel.config import Settings
 from samuel.errors import InputError
 
 if TYPE_CHECKING:
     from samuel.artifacts import Artifact
     from samuel.evaluate.systems import Lineup
-
-A_PATH = click.Path(path_type=Path)
 
 
 @click.command(cls=SettingsCommand, uses=("artifacts", "device", "codec", "evaluation"), interrupted=GOES_ON)
@@ -36,47 +32,41 @@ A_PATH = click.Path(path_type=Path)
 def evaluate(
     settings: Settings, vocals: Path, systems: tuple[str, ...], references: Path | None, dataset: str | None,
     audiobox: bool, output: Path | None,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """Score folders of accompaniments for the same vocals, write a report, and print where it is."""
     from samuel.evaluate.systems import folders
 
-    lineup = folders(vocals, _named_folders(systems), references)
+    named: dict[str, Path] = {}
+    for text in systems:
+        name, _, folder = text.partition("=")
+        if not (name and folder):
+            raise InputError(f"--system {text}: give NAME=FOLDER, such as MusicGen=renders/musicgen")
+        if name in named:
+            raise InputError(f"--system {name} is given twice; each needs a name of its own")
+        named[name] = Path(folder)
+    lineup = folders(vocals, named, references)
     root = output or settings.artifacts / "evaluations"
-    _require_writable(root)
-    if audiobox:
-        scorers = tuple(dict.fromkeys([*settings.evaluation.scorers, "audiobox"]))
-        evaluation = settings.evaluation.model_copy(update={"scorers": scorers})
-        settings = settings.model_copy(update={"evaluation": evaluation})
+    try:  # before the work
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"{root}: {error.strerror}; give another --output") from error
+    scorers = tuple(dict.fromkeys([*settings.evaluation.scorers, *["audiobox"] * audiobox]))
+    evaluation = settings.evaluation.model_copy(update={"scorers": scorers})
+    settings = settings.model_copy(update={"evaluation": evaluation})
     with ending_cleanly(), explain_full_disk(root, "what is scored stays: make room, and run it again"):
         report = _score(lineup, settings, dataset, root)
-    _print_unmeasured(report, settings)
+    summary = read_json(report.path("summary.json"))
+    for scorer in scorers:
+        if reason := summary["not_measured"].get(scorer):
+            print(plain(f"{scorer}: not measured: {reason}"), file=sys.stderr)
+    if count := len(summary["problems"]):
+        print(f"{count} problem{'s are' if count > 1 else ' is'} listed in the report", file=sys.stderr)
     for name in ("report.html", "report.md", "scores.parquet"):
         print(plain(str(report.path(name))))
-    return 0
-
-
-@click.command()
-@click.argument("runs", type=A_PATH, nargs=-1, required=True)
-@click.option("-o", "--output", type=A_PATH, help="Folder for compare.html, .md and .parquet.")
-def compare(runs: tuple[Path, ...], output: Path | None) -> int:
-    """Lay evaluations side by side, with what is more than noise.
-
-    RUNS are folders of reports or of their scores; the first is what the others are held to.
-    """
-    from samuel.popdb.accounts import text_of
-    from samuel.report.compare import compare as differences
-    from samuel.report.compare import legend, notes, read_runs, table_rows, write_comparison
-
-    read = read_runs(list(runs))
-    rows, remarks = differences(read), notes(read)
-    # A line break in a cell would break the table.
-    cells = [{name: " ".join(cell.split()) for name, cell in row.items()} for row in table_rows(rows)]
-    print(plain(text_of(cells)), end="\n\n")
-    for line in (*legend(rows), *remarks):
-        print(plain(line.replace("*", "")))
-    if output:
-        print("", *(plain(str(path)) for path in write_comparison(read, rows, remarks, output)), sep="\n")
-    return 0
 
 
 def _score(lineup: "Lineup", settings: Settings, dataset: str | None, root: Path) -> "Artifact":
@@ -88,51 +78,38 @@ def _score(lineup: "Lineup", settings: Settings, dataset: str | None, root: Path
     from samuel.popdb.dataset import open_popdb
     from samuel.report.report import write_evaluation_report
 
+    def bar(what: str) -> Any:
+        return lambda items: tqdm(items, desc=what, total=len(lineup.tracks), disable=None, unit=" tracks")
+
     popdb = open_popdb(dataset, settings.popdb.cache) if dataset else None
     if popdb:
         codec = codec_for_latents(popdb.codec, settings, one_song=True)
     else:
         codec = load_codec(settings.codec, resolve_device(settings.device))
-    lineup = with_ceiling(lineup, codec, root / "through-codec", _bar("codec", lineup))
-    space, each = FolderSpace(codec, popdb), _bar("score", lineup)
-    scores = score_lineup(lineup, settings.evaluation, root / "scores", space, each=each)
+    lineup = with_ceiling(lineup, codec, root / "through-codec", bar("codec"))
+    space = FolderSpace(codec, popdb)
+    scores = score_lineup(lineup, settings.evaluation, root / "scores", space, each=bar("score"))
     return write_evaluation_report(lineup, scores, root / "report")
 
 
-def _require_writable(root: Path) -> None:
-    """Refuse a place where nothing can be written, before the work."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(f"{root}: {error.strerror}; give another --output") from error
+@click.command()
+@click.argument("runs", type=A_PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=A_PATH, help="Folder for compare.html, .md and .parquet.")
+def compare(runs: tuple[Path, ...], output: Path | None) -> None:
+    """Lay evaluations side by side, with what is more than noise.
 
+    RUNS are folders of reports or of their scores; the first is what the others are held to.
+    """
+    from samuel.popdb.accounts import text_of
+    from samuel.report.compare import compare as differences
+    from samuel.report.compare import legend, notes, read_runs, table_rows, write_comparison
 
-def _print_unmeasured(report: "Artifact", settings: Settings) -> None:
-    """Print what was chosen and not measured, and how much was found wrong, on standard error."""
-    summary = read_json(report.path("summary.json"))
-    for scorer in settings.evaluation.scorers:
-        if reason := summary["not_measured"].get(scorer):
-            print(plain(f"{scorer}: not measured: {reason}"), file=sys.stderr)
-    if count := len(summary["problems"]):
-        problems = "1 problem is" if count == 1 else f"{count} problems are"
-        print(f"{problems} listed in the report", file=sys.stderr)
-
-
-def _named_folders(given: Iterable[str]) -> dict[str, Path]:
-    systems: dict[str, Path] = {}
-    for text in given:
-        name, equals, folder = text.partition("=")
-        if not (equals and name and folder):
-            raise InputError(f"--system {text}: give NAME=FOLDER, such as MusicGen=renders/musicgen")
-        if name in systems:
-            raise InputError(f"--system {name} is given twice; each needs a name of its own")
-        systems[name] = Path(folder)
-    return systems
-
-
-def _bar(what: str, lineup: "Lineup") -> Any:
-    return lambda items: tqdm(items, desc=what, total=len(lineup.tracks), disable=None, unit=" tracks")
+    read = read_runs(runs)
+    rows, remarks = differences(read), notes(read)
+    # A line break in a cell would break the table.
+    cells = [{name: " ".join(cell.split()) for name, cell in row.items()} for row in table_rows(rows)]
+    print(plain(text_of(cells)), end="\n\n")
+    for line in (*legend(rows), *remarks):
+        print(plain(line.replace("*", "")))
+    if output:
+        print("", *(plain(str(path)) for path in write_comparison(read, rows, remarks, output)), sep="\n")

@@ -1,13 +1,17 @@
-"""How commands get settings: `--settings FILE`, and `section.name=value` anywhere among the arguments."""
+"""How commands get settings, `--settings FILE` and `section.name=value` anywhere, and speak to a terminal."""
 
+import json
+import logging
 import re
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
-from samuel.config import Settings, describe, parse, read_settings
+from samuel.config import Section, Settings, parse, read_settings
 from samuel.errors import MissingPartError, SettingsError
 
 if TYPE_CHECKING:
@@ -16,6 +20,61 @@ if TYPE_CHECKING:
 STOPPED = "nothing half-written was left, run it again"
 GOES_ON = "what is done stays, and the same command goes on from there"
 OVERRIDE = re.compile(r"([a-z][a-z_]*)(\.[a-z][a-z_]*)*=", re.ASCII)
+UNITS = {"_s": "s", "_frames": "frames", "_db": "dB"}
+A_PATH = click.Path(path_type=Path)
+
+
+def plain(text: str) -> str:
+    """`text` without control characters, by which a name could steer the terminal; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+class PlainFormatter(logging.Formatter):
+    """Messages without control characters: the names in them are anybody's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and the trace of an error with it."""
+        return plain(super().format(record))
+
+
+@contextmanager
+def ending_cleanly() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does, so that what is temporary is removed."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Setting(NamedTuple):
+    """One setting, for people."""
+
+    name: str  # dotted
+    value: str  # as it is typed
+    unit: str
+    description: str  # with choices and bounds
+
+
+def describe(section: Section, prefix: str = "") -> Iterator[Setting]:
+    """Every setting of a section, and of those below it."""
+    schema = type(section).model_json_schema()["properties"]
+    for name in type(section).model_fields:
+        value, field = getattr(section, name), schema[name]
+        if isinstance(value, Section):
+            yield from describe(value, f"{prefix}{name}.")
+            continue
+        unit = next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
+        choices = f" ({', '.join(field['enum'])})" if "enum" in field else ""
+        text = json.dumps(value, default=str, ensure_ascii=False)
+        shown = text.strip('"') if isinstance(value, str | Path) else text
+        yield Setting(f"{prefix}{name}", shown, unit, field["description"] + choices)
 
 
 class SettingsCommand(click.Command):
@@ -32,22 +91,25 @@ class SettingsCommand(click.Command):
         super().__init__(*args, **kwargs)
         self.uses, self.interrupted = uses, interrupted
         about = "JSON file of settings; those named on the command line hold over it"
-        self.params.append(
-            click.Option(["--settings"], type=click.Path(path_type=Path), metavar="FILE", help=about)
-        )
+        self.params.append(click.Option(["--settings"], type=A_PATH, metavar="FILE", help=about))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take the settings out of the arguments, and leave the rest to click."""
-        ctx.meta["overrides"], rest = self._take_overrides(args)
+        """Take the settings out of the arguments, and leave the rest, and what an option takes, to click."""
+        options = [param for param in self.params if isinstance(param, click.Option) and not param.is_flag]
+        takes = {name: option.nargs for option in options for name in option.opts}
+        overrides, rest, values_due = list[str](), list[str](), 0
+        for text in args:
+            named = OVERRIDE.match(text)
+            if not values_due and named and named[1] in Settings.model_fields:
+                overrides.append(text)
+            else:
+                rest.append(text)
+                values_due = values_due - 1 if values_due else takes.get(text, 0)
+        ctx.meta["overrides"] = overrides
         return super().parse_args(ctx, rest)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Call the function with the settings.
-
-        Raises:
-            InputError: The file of settings is not there.
-            SettingsError: A setting is wrong.
-        """
+        """Call the function with the settings; raises InputError or SettingsError where they are wrong."""
         ctx.meta["settings_file"] = ctx.params["settings"]
         ctx.params["settings"] = read_settings(ctx.params["settings"], ctx.meta["overrides"])
         return super().invoke(ctx)
@@ -67,24 +129,6 @@ class SettingsCommand(click.Command):
             with formatter.section("Settings"):
                 formatter.write_dl(rows, col_max=34)
 
-    def _take_overrides(self, args: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The settings among the arguments, and the others; what an option takes is its value."""
-        options = [param for param in self.params if isinstance(param, click.Option) and not param.is_flag]
-        takes = {name: option.nargs for option in options for name in option.opts}
-        overrides, rest, values_due = list[str](), list[str](), 0
-        for text in args:
-            named = OVERRIDE.match(text)
-            if not values_due and named and named[1] in Settings.model_fields:
-                overrides.append(text)
-            else:
-                rest.append(text)
-                values_due = values_due - 1 if values_due else takes.get(text, 0)
-        return overrides, rest
-
-
-dataset_argument = click.argument("dataset", required=False)
-"""A folder or a URL; none: the dataset of the settings."""
-
 
 def codec_for_latents(info: "CodecInfo", settings: Settings, *, one_song: bool = False) -> "Codec":
     """The codec that made latents, its weights from where the settings say.
@@ -98,19 +142,13 @@ def codec_for_latents(info: "CodecInfo", settings: Settings, *, one_song: bool =
         MissingPartError: This version has none of that name, or its weights are not at hand.
     """
     from samuel.codecs import load_codec
+    from samuel.codecs.stable_audio_open import VARIANTS
     from samuel.device import resolve_device, uses_bf16
 
     device = resolve_device(settings.device)
-    words = info.version.split()
-    values = {
-        "name": info.name,
-        "path": settings.codec.path,
-        "batch": 1 if one_song else None,
-        "posterior": "sample" if "sample" in words else "mean",
-        "precision": "bf16" if "bf16" in words else "fp32",
-    }
+    values = {"name": info.name, "path": settings.codec.path, "batch": 1 if one_song else None}
     try:
-        config = parse({"codec": values}).codec
+        config = parse({"codec": values | VARIANTS.get(info.version, {})}).codec
     except SettingsError as error:
         raise MissingPartError(f"the latents are of {info}, a codec this version lacks") from error
     return load_codec(config, device, decoding="bf16" if one_song and uses_bf16(device, "auto") else None)

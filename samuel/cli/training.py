@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from samuel.cli.options import GOES_ON, SettingsCommand
-from samuel.cli.terminal import plain
+from samuel.cli.options import A_PATH, GOES_ON, SettingsCommand, plain
 from samuel.config import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ CHECKPOINT = "a checkpoint was written; the same command goes on from it"
 
 
 @click.command(cls=SettingsCommand, uses=OF_TRAINING, interrupted=CHECKPOINT)
-def train(settings: Settings) -> int:
+def train(settings: Settings) -> None:
     """Train on POPDB, or go on with it; by torchrun on several GPUs.
 
     The model lies where the flow train-and-eval looks for it.
@@ -47,12 +46,11 @@ def train(settings: Settings) -> int:
         progress, state = model.record["progress"], "trained" if model.made else "already there"
         best = f"validation loss {progress['best_loss']:.4f} at step {progress['best_step']}"
         print(f"{plain(str(model.folder))}: {state}, {best}")
-    return 0
 
 
 @click.command(cls=SettingsCommand, uses=("data", "device", "popdb.path"))
-@click.argument("model", type=click.Path(path_type=Path))
-def validate(settings: Settings, model: Path) -> int:
+@click.argument("model", type=A_PATH)
+def validate(settings: Settings, model: Path) -> None:
     """Print a model's error of v on all held-out pairs, with their own vocals and with other songs'."""
     from samuel.checkpoint import load_model
     from samuel.device import resolve_device
@@ -62,11 +60,10 @@ def validate(settings: Settings, model: Path) -> int:
     network = load_model(model, resolve_device(settings.device)).network
     gain = conditioning_gain(network, open_popdb(settings.popdb_path))
     print(gain.to_string(float_format="{:.4f}".format))
-    return 0
 
 
 @click.command(cls=SettingsCommand, uses=(*OF_TRAINING, "ablation"), interrupted=GOES_ON)
-def ablate(settings: Settings) -> int:
+def ablate(settings: Settings) -> None:
     """Train every variant of choices that the papers leave open with every seed, and print one table."""
     from samuel.ablation import planned_fits, run_study, write_table
     from samuel.device import resolve_device
@@ -86,4 +83,3 @@ def ablate(settings: Settings) -> int:
         results = run_study(popdb, settings, lambda done: bar.update(done - bar.n), show)
     table = write_table(popdb, settings, results)
     print(plain(table.path("ablation.md").read_text("utf-8")), plain(str(table.folder)), sep="\n")
-    return 0

@@ -9,7 +9,7 @@ Legend: B batch, S samples at 44.1 kHz, C channels, T latent frames.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import BaseModel, Field, ValidationError
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from samuel.artifacts import json_bytes, read_bounded
 from samuel.codecs.base import PUBLISHED, CodecInfo, pad_to_frames, windows_of
-from samuel.config import CodecConfig, Precision
+from samuel.config import CodecConfig, Posterior, Precision
 from samuel.device import Batcher
 from samuel.errors import MissingPartError, first_fault
 from samuel.hub import fetch, quietly, require_finite, weights_sha256
@@ -40,6 +40,19 @@ PUBLISHED_INFO = CodecInfo(
     name="stable-audio-open", version=PUBLISHED, sample_rate=44_100, hop=2048, channels=64
 )
 """Of latents that came without their weights."""
+
+
+def version(posterior: str, precision: str) -> str:
+    """The version of latents that are encoded so."""
+    return f"2 {posterior}" if precision == "fp32" else f"2 {posterior} {precision}"
+
+
+VARIANTS = {
+    version(posterior, precision): {"posterior": posterior, "precision": precision}
+    for posterior in get_args(Posterior)
+    for precision in get_args(Precision)
+}
+"""By version, the settings of the codec that encode so."""
 
 
 class Snake(nn.Module):
@@ -103,9 +116,8 @@ class StableAudioCodec:
             decoding: Precision of what is only listened to; none: that of the settings.
         """
         with_light_snakes(autoencoder).to(device, torch.float32).eval().requires_grad_(False)
-        rounded = "" if config.precision == "fp32" else f" {config.precision}"
-        version = {"version": f"2 {config.posterior}{rounded}", "weights_sha256": weights_sha256}
-        self.info = PUBLISHED_INFO.model_copy(update=version)
+        identity = {"version": version(config.posterior, config.precision), "weights_sha256": weights_sha256}
+        self.info = PUBLISHED_INFO.model_copy(update=identity)
         self._sampled = config.posterior == "sample"
         self._encoder = Batcher(
             lambda audio: autoencoder.encode(audio, skip_bottleneck=True),

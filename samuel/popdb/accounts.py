@@ -160,7 +160,7 @@ def least_s(songs: Iterable[Song], config: DownloadConfig) -> float:
 def overview(popdb: Popdb) -> Iterator[str]:
     """The parts of a page about a dataset: counts, vocal share, statistics, funnel.
 
-    What the dataset says of itself may be anybody's text: print it through `samuel.cli.terminal.plain`.
+    What the dataset says of itself may be anybody's text: print it through `samuel.cli.options.plain`.
 
     Raises:
         DatasetError: `songs.parquet` is missing or damaged.

@@ -17,7 +17,7 @@ import soundfile
 
 from samuel import __version__
 from samuel.cli import main
-from samuel.cli.terminal import plain
+from samuel.cli.options import plain
 from samuel.config import ModelConfig
 from samuel.model.unet import SamuelUNet, parameter_count
 from samuel.popdb.dataset import Popdb
@@ -260,16 +260,6 @@ def test_a_reader_that_has_left_ends_the_command_quietly(unbuffered: str, popdb:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
-def test_output_that_finds_no_room_is_said_once(popdb: Popdb) -> None:
-    with Path("/dev/full").open("wb") as full:
-        verify = samuel("verify", str(popdb.root))
-        buffered = os.environ | {"PYTHONUNBUFFERED": ""}
-        done = subprocess.run(verify, stdout=full, stderr=subprocess.PIPE, check=False, env=buffered)
-    assert done.returncode == 1
-    assert done.stderr.decode().splitlines() == ["error: [Errno 28] No space left on device"]
 
 
 def test_what_the_hub_says_is_printed_once() -> None:

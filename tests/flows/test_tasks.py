@@ -36,7 +36,7 @@ from flows.tasks import (
     slot,
     submit,
 )
-from samuel.config import Settings, demo, paper, parse
+from samuel.config import Settings, parse
 from samuel.errors import MissingPartError, OperatorError, SettingsError, StoppedError
 from samuel.popdb.loader import Batches
 from samuel.popdb.parts import Parts
@@ -49,15 +49,17 @@ pytestmark = pytest.mark.usefixtures("server")
 
 
 def test_settings_hold_over_those_of_the_preset() -> None:
-    assert chosen("demo", {}) == demo()
-    assert chosen("paper", {}) == paper()
+    assert chosen("demo", {}) == Settings()
+    assert chosen("paper", {}) == Settings(preset="paper")
     ours = chosen("paper", {"training": {"steps": 5}, "songs": {"limit": 3}})
-    assert ours.training == paper().training.model_copy(update={"steps": 5})
+    assert ours.training == Settings(preset="paper").training.model_copy(update={"steps": 5})
     assert (ours.songs.source, ours.songs.limit) == ("csv", 3)
     with pytest.raises(SettingsError, match=r"training\.steps"):
         chosen("demo", {"training": {"steps": 0}})
-    given = build_popdb.build_popdb.validate_parameters({"settings": paper()})
-    assert chosen("demo", given["settings"]).model_copy(update={"preset": "paper"}) == paper()
+    given = build_popdb.build_popdb.validate_parameters({"settings": Settings(preset="paper")})
+    assert chosen("demo", given["settings"]).model_copy(update={"preset": "paper"}) == Settings(
+        preset="paper"
+    )
 
 
 def test_the_deployments_name_a_preset_and_repeat_nothing_of_it() -> None:

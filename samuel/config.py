@@ -1,8 +1,14 @@
-"""The sections of the settings: songs to dataset (paper §III), network to scores (§IV to §VI), operation."""
+"""Every setting, in one frozen tree: from songs to dataset (paper §III), from network to scores (§IV to §VI).
 
-from collections.abc import Mapping
+`Settings()` is the embedded default: parts that need no download, sizes for two CPU cores.
+`Settings(preset="paper")` is the paper's run: a preset gives the defaults of what is not set. A section is
+checked by pydantic wherever it is made: a file, the command line, a flow's parameters, Python.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -11,15 +17,21 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic.config import JsonDict
+from typing_extensions import TypedDict
 
+from samuel.errors import InputError, SettingsError
+
+Source = Literal["synthetic", "folder", "csv"]
 # A module of that name, with _ for -, in samuel.codecs and samuel.separators.
 CodecName = Literal["mel", "stable-audio-open"]
 SeparatorName = Literal["repet", "demucs"]
+Scorer = Literal["signal", "audiobox", "apa"]
 Precision = Literal["fp32", "bf16"]
+Posterior = Literal["mean", "sample"]
 Mixing = Literal["eq3", "prose", "even", "global", "local"]
 LossWeight = Literal["snr", "min_snr", "uniform"]
 Film = Literal["temporal", "pooled"]
@@ -36,21 +48,11 @@ LongPause = Annotated[float, Field(gt=0, le=86_400)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
-# What Prefect's server refuses before it writes a run down with its parameters; ours see them too late.
-PLAIN_URL: JsonDict = {"pattern": r"^(?!\w+://[^/?#]*@)"}
-NO_AT: JsonDict = {"pattern": "^[^@]*$"}
+STABLE_AUDIO = "stabilityai/stable-audio-open-1.0"
 PROMPT = "instrumental pop accompaniment with drums, bass, guitar and keyboards"
+YOUTUBE = ("youtube:search$", "youtube$")
 DASK_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-YTDLP_OPTIONS: dict[str, tuple[type, ...]] = {
-    "concurrent_fragment_downloads": (int,),
-    "extractor_args": (dict,),
-    "force_ipv4": (bool,),
-    "http_chunk_size": (int,),
-    "ratelimit": (int, float),
-    "socket_timeout": (int, float),
-    "source_address": (str,),
-}
 LIST_RULES = (
     "order", "min_popularity", "min_duration_s", "max_duration_s", "max_instrumentalness", "max_speechiness",
 )  # fmt: skip
@@ -60,59 +62,63 @@ def wrong_url(location: str) -> str:
     """Why a URL is no place for a dataset, without repeating it; empty where it may be one."""
     if "://" not in location:
         return ""
-    # Settings are shown in the UI, kept in its database and written to logs.
-    if "@" in urlsplit(location).netloc:
+    if "@" in urlsplit(location).netloc:  # settings are shown in the UI, kept in its database, and logged
         return "a URL with user or password; fsspec takes them from its configuration or the environment"
-    if "::" in location:
-        return "a chain of URLs; give one, as in s3://bucket/popdb"
-    return ""
+    return "a chain of URLs; give one, as in s3://bucket/popdb" if "::" in location else ""
 
 
-def plain_url(value: str) -> str:
-    """The value, where it may be written down; for validators."""
+def _plain_url(value: str) -> str:
     if wrong := wrong_url(value):
         raise ValueError(wrong)
     return value
 
 
-def _path_as_text(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
+def _address(value: str, schemes: Sequence[str], example: str) -> str:
+    if "@" in value:
+        raise ValueError("an address with user and password; those of a proxy go into HTTPS_PROXY")
+    parts = urlsplit(value)
+    if parts.scheme not in schemes or not parts.hostname or parts.port == 0:
+        raise ValueError(f"no address; give one of {', '.join(schemes)}, as in {example}")
+    return value
 
 
-PathOrUrl = Annotated[str, BeforeValidator(_path_as_text), AfterValidator(plain_url)]
+# The patterns are what Prefect's server refuses before it writes a run down; our own checks come too late.
+PathOrUrl = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
+    AfterValidator(_plain_url),
+    Field(json_schema_extra={"pattern": r"^(?!\w+://[^/?#]*@)"}),
+]
+NoSecret = Annotated[str, Field(json_schema_extra={"pattern": "^[^@]*$"})]
+Proxy = Annotated[
+    NoSecret, AfterValidator(lambda value: value and _address(value, PROXY_SCHEMES, "http://host:3128"))
+]
+Scheduler = Annotated[
+    NoSecret, AfterValidator(lambda value: _address(value, DASK_SCHEMES, "tcp://host:8786"))
+]
 
 
-def describe_in_form(schema: dict[str, Any]) -> None:
+def _describe_in_form(schema: dict[str, Any]) -> None:
     """Titles with units, and descriptions with bounds: a form shows nothing else of a setting."""
-    for name, field in schema.get("properties", {}).items():
-        words = name.removesuffix("_s").replace("_", " ")
-        field["title"] = words.capitalize() + (" (seconds)" if name.endswith("_s") else "")
-        if "description" in field and (bounds := bounds_of(field)):
-            field["description"] += f" ({bounds})"
-
-
-def bounds_of(field: Mapping[str, Any]) -> str:
-    """Bounds of a field's JSON schema in words; of one that may be left out, those of its value."""
     words = {
-        "minimum": "at least",
-        "exclusiveMinimum": "above",
-        "maximum": "at most",
-        "exclusiveMaximum": "under",
-    }
-    value = next((kind for kind in field.get("anyOf", []) if kind.get("type") != "null"), field)
-    return ", ".join(f"{word} {value[key]:,}" for key, word in words.items() if key in value)
+        "minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "under",
+    }  # fmt: skip
+    for name, field in schema.get("properties", {}).items():
+        title = name.removesuffix("_s").replace("_", " ").capitalize()
+        field["title"] = title + (" (seconds)" if name.endswith("_s") else "")
+        kind = next((kind for kind in field.get("anyOf", []) if kind.get("type") != "null"), field)
+        bounds = ", ".join(f"{word} {kind[key]:,}" for key, word in words.items() if key in kind)
+        if bounds and "description" in field:
+            field["description"] += f" ({bounds})"
 
 
 class Section(BaseModel):
     """A frozen group of settings; an unknown name is an error."""
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        validate_default=True,
-        allow_inf_nan=False,
-        json_schema_extra=describe_in_form,
-    )
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False,
+        json_schema_extra=_describe_in_form,
+    )  # fmt: skip
 
 
 def setting(default: Any, description: str, **bounds: Any) -> Any:
@@ -123,9 +129,7 @@ def setting(default: Any, description: str, **bounds: Any) -> Any:
 class SongsConfig(Section):
     """Which songs."""
 
-    source: Literal["synthetic", "folder", "csv"] = setting(
-        "synthetic", "made here, audio you own, or the Kaggle list"
-    )
+    source: Source = setting("synthetic", "made here, audio you own, or the Kaggle list")
     path: LocalPath | None = setting(None, "folder: of audio. csv: the list; none: fetched by kagglehub")
     limit: Count | None = setting(None, "at most this many songs; none: all (synthetic: 12)")
     order: Literal["list", "popularity"] = setting("list", "csv: which songs come first")
@@ -148,16 +152,24 @@ class SongsConfig(Section):
         return self
 
 
-class DownloadConfig(Section):
-    """How yt-dlp acquires a song (paper §III-C), and at what pace.
+class YtdlpOptions(TypedDict, total=False):
+    """Options that concern the network alone: others can run programs, and anyone at the UI can set them."""
 
-    The pace holds over all processes that share the data folder.
-    """
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+    concurrent_fragment_downloads: int
+    extractor_args: dict[str, Any]
+    force_ipv4: bool
+    http_chunk_size: int
+    ratelimit: int | float
+    socket_timeout: int | float
+    source_address: str
+
+
+class DownloadConfig(Section):
+    """How yt-dlp acquires a song (paper §III-C), and at what pace over all processes that share `data`."""
 
     search: str = setting("ytsearch", "yt-dlp's prefix for a search of the site", pattern=r"^[a-z]{2,32}$")
-    extractors: tuple[str, ...] = setting(
-        ("youtube:search$", "youtube$"), "no other of yt-dlp may run", min_length=1
-    )
+    extractors: tuple[str, ...] = setting(YOUTUBE, "no other of yt-dlp may run", min_length=1)
     search_results: int = setting(5, "hits asked for per title", ge=1, le=50)
     policy: Literal["scored", "first"] = setting("scored", "by title and duration, or the paper's")
     max_duration_s: float = setting(900.0, "longest song; the paper's 15 minutes", gt=0, le=24 * 3600)
@@ -172,41 +184,15 @@ class DownloadConfig(Section):
     pause_ceiling_s: LongPause = setting(3600.0, "longest pause")
     stop_after: Count = setting(8, "passing faults in a row, without one answer between, that stop the run")
     timeout_s: Seconds = setting(900.0, "a download that takes longer is left, to be resumed at the next try")
-    proxy: str | None = setting(
-        None, "without user and password; HTTPS_PROXY may have them", json_schema_extra=NO_AT
-    )
+    proxy: Proxy | None = setting(None, "without user and password; HTTPS_PROXY may have them")
     cookies: LocalPath | None = setting(None, "file in Netscape's format; it can cost you the account")
-    ytdlp: dict[str, Any] = setting({}, "further options of yt-dlp, of those that only concern the network")
+    ytdlp: YtdlpOptions = setting({}, "further options of yt-dlp, of those that only concern the network")
 
     @model_validator(mode="after")
     def _ceiling_is_above(self) -> "DownloadConfig":
         if self.pause_s > self.pause_ceiling_s:
             raise ValueError("download.pause_s is above download.pause_ceiling_s")
         return self
-
-    @field_validator("proxy")
-    @classmethod
-    def _no_secret(cls, value: str | None) -> str | None:
-        # Settings are shown in the UI, kept in its database and written to logs.
-        if value and "@" in value:
-            raise ValueError("a proxy with user and password goes into HTTPS_PROXY of the environment")
-        if value:
-            parts = urlsplit(value)
-            if parts.scheme not in PROXY_SCHEMES or not parts.hostname or parts.port == 0:
-                raise ValueError(f"no proxy; give one of {', '.join(PROXY_SCHEMES)}, as in http://host:3128")
-        return value
-
-    @field_validator("ytdlp")
-    @classmethod
-    def _harmless(cls, value: dict[str, Any]) -> dict[str, Any]:
-        # Others can run programs or write anywhere, and whoever reaches the UI can set parameters.
-        if wrong := sorted(set(value) - set(YTDLP_OPTIONS)):
-            raise ValueError(f"no {', '.join(wrong)} here; allowed: {', '.join(sorted(YTDLP_OPTIONS))}")
-        for name, option in value.items():
-            if not isinstance(option, YTDLP_OPTIONS[name]):
-                kinds = " or ".join(kind.__name__ for kind in YTDLP_OPTIONS[name])
-                raise ValueError(f"{name} must be {kinds}")  # noqa: TRY004  (pydantic takes no TypeError)
-        return value
 
 
 class SeparatorConfig(Section):
@@ -223,10 +209,8 @@ class CodecConfig(Section):
     """How audio becomes latents."""
 
     name: CodecName = setting("mel", "mel needs no weights")
-    path: str = setting(
-        "stabilityai/stable-audio-open-1.0", "stable-audio-open: hub repository or folder", min_length=1
-    )
-    posterior: Literal["mean", "sample"] = setting("mean", "stable-audio-open: what is stored")
+    path: str = setting(STABLE_AUDIO, "stable-audio-open: hub repository or folder", min_length=1)
+    posterior: Posterior = setting("mean", "stable-audio-open: what is stored")
     precision: Precision = setting("fp32", "stable-audio-open: bf16 is faster on a GPU, slower on CPUs")
     batch: Count | None = setting(None, "stable-audio-open: windows at a time; none: as fits, 1 on a CPU")
 
@@ -242,7 +226,7 @@ class RetentionConfig(Section):
 class PopdbConfig(Section):
     """The dataset."""
 
-    path: PathOrUrl | None = setting(None, "folder or URL; none: popdb/ in data", json_schema_extra=PLAIN_URL)
+    path: PathOrUrl | None = setting(None, "folder or URL; none: popdb/ in data")
     cache: LocalPath | None = setting(None, "of shards from a URL; none: samuel/shards in the user's cache")
     chunk_frames: int = setting(1024, "latent frames of a pair, the paper's", ge=64, multiple_of=8)
     pairs_per_shard: int = setting(256, "pairs of a shard file", ge=1, le=256)
@@ -254,9 +238,7 @@ class PopdbConfig(Section):
 class ModelConfig(Section):
     """The U-Net (paper §IV)."""
 
-    latent_channels: int = setting(
-        64, "channels of a latent frame; training takes those of the dataset's codec", ge=1, le=1024
-    )
+    latent_channels: int = setting(64, "of a frame; training takes those of the codec", ge=1, le=1024)
     channels: tuple[Count, Count, Count, Count] = setting((64, 128, 256, 512), "channels at each resolution")
     heads: Count = setting(8, "attention heads")
     head_dim: int = setting(64, "channels of a head", ge=2, le=1024, multiple_of=2)
@@ -315,9 +297,7 @@ class SamplingConfig(Section):
     steps: int = setting(12, "network evaluations; 6 come near 800 of DDPM", ge=1, le=10_000)
     guidance_scale: float = setting(2.0, "1: no guidance", ge=0, le=100)
     guidance_rescale: Share = setting(0.0, "how far guided predictions regain the unguided deviation")
-    guidance_interval: tuple[Share, Share] = setting(
-        (0.0, 1.0), "shares of the timesteps between which it acts"
-    )
+    guidance_interval: tuple[Share, Share] = setting((0.0, 1.0), "shares of the timesteps where it acts")
     precision: TrainingPrecision = setting("auto", "auto: bf16 autocast on a GPU that has it, fp32 elsewhere")
     seed: Seed = setting(0, "of the starting noise")
 
@@ -334,9 +314,7 @@ class EvaluationConfig(Section):
 
     tracks: int = setting(2, "held-out songs to accompany; the paper's 10", ge=1, le=1000)
     takes: int = setting(3, "accompaniments of each vocal; the first is scored", ge=1, le=64)
-    scorers: tuple[Literal["signal", "audiobox", "apa"], ...] = setting(
-        ("signal",), "signal needs no weights; apa needs the extra of its name", min_length=1
-    )
+    scorers: tuple[Scorer, ...] = setting(("signal",), "apa needs the extra of its name", min_length=1)
     audiobox_path: LocalPath | None = setting(None, "audiobox: a local checkpoint; none: the hub")
     apa_path: LocalPath | None = setting(None, "apa: a local checkpoint of CLAP; none: the hub")
 
@@ -344,11 +322,7 @@ class EvaluationConfig(Section):
 class AblationConfig(Section):
     """Which choices the flow `ablate` compares, each against the settings as they are."""
 
-    factors: tuple[Factor, ...] = setting(
-        ("mixing", "window", "condition_dropout", "loss_weight"),
-        "what is varied, one at a time",
-        min_length=1,
-    )
+    factors: tuple[Factor, ...] = setting(get_args(Factor), "what is varied, one at a time", min_length=1)
     seeds: Count = setting(3, "fits of each variant, with seeds of their own")
 
 
@@ -381,24 +355,144 @@ class RunnerConfig(Section):
     """Where the tasks of a flow run."""
 
     kind: Literal["threads", "dask"] = setting("threads", "in the flow's process, or on a Dask cluster")
-    address: str | None = setting(
-        None, "dask: as in tcp://host:8786; none: processes here", json_schema_extra=NO_AT
-    )
+    address: Scheduler | None = setting(None, "dask: as in tcp://host:8786; none: processes here")
     workers: int = setting(2, "dask without an address: how many worker processes", ge=1, le=256)
-
-    @field_validator("address")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        # Settings are shown in the UI, kept in its database and written to logs.
-        if value is None:
-            return value
-        parts = urlsplit(value)
-        if "@" in value or parts.scheme not in DASK_SCHEMES or not parts.hostname or not parts.port:
-            raise ValueError(f"no address; give one of {', '.join(DASK_SCHEMES)}, as in tcp://host:8786")
-        return value
 
     @model_validator(mode="after")
     def _address_is_used(self) -> "RunnerConfig":
         if self.address and self.kind != "dask":
             raise ValueError("runner.address needs runner.kind = 'dask'")
         return self
+
+
+Preset = Literal["demo", "paper"]
+LARGEST_FILE_BYTES = 1 << 20
+MAY_BE_SECRET = ("download.proxy", "download.ytdlp", "popdb.path", "runner.address", "store")
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "demo": {},
+    "paper": {  # real parts, 100 epochs of 14,142 pairs
+        "data": "data/paper",  # beside the demo's
+        "songs": {"source": "csv"},
+        "separator": {"name": "demucs"},
+        "codec": {"name": "stable-audio-open"},
+        "retention": {"stems": "remove"},
+        "training": {
+            "steps": 88_400, "batch_size": 16, "learning_rate": 3.5e-4, "warmup_steps": 1000,
+            "ema_decay": 0.9995, "validate_every": 884, "validation_pairs": 1571, "patience": 10,
+            "checkpoint_every": 884,
+        },
+        "sampling": {"steps": 30},
+        "evaluation": {"tracks": 10, "scorers": ["signal", "audiobox"]},
+    },
+}  # fmt: skip
+
+
+class Settings(Section):
+    """The whole tree."""
+
+    preset: Preset = setting("demo", "what is not set: demo, the embedded parts, or paper, the paper's run")
+    data: LocalPath = setting(Path("data"), "inputs, intermediate files and the dataset")
+    artifacts: LocalPath = setting(Path("artifacts"), "checkpoints, samples, scores and reports")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto: a GPU where there is one")
+    songs_in_hand: Annotated[int, Field(ge=1, le=64)] | None = setting(None, "at a time; none: 2, 6 on a GPU")
+    store: PathOrUrl | None = setting(None, "URL for finished pieces of songs too, where no disk is shared")
+    runner: RunnerConfig = RunnerConfig()
+    songs: SongsConfig = SongsConfig()
+    download: DownloadConfig = DownloadConfig()
+    separator: SeparatorConfig = SeparatorConfig()
+    codec: CodecConfig = CodecConfig()
+    retention: RetentionConfig = RetentionConfig()
+    popdb: PopdbConfig = PopdbConfig()
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    ablation: AblationConfig = AblationConfig()
+    musicgen: MusicGenConfig = MusicGenConfig()
+    stable_audio_open: StableAudioOpenConfig = StableAudioOpenConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_preset(cls, values: Any) -> Any:
+        preset = values.get("preset") if isinstance(values, dict) else None
+        return _merged(PRESETS[preset], values) if preset in PRESETS else values
+
+    @model_validator(mode="after")
+    def _fits_schedule(self) -> "Settings":
+        if self.sampling.steps > self.diffusion.timesteps:
+            most = f"diffusion.timesteps = {self.diffusion.timesteps}"
+            raise ValueError(f"sampling.steps = {self.sampling.steps} is more than {most}")
+        return self
+
+    @property
+    def popdb_path(self) -> Path | str:
+        """Where the dataset lies: a path, or a URL."""
+        path = self.popdb.path
+        return path if path and "://" in path else Path(path or self.data / "popdb").expanduser()
+
+
+def parse(values: Mapping[str, Any]) -> Settings:
+    """Settings from plain values, the defaults for whatever is left out.
+
+    Raises:
+        SettingsError: One line per wrong setting: its name, what is wrong and what was given.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_complaint(problem) for problem in error.errors())) from None
+
+
+def read_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Settings from a JSON file and from `section.name=value` texts, which hold over the file's.
+
+    Raises:
+        InputError: There is no such file.
+        SettingsError: It is no JSON object, too large, or a setting is wrong.
+    """
+    values = _read_json(path) if path else {}
+    for text in overrides:
+        name, _, given = text.partition("=")
+        try:
+            nested: Any = json.loads(given)  # `3`, `true`, `null`, `[0.1, 0.9]`; else the text itself
+        except (ValueError, RecursionError):
+            nested = given
+        for part in reversed(name.split(".")):
+            nested = {part: nested}
+        values = _merged(values, nested)
+    return parse(values)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE_BYTES + 1)
+        values = json.loads(content.decode("utf-8-sig")) if len(content) <= LARGEST_FILE_BYTES else None
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
+        raise SettingsError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: not a JSON object of settings of at most {LARGEST_FILE_BYTES:,} bytes")
+    return values
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees in one; where both have a value, that of `over`."""
+    merged = dict(under)
+    for name, value in over.items():
+        new = value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
+        both = isinstance(merged.get(name), dict) and isinstance(new, dict)
+        merged[name] = _merged(merged[name], new) if both else new
+    return merged
+
+
+def _complaint(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if not name:  # settings that contradict each other: given was the whole tree
+        return f"settings: {problem['msg']}"
+    # These may be refused because there is a secret in them.
+    secret = name.startswith(MAY_BE_SECRET) or name == "download"
+    return f"setting {name}: {problem['msg']}" + ("" if secret else f" (given: {problem['input']!r:.200})")
