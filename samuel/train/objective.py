@@ -7,7 +7,7 @@ Shapes: B pairs of the whole batch, b of them on this process, C latent channels
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,25 +29,12 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 
 
 def augment(vocal: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Change each vocal by a gain, an equaliser and noise of its own, in this order.
+    """Change each vocal, (b, C, T) normalised float32, by a gain, an equaliser and noise of its own.
 
-    Every vocal of the training set was separated from a mix. One sung on its own is cleaner than anything the
-    network has seen, and models trained on separated vocals alone fail there (SingSong, arXiv 2301.12662;
-    AnyAccomp, arXiv 2509.14052).
-
-    Gain multiplies an item by 1 + U(-gain, gain), equaliser adds an offset N(0, equaliser²) to each of its
-    channels for the whole length, noise adds white noise of deviation U(0, noise). A choice that is 0 draws
-    nothing; where all are, the vocal itself comes back. The latents of `mel` are log-magnitudes of bands:
-    there the offsets are exactly an equaliser, and the gain is contrast rather than loudness. In learned
-    latents, such as those of `stable-audio-open`, these are the nearest relatives.
-
-    Args:
-        vocal: (b, C, T) normalised float32, on any device; it is left as it was.
-        config: How much of each.
-        generator: On the vocal's device, where drawing costs nothing, or on any other.
-
-    Returns:
-        (b, C, T) of the same kind.
+    Every vocal of the training set was separated from a mix; models trained on these alone fail on cleaner
+    ones (SingSong, arXiv 2301.12662; AnyAccomp, arXiv 2509.14052). Gain multiplies an item by
+    1 + U(-gain, gain), equaliser adds N(0, equaliser²) to each of its channels for the whole length, noise
+    adds white noise of deviation U(0, noise). A choice that is 0 draws nothing.
     """
     device, (items, channels, _) = generator.device, vocal.shape
 
@@ -77,22 +64,16 @@ class ConditionDropout(nn.Module):
         return self.network(x_t, t, self.network.condition(vocal, dropped))
 
 
-@dataclass(frozen=True)
-class StepNoise:
-    """What is random in a step for some items of a batch.
+class StepNoise(NamedTuple):
+    """What is random in a step for some items of a batch."""
 
-    Attributes:
-        t: Timesteps, int64 (b,).
-        eps: Noise, (b, C, T).
-        dropped: Items without their vocal, bool (b,).
-    """
+    t: Tensor  # timesteps, int64 (b,)
+    eps: Tensor  # noise, (b, C, T)
+    dropped: Tensor  # items without their vocal, bool (b,)
 
-    t: Tensor
-    eps: Tensor
-    dropped: Tensor
-
-    def __getitem__(self, items: slice) -> "StepNoise":
-        return StepNoise(self.t[items], self.eps[items], self.dropped[items])
+    def of(self, items: slice) -> "StepNoise":
+        """The same for some of the items."""
+        return StepNoise(*(part[items] for part in self))
 
 
 class Objective:
@@ -106,8 +87,8 @@ class Objective:
         self.schedule = CosineSchedule(config.timesteps, config.cosine_offset).to(device)
         self.weight = loss_weight(config.loss_weight, self.schedule.alpha_bar, config.snr_clip)
 
-    def draw(self, step: int, shape: tuple[int, ...], items: slice) -> StepNoise:
-        """Draw for the items `items` of a batch of `shape` (B, C, T) in step `step`.
+    def draw(self, step: int, shape: tuple[int, ...]) -> StepNoise:
+        """Draw for a batch of `shape` (B, C, T) in step `step`.
 
         Timesteps are stratified over the batch: they cover all levels evenly, which calms the gradient.
         """
@@ -117,15 +98,17 @@ class Objective:
         eps = torch.randn(shape, generator=generator, device=self.device)
         dropped = drop_condition(count, self.condition_dropout, generator)
         last = self.schedule.timesteps - 1  # float32 rounds the uppermost draws of the last stratum up to 1
-        return StepNoise((t * self.schedule.timesteps).long().clamp(max=last), eps, dropped)[items]
+        return StepNoise((t * self.schedule.timesteps).long().clamp(max=last), eps, dropped)
 
     def augment(self, step: int, vocal: Tensor, first: int) -> Tensor:
         """Augment the vocals (b, C, T) of a step, which begin at the place `first` of the whole batch."""
         if not any(self.augmentation.model_dump().values()):
             return vocal
-        generators = [self._generator(step, ITEM_STRIDE * (first + place + 1)) for place in range(len(vocal))]
-        items = zip(vocal, generators, strict=True)
-        return torch.cat([augment(item[None], self.augmentation, generator) for item, generator in items])
+        items = [
+            augment(item[None], self.augmentation, self._generator(step, ITEM_STRIDE * place))
+            for place, item in enumerate(vocal, start=first + 1)
+        ]
+        return torch.cat(items)
 
     def errors(
         self, network: nn.Module, x0: Tensor, vocal: Tensor, noise: StepNoise

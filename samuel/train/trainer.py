@@ -9,11 +9,13 @@ Shapes: b pairs of a batch on this process, C latent channels, T frames.
 
 import math
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from traceback import clear_frames
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from samuel.artifacts import Artifact, digest, find_artifact, locked
-from samuel.checkpoint import save_model
+from samuel.checkpoint import load_tensors, save_model, save_tensors
 from samuel.config import Settings, TrainingPrecision
 from samuel.device import compiled, out_of_memory, resolve_device, uses_bf16
 from samuel.errors import CheckpointError, DatasetError, OperatorError, SettingsError, StoppedError
@@ -33,7 +35,7 @@ from samuel.model.unet import SamuelUNet
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Batches, Latents
 from samuel.train.objective import ConditionDropout, Objective, learning_rate_at
-from samuel.train.run_state import Checkpoints, MetricsLog, Progress, clear_checkpoints
+from samuel.train.run_state import MetricsLog, Progress, differences
 from samuel.train.validation import LEVELS, Validation
 
 if TYPE_CHECKING:
@@ -42,11 +44,6 @@ if TYPE_CHECKING:
 VERSION = 4  # raise it when the same settings and dataset give another model
 OPERATIONAL = {"checkpoint_every", "keep_checkpoints", "processes", "tensorboard"}
 """Settings of a training that do not change the model it ends with."""
-DIVERGED = 3.0
-"""Mean squared error of v over some steps that no training comes back from: a network that answers zero has
-about 1, as the latents are normalised."""
-WINDOW = 20
-"""Steps over which that mean is taken: one batch says little."""
 
 OnStep = Callable[[dict[str, Any]], object]
 
@@ -71,13 +68,8 @@ def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Artifac
     """Train to the end, from the last checkpoint where there is one; nothing when the model is there.
 
     Started by torchrun, all its processes train together. Ctrl-C and SIGTERM end it after the step in hand,
-    with a checkpoint.
-
-    Args:
-        popdb: The dataset.
-        settings: The tree.
-        run: Folder of the run; the model appears in `run/model`, metrics in `run/training/metrics.jsonl`.
-        on_step: Called with the metrics of every step, by the first process.
+    with a checkpoint. The model appears in `run/model`, metrics in `run/training/metrics.jsonl`; the first
+    process calls `on_step` with the metrics of every step.
 
     Raises:
         DatasetError: No training pairs, latents or a loss that are not finite, a training that diverges.
@@ -86,39 +78,47 @@ def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Artifac
         KeyboardInterrupt: Ctrl-C or SIGTERM came; there is a checkpoint.
         StoppedError: `on_step` raised it, to end it; there is a checkpoint.
     """
+    folder = run / "training"
     if found := find_artifact(run / "model"):
-        clear_checkpoints(run / "training")  # where a kill came between the model and this
+        clear_checkpoints(folder)  # where a kill came between the model and this
         return found
-    training = Training(popdb, settings, run / "training")
+    training = Training(popdb, settings, folder)
     with closing(training), ExitStack() as held:
         if training.rank == 0:
-            held.enter_context(locked(run / "training"))
+            held.enter_context(locked(folder))
         found = find_artifact(run / "model")
         if not training.any_process(found):
-            _train(training, on_step)
+            training.resume()
+            with interrupts() as interrupted:
+                while not training.finished:
+                    row = training.advance()
+                    try:
+                        if training.rank == 0:
+                            on_step(row)
+                    except StoppedError:
+                        training.save()
+                        raise
+                    if training.any_process(interrupted.is_set()):
+                        training.save()
+                        raise KeyboardInterrupt
             if training.rank == 0:
                 found = training.export(run / "model")
-                clear_checkpoints(run / "training")
+                clear_checkpoints(folder)
     training.fabric.barrier()
     if model := found or find_artifact(run / "model"):
         return model
     raise CheckpointError(f"{run / 'model'}: gone after the training; start it again")
 
 
-def _train(training: "Training", on_step: OnStep) -> None:
-    training.resume()
-    with interrupts() as interrupted:
-        while not training.finished:
-            row = training.advance()
-            try:
-                if training.rank == 0:
-                    on_step(row)
-            except StoppedError:
-                training.save()
-                raise
-            if training.any_process(interrupted.is_set()):
-                training.save()
-                raise KeyboardInterrupt
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """The checkpoints of a training, the newest first; each holds all that it needs to go on, or to end."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove what only an unfinished training needs."""
+    for checkpoint in checkpoint_folders(folder):
+        shutil.rmtree(checkpoint)
 
 
 @contextmanager
@@ -150,8 +150,8 @@ def interrupts() -> Iterator[threading.Event]:
 def make_fabric(device: torch.device, precision: TrainingPrecision) -> "Fabric":
     """Make a Fabric on `device`, for this process alone or, under torchrun, for all that it started.
 
-    Gradients are then averaged over the processes. What else Fabric could find in the environment, such as
-    a cluster's scheduler, is left aside: a flow's process trains alone.
+    What else Fabric could find in the environment, such as a cluster's scheduler, is left aside: a flow's
+    process trains alone.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -173,12 +173,6 @@ def make_fabric(device: torch.device, precision: TrainingPrecision) -> "Fabric":
     return fabric
 
 
-def with_latents_of(popdb: Popdb, settings: Settings) -> Settings:
-    """The settings, with a network for the channels of a dataset's latents."""
-    model = settings.model.model_copy(update={"latent_channels": popdb.codec.channels})
-    return settings.model_copy(update={"model": model})
-
-
 def fresh_network(settings: Settings, frames: int) -> SamuelUNet:
     """Make a network with weights of `training.seed`, ready for inputs of so many frames; on the CPU."""
     with torch.random.fork_rng(devices=[]):
@@ -189,19 +183,13 @@ def fresh_network(settings: Settings, frames: int) -> SamuelUNet:
 
 
 class Training:
-    """The network, its average, its optimiser, and the step they are at.
-
-    Attributes:
-        share: b, pairs of a batch that each process has.
-        best: The averaged weights of the best validation, on the CPU; empty before the first, and on all
-            processes but one.
-        log: The metrics of every step, from `resume` on, on the first process.
-    """
+    """The network, its average, its optimiser, and the step they are at."""
 
     def __init__(self, popdb: Popdb, settings: Settings, folder: Path) -> None:
-        settings = with_latents_of(popdb, settings)
-        self.settings, self.popdb, self.folder = settings, popdb, folder
+        model = settings.model.model_copy(update={"latent_channels": popdb.codec.channels})
+        self.settings = settings = settings.model_copy(update={"model": model})
         self.config = config = settings.training
+        self.popdb, self.folder, self.origin = popdb, folder, model_origin(popdb, settings)
         self.frames: int = popdb.info["chunk_frames"]
         self.fabric = make_fabric(resolve_device(settings.device), config.precision)
         self.device, self.rank = self.fabric.device, self.fabric.global_rank
@@ -211,7 +199,7 @@ class Training:
                 f"training.batch_size = {config.batch_size} cannot be dealt to {self.world_size} processes "
                 f"in training.accumulate = {config.accumulate} equal parts each"
             )
-        self.share = config.batch_size // self.world_size
+        self.share = config.batch_size // self.world_size  # b
         self.network = fresh_network(settings, self.frames).to(self.device)
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False
@@ -227,19 +215,23 @@ class Training:
         self.objective = Objective(settings, self.device)
         self.batches = Batches(popdb, self.share, config.seed, self.rank, self.world_size)
         self.progress = Progress()
-        self.checkpoints = Checkpoints(folder, model_origin(popdb, settings), config.keep_checkpoints)
-        self.best: dict[str, Tensor] = {}
-        self.log: MetricsLog | None = None
+        self.best: dict[str, Tensor] = {}  # averaged weights of the best validation, on the first process
+        self.log: MetricsLog | None = None  # on the first process, from `resume` on
         self._ahead: tuple[int, Latents] | None = None
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint, where there is one; metrics written after it are dropped.
+        """Go on from the newest whole checkpoint, if any; metrics written after it are dropped.
 
         Raises:
-            CheckpointError: It is damaged, or of another training.
+            CheckpointError: It is damaged, or of another training; names what differs.
         """
-        if saved := self.checkpoints.load():
-            tensors, self.progress = saved
+        if saved := next(filter(None, map(find_artifact, checkpoint_folders(self.folder))), None):
+            if differing := "; ".join(differences(saved.record["origin"], self.origin)):
+                raise CheckpointError(
+                    f"{saved.folder}: of another training, {differing}; give back what was changed, "
+                    f"or delete {self.folder} to begin again"
+                )
+            tensors, self.progress = load_tensors(saved.folder), Progress(**saved.record["progress"])
             self.network.load_state_dict(tensors["network"])
             self.average.load_state_dict(tensors["average"])
             moments: dict[int, dict[str, Tensor]] = {}
@@ -263,18 +255,21 @@ class Training:
             tensors = {
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
-                "optimiser": {
-                    f"{i}.{key}": moment for i, of in moments.items() for key, moment in of.items()
-                },
+                "optimiser": {f"{i}.{key}": value for i, of in moments.items() for key, value in of.items()},
                 "best": self.best,
             }
-            self.checkpoints.save(tensors, self.progress)
+            record = {"progress": asdict(self.progress), "origin": self.origin}
+            save_tensors(self.folder / f"step-{self.progress.step:08d}", tensors, record)
+            folders = checkpoint_folders(self.folder)
+            whole = [folder for folder in folders if find_artifact(folder)]
+            for folder in set(folders) - set(whole[: self.config.keep_checkpoints]):
+                shutil.rmtree(folder)
         self.fabric.barrier()
 
     def export(self, folder: Path) -> Artifact:
         """Write the model people share: the averaged weights of the best validation."""
         progress = {name: value for name, value in vars(self.progress).items() if name != "recent"}
-        record = self.checkpoints.origin | {
+        record = self.origin | {
             "stats": self.popdb.stats,
             "frames": self.frames,
             "held_out": bool(self.popdb.pairs("validation")),
@@ -299,18 +294,22 @@ class Training:
         """Take one step; validate and save where the settings say so; return and record the metrics.
 
         Raises:
-            DatasetError: The error of v has been above `DIVERGED` for some steps, or as for `step`.
+            DatasetError: The training diverges, or as for `step`.
         """
         started = time.perf_counter()
         metrics = self.step()
+        seconds = time.perf_counter() - started
         self.progress.step += 1
         step, last = self.progress.step, self.progress.step == self.config.steps
-        row = {"step": step, **metrics, **self._speed(time.perf_counter() - started)}
+        speed = {"seconds": round(seconds, 4), "pairs_per_s": round(self.config.batch_size / seconds, 2)}
+        if self.device.type == "cuda":
+            speed["memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
+        row = {"step": step, **metrics, **speed}
         if step % self.config.validate_every == 0 or last:
             row |= self.validate()
         if self.log:
             self.log.append(row)
-        watch(self.progress.recent, step, row["v_mse"])
+        self.progress.watch(row["v_mse"])
         if step % self.config.checkpoint_every == 0 or last:
             self.save()
         return row
@@ -336,7 +335,7 @@ class Training:
                 raise
             self.optimiser.zero_grad(set_to_none=True)
             clear_frames(error.__traceback__)  # they hold what did not fit
-            raise memory_error(self.share, config.accumulate, self._fits) from error
+            raise self._memory_error() from error
         # Where it is not finite the optimiser leaves all as it is. The device decides that by itself, so that
         # nothing waits for it before the next batch is read.
         self.optimiser.found_inf = (~measured.isfinite().all()).float()  # type: ignore[attr-defined]
@@ -353,15 +352,15 @@ class Training:
         """Gradients of the whole batch, clipped; gives (loss, error of v, norm before clipping): (3,)."""
         vocal, x0 = latents
         first, parts = self.rank * self.share, self.config.accumulate
-        whole = (self.config.batch_size, *x0.shape[1:])
-        noise = self.objective.draw(step, whole, slice(first, first + self.share))
-        vocal = self.objective.augment(step, vocal, first)
+        noise = self.objective.draw(step, (self.config.batch_size, *x0.shape[1:]))
+        noise, vocal = noise.of(slice(first, first + self.share)), self.objective.augment(step, vocal, first)
         self.optimiser.zero_grad(set_to_none=True)
         sums = torch.zeros(2, device=self.device)
         for part in range(parts):
             items = slice(part * self.share // parts, (part + 1) * self.share // parts)
             with self.fabric.no_backward_sync(self.module, enabled=part < parts - 1):
-                v_mse, weight = self.objective.errors(self.module, x0[items], vocal[items], noise[items])
+                given = (x0[items], vocal[items], noise.of(items))
+                v_mse, weight = self.objective.errors(self.module, *given)
                 loss = (weight * v_mse).sum() / self.share
                 self.fabric.backward(loss)
             sums += torch.stack((loss.detach(), v_mse.detach().sum() / self.share))
@@ -373,14 +372,13 @@ class Training:
         with self.fabric.autocast():
             losses = self.validation.losses(self.average, self._sum)
         progress = self.progress
+        progress.without_gain += 1
         if losses["validation_loss"] < progress.best_loss:
             progress.best_step, progress.best_loss = progress.step, losses["validation_loss"]
             progress.without_gain = 0
             if self.rank == 0:
                 averaged = self.average.module.state_dict()
                 self.best = {name: tensor.detach().cpu().clone() for name, tensor in averaged.items()}
-        else:
-            progress.without_gain += 1
         return losses
 
     @cached_property
@@ -400,77 +398,24 @@ class Training:
         total = cast("Tensor", self.fabric.all_reduce(values.to(self.device), reduce_op="sum"))
         return total.to(values.device)
 
-    def _speed(self, seconds: float) -> dict[str, float]:
-        speed = {"seconds": round(seconds, 4), "pairs_per_s": round(self.config.batch_size / seconds, 2)}
-        if self.device.type == "cuda":
-            speed["memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
-        return speed
-
     def _not_finite(self, step: int, loss: float, norm: float, latents: Latents) -> DatasetError:
         """Make the error of a step whose loss or gradient is not finite; it names the pairs of the batch."""
-        here = torch.stack([half.isfinite().flatten(1).all(dim=1) for half in latents]).all(dim=0)
-        finite, first = torch.zeros(self.config.batch_size, device=self.device), self.rank * self.share
-        finite[first : first + self.share] = here.float()
-        pairs = Batches(self.popdb, self.config.batch_size, self.config.seed).pair_ids(step)
-        whole = self._sum(finite).bool().tolist()
-        if broken := [name for name, good in zip(pairs, whole, strict=True) if not good]:
-            return DatasetError(
-                f"step {step}: NaN or infinity in the latents of {', '.join(broken)}; run samuel verify"
-            )
+        finite = torch.stack([half.isfinite().flatten(1).all(dim=1) for half in latents]).all(dim=0)
+        pairs = self.batches.pair_ids(step)
+        if broken := ", ".join(name for name, good in zip(pairs, finite.tolist(), strict=True) if not good):
+            return DatasetError(f"step {step}: NaN or infinity in the latents of {broken}; run samuel verify")
         return DatasetError(
-            f"step {step}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}, for pairs whose "
-            f"latents are finite: {', '.join(pairs)}; lower training.learning_rate, or set "
-            "training.precision to fp32"
+            f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}, for pairs whose latents are finite: "
+            f"{', '.join(pairs)}; lower training.learning_rate, or set training.precision to fp32"
         )
 
-    def _fits(self, count: int) -> bool:
-        """Try whether gradients of `count` pairs at a time can be had.
-
-        Neither by `self.module` nor by `backward`: both would wait for processes that have memory enough.
-        """
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        shape = (count, self.settings.model.latent_channels, self.frames)
-        try:
-            x0, noise = torch.zeros(shape, device=self.device), self.objective.draw(0, shape, slice(None))
-            with self.fabric.autocast():
-                error = self.objective.errors(ConditionDropout(self.network), x0, x0, noise)[0].mean()
-            torch.autograd.grad(error, list(self.network.parameters()), allow_unused=True)
-        except RuntimeError:
-            return False
-        return True
-
-
-def watch(recent: list[float], step: int, v_mse: float) -> None:
-    """Take the error of v of a step into `recent`, which holds that of the last `WINDOW` steps.
-
-    Raises:
-        DatasetError: Their mean is above `DIVERGED`.
-    """
-    recent[:] = [*recent, v_mse][-WINDOW:]
-    mean = sum(recent) / len(recent)
-    if len(recent) == WINDOW and mean > DIVERGED:
-        raise DatasetError(
-            f"step {step}: the error of v is {mean:.3g} over the last {WINDOW} steps, about 1 before "
-            "anything is learned: the training diverged. Its last checkpoint is kept; lower "
-            "training.learning_rate, or lengthen training.warmup_steps"
+    def _memory_error(self) -> OperatorError:
+        """Make the error of a step for which the memory does not suffice; it names the next smaller parts."""
+        size = self.share // self.config.accumulate
+        if size == 1:
+            return OperatorError("not even one pair fits in memory; take narrower model.channels")
+        fewer = max(part for part in range(1, size // 2 + 1) if self.share % part == 0)
+        return OperatorError(
+            f"{size} pairs at a time do not fit in memory; the same training in parts of {fewer}: "
+            f"training.accumulate = {self.share // fewer}"
         )
-
-
-def memory_error(batch: int, parts: int, fits: Callable[[int], bool]) -> OperatorError:
-    """Make the error of a step for which the memory does not suffice; it names what does.
-
-    Args:
-        batch: Pairs of a batch on this process.
-        parts: Parts it was computed in.
-        fits: Tries some pairs at a time.
-    """
-    size = batch // parts
-    while size > 1:
-        size = max(part for part in range(1, size // 2 + 1) if batch % part == 0)  # equal parts
-        if fits(size):
-            return OperatorError(
-                f"{batch // parts} pairs at a time do not fit in memory, {size} do: training.accumulate = "
-                f"{batch // size} gives the same training, in parts of {size}"
-            )
-    return OperatorError("not even one pair fits in memory; free the device, or take narrower model.channels")

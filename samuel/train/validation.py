@@ -10,7 +10,6 @@ Shapes: P pairs, N = 4 noise levels, C latent channels, T frames.
 import math
 import sys
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import cast
 
 import numpy as np
@@ -32,14 +31,10 @@ Sum = Callable[[Tensor], Tensor]
 
 
 class Validation:
-    """Held-out pairs, or training pairs where none are held out, with their timesteps and noise.
+    """At most `max_pairs` held-out pairs, or training pairs where none are held out, with their noise.
 
-    Attributes:
-        places: Which of the held-out pairs are scored, spread evenly over them, (P,).
-        songs: The song of each.
-        others: For each the place among `places` of a pair of another song; None where all are of one.
-        t: The timesteps, (N,).
-        noise: (NOISES, N, C, T).
+    The schedule is the network's, on its device; `pairs_per_pass` go through it at once, each at every level.
+    Of `world_size` processes, each scores every `world_size`-th pair.
     """
 
     def __init__(
@@ -51,18 +46,14 @@ class Validation:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Choose at most `max_pairs` pairs, and draw the noise.
-
-        The schedule is the network's, on its device; `pairs_per_pass` go through it at once, each at every
-        level. Of `world_size` processes, each scores every `world_size`-th pair.
-        """
         device = schedule.alpha_bar.device
         self.schedule, self.pairs_per_pass = schedule, pairs_per_pass
         self.rank, self.world_size = rank, world_size
         self.pairs, self.normaliser = evaluation_dataset(popdb), Normaliser.of(popdb.stats).to(device)
-        self.t = ((torch.arange(LEVELS) + 0.5) / LEVELS * schedule.timesteps).long().to(device)
-        shape = (NOISES, LEVELS, *self.pairs[0][0].shape)
+        self.t = ((torch.arange(LEVELS) + 0.5) / LEVELS * schedule.timesteps).long().to(device)  # (N,)
+        shape = (NOISES, LEVELS, *self.pairs[0][0].shape)  # (NOISES, N, C, T)
         self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+        # Those that are scored, spread evenly over all; the song of each; for each a place of another song.
         count = min(max_pairs, len(self.pairs))
         self.places: Places = np.linspace(0, len(self.pairs) - 1, count).round().astype(np.int64)
         song_of = {row["pair_id"]: row["song_id"] for row in evaluation_pairs(popdb)}
@@ -74,11 +65,8 @@ class Validation:
 
         `validation_shuffled` is the same with every vocal replaced by one of another song, where there is
         another. It exceeds the first by the conditioning gain: a network that listens does worse there.
-        `conditioning_gain_error` is the standard error of that difference over the pairs.
-
-        Args:
-            network: Predicts v from (x_t, t, vocal).
-            total: Sums a tensor over the processes.
+        `conditioning_gain_error` is the standard error of that difference over the pairs. `total` sums a
+        tensor over the processes.
 
         Raises:
             DatasetError: The loss is not finite.
@@ -102,28 +90,22 @@ class Validation:
         Each is float64 (P, N); they are the same where there is no other song.
         """
         network.eval()
-        here, step = np.arange(self.rank, len(self.places), self.world_size), self.pairs_per_pass
-        parts = [self._errors(network, here[start : start + step]) for start in range(0, len(here), step)]
-        none = torch.zeros(0, LEVELS, dtype=torch.float64)
-        own, other = zip(*chain([(none, none)], parts), strict=True)
-        return torch.cat(own), torch.cat(other)
-
-    def _errors(self, network: nn.Module, which: Places) -> tuple[Tensor, Tensor]:
-        vocal, x0 = self.normaliser.batch(self.pairs.batch(self.places[which]))
-        eps = self.noise[torch.from_numpy(which % NOISES)]
-        own = self._error(network, x0, vocal, eps)
-        if self.others is None:
-            return own, own
-        vocal, _ = self.normaliser.batch(self.pairs.batch(self.places[self.others[which]]))
-        return own, self._error(network, x0, vocal, eps)
-
-    def _error(self, network: nn.Module, x0: Tensor, vocal: Tensor, eps: Tensor) -> Tensor:
-        """Mean over channels and frames, (P, C, T) → float64 (P, N); eps is (P, N, C, T)."""
-        t, eps = self.t.repeat(len(x0)), eps.flatten(0, 1)
-        x0, vocal = (half.repeat_interleave(LEVELS, 0) for half in (x0, vocal))
-        predicted = network(q_sample(self.schedule, x0, eps, t), t, vocal)
-        error = (predicted.float() - v_target(self.schedule, x0, eps, t)).square()
-        return error.mean(dim=(1, 2)).cpu().double().unflatten(0, (-1, LEVELS))
+        here = np.arange(self.rank, len(self.places), self.world_size)
+        found = [torch.zeros(2, 0, LEVELS, dtype=torch.float64)]
+        for start in range(0, len(here), self.pairs_per_pass):
+            which = here[start : start + self.pairs_per_pass]
+            vocal, x0 = self.normaliser.batch(self.pairs.batch(self.places[which]))
+            vocals = [vocal]
+            if self.others is not None:
+                vocals += [self.normaliser.batch(self.pairs.batch(self.places[self.others[which]]))[0]]
+            t, eps = self.t.repeat(len(x0)), self.noise[torch.from_numpy(which % NOISES)].flatten(0, 1)
+            x0, vocals = x0.repeat_interleave(LEVELS, 0), [v.repeat_interleave(LEVELS, 0) for v in vocals]
+            x_t, v = q_sample(self.schedule, x0, eps, t), v_target(self.schedule, x0, eps, t)
+            errors = [(network(x_t, t, vocal).float() - v).square().mean(dim=(1, 2)) for vocal in vocals]
+            both = torch.stack((errors[0], errors[-1])).cpu().double()
+            found.append(both.unflatten(1, (-1, LEVELS)))
+        own, other = torch.cat(found, dim=1)
+        return own, other
 
 
 def other_songs(songs: Sequence[str]) -> Places | None:
@@ -161,12 +143,11 @@ def conditioning_gain(network: SamuelUNet, popdb: Popdb) -> pd.DataFrame:
     own, other = (pd.DataFrame(errors.numpy(), columns=levels) for errors in validation.errors(network))
     own["all"], other["all"] = own.mean(axis=1), other.mean(axis=1)
     by_song = cast("pd.DataFrame", (other - own).groupby(validation.songs).mean())
-    return pd.DataFrame(
-        {
-            "own": own.mean(),
-            "another": other.mean(),
-            "gain": other.mean() - own.mean(),
-            "standard error": by_song.sem(),
-            "songs above 0": (by_song > 0).sum().map(lambda count: f"{count} of {len(by_song)}"),
-        }
-    ).rename_axis("t")
+    columns = {
+        "own": own.mean(),
+        "another": other.mean(),
+        "gain": other.mean() - own.mean(),
+        "standard error": by_song.sem(),
+        "songs above 0": (by_song > 0).sum().map(lambda count: f"{count} of {len(by_song)}"),
+    }
+    return pd.DataFrame(columns).rename_axis("t")

@@ -1,6 +1,9 @@
-"""Trainings for tests: begun, ended early, damaged."""
+"""Trainings for tests: begun, ended early, damaged; or in a process of their own, by `main`."""
 
+import json
 import math
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from samuel.artifacts import Artifact
+from samuel.artifacts import Artifact, read_jsonl
 from samuel.config import Settings
-from samuel.popdb.dataset import Popdb
+from samuel.errors import SamuelError
+from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.train import Training, fit
+from tests.lines import append_line
 from tests.popdb.latents import small_settings
 
 
@@ -55,6 +60,12 @@ def weights(training: Training) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in training.network.parameters()])
 
 
+def untimed(model: Artifact) -> list[dict[str, Any]]:
+    """The metrics of a training but for its speed."""
+    rows = read_jsonl(model.path("metrics.jsonl"))
+    return [{key: row[key] for key in row if key not in ("seconds", "pairs_per_s")} for row in rows]
+
+
 def checkpoints(run: Path) -> list[int]:
     """The steps of what lies in a run's folder to go on from."""
     return sorted(int(path.name.removeprefix("step-")) for path in (run / "training").glob("step-*"))
@@ -68,3 +79,22 @@ def put_nan(popdb: Popdb, pair_id: str, stream: str) -> None:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     tensors[stream][row["row"], 5, 7] = math.nan
     save_file(tensors, path, metadata)
+
+
+def main(popdb: Path, root: Path, sections: dict[str, Any], run: Path) -> int:
+    """Fit, and write the metrics of each step to `run`/steps.jsonl; 3 where it ends in an error."""
+
+    def on_step(row: dict[str, Any]) -> None:
+        append_line(run / "steps.jsonl", row)
+        time.sleep(0.02)  # for signals to come in the middle
+
+    try:
+        fit(open_popdb(popdb), small_settings(root, **sections), run, on_step)
+    except SamuelError as error:
+        sys.stderr.write(f"{error}\n")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), Path(sys.argv[4])))
