@@ -72,18 +72,10 @@ def accompany_latents(
     on_step: OnStep | None = None,
     kept: Kept | None = None,
 ) -> Tensor:
-    """Sample the codec latents of accompaniments from those of vocals.
+    """Sample the codec latents of accompaniments from those of vocals, (B, C, T); on the model's device.
 
-    Args:
-        vocal: (B, C, T). More frames than the model was trained on go through it in overlapping windows;
-            fewer must be a multiple of 8.
-        model: From `load_model`.
-        config: Sampler, steps, guidance, precision and seed.
-        on_step: Called with (steps done, steps in all).
-        kept: Parts of the accompaniment that are known, in *codec* latents.
-
-    Returns:
-        (B, C, T) float32 on the model's device.
+    More frames than the model was trained on go through it in overlapping windows; fewer must be a multiple
+    of 8. Parts of the accompaniment that are `kept` are given in *codec* latents.
     """
     device = next(model.network.parameters()).device
     schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset).to(device)

@@ -9,9 +9,9 @@ import math
 import re
 import struct
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,10 @@ BALANCE_DB = 1.0
 MAX_GAIN_DB = 24.0
 """Takes and masters differ by less; with more, an accompaniment of next to nothing would become a roar."""
 MAX_PEAK_DBFS = -1.0
-"""Of the samples, which alone can clip in a file; the decibel is left to the wave between them. To measure
-true peaks would double the time of a mix."""
+"""Of the samples, which alone can clip in a file; the decibel is left to the wave between them."""
 SILENCE_LUFS = -70.0
 """ffmpeg's value for what has nothing above the absolute gate of BS.1770."""
-ENCODERS = {".wav": ("wav", "pcm_s24le"), ".flac": ("flac", "flac")}
-"""Container and encoder, by the names that ffmpeg has for them."""
+ENCODERS = {".wav": "pcm_s24le", ".flac": "flac"}  # by the names that ffmpeg has for them
 IEEE_FLOAT = 3
 LONGEST_ADDITION = 40
 """Characters that other names made of OUTPUT have more: take, mix, process and thread of a temporary file."""
@@ -40,31 +38,18 @@ LONGEST_ADDITION = 40
 
 @dataclass(frozen=True)
 class Balance:
-    """Gains of a mix: (vocal + accompaniment · accompaniment gain) · mix gain.
+    """Gains of a mix, (vocal + accompaniment · accompaniment gain) · mix gain; loudness before any gain."""
 
-    Attributes:
-        accompaniment_gain_db: At most 24; 0 where one of the two is silent.
-        mix_gain_db: At most 0: keeps the peak of the mix at or below -1 dBFS.
-        vocal_lufs: Integrated loudness; None where it is silent or shorter than 0.4 s.
-        accompaniment_lufs: The same, before any gain.
-    """
-
-    accompaniment_gain_db: float
-    mix_gain_db: float
-    vocal_lufs: float | None
+    accompaniment_gain_db: float  # at most 24; 0 where one of the two is silent
+    mix_gain_db: float  # at most 0: keeps the peak of the mix at or below -1 dBFS
+    vocal_lufs: float | None  # None where it is silent or shorter than 0.4 s
     accompaniment_lufs: float | None
 
 
 def balance_of(vocal: Path, accompaniment: Path, balance_db: float = BALANCE_DB) -> Balance:
     """Find the gains with which the vocal is `balance_db` louder than the accompaniment, and nothing clips.
 
-    Args:
-        vocal: 44.1 kHz stereo float WAV.
-        accompaniment: The same, as long.
-        balance_db: Loudness of the vocal less that of the accompaniment, in LU.
-
-    Raises:
-        InputError: One of them cannot be read.
+    Both are 44.1 kHz stereo float WAVs of one length; loudness is in LU.
     """
     with ThreadPoolExecutor(2) as pool:
         vocal_lufs, accompaniment_lufs = pool.map(loudness_lufs, (vocal, accompaniment))
@@ -111,7 +96,7 @@ def level_db(peak: float) -> float:
 def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_RATE) -> float:
     """Write successive (C, n) float32 as one float WAV, which is gone again where that fails.
 
-    The same samples give the same bytes. It may pass full scale.
+    The same samples give the same bytes, which libsndfile does not promise. It may pass full scale.
 
     Returns:
         The peak of all channels, linear, 1 is full scale; NaN where a sample is NaN.
@@ -120,8 +105,7 @@ def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_
         OperatorError: The disk is full.
     """
     samples, channels, peak = 0, CHANNELS, 0.0
-    with ExitStack() as failed:
-        failed.callback(path.unlink, missing_ok=True)
+    try:
         with explain_no_space(path), path.open("wb") as file:
             file.write(_header(0, channels, sample_rate))
             for block in blocks:
@@ -130,19 +114,25 @@ def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_
                 peak = float(np.maximum(peak, np.abs(block).max(initial=0.0)))
             file.seek(0)
             file.write(_header(samples, channels, sample_rate))
-        failed.pop_all()
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return peak
 
 
+def _header(samples: int, channels: int, sample_rate: int) -> bytes:
+    """The 44 bytes in front of the samples of a float WAV."""
+    frame = 4 * channels
+    form = struct.pack("<HHIIHH", IEEE_FLOAT, channels, sample_rate, frame * sample_rate, frame, 32)
+    size = frame * samples
+    return struct.pack("<4sI4s4sI16s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, form, b"data", size)
+
+
 def write_limited(path: Path, blocks: Iterable[Audio]) -> float:
-    """Write what a model wrote as a float WAV within full scale.
+    """Write what a model wrote, successive (2, n) float32, as a float WAV within full scale.
 
     Where it overshoots, ffmpeg's look-ahead limiter turns it down, from 5 ms before to 50 ms after; elsewhere
     the samples are as they come. Turned down as a whole, one stray burst would silence a song.
-
-    Args:
-        path: The file, in the workspace.
-        blocks: Successive (2, n) float32.
 
     Returns:
         By how many dB its peak overshot; 0 where it did not.
@@ -159,7 +149,7 @@ def write_limited(path: Path, blocks: Iterable[Audio]) -> float:
                 "take another model, or sampling.precision = 'fp32'"
             )
         if peak > 1.0:
-            _run([*_input(raw), "-af", "alimiter=level=0:latency=1", "-c:a", "pcm_f32le"], "wav", path)
+            _run(path, "wav", [*_input(raw), "-af", "alimiter=level=0:latency=1", "-c:a", "pcm_f32le"])
         else:
             raw.replace(path)
     finally:
@@ -178,10 +168,7 @@ def write_accompaniment(path: Path, source: Path) -> None:
 
 
 def write_mix(path: Path, vocal: Path, accompaniment: Path, balance: Balance) -> None:
-    """Write the sum of two float WAVs of one length; as for `write_accompaniment`.
-
-    `balance_of` gives the gains with which it does not clip.
-    """
+    """Write the sum of two float WAVs of one length at these gains; as for `write_accompaniment`."""
     vocal_gain = amplitude(balance.mix_gain_db)
     accompaniment_gain = amplitude(balance.mix_gain_db + balance.accompaniment_gain_db)
     together = (
@@ -198,11 +185,9 @@ def require_writable(path: Path) -> None:
         InputError: It is a folder or a device, or its suffix is neither .wav nor .flac.
         OperatorError: Nothing can be written there.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; name a file in it, such as {path / 'accompaniment.wav'}")
-    _encoder(path)
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: no regular file; give another name")
+        raise InputError(f"{path}: no regular file; name one, such as accompaniment.wav")
+    _encoder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         suffix = "_" * LONGEST_ADDITION
@@ -220,39 +205,27 @@ def explain_no_space(path: Path) -> AbstractContextManager[None]:
     )
 
 
-def _encode(path: Path, arguments: Sequence[str]) -> None:
-    container, encoder = _encoder(path)
-    _run([*arguments, "-flags:a", "+bitexact", "-c:a", encoder, "-sample_fmt", "s32"], container, path)
+def _encoder(path: Path) -> str:
+    if path.suffix.lower() not in ENCODERS:
+        raise InputError(f"{path}: the suffix says neither .wav nor .flac; give it one of the two")
+    return ENCODERS[path.suffix.lower()]
 
 
-def _run(arguments: Sequence[str], container: str, path: Path) -> None:
+def _encode(path: Path, arguments: list[str]) -> None:
+    encoder = _encoder(path)
+    options = ["-flags:a", "+bitexact", "-c:a", encoder, "-sample_fmt", "s32"]
+    _run(path, path.suffix.lower().removeprefix("."), [*arguments, *options])
+
+
+def _run(path: Path, container: str, arguments: list[str]) -> None:
     """Have ffmpeg write `path`, whole or not at all; the same samples give the same bytes."""
     with explain_no_space(path), replacing(path) as temporary:
-        bare = ["-map_metadata", "-1", "-fflags", "+bitexact", "-f", container, "-y", _url(temporary)]
-        done = run_ffmpeg([*arguments, *bare])
+        bare = ["-map_metadata", "-1", "-fflags", "+bitexact", "-f", container, "-y"]
+        done = run_ffmpeg([*arguments, *bare, f"file:{temporary.resolve()}"])
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip().partition("\n")[0][:300]
             raise OperatorError(f"{path}: ffmpeg could not write it ({reason}); choose another place for it")
 
 
-def _encoder(path: Path) -> tuple[str, str]:
-    encoder = ENCODERS.get(path.suffix.lower())
-    if encoder is None:
-        raise InputError(f"{path}: the suffix says neither .wav nor .flac; give it one of the two")
-    return encoder
-
-
 def _input(path: Path) -> list[str]:
-    return ["-i", _url(path)]
-
-
-def _url(path: Path) -> str:
-    return f"file:{path.resolve()}"
-
-
-def _header(samples: int, channels: int, sample_rate: int) -> bytes:
-    """The 44 bytes in front of the samples of a float WAV."""
-    frame = 4 * channels
-    form = struct.pack("<HHIIHH", IEEE_FLOAT, channels, sample_rate, frame * sample_rate, frame, 32)
-    size = frame * samples
-    return struct.pack("<4sI4s4sI16s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, form, b"data", size)
+    return ["-i", f"file:{path.resolve()}"]

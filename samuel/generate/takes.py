@@ -38,10 +38,8 @@ from samuel.model.inpaint import Kept
 from samuel.separators import Separator
 
 MAX_TAKES = 100
-FADE_S = 0.02
-"""At either end of what is kept, from the new samples to the old ones: long enough not to click."""
-MIN_KEPT_S = 0.1
-"""Of a range: a frame of the codec lies in it wherever it begins, and the fades leave something."""
+FADE_S = 0.02  # at either end of what is kept: long enough not to click
+MIN_KEPT_S = 0.1  # a frame of the codec lies in it wherever it begins, and the fades leave something
 RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)?\s*")
 
 Range = tuple[float, float]
@@ -52,12 +50,7 @@ OnProgress = Callable[[str, int, int], object]
 
 @dataclass(frozen=True)
 class Keep:
-    """What to keep of an existing accompaniment.
-
-    Attributes:
-        accompaniment: Any audio file, as long as the vocal or longer.
-        ranges_s: Which seconds of it.
-    """
+    """What to keep of an existing accompaniment: any audio file, as long as the vocal or longer."""
 
     accompaniment: Path
     ranges_s: tuple[Range, ...]
@@ -65,14 +58,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Take:
-    """A finished accompaniment.
-
-    Attributes:
-        accompaniment: As long as the vocal, 24 bits, 44.1 kHz.
-        mix: Both together.
-        record: JSON: seed, settings, digest of the checkpoint, levels.
-        seed: Of its noise.
-    """
+    """A finished accompaniment of one seed, the mix with its vocal, and the record of both (JSON)."""
 
     accompaniment: Path
     mix: Path
@@ -93,33 +79,20 @@ class Take:
         except (OSError, ValueError, TypeError):
             ours = False
         if taken := [path for path in (self.record, self.mix) if path.exists() and not ours]:
-            raise InputError(
-                f"{taken[0]}: is there, and of no earlier take; move it away, or give another output"
-            )
+            raise InputError(f"{taken[0]}: is there, and of no earlier take; move it, or give another output")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted.
+    """What is wanted."""
 
-    Attributes:
-        vocal: Any audio file.
-        output: The accompaniment, `.wav` or `.flac`.
-        sampling: Sampler, steps, guidance and seed.
-        takes: How many, with the seeds that follow.
-        length_s: Only so much from the beginning; None: all of it.
-        separator: Takes the vocals out first, where `vocal` is a whole song.
-        balance_db: Loudness of the vocal over that of the accompaniment in the mix.
-        keep: Seconds of an existing accompaniment that stay.
-    """
-
-    vocal: Path
-    output: Path
+    vocal: Path  # any audio file
+    output: Path  # the accompaniment, `.wav` or `.flac`
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    takes: int = 1
-    length_s: float | None = None
-    separator: Separator | None = None
-    balance_db: float = BALANCE_DB
+    takes: int = 1  # with the seeds that follow
+    length_s: float | None = None  # only so much from the beginning
+    separator: Separator | None = None  # takes the vocals out first, where `vocal` is a whole song
+    balance_db: float = BALANCE_DB  # loudness of the vocal over that of the accompaniment in the mix
     keep: Keep | None = None
 
     def plan(self) -> list[Take]:
@@ -132,33 +105,26 @@ class Request:
             raise InputError(f"{self.takes} takes: ask for 1 to {MAX_TAKES}")
         if not -60 <= self.balance_db <= 60:
             raise InputError(f"a balance of {self.balance_db} dB: give -60 to 60")
-        stem = self.output.stem
+        numbers = [""] if self.takes == 1 else [f"-{number + 1}" for number in range(self.takes)]
+        stem, seed = self.output.stem, self.sampling.seed
         takes = [
             Take(
                 accompaniment=self.output.with_stem(f"{stem}{number}"),
                 mix=self.output.with_stem(f"{stem}{number}-mix"),
                 record=self.output.with_name(f"{stem}{number}.json"),
-                seed=(self.sampling.seed + i) % 2**32,  # the last one there is has a successor too
+                seed=(seed + i) % 2**32,  # the last one there is has a successor too
             )
-            for i, number in enumerate([""] if self.takes == 1 else [f"-{n + 1}" for n in range(self.takes)])
+            for i, number in enumerate(numbers)
         ]
-        read = [
-            path for path in (self.vocal, self.keep and self.keep.accompaniment) if path and path.exists()
-        ]
+        read = [self.vocal, self.keep.accompaniment] if self.keep else [self.vocal]
         for place in (path for take in takes for path in (take.accompaniment, take.mix) if path.exists()):
-            if any(place.samefile(path) for path in read):
+            if any(path.exists() and place.samefile(path) for path in read):
                 raise InputError(f"{place}: would be written over what is read; give another output")
         return takes
 
 
 def generate(request: Request, model: TrainedModel, codec: Codec, on_progress: OnProgress) -> list[Take]:
     """Write the takes that a request wants; those that are finished stay, whatever becomes of the next.
-
-    Args:
-        request: What is wanted.
-        model: From `load_model`.
-        codec: The codec whose latents the model learned.
-        on_progress: Called as parts of the work are done.
 
     Raises:
         InputError: No vocal can be read, or the output cannot be written.
@@ -169,97 +135,64 @@ def generate(request: Request, model: TrainedModel, codec: Codec, on_progress: O
     require_codec(model, codec)
     for take in takes:
         take.require_free()
-    with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
-        job = _Job(request, model, codec, Path(workspace), on_progress)
-        for take in takes:
-            job.make(take)
-    return takes
-
-
-class _Job:
-    """A request with all that its takes share: the vocal, its latents, and what is kept."""
-
-    def __init__(
-        self, request: Request, model: TrainedModel, codec: Codec, workspace: Path, on_progress: OnProgress
-    ) -> None:
-        self.request, self.model, self.codec = request, model, codec
-        self.workspace, self.on_progress = workspace, on_progress
+    with tempfile.TemporaryDirectory(prefix="samuel-") as folder:
+        workspace = Path(folder)
         vocal = vocal_of(request.vocal, workspace, length_s=request.length_s)
         if request.separator is not None:
             on_progress("separate", 0, 1)
             vocal = vocal_from_mix(vocal, request.separator, workspace)
             on_progress("separate", 1, 1)
-        self.vocal = vocal
-        self.latents = vocal.encode(codec, model.frames, partial(on_progress, "encode"))
-        self.existing: Existing | None = None
-        self.kept: Kept | None = None
-        if request.keep is not None:
-            (folder := workspace / "kept").mkdir()
-            ranges = merged_ranges(request.keep.ranges_s, vocal.duration_s)
-            self.existing = Existing(vocal_of(request.keep.accompaniment, folder), ranges)
-            self.kept = self.existing.encode(codec, vocal, self.latents.shape[-1])
+        latents = vocal.encode(codec, model.frames, partial(on_progress, "encode"))
+        existing = Existing.of(request.keep, vocal, workspace) if request.keep else None
+        kept = existing.encode(codec, latents.shape[-1]) if existing else None
+        about = _describe(request, model, codec, vocal, existing)
+        for take in takes:
+            config = request.sampling.model_copy(update={"seed": take.seed})
+            generated = accompany_latents(latents, model, config, partial(on_progress, "sample"), kept)
+            blocks: Iterable[Audio] = decode_windows(codec, generated.cpu(), vocal.samples)
+            if existing is not None:
+                # Clipped, or else what stays would be turned down where the rest overshoots beside it.
+                blocks = existing.paste_into(np.clip(block, -1.0, 1.0) for block in blocks)
+            decoded = workspace / "accompaniment.wav"
+            overshoot_db = write_limited(decoded, _counted(blocks, vocal.samples, on_progress))
+            on_progress("write", 0, 1)
+            record = about | {
+                "sampling": config.model_dump(mode="json"),
+                "overshoot_db": round(overshoot_db, 2),
+            }
+            _write(take, vocal, decoded, request.balance_db, record)
+            on_progress("write", 1, 1)
+    return takes
 
-    def make(self, take: Take) -> None:
-        """Sample, decode and write one take."""
-        config = self.request.sampling.model_copy(update={"seed": take.seed})
-        on_step = partial(self.on_progress, "sample")
-        generated = accompany_latents(self.latents, self.model, config, on_step, self.kept)
-        decoded = self.workspace / "accompaniment.wav"
-        overshoot_db = write_limited(decoded, self._decode(generated))
-        self.on_progress("write", 0, 1)
-        self._write(take, config, decoded, overshoot_db)
-        self.on_progress("write", 1, 1)
 
-    def _decode(self, latents: torch.Tensor) -> Iterator[Audio]:
-        blocks: Iterable[Audio] = decode_windows(self.codec, latents.cpu(), self.vocal.samples)
-        if self.existing is not None:
-            # Clipped, or else what stays would be turned down where the rest overshoots beside it.
-            blocks = self.existing.paste_into(np.clip(block, -1.0, 1.0) for block in blocks)
-        done = 0
-        for block in blocks:
-            done += block.shape[1]
-            yield block
-            self.on_progress("decode", done, self.vocal.samples)
+def _counted(blocks: Iterable[Audio], samples: int, on_progress: OnProgress) -> Iterator[Audio]:
+    done = 0
+    for block in blocks:
+        done += block.shape[1]
+        yield block
+        on_progress("decode", done, samples)
 
-    def _write(self, take: Take, config: SamplingConfig, decoded: Path, overshoot_db: float) -> None:
-        """Write all files in a folder beside their places, and from there into these, the record last."""
-        request, beside = self.request, take.record.parent
-        balance = balance_of(self.vocal.path, decoded, request.balance_db)
-        record = {
-            "samuel": __version__,
-            "torch": torch.__version__,
-            "model_sha256": self.model.sha256,
-            "codec": self.codec.info.model_dump(),
-            "vocal": {
-                **_describe_file(request.vocal),
-                "duration_s": round(self.vocal.duration_s, 3),
-                "separator": request.separator.identity if request.separator else None,
-            },
-            "kept": self._describe_kept(),
-            "files": {"accompaniment": _utf8_name(take.accompaniment), "mix": _utf8_name(take.mix)},
-            "seed": take.seed,
-            "sampling": config.model_dump(mode="json"),
-            "overshoot_db": round(overshoot_db, 2),
-            "balance": {"wanted_db": request.balance_db, **asdict(balance)},
-        }
-        with explain_no_space(beside), tempfile.TemporaryDirectory(dir=beside, prefix=".samuel-") as folder:
-            accompaniment, mix, new_record = (
-                Path(folder, path.name) for path in (take.accompaniment, take.mix, take.record)
-            )
-            write_accompaniment(accompaniment, decoded)
-            write_mix(mix, self.vocal.path, decoded, balance)
-            write_json(new_record, record)
-            take.record.unlink(missing_ok=True)  # of an earlier take of that name, which now begins to go
-            accompaniment.replace(take.accompaniment)
-            mix.replace(take.mix)
-            new_record.replace(take.record)
-            fsync(beside)
 
-    def _describe_kept(self) -> dict[str, Any] | None:
-        if self.request.keep is None or self.existing is None:
-            return None
-        ranges = [[start, None if math.isinf(stop) else stop] for start, stop in self.existing.ranges_s]
-        return {**_describe_file(self.request.keep.accompaniment), "ranges_s": ranges}
+def _describe(
+    request: Request, model: TrainedModel, codec: Codec, vocal: Vocal, existing: "Existing | None"
+) -> dict[str, Any]:
+    """What the records of all takes hold."""
+    kept = None
+    if request.keep and existing:
+        ranges = [[start, None if math.isinf(stop) else stop] for start, stop in existing.ranges_s]
+        kept = {**_describe_file(request.keep.accompaniment), "ranges_s": ranges}
+    return {
+        "samuel": __version__,
+        "torch": torch.__version__,
+        "model_sha256": model.sha256,
+        "codec": codec.info.model_dump(),
+        "vocal": {
+            **_describe_file(request.vocal),
+            "duration_s": round(vocal.duration_s, 3),
+            "separator": request.separator.identity if request.separator else None,
+        },
+        "kept": kept,
+    }
 
 
 def _describe_file(path: Path) -> dict[str, str]:
@@ -269,6 +202,27 @@ def _describe_file(path: Path) -> dict[str, str]:
 def _utf8_name(path: Path) -> str:
     """A file's name as JSON can write it: names need not be UTF-8."""
     return os.fsencode(path.name).decode("utf-8", errors="replace")
+
+
+def _write(take: Take, vocal: Vocal, decoded: Path, balance_db: float, record: dict[str, Any]) -> None:
+    """Write all files in a folder beside their places, and from there into these, the record last."""
+    beside = take.record.parent
+    balance = balance_of(vocal.path, decoded, balance_db)
+    record = record | {
+        "files": {"accompaniment": _utf8_name(take.accompaniment), "mix": _utf8_name(take.mix)},
+        "seed": take.seed,
+        "balance": {"wanted_db": balance_db, **asdict(balance)},
+    }
+    with explain_no_space(beside), tempfile.TemporaryDirectory(dir=beside, prefix=".samuel-") as folder:
+        places = (take.accompaniment, take.mix, take.record)
+        accompaniment, mix, new_record = (Path(folder, place.name) for place in places)
+        write_accompaniment(accompaniment, decoded)
+        write_mix(mix, vocal.path, decoded, balance)
+        write_json(new_record, record)
+        take.record.unlink(missing_ok=True)  # of an earlier take of that name, which now begins to go
+        for new, place in zip((accompaniment, mix, new_record), places, strict=True):
+            new.replace(place)
+        fsync(beside)
 
 
 def ranges_of(text: str) -> tuple[Range, ...]:
@@ -288,20 +242,19 @@ def merged_ranges(ranges: Sequence[Range], duration_s: float) -> tuple[Range, ..
     """Put ranges in order, those that touch in one; one that reaches the end of the vocal has no end.
 
     Raises:
-        InputError: One begins after the end of the vocal, or is too short to hold a frame between its fades.
+        InputError: One is too short to hold a frame between its fades, as where the vocal ends before it.
     """
     merged: list[Range] = []
     for start, stop in sorted(ranges):
-        if start >= duration_s:
-            raise InputError(f"nothing to keep from {start:g} s on: the vocal ends before")
         end = math.inf if stop >= duration_s else stop
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
             merged.append((start, end))
-    for start, stop in merged:
-        if min(stop, duration_s) - start < MIN_KEPT_S:
-            raise InputError(f"{start:g}-{stop:g}: too short to keep; give at least {MIN_KEPT_S:g} s")
+    if short := [start for start, stop in merged if min(stop, duration_s) - start < MIN_KEPT_S]:
+        raise InputError(
+            f"from {short[0]:g} s on, less than {MIN_KEPT_S:g} s of the vocal to keep; give more"
+        )
     return tuple(merged)
 
 
@@ -312,17 +265,23 @@ class Existing:
     audio: Vocal
     ranges_s: tuple[Range, ...]
 
-    def encode(self, codec: Codec, vocal: Vocal, frames: int) -> Kept:
-        """Encode what stays: of so many frames of the vocal, those that lie in a range as a whole.
+    @classmethod
+    def of(cls, keep: Keep, vocal: Vocal, workspace: Path) -> "Existing":
+        """Decode it, beside the vocal.
 
         Raises:
-            InputError: It is shorter than the vocal.
+            InputError: It is shorter than the vocal, or a range is not of the vocal.
         """
-        if self.audio.samples < vocal.samples:
-            raise InputError(
-                f"the accompaniment to keep lasts {self.audio.duration_s:.2f} s, the vocal"
-                f" {vocal.duration_s:.2f} s; give the one that was made for this vocal"
-            )
+        (folder := workspace / "kept").mkdir()
+        ranges = merged_ranges(keep.ranges_s, vocal.duration_s)
+        audio = vocal_of(keep.accompaniment, folder)
+        if audio.samples < vocal.samples:
+            lengths = f"{audio.duration_s:.2f} s, the vocal {vocal.duration_s:.2f} s"
+            raise InputError(f"the accompaniment to keep lasts {lengths}; give one made for this vocal")
+        return cls(audio, ranges)
+
+    def encode(self, codec: Codec, frames: int) -> Kept:
+        """Encode what stays: of so many frames of the vocal, those that lie in a range as a whole."""
         frame_s = codec.info.duration_s(1)
         first = torch.arange(frames, dtype=torch.float64) * frame_s
         inside = [(first >= start) & (first + frame_s <= stop) for start, stop in self.ranges_s]

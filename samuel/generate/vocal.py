@@ -5,7 +5,7 @@ Shapes: S samples in C' channels at any rate; what comes out is (2, S) at 44.1 k
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, channels_of, decode_to_wav, read_blocks, read_wav
+from samuel.audio import SAMPLE_RATE, Audio, channels_of, decode_to_wav, read_blocks, read_wav
 from samuel.codecs.base import Codec, encode_windows
 from samuel.errors import InputError
 from samuel.generate.output import explain_no_space, level_db, write_stream
@@ -29,23 +29,16 @@ MAX_DURATION_S = 3 * 3600.0
 MAX_CHANNELS = 8
 """7.1. ffmpeg mixes some layouts of more, refuses others, and takes 16 or 24 microphones for loudspeakers."""
 RATES_HZ = (1_000, 768_000)
-BLOCK = 2**18
-MAX_ARRAY_BYTES = 2**32 - 2**10
-"""Of an array as float32, in the WAV in which ffmpeg gets it."""
+MAX_ARRAY_BYTES = 2**32 - 2**10  # of a float WAV
 ARRAY = "the vocal (an array)"
 
 
 @dataclass(frozen=True)
 class Vocal:
-    """A vocal on disk.
-
-    Attributes:
-        path: 44.1 kHz stereo float32 WAV.
-        samples: In each channel.
-    """
+    """A vocal on disk: a 44.1 kHz stereo float32 WAV."""
 
     path: Path
-    samples: int
+    samples: int  # in each channel
 
     @property
     def duration_s(self) -> float:
@@ -64,10 +57,8 @@ class Vocal:
     ) -> Tensor:
         """Encode it a stretch at a time, to (1, C, T) codec latents on the CPU.
 
-        Args:
-            codec: Any.
-            min_frames: T at least; a shorter vocal goes on in silence.
-            on_read: Called with (samples read, samples in all) before every stretch is encoded.
+        T is `min_frames` at least: a shorter vocal goes on in silence. `on_read` gets (samples read, samples
+        in all) before every stretch is encoded.
         """
         samples = max(self.samples, codec.info.samples(min_frames))
 
@@ -89,8 +80,7 @@ def vocal_of(
 
     Args:
         source: Any audio file, or an array: (S,), or (C', S) or (S, C'), where the axis of at most 8 entries
-            holds the channels, as long as the other has more. float is taken as it is, with full scale at 1;
-            int16, int32 and uint8, as WAV files have them, are brought to that scale.
+            holds the channels. float has full scale at 1; integers of up to 32 bits are brought to it.
         workspace: A folder; vocal.wav in it is replaced.
         sample_rate: Of an array, in Hz; a file states its own.
         length_s: So much is taken from the beginning; None for all.
@@ -110,7 +100,7 @@ def vocal_of(
         if isinstance(source, Path):
             _decode_file(source, target, length_s)
         else:
-            _write_array(_frames(source), target, sample_rate, length_s)
+            _write_array(source, target, sample_rate, length_s)
     return _checked(target, str(source) if isinstance(source, Path) else ARRAY)
 
 
@@ -128,70 +118,46 @@ def vocal_from_mix(vocal: Vocal, separator: Separator, workspace: Path) -> Vocal
 
 def _decode_file(source: Path, target: Path, length_s: float | None) -> None:
     if not source.is_file():
-        reason = "a folder" if source.is_dir() else "no regular file" if source.exists() else "no such file"
-        raise InputError(f"{source}: {reason}; give an audio file")
-    _require_channels(channels_of(source), str(source))
+        raise InputError(
+            f"{source}: {'no regular' if source.exists() else 'no such'} file; give an audio file"
+        )
+    _require_channels(channels_of(source) or 1, str(source))  # what is no audio, the decoder refuses
     # A second more, by which to know what is longer.
     decode_to_wav(source, target, min(length_s or math.inf, MAX_DURATION_S + 1.0))
 
 
-def _write_array(frames: NDArray[Any], target: Path, sample_rate: int, length_s: float | None) -> None:
-    """Write (S, C') samples of any type and rate as 44.1 kHz stereo float32."""
-    if not RATES_HZ[0] <= sample_rate <= RATES_HZ[1] or sample_rate != int(sample_rate):
-        raise InputError(
-            f"sample_rate = {sample_rate}: give a whole number from {RATES_HZ[0]} to {RATES_HZ[1]} Hz"
-        )
+def _write_array(array: NDArray[Any], target: Path, sample_rate: int, length_s: float | None) -> None:
+    """Write samples of any type, layout and rate as 44.1 kHz stereo float32."""
+    low, high = RATES_HZ
+    if not low <= sample_rate <= high or sample_rate != int(sample_rate):
+        raise InputError(f"sample_rate = {sample_rate}: give a whole number from {low} to {high} Hz")
+    frames = np.atleast_2d(np.asarray(array))
+    kind, bits = frames.dtype.kind, 8 * frames.dtype.itemsize
+    if kind not in "fiu" or (kind != "f" and bits > 32):
+        raise InputError(f"{ARRAY} is of type {frames.dtype}; give float in [-1, 1], or integers")
+    if frames.ndim != 2 or max(frames.shape) <= MAX_CHANNELS:
+        raise InputError(f"{ARRAY} has shape {frames.shape}; give (samples,) or (channels, samples)")
+    _require_channels(min(frames.shape), ARRAY)
+    frames = frames if frames.shape[1] <= MAX_CHANNELS else frames.T
     if length_s is not None:  # a second more: who resamples looks ahead
         frames = frames[: math.ceil((length_s + 1.0) * sample_rate)]
     if frames.size * 4 > MAX_ARRAY_BYTES:
         raise InputError(f"{ARRAY} takes {frames.size * 4 / 1e9:.1f} GB; give it as a file")
-    if sample_rate == SAMPLE_RATE and frames.shape[1] == CHANNELS:
-        length = len(frames) if length_s is None else round(length_s * SAMPLE_RATE)
-        write_stream(target, _blocks(frames[:length]))
-        return
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
+        samples = frames.T.astype(np.float32)
+    if kind != "f":  # a WAV of unsigned bits has its zero in the middle
+        half = np.float32(2 ** (bits - 1))
+        samples = (samples - half * (kind == "u")) / half
     given = target.with_name("given.wav")
     try:
-        write_stream(given, _blocks(frames), int(sample_rate))
+        write_stream(given, [samples], int(sample_rate))
         _decode_file(given, target, length_s)
     finally:
         given.unlink(missing_ok=True)
 
 
-def _frames(array: NDArray[Any]) -> NDArray[Any]:
-    """An array of samples as (S, C'), not copied."""
-    array = np.asarray(array)
-    if array.dtype.kind != "f" and array.dtype not in (np.int16, np.int32, np.uint8):
-        raise InputError(f"{ARRAY} is of type {array.dtype}; give float in [-1, 1], int16, int32 or uint8")
-    if array.ndim not in (1, 2):
-        raise InputError(f"{ARRAY} has shape {array.shape}; give (samples,) or (channels, samples)")
-    if array.size == 0:
-        raise InputError(f"{ARRAY} holds no samples; give one of at least a second")
-    if array.ndim == 1:
-        return array[:, None]
-    if max(array.shape) <= MAX_CHANNELS:
-        raise InputError(
-            f"{ARRAY} has shape {array.shape}, where either may be the channels; give more than "
-            f"{MAX_CHANNELS} samples"
-        )
-    _require_channels(min(array.shape), ARRAY)
-    return array if array.shape[1] <= MAX_CHANNELS else array.T
-
-
-def _blocks(frames: NDArray[Any]) -> Iterator[Audio]:
-    """(S, C') of any type as successive (C', n) float32."""
-    for start in range(0, len(frames), BLOCK):
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
-            block = frames[start : start + BLOCK].T.astype(np.float32)
-        if frames.dtype == np.uint8:  # a WAV of 8 bits has its zero at 128
-            block = (block - 128) / 128
-        elif frames.dtype.kind == "i":
-            block = block / np.float32(2 ** (8 * frames.dtype.itemsize - 1))
-        yield block
-
-
-def _require_channels(channels: int | None, name: str) -> None:
-    """What is no audio at all is left for the decoder to refuse."""
-    if channels is not None and channels > MAX_CHANNELS:
+def _require_channels(channels: int, name: str) -> None:
+    if channels > MAX_CHANNELS:
         raise InputError(f"{name}: {channels} channels; give a vocal of one or two, or of at most 8 (7.1)")
 
 
@@ -201,9 +167,8 @@ def _checked(path: Path, name: str) -> Vocal:
     if vocal.samples == 0:
         raise InputError(f"{name}: holds no samples; give a vocal of at least a second")
     if vocal.duration_s > MAX_DURATION_S:
-        raise InputError(
-            f"{name}: longer than {MAX_DURATION_S / 3600:g} hours; cut it, or take its beginning (length_s)"
-        )
+        hours = f"{MAX_DURATION_S / 3600:g} hours"
+        raise InputError(f"{name}: longer than {hours}; cut it, or take its beginning (length_s)")
     peak = power = 0.0
     for block in read_blocks(path):
         peak = float(np.maximum(peak, np.abs(block).max()))
@@ -211,9 +176,7 @@ def _checked(path: Path, name: str) -> Vocal:
     if not math.isfinite(peak):
         raise InputError(f"{name}: holds NaN or infinite samples; export it again")
     if peak > MOST_PEAK:
-        raise InputError(
-            f"{name}: samples of up to {peak:g}, where full scale is 1; divide them by their scale"
-        )
+        raise InputError(f"{name}: samples of up to {peak:g}, where full scale is 1; divide by their scale")
     level_dbfs = level_db(math.sqrt(power / vocal.samples))
     if level_dbfs < SILENCE_DBFS:
         logger.warning("%s: silent (%.1f dBFS): there is nothing in it to follow", name, level_dbfs)

@@ -17,7 +17,7 @@ from tests.generate.voices import voice
 SAMPLING = SamplingConfig(steps=2)
 
 
-@pytest.mark.parametrize("samples", [9, 2048, 64 * 2048 + 1, 441_001])
+@pytest.mark.parametrize("samples", [9, 64 * 2048 + 1, 441_001])
 def test_an_accompaniment_is_as_long_as_its_vocal(samples: int, model: TrainedModel, codec: Codec) -> None:
     accompaniment = accompany(voice(samples), model, codec, SAMPLING)
     assert accompaniment.shape == (2, samples)
@@ -36,13 +36,6 @@ def test_files_and_arrays_of_any_kind_are_one_vocal(
         assert np.array_equal(accompany(same, model, codec, SAMPLING), expected)
     slower = accompany(vocal[:, ::2], model, codec, SAMPLING, sample_rate=22_050)
     assert slower.shape == expected.shape
-
-
-def test_the_seed_and_nothing_else_chooses_the_take(model: TrainedModel) -> None:
-    vocal = torch.randn(1, 64, 64)
-    takes = [accompany_latents(vocal, model, SamplingConfig(steps=2, seed=seed)) for seed in (0, 0, 1)]
-    assert torch.equal(takes[0], takes[1])
-    assert not torch.equal(takes[0], takes[2])
 
 
 def test_latents_come_back_in_the_scale_of_the_codec(model: TrainedModel) -> None:

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -57,15 +56,6 @@ def test_a_stream_is_what_its_blocks_are_in_a_row(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_audio(tmp_path / "a.wav", tmp_path), audio)
 
 
-@pytest.mark.parametrize(("channels", "rate"), [(1, 8_000), (6, 96_000)])
-def test_a_stream_may_have_another_rate_and_other_channels(tmp_path: Path, channels: int, rate: int) -> None:
-    audio = np.random.default_rng(0).normal(size=(channels, 999)).astype(np.float32)
-    write_stream(tmp_path / "a.wav", [audio], rate)
-    samples, found = soundfile.read(tmp_path / "a.wav", dtype="float32", always_2d=True)
-    assert found == rate
-    np.testing.assert_array_equal(samples.T, audio)
-
-
 def test_a_stream_takes_the_memory_of_a_block(tmp_path: Path) -> None:
     blocks = (noise(2**16, seed=number) for number in range(100))
     tracemalloc.start()
@@ -100,7 +90,7 @@ def test_a_full_disk_ends_a_stream(tmp_path: Path, samples: int) -> None:
     assert names(tmp_path) == set()
 
 
-@pytest.mark.parametrize("name", ["a.wav", "a.flac", "A.WAV", "a b:%20\N{GUITAR}.Flac"])
+@pytest.mark.parametrize("name", ["A.WAV", "a b:%20\N{GUITAR}.flac"])
 def test_an_accompaniment_is_written_at_24_bits(tmp_path: Path, name: str) -> None:
     audio = noise(300_000, 1.0)
     path = tmp_path / "new" / name
@@ -128,30 +118,17 @@ def test_what_overshoots_is_limited_around_it_and_nowhere_else(tmp_path: Path) -
     assert names(tmp_path) == {"a.wav"}
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_is_not_written(tmp_path: Path, value: float) -> None:
+def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:
     audio = noise(1_000)
-    audio[0, 3] = value
+    audio[0, 3] = np.inf
     with pytest.raises(OperatorError, match="NaN or infinite"):
         write_limited(tmp_path / "a.wav", [audio])
     assert names(tmp_path) == set()
 
 
-@pytest.mark.parametrize("name", ["a.mp3", "a", "flac", ".wav", "a.wav.json"])
-def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
-    wav = source(tmp_path, noise(100))
-    for refused in (
-        lambda: require_writable(tmp_path / name),
-        lambda: write_accompaniment(tmp_path / name, wav),
-        lambda: write_mix(tmp_path / name, wav, wav, Balance(0.0, 0.0, None, None)),
-    ):
-        with pytest.raises(InputError, match=rf"{name}: the suffix says neither \.wav nor \.flac"):
-            refused()
-    assert names(tmp_path) == {"source.wav"}
-
-
-@pytest.mark.parametrize("name", ["mix.wav", "mix.flac"])
-@pytest.mark.parametrize(("accompaniment_gain_db", "mix_gain_db"), [(0.0, 0.0), (-7.3, -0.2), (5.1, -6.0)])
+@pytest.mark.parametrize(
+    ("name", "accompaniment_gain_db", "mix_gain_db"), [("mix.wav", -7.3, -0.2), ("mix.flac", 5.1, -6.0)]
+)
 def test_a_mix_is_the_sum(
     tmp_path: Path, name: str, accompaniment_gain_db: float, mix_gain_db: float
 ) -> None:
@@ -182,23 +159,6 @@ def test_the_same_samples_give_the_same_bytes_at_any_time(tmp_path: Path) -> Non
     assert made[0] == made[1]
 
 
-@NEEDS_FULL
-@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
-    wav, path = source(tmp_path, noise(100_000)), tmp_path / name
-    path.write_bytes(b"of yesterday")
-    for write in (
-        lambda: write_accompaniment(path, wav),
-        lambda: write_mix(path, wav, wav, Balance(0.0, 0.0, None, None)),
-    ):
-        temporary = path.with_name(f".{name}.{os.getpid()}-{threading.get_ident()}.tmp")
-        temporary.symlink_to("/dev/full")
-        with pytest.raises(OperatorError, match=rf"{name}: the disk is full; nothing half-written was left"):
-            write()
-        assert path.read_bytes() == b"of yesterday"
-        assert names(tmp_path) == {name, "source.wav"}
-
-
 # On a disk of 1 MB, with ever more blocks of it left. The package would bring the network: seconds.
 SMALL_DISK = """
 import os, sys, types
@@ -214,17 +174,21 @@ for name in ("a.wav", "a.flac"):
     write_accompaniment(path, wav)
     need, whole = -(-path.stat().st_size // 4096), path.read_bytes()
     path.unlink()
-    for left in (0, 1, need // 2, need - 2, need - 1, need):
+    for left in (0, 1, need // 2, need - 1, need, need + 1):
         free = os.statvfs(disk).f_bavail
         (disk / "ballast").write_bytes(bytes(4096 * (free - left)))
+        before = b"of yesterday" if left > 1 else None
+        if before:
+            path.write_bytes(before)
         try:
             write_accompaniment(path, wav)
             assert path.read_bytes() == whole
-            path.unlink()
-            print("whole" if left >= need else "wrong")
+            print("whole" if left > need else "wrong")
         except OperatorError as error:
-            assert "the disk is full" in str(error), error
-            print("full" if left < need else "wrong")
+            assert "the disk is full; nothing half-written was left" in str(error), error
+            assert (path.read_bytes() if path.exists() else None) == before
+            print("full" if left <= need else "wrong")
+        path.unlink(missing_ok=True)
         (disk / "ballast").unlink()
         assert list(disk.iterdir()) == []
 """
@@ -246,40 +210,31 @@ def test_a_disk_that_gets_full_at_any_point_is_noticed(tmp_path: Path) -> None:
     assert done.stdout.split() == 2 * [*5 * ["full"], "whole"]
 
 
-def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_place_is_tried_and_left_as_it_is(tmp_path: Path) -> None:
     require_writable(tmp_path / "new" / "folder" / "a.wav")
     assert names(tmp_path / "new" / "folder") == set()
     (tmp_path / "a.wav").write_bytes(b"of yesterday")
     require_writable(tmp_path / "a.wav")
     assert (tmp_path / "a.wav").read_bytes() == b"of yesterday"
-    assert names(tmp_path) == {"new", "a.wav"}
-
-
-def test_a_folder_and_a_device_are_no_place_for_a_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a folder; name a file in it"):
-        require_writable(tmp_path)
     os.mkfifo(tmp_path / "pipe.wav")
-    with pytest.raises(InputError, match=r"pipe\.wav: no regular file"):
-        require_writable(tmp_path / "pipe.wav")
-
-
-def test_what_cannot_be_written_is_told_with_its_reason(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "pipe.wav"):
+        with pytest.raises(InputError, match="no regular file"):
+            require_writable(path)
+    for refused in (require_writable, lambda path: write_accompaniment(path, tmp_path / "a.wav")):
+        with pytest.raises(InputError, match=r"a\.wav\.json: the suffix says neither \.wav nor \.flac"):
+            refused(tmp_path / "a.wav.json")
     for path, reason in (
-        (tmp_path / "file" / "a.wav", "Not a directory|File exists"),
+        (tmp_path / "a.wav" / "a.wav", "Not a directory|File exists"),
         (tmp_path / f"{'a' * 230}.wav", "File name too long"),
         (tmp_path / "a\0.wav", "null byte"),
     ):
-        with pytest.raises(OperatorError, match=rf"cannot be written \(.*({reason})"):
+        with pytest.raises(OperatorError, match=rf"cannot be written \(.*({reason}).*; choose another place"):
             require_writable(path)
-    assert names(tmp_path) == {"file"}
+    assert names(tmp_path) == {"new", "a.wav", "pipe.wav"}
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
 def test_where_nobody_may_write_is_told(tmp_path: Path) -> None:
-    for path in (Path("/proc/a.wav"), Path("/proc/samuel/a.wav")):
-        with pytest.raises(OperatorError, match=r"a\.wav: cannot be written \(.+\); choose another place"):
-            require_writable(path)
     wav = source(tmp_path, noise(100))
     with pytest.raises(OperatorError, match=r"a\.wav: ffmpeg could not write it \(.+\); choose another"):
         write_accompaniment(Path("/proc/a.wav"), wav)
@@ -304,16 +259,19 @@ def loudness_by_torchaudio(audio: Audio) -> float:
     return float(loudness) - 20 * np.log10(factor)
 
 
-@pytest.mark.parametrize(("level", "hz"), [(0.003, 440.0), (0.1, 60.0), (1.0, 8_000.0), (3.0, 440.0)])
+@pytest.mark.parametrize(("level", "hz"), [(0.003, 440.0), (0.1, 60.0), (3.0, 8_000.0)])
 def test_loudness_is_that_of_torchaudio(tmp_path: Path, level: float, hz: float) -> None:
     audio = music(level, hz=hz)
     expected = loudness_by_torchaudio(audio)
     assert loudness_lufs(source(tmp_path, audio, "a.wav")) == pytest.approx(expected, abs=0.1)
 
 
-@pytest.mark.parametrize("audio", [music(0.0), music(1.0, seconds=0.3), music(1e-5), music(1.0)[:, :1]])
-def test_what_has_no_loudness_has_none(tmp_path: Path, audio: Audio) -> None:
-    assert loudness_lufs(source(tmp_path, audio, "a.wav")) is None
+def test_what_has_no_loudness_has_none(tmp_path: Path) -> None:
+    for audio in (music(0.0), music(1.0, seconds=0.3), music(1e-5), music(1.0)[:, :1]):
+        assert loudness_lufs(source(tmp_path, audio, "a.wav")) is None
+    (tmp_path / "text.wav").write_text("la la la")
+    with pytest.raises(InputError, match=r"text\.wav: ffmpeg could not measure"):
+        loudness_lufs(tmp_path / "text.wav")
 
 
 def mixed(vocal: Audio, accompaniment: Audio, gains: Balance) -> tuple[Audio, Audio]:
@@ -323,7 +281,7 @@ def mixed(vocal: Audio, accompaniment: Audio, gains: Balance) -> tuple[Audio, Au
 
 
 @pytest.mark.parametrize(
-    ("sung", "played", "balance_db"), [(0.3, 0.3, 1.0), (0.02, 0.9, -3.0), (0.2, 0.03, 6.0), (2.5, 1.0, 1.0)]
+    ("sung", "played", "balance_db"), [(0.02, 0.9, -3.0), (0.2, 0.03, 6.0), (2.5, 1.0, 1.0)]
 )
 def test_the_vocal_is_as_much_louder_as_wanted(
     tmp_path: Path, sung: float, played: float, balance_db: float
@@ -353,7 +311,7 @@ def test_a_faint_accompaniment_is_raised_by_24_db_at_most(tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize(("sung", "played"), [(0.0, 1.2), (1.2, 0.0), (0.0, 0.0)])
+@pytest.mark.parametrize(("sung", "played"), [(1.2, 0.0), (0.0, 0.0)])
 def test_nothing_is_matched_to_silence(tmp_path: Path, sung: float, played: float) -> None:
     vocal, accompaniment = music(sung), music(played)
     gains = balance_of(*pair(tmp_path, vocal, accompaniment))
@@ -374,9 +332,3 @@ def test_the_peak_of_the_mix_may_be_in_any_block(tmp_path: Path) -> None:
         )
         in_mix = mixed(vocal, accompaniment, balance_of(*paths))
         assert np.abs(sum(in_mix)).max() == pytest.approx(10 ** (-1 / 20), rel=1e-5)
-
-
-def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
-    (tmp_path / "text.wav").write_text("la la la")
-    with pytest.raises(InputError, match=r"text\.wav: ffmpeg could not measure"):
-        loudness_lufs(tmp_path / "text.wav")

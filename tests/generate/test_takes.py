@@ -50,19 +50,10 @@ def test_a_take_is_an_accompaniment_a_mix_and_a_record(make: Make, vocal: Path, 
     assert mix.frames == 300_001
 
 
-def test_the_mix_is_vocal_and_accompaniment_at_the_gains_of_the_record(make: Make, vocal: Path) -> None:
-    (take,) = make()
-    record = json.loads(take.record.read_text())
-    gain, total = (10 ** (record["balance"][f"{part}_gain_db"] / 20) for part in ("accompaniment", "mix"))
-    band, mix, voices = (soundfile.read(path)[0] for path in (take.accompaniment, take.mix, vocal))
-    assert np.allclose(mix, total * (voices + gain * band), atol=1e-5)
-    assert np.abs(mix).max() <= 10 ** (-1 / 20) + 1e-6
-
-
-def test_a_record_says_how_its_take_was_made(
+def test_a_record_says_how_its_take_and_its_mix_were_made(
     make: Make, vocal: Path, model: TrainedModel, codec: Codec
 ) -> None:
-    (take,) = make(takes=1)
+    (take,) = make()
     record = json.loads(take.record.read_text())
     assert record["seed"] == record["sampling"]["seed"] == 5
     assert SamplingConfig.model_validate(record["sampling"]) == SamplingConfig(steps=2, seed=5)
@@ -70,6 +61,10 @@ def test_a_record_says_how_its_take_was_made(
     assert record["vocal"]["file"] == "vocal.flac"
     assert record["vocal"]["sha256"] == hashlib.sha256(vocal.read_bytes()).hexdigest()
     assert record["vocal"]["duration_s"] == pytest.approx(300_001 / 44_100, abs=1e-3)
+    gain, total = (10 ** (record["balance"][f"{part}_gain_db"] / 20) for part in ("accompaniment", "mix"))
+    band, mix, voices = (soundfile.read(path)[0] for path in (take.accompaniment, take.mix, vocal))
+    assert np.allclose(mix, total * (voices + gain * band), atol=1e-5)
+    assert np.abs(mix).max() <= 10 ** (-1 / 20) + 1e-6
 
 
 def test_the_same_request_gives_the_same_bytes(make: Make, tmp_path: Path) -> None:
@@ -88,18 +83,6 @@ def test_takes_have_the_seeds_that_follow_and_are_those_of_single_requests(
     single = make(sampling=SamplingConfig(steps=2, seed=7), output=tmp_path / "one.flac")[0]
     assert single.accompaniment.read_bytes() == takes[2].accompaniment.read_bytes()
     assert single.accompaniment.read_bytes() != takes[0].accompaniment.read_bytes()
-
-
-def test_only_so_much_from_the_beginning(make: Make) -> None:
-    (take,) = make(length_s=1.5)
-    assert soundfile.info(take.accompaniment).frames == 66_150
-
-
-def test_a_mix_is_separated_first(make: Make, tmp_path: Path) -> None:
-    separator = HalfSeparator()
-    plain, separated = make(), make(separator=separator, output=tmp_path / "b.wav")
-    assert json.loads(separated[0].record.read_text())["vocal"]["separator"] == separator.identity
-    assert plain[0].accompaniment.read_bytes() != separated[0].accompaniment.read_bytes()
 
 
 def test_kept_seconds_are_those_of_the_existing_accompaniment(make: Make, tmp_path: Path) -> None:
@@ -124,6 +107,14 @@ def test_the_rest_is_written_knowing_what_stays(make: Make, tmp_path: Path) -> N
         (take,) = make(keep=keep, output=tmp_path / f"{seed}.wav")
         rests.append(soundfile.read(take.accompaniment)[0][140_000:])
     assert not np.array_equal(*rests)
+
+
+def test_the_vocal_of_a_song_is_separated_first_and_may_be_cut(make: Make, tmp_path: Path) -> None:
+    separator = HalfSeparator()
+    plain, separated = make(length_s=1.5), make(separator=separator, length_s=1.5, output=tmp_path / "b.wav")
+    assert soundfile.info(plain[0].accompaniment).frames == 66_150
+    assert json.loads(separated[0].record.read_text())["vocal"]["separator"] == separator.identity
+    assert plain[0].accompaniment.read_bytes() != separated[0].accompaniment.read_bytes()
 
 
 def test_nothing_that_is_read_is_written_over(make: Make, vocal: Path, tmp_path: Path) -> None:
@@ -196,7 +187,6 @@ def test_progress_goes_through_all_parts(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"takes": 0}, "0 takes"),
         ({"takes": 101}, "101 takes"),
         ({"balance_db": float("nan")}, "balance"),
         ({"length_s": 0.0}, "length_s"),
@@ -247,47 +237,31 @@ def test_ranges_are_read_as_people_write_them(text: str, ranges: tuple[tuple[flo
     assert ranges_of(text) == ranges
 
 
-@pytest.mark.parametrize(
-    "text", ["", "-", "5", "5-3", "5-5", "-5-3", "1-2,", "a-b", "nan-inf", "1-2-3", "1e3-2e3"]
-)
+@pytest.mark.parametrize("text", ["", "-", "5", "5-3", "5-5", "-5-3", "1-2,", "nan-inf", "1-2-3", "1e3-2e3"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="write them as 0-12"):
         ranges_of(text)
 
 
 @pytest.fixture
-def sung(tmp_path: Path) -> Vocal:
-    (tmp_path / "a").mkdir()
-    return vocal_of(voice(100 * 2048), tmp_path / "a")
-
-
-@pytest.fixture
 def old(tmp_path: Path) -> Vocal:
-    (tmp_path / "b").mkdir()
     noise = np.random.default_rng(0).normal(scale=0.1, size=(2, 100 * 2048)).astype(np.float32)
-    return vocal_of(noise, tmp_path / "b")
+    return vocal_of(noise, tmp_path)
 
 
-def test_frames_that_lie_in_a_range_as_a_whole_are_kept(old: Vocal, sung: Vocal, codec: Codec) -> None:
+def test_frames_that_lie_in_a_range_as_a_whole_are_kept(old: Vocal, codec: Codec) -> None:
     frame_s = 2048 / 44_100
     ranges = ((9.5 * frame_s, 20.5 * frame_s), (90 * frame_s, math.inf))
-    kept = Existing(old, ranges).encode(codec, sung, 100)
-    assert kept.mask.nonzero().flatten().tolist() == [*range(10, 20), *range(90, 100)]
-    torch.testing.assert_close(kept.x0, codec.encode(torch.from_numpy(old.read(0, old.samples))[None]))
+    kept = Existing(old, ranges).encode(codec, 128)  # silence after a short vocal is kept to the end
+    assert kept.mask.nonzero().flatten().tolist() == [*range(10, 20), *range(90, 128)]
+    expected = codec.encode(torch.from_numpy(old.read(0, 128 * 2048))[None])
+    torch.testing.assert_close(kept.x0, expected)
 
 
-def test_frames_of_silence_after_a_short_vocal_are_kept_to_the_end(
-    old: Vocal, sung: Vocal, codec: Codec
-) -> None:
-    kept = Existing(old, ((0.0, math.inf),)).encode(codec, sung, 128)
-    assert kept.mask.all()
-    assert kept.x0.shape == (1, 64, 128)
-
-
-def test_what_cannot_be_kept_is_named(old: Vocal, sung: Vocal, codec: Codec, tmp_path: Path) -> None:
-    short = vocal_of(voice(99 * 2048), tmp_path)
-    with pytest.raises(InputError, match=r"lasts 4\.60 s, the vocal 4\.64 s"):
-        Existing(short, ((0.0, 1.0),)).encode(codec, sung, 100)
+def test_an_accompaniment_too_short_to_be_kept_is_refused(make: Make, vocal: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "short.wav", voice(300_000 - 2048).T, 44_100)
+    with pytest.raises(InputError, match=r"lasts 6\.76 s, the vocal 6\.80 s"):
+        make(keep=Keep(tmp_path / "short.wav", ((0.0, 1.0),)))
 
 
 def test_ranges_that_touch_are_one_and_the_end_of_the_vocal_is_no_end() -> None:
@@ -298,17 +272,10 @@ def test_ranges_that_touch_are_one_and_the_end_of_the_vocal_is_no_end() -> None:
     assert merged_ranges(((2.0, 12.0), (1.0, 1.5)), 9.0) == ((1.0, 1.5), (2.0, inf))
 
 
-@pytest.mark.parametrize(
-    ("ranges", "words"),
-    [
-        (((9.0, 10.0),), "from 9 s on: the vocal ends before"),
-        (((1.0, 1.05),), "1-1.05: too short to keep"),
-        (((8.95, math.inf),), "too short to keep"),
-    ],
-)
-def test_ranges_that_keep_nothing_are_refused(ranges: tuple[tuple[float, float], ...], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        merged_ranges(ranges, 9.0)
+@pytest.mark.parametrize("kept", [(9.0, 10.0), (1.0, 1.05), (8.95, math.inf)])
+def test_ranges_that_keep_nothing_are_refused(kept: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match=rf"from {kept[0]:g} s on, less than 0\.1 s of the vocal to keep"):
+        merged_ranges((kept,), 9.0)
 
 
 def test_the_old_samples_themselves_stay_and_pass_into_the_new_ones(old: Vocal) -> None:

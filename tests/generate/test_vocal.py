@@ -37,8 +37,7 @@ def whole(vocal: Vocal) -> Audio:
     return audio
 
 
-@pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg", "m4a"])
-@pytest.mark.parametrize(("rate", "channels"), [(48_000, 1), (8_000, 2)])
+@pytest.mark.parametrize(("suffix", "rate", "channels"), [("flac", 48_000, 1), ("mp3", 8_000, 2)])
 def test_a_file_is_what_ffmpeg_decodes(tmp_path: Path, suffix: str, rate: int, channels: int) -> None:
     path = tmp_path / f"-take 1: %20.{suffix}"
     given = saved(tmp_path / "given.wav", voice(rate=rate, channels=channels), rate)
@@ -75,36 +74,30 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     assert peak < 16e6  # the whole takes 42e6
 
 
-TYPES: list[tuple[Any, float]] = [
-    (np.float16, 1e-3), (np.float32, 0.0), (np.float64, 3e-8), (">f4", 0.0),
-    (np.int16, 2**-15), (np.int32, 3e-8), (np.uint8, 2**-7),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("kind", "step"), TYPES)
-@pytest.mark.parametrize("layout", ["mono", "stereo", "channels first", "one channel"])
-def test_an_array_of_any_kind_is_the_audio_it_stands_for(
-    tmp_path: Path, kind: Any, step: float, layout: str
-) -> None:
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        (np.float16, 1e-3),
+        (np.float64, 3e-8),
+        (">f4", 0.0),
+        (np.int16, 2**-15),
+        (np.int32, 3e-8),
+        (np.uint8, 2**-7),
+    ],
+)
+def test_an_array_of_any_kind_is_the_audio_it_stands_for(tmp_path: Path, kind: Any, step: float) -> None:
     frames = voice()
-    if layout in {"mono", "one channel"}:
-        frames = frames[:, :1].repeat(2, axis=1)
     full_scale = {"int16": 2**15, "int32": 2**31, "uint8": 2**7}.get(np.dtype(kind).name, 1)
     zero = 128 if kind == np.uint8 else 0
     samples = (frames.astype(np.float64) * full_scale + zero).astype(kind)
-    shaped = {
-        "mono": samples[:, 0],
-        "stereo": samples,
-        "channels first": samples.T,
-        "one channel": samples[None, :, 0],
-    }
-    audio = whole(vocal_of(shaped[layout], tmp_path))
-    assert np.abs(audio - frames.T).max() <= step
+    for shaped in (samples, samples.T, samples[:, 0], samples[None, :, 0]):
+        audio = whole(vocal_of(shaped, tmp_path))
+        expected = frames if shaped.shape in (samples.shape, samples.T.shape) else frames[:, :1]
+        assert np.abs(audio - expected.T).max() <= step
     assert {file.name for file in tmp_path.iterdir()} == {"vocal.wav"}
 
 
-@pytest.mark.parametrize("channels", [1, 2, 8])
-@pytest.mark.parametrize("rate", [8_000, 44_100])
+@pytest.mark.parametrize(("channels", "rate"), [(1, 8_000), (2, 44_100), (8, 44_100)])
 def test_an_array_becomes_what_the_same_file_becomes(tmp_path: Path, channels: int, rate: int) -> None:
     frames = voice(rate=rate, channels=channels)
     expected = load_audio(saved(tmp_path / "a.wav", frames, rate), tmp_path)
@@ -112,8 +105,7 @@ def test_an_array_becomes_what_the_same_file_becomes(tmp_path: Path, channels: i
         np.testing.assert_array_equal(whole(vocal_of(samples, tmp_path, sample_rate=rate)), expected)
 
 
-@pytest.mark.parametrize("length_s", [0.5, 0.12345, 1 / SAMPLE_RATE])
-@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+@pytest.mark.parametrize(("length_s", "rate"), [(0.5, 8_000), (0.12345, 44_100), (1 / SAMPLE_RATE, 48_000)])
 def test_only_the_beginning_is_taken(tmp_path: Path, length_s: float, rate: int) -> None:
     frames = voice(rate=rate)
     path = saved(tmp_path / "a.wav", frames, rate)
@@ -145,25 +137,17 @@ def with_value(value: float) -> Audio:
 
 
 BAD: list[tuple[Samples, str]] = [
-    (np.zeros(0, np.float32), "holds no samples; give one"),
-    (np.zeros((2, 0)), "holds no samples"),
-    (np.zeros((0, 2), np.int16), "holds no samples"),
+    (np.zeros(0, np.float32), r"shape \(1, 0\)"),
     (with_value(np.nan), "NaN or infinite samples; export it again"),
-    (with_value(-np.inf), "NaN or infinite samples"),
-    (with_value(np.nan).T, "NaN or infinite samples"),
     (with_value(0).astype(np.float64) * 1e300, "NaN or infinite samples"),
     (voice() * 32_768, r"samples of up to 1\d{4}\S*, where full scale is 1"),
-    (np.zeros((200, 44_100)), "200 channels; give a vocal of one or two"),
     (np.zeros((44_100, 9)), "9 channels"),
-    (np.zeros((2, 5)), r"shape \(2, 5\), where either may be the channels"),
-    (np.zeros((8, 8)), r"shape \(8, 8\)"),
+    (np.zeros((2, 5)), r"shape \(2, 5\)"),
     (np.zeros((2, 100, 3)), r"shape \(2, 100, 3\); give \(samples,\) or \(channels, samples\)"),
-    (np.array(0.5), r"shape \(\)"),
     (np.zeros(100, np.int64), "of type int64; give float in"),
-    (np.zeros(100, np.complex64), "of type complex64"),
     (np.zeros(100, bool), "of type bool"),
     (np.array(["la", "la"]), "of type <U2"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("array", "message"), BAD, ids=[message[:30] for _, message in BAD])
@@ -172,13 +156,13 @@ def test_an_array_that_is_no_vocal_is_refused(tmp_path: Path, array: Samples, me
         vocal_of(array, tmp_path)
 
 
-@pytest.mark.parametrize("rate", [0, -44_100, 999, 768_001, 2**40, 44_100.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("rate", [-44_100, 768_001, 44_100.5, float("nan")])
 def test_an_absurd_rate_is_refused(tmp_path: Path, rate: Any) -> None:
     with pytest.raises(InputError, match=r"sample_rate = .*: give a whole number from 1000 to 768000 Hz"):
         vocal_of(voice(), tmp_path, sample_rate=rate)
 
 
-@pytest.mark.parametrize("length_s", [0.0, -1.0, 1e-9, float("nan"), float("inf")])
+@pytest.mark.parametrize("length_s", [0.0, float("nan"), float("inf")])
 def test_a_length_of_nothing_is_refused(tmp_path: Path, length_s: float) -> None:
     with pytest.raises(InputError, match=r"length_s = .*: give the seconds"):
         vocal_of(voice(), tmp_path, length_s=length_s)
@@ -191,34 +175,23 @@ def test_an_array_beyond_what_a_wav_holds_is_refused(tmp_path: Path) -> None:
     assert vocal_of(huge, tmp_path, length_s=0.1).samples == 4_410
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("rate", [44_100, 48_000])
-def test_a_file_with_what_is_no_number_is_refused(tmp_path: Path, value: float, rate: int) -> None:
-    path = saved(tmp_path / "a.wav", with_value(value), rate)
-    with pytest.raises(InputError, match=r"a\.wav: holds NaN or infinite samples"):
-        vocal_of(path, tmp_path)
-
-
-@pytest.mark.parametrize("channels", [9, 200])
-def test_a_file_of_many_channels_is_refused_by_their_number(tmp_path: Path, channels: int) -> None:
-    path = saved(tmp_path / "a.wav", voice(0.1, channels=channels))
-    with pytest.raises(InputError, match=rf"a\.wav: {channels} channels; give a vocal of one or two"):
-        vocal_of(path, tmp_path)
-
-
 def test_a_file_that_is_no_vocal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.mp3").write_text("la la la\n" * 500)
     (tmp_path / "nothing.wav").touch()
     (tmp_path / "folder.wav").mkdir()
     saved(tmp_path / "empty.wav", voice(0.0))
     saved(tmp_path / "loud.wav", 32_768 * voice())
+    saved(tmp_path / "nan.wav", with_value(np.nan), 48_000)
+    saved(tmp_path / "many.wav", voice(0.1, channels=200))
     content = saved(tmp_path / "cut.flac", voice(), subtype="PCM_16").read_bytes()
     (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     for name, message in {
         "absent.wav": "no such file",
-        "folder.wav": "a folder; give an audio file",
+        "folder.wav": "no regular file; give an audio file",
+        "nan.wav": "holds NaN or infinite samples",
+        "many.wav": "200 channels; give a vocal of one or two",
         "text.mp3": "not readable as audio",
         "nothing.wav": "not readable as audio",
         "cut.flac": "not readable as audio",
@@ -227,8 +200,6 @@ def test_a_file_that_is_no_vocal_is_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=rf"{name}: {message}"):
             vocal_of(tmp_path / name, workspace)
-    with pytest.raises(InputError, match=r"/dev/null: no regular file"):
-        vocal_of(Path("/dev/null"), workspace)
 
 
 @pytest.mark.parametrize(("level", "silent"), [(0.0, True), (1e-39, True), (0.002, True), (0.01, False)])
@@ -261,7 +232,7 @@ def test_the_vocals_of_a_mix_are_a_vocal_beside_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole(mix), frames.T)
 
 
-@pytest.mark.parametrize(("factor", "message"), [(np.nan, "NaN"), (np.inf, "NaN or inf"), (99.0, "of up to")])
+@pytest.mark.parametrize(("factor", "message"), [(np.nan, "NaN"), (99.0, "of up to")])
 def test_what_a_separator_gives_is_checked(tmp_path: Path, factor: float, message: str) -> None:
     with pytest.raises(InputError, match=rf"the vocals of the mix, by half/1: .*{message}"):
         vocal_from_mix(vocal_of(voice(), tmp_path), HalfSeparator(factor), tmp_path)
