@@ -28,13 +28,8 @@ STRETCH = 4
 class CodecInfo(BaseModel, frozen=True, strict=True, extra="forbid"):
     """The codec that latents are of; stored with every dataset and model, and equal where latents are alike.
 
-    Attributes:
-        name: In the settings.
-        version: Changes whenever the latents of the same audio would; speaks of the posterior and precision.
-        sample_rate: Hz of the audio.
-        hop: Samples of a frame.
-        channels: C.
-        weights_sha256: Digest of the weights; None where the codec has none, or they are not known.
+    `version` changes whenever the latents of the same audio would: it speaks of the posterior and precision.
+    `weights_sha256` is None where the codec has no weights, or they are not known.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -67,25 +62,10 @@ class Codec(Protocol):
     Several threads may ask at a time.
     """
 
-    @property
-    def info(self) -> CodecInfo:
-        """Says which codec it is; latents of another one mean nothing to it."""
-        ...
-
-    @property
-    def window(self) -> int:
-        """Frames that suit it best: a longer song is computed in windows of so many."""
-        ...
-
-    @property
-    def encode_reach(self) -> int:
-        """Frames on either side on which a latent frame depends, at most."""
-        ...
-
-    @property
-    def decode_reach(self) -> int:
-        """Frames on either side on which the samples of a frame depend, at most."""
-        ...
+    info: CodecInfo  # latents of another one mean nothing to it
+    window: int  # frames that suit it best: a longer song is computed in windows of so many
+    encode_reach: int  # frames on either side on which a latent frame depends, at most
+    decode_reach: int  # frames on either side on which the samples of a frame depend, at most
 
     def encode(self, audio: Tensor) -> Tensor:
         """(B, 2, S) in [-1, 1] → (B, C, ceil(S / hop)), float32, on the device `audio` is on."""
@@ -130,23 +110,16 @@ def decode_audio(codec: Codec, latents: Tensor) -> Audio:
 
 
 def encode_windows(codec: Codec, read: Callable[[int, int], Audio], samples: int) -> Tensor:
-    """Latents of a song that is read as it is needed.
+    """Latents (1, C, T), float32 on the CPU, of a song of so many samples that is read as it is needed.
 
-    They equal `encode_audio` of the whole, except where the settings ask for samples of the posterior: those
-    are other samples, the same each time.
-
-    Args:
-        codec: Any.
-        read: (start, stop) → the song's samples [start, stop), (2, stop - start) at 44.1 kHz in [-1, 1].
-        samples: S, of the whole song.
-
-    Returns:
-        (1, C, T) float32 on the CPU.
+    `read` gives the song's samples [start, stop), (2, stop - start) at 44.1 kHz in [-1, 1]. The latents equal
+    `encode_audio` of the whole, except where the settings ask for samples of the posterior: those are other
+    samples, the same each time.
     """
     info, frames = codec.info, codec.info.frame_count(samples)
     read_own, own_samples = resampled(read, samples, SAMPLE_RATE, info.sample_rate)
     latents = torch.empty(1, info.channels, frames)
-    for keep, stretch in _stretches(frames, codec.window, codec.encode_reach):
+    for keep, stretch in stretches_of(frames, codec.window, codec.encode_reach):
         audio = read_own(stretch.start * info.hop, min(stretch.stop * info.hop, own_samples))
         encoded = codec.encode(torch.tensor(audio)[None])
         first = keep.start - stretch.start
@@ -155,35 +128,26 @@ def encode_windows(codec: Codec, read: Callable[[int, int], Audio], samples: int
 
 
 def decode_windows(codec: Codec, latents: Tensor, samples: int) -> Iterator[Audio]:
-    """The first `samples` samples of `decode_audio` of the whole song, one stretch after the other.
-
-    Args:
-        codec: Any.
-        latents: (1, C, T), on any device.
-        samples: At most those of T frames.
-
-    Yields:
-        (2, n) float32 at 44.1 kHz, `samples` in all; may overshoot ±1.
-    """
+    """The first `samples` samples of `decode_audio` of latents (1, C, T), in successive stretches (2, n)."""
     info, frames = codec.info, latents.shape[-1]
     # The filter that resamples hears a little beyond what is kept.
     reach = codec.decode_reach + -(-filter_reach(info.sample_rate, SAMPLE_RATE) // info.hop)
-    for keep, stretch in _stretches(frames, codec.window, reach):
+    for keep, stretch in stretches_of(frames, codec.window, reach):
         start, stop = info.samples(keep.start), min(info.samples(keep.stop), samples)
         if stop <= start:
             return
-        decoded = codec.decode(latents[..., stretch.start : stretch.stop])[0].float().cpu().numpy()
+        part, at = latents[..., stretch.start : stretch.stop], stretch.start * info.hop
+        decoded: Audio = codec.decode(part)[0].float().cpu().numpy()
+        read, _ = resampled(
+            lambda a, b, decoded=decoded, at=at: decoded[:, a - at : b - at],
+            frames * info.hop,
+            info.sample_rate,
+            SAMPLE_RATE,
+        )
+        yield read(start, stop)
 
-        def read(
-            first: int, last: int, decoded: Audio = decoded, at: int = stretch.start * info.hop
-        ) -> Audio:
-            return decoded[:, first - at : last - at]
 
-        read_song, _ = resampled(read, frames * info.hop, info.sample_rate, SAMPLE_RATE)
-        yield read_song(start, stop)
-
-
-def _stretches(frames: int, width: int, reach: int) -> list[tuple[range, range]]:
+def stretches_of(frames: int, width: int, reach: int) -> list[tuple[range, range]]:
     """`windows_of` in groups: what to keep, and what to compute it from.
 
     Cut into windows of its own, a stretch gives those of the whole song again.

@@ -5,8 +5,6 @@ here is for frames that overlap by half: torchaudio's does the same in a dozen p
 and takes four times as long. Legend: B batch, S samples, T frames, H hop.
 """
 
-from collections.abc import Iterable, Iterator
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -57,48 +55,33 @@ def griffin_lim(magnitude: Tensor, window: Tensor, rounds: int, momentum: float)
     Returns:
         (B, T + 1, H); the first hop and the last, which one frame alone covers, fade.
     """
-    hop = len(window) // 2
+    hop, targets = len(window) // 2, magnitude.split(BLOCK, dim=1)
+    starts = range(0, magnitude.shape[1], BLOCK)
     synthesis = window / window.square().view(2, hop).sum(0).repeat(2)
     previous = torch.zeros(magnitude.shape, dtype=torch.complex64, device=magnitude.device)
     signal = magnitude.new_zeros(magnitude.shape[0], magnitude.shape[1] + 1, hop)
-    _overlap_add(signal, (part.to(torch.complex64) for part in magnitude.split(BLOCK, dim=1)), synthesis)
+    for start, target in zip(starts, targets, strict=True):
+        _overlap_add(signal, start, target.to(torch.complex64), synthesis)
     for _ in range(rounds):
-        spectra = _corrected(signal, magnitude, previous, window, momentum)
-        signal = _overlap_add(torch.zeros_like(signal), spectra, synthesis)
+        heard, signal = signal, torch.zeros_like(signal)
+        for start, target, last in zip(starts, targets, previous.split(BLOCK, dim=1), strict=True):
+            samples = heard[:, start : start + target.shape[1] + 1].flatten(1)
+            rebuilt = torch.fft.rfft(samples.unfold(-1, 2 * hop, hop) * window)
+            # Equation 2, c + α (c − previous c), divided by 1 + α: its phase is all that counts.
+            spectrum = torch.sub(rebuilt, last, alpha=momentum / (1 + momentum))
+            last.copy_(rebuilt)
+            squares = torch.view_as_real(spectrum).square()
+            spectrum *= (squares[..., 0] + squares[..., 1]).add_(TINY).rsqrt_().mul_(target)
+            _overlap_add(signal, start, spectrum, synthesis)
     return signal
 
 
-def _corrected(
-    signal: Tensor, magnitude: Tensor, previous: Tensor, window: Tensor, momentum: float
-) -> Iterator[Tensor]:
-    """The magnitudes with the phases of `signal`'s own spectrum, pushed on; that goes into `previous`.
-
-    The sum of equation 2, c + α (c − previous c), is divided by 1 + α: its phase is all that counts.
-    """
-    start = 0
-    for target, last in zip(magnitude.split(BLOCK, dim=1), previous.split(BLOCK, dim=1), strict=True):
-        stop = start + target.shape[1]
-        samples = signal[:, start : stop + 1].flatten(1)
-        rebuilt = torch.fft.rfft(samples.unfold(-1, len(window), signal.shape[-1]) * window)
-        spectrum = torch.sub(rebuilt, last, alpha=momentum / (1 + momentum))
-        last.copy_(rebuilt)
-        squares = torch.view_as_real(spectrum).square()
-        spectrum *= (squares[..., 0] + squares[..., 1]).add_(TINY).rsqrt_().mul_(target)
-        yield spectrum
-        start = stop
-
-
-def _overlap_add(signal: Tensor, spectra: Iterable[Tensor], synthesis: Tensor) -> Tensor:
-    """Add to `signal` (B, T + 1, H) the frames of successive spectra (B, ·, H + 1)."""
-    start = 0
-    for spectrum in spectra:
-        frames = torch.fft.irfft(spectrum, n=len(synthesis)).mul_(synthesis)
-        first, second = frames.chunk(2, dim=-1)
-        stop = start + frames.shape[1]
-        signal[:, start:stop] += first
-        signal[:, start + 1 : stop + 1] += second
-        start = stop
-    return signal
+def _overlap_add(signal: Tensor, start: int, spectrum: Tensor, synthesis: Tensor) -> None:
+    """Add to `signal` (B, T + 1, H) the frames of a spectrum (B, ·, H + 1) from `start` on."""
+    first, second = torch.fft.irfft(spectrum, n=len(synthesis)).mul_(synthesis).chunk(2, dim=-1)
+    stop = start + spectrum.shape[1]
+    signal[:, start:stop] += first
+    signal[:, start + 1 : stop + 1] += second
 
 
 def mel_info(sample_rate: int = SAMPLE_RATE, hop: int = HOP, bands: int = BANDS) -> CodecInfo:
@@ -108,12 +91,7 @@ def mel_info(sample_rate: int = SAMPLE_RATE, hop: int = HOP, bands: int = BANDS)
 
 
 class MelCodec:
-    """Slaney mel bands, natural logarithm of the magnitude; back by pseudo-inverse and Griffin-Lim.
-
-    Args:
-        device: Where it computes.
-        info: From `mel_info`; a window has two hops, centred on its frame.
-    """
+    """Slaney mel bands, natural logarithm of the magnitude; a window has two hops, centred on its frame."""
 
     info = mel_info()
     window = WINDOW

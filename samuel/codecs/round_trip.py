@@ -9,7 +9,6 @@ from math import nan
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from samuel.audio import SAMPLE_RATE, Audio, dbfs, si_sdr_db
 from samuel.codecs.base import Codec, decode_audio, encode_audio
@@ -30,19 +29,11 @@ MOST_LEVEL_DB = 4.5
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """How a reconstruction compares with its original; all NaN where it holds values that are no numbers.
+    """How a reconstruction compares with its original; all NaN where it holds values that are no numbers."""
 
-    Attributes:
-        distance_db: Log-spectral distance: root mean square difference of the log-mel spectra of the mean of
-            both channels, wherever one of them is within 60 dB of the loudest band of the original.
-        level_db: Level of that mean against the original's.
-        si_sdr_db: Scale-invariant signal-to-distortion ratio of both channels (Le Roux et al., 2019). A codec
-            that keeps no phase has a very low one.
-    """
-
-    distance_db: float
-    level_db: float
-    si_sdr_db: float
+    distance_db: float  # root mean square difference of the log-mel spectra
+    level_db: float  # against the original's
+    si_sdr_db: float  # scale-invariant (Le Roux et al., 2019); very low where a codec keeps no phase
 
     @property
     def faithful(self) -> bool:
@@ -52,20 +43,17 @@ class RoundTrip:
 
 
 def round_trip(codec: Codec, audio: Audio) -> RoundTrip:
-    """Encode, store as float16, decode, compare.
+    """Encode (2, S), some seconds of music, store it as float16, decode, compare.
 
-    Compared is the mean of both channels, for a mono codec keeps no more.
-
-    Args:
-        codec: Any.
-        audio: (2, S), some seconds of music.
+    Spectra and levels are those of the mean of both channels, for a mono codec keeps no more.
 
     Raises:
         InputError: The audio, or the mean of its channels, is silent: it would come back from any weights.
     """
     if not audio.mean(axis=0).any():
         raise InputError("the audio for the codec's round trip is silent; give a louder part of a song")
-    decoded = _through(codec, audio)
+    stored = encode_audio(codec, audio).to(torch.float16).to(torch.float32)  # as the dataset keeps them
+    decoded = decode_audio(codec, stored)[:, : audio.shape[1]]
     if not np.isfinite(decoded).all():
         return RoundTrip(nan, nan, nan)
     return RoundTrip(
@@ -103,25 +91,17 @@ def loudest_chunk(audio: Audio, samples: int) -> Audio:
     return audio[:, start : start + samples]
 
 
-def _through(codec: Codec, audio: Audio) -> Audio:
-    latents = encode_audio(codec, audio)
-    stored = latents.to(torch.float16).to(torch.float32)  # as the dataset keeps them
-    return decode_audio(codec, stored)[:, : audio.shape[1]]
-
-
 def _log_spectral_distance_db(original: Audio, decoded: Audio) -> float:
-    first, second = _mel(original), _mel(decoded)
+    """Compare the mel power wherever one of the two is within `RANGE_DB` of the original's loudest band."""
+    import librosa
+
+    first, second = (
+        librosa.feature.melspectrogram(
+            y=audio.mean(axis=0, dtype=np.float64), sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=STEP, n_mels=BANDS
+        )
+        for audio in (original, decoded)
+    )
     floor = first.max() * 10 ** (-RANGE_DB / 10)
     compared = (first > floor) | (second > floor)
     ratio = np.maximum(second, floor)[compared] / np.maximum(first, floor)[compared]
     return float(np.sqrt(np.mean(np.square(10 * np.log10(ratio)))))
-
-
-def _mel(audio: Audio) -> NDArray[np.float64]:
-    """(2, S) → (64, frames) mel power of the mean of both channels."""
-    import librosa
-
-    return librosa.feature.melspectrogram(
-        y=audio.mean(axis=0, dtype=np.float64), sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=STEP,
-        n_mels=BANDS,
-    )  # fmt: skip

@@ -7,7 +7,7 @@ Legend: B batch, S samples at 44.1 kHz, C channels, T latent frames.
 """
 
 import hashlib
-from collections.abc import Sequence
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -58,15 +58,14 @@ VARIANTS = {
 class Snake(nn.Module):
     """x + sin²(αx) / β per channel (Ziyin et al. 2020; β as in BigVGAN), for inference.
 
-    stable-audio-tools computes it in five passes, each into new memory; on a CPU that takes a third of the
-    encoder's time.
+    Takes over the numbers of a `SnakeBeta` of stable-audio-tools, which computes it in five passes, each into
+    new memory; on a CPU that takes a third of the encoder's time.
     """
 
     alpha: Tensor
     inverse_beta: Tensor
 
     def __init__(self, original: Any) -> None:
-        """Take over the numbers of a `SnakeBeta` of stable-audio-tools."""
         super().__init__()
         alpha, beta = original.alpha.detach(), original.beta.detach()
         if original.alpha_logscale:
@@ -106,14 +105,10 @@ class StableAudioCodec:
         config: CodecConfig,
         decoding: Precision | None = None,
     ) -> None:
-        """Move the autoencoder to `device`.
+        """Move the autoencoder, as stable-audio-tools builds it, to `device`.
 
-        Args:
-            autoencoder: As stable-audio-tools builds it.
-            weights_sha256: Of the weights and of the network that they are in.
-            device: Where it computes.
-            config: posterior, precision and batch.
-            decoding: Precision of what is only listened to; none: that of the settings.
+        `weights_sha256` is of the weights and of the network that they are in; `decoding` the precision of
+        what is only listened to, by default that of the settings.
         """
         with_light_snakes(autoencoder).to(device, torch.float32).eval().requires_grad_(False)
         identity = {"version": version(config.posterior, config.precision), "weights_sha256": weights_sha256}
@@ -132,15 +127,14 @@ class StableAudioCodec:
         """(B, 2, S), clamped to [-1, 1] → (B, 64, ceil(S / 2048)), the posterior's mean or a sample of it."""
         hop = self.info.hop
         padded = pad_to_frames(audio, hop).to("cpu", torch.float32).clamp(-1.0, 1.0)
-        windows = windows_of(padded.shape[-1] // hop, self.window, self.encode_reach)
-        mean, scale = _through(self._encoder, padded, windows, hop, 1).chunk(2, dim=1)
+        mean, scale = _through(self._encoder, padded, self.window, self.encode_reach, hop, 1).chunk(2, dim=1)
         return (_sample(mean, scale, padded) if self._sampled else mean).to(audio.device)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 64, T) → (B, 2, T · 2048)."""
-        windows = windows_of(latents.shape[-1], self.window, self.decode_reach)
         whole = latents.to("cpu", torch.float32)
-        return _through(self._decoder, whole, windows, 1, self.info.hop).to(latents.device)
+        decoded = _through(self._decoder, whole, self.window, self.decode_reach, 1, self.info.hop)
+        return decoded.to(latents.device)
 
     def cancel(self) -> None:
         """End what other threads wait for, each with a StoppedError."""
@@ -148,10 +142,9 @@ class StableAudioCodec:
         self._decoder.cancel()
 
 
-def _through(
-    network: Batcher, values: Tensor, windows: Sequence[tuple[range, range]], step_in: int, step_out: int
-) -> Tensor:
+def _through(network: Batcher, values: Tensor, width: int, reach: int, step_in: int, step_out: int) -> Tensor:
     """(B, C, T · step_in) → (B, C', T · step_out), window by window."""
+    windows = windows_of(values.shape[-1] // step_in, width, reach)
     results = network(
         [item[:, window.start * step_in : window.stop * step_in] for item in values for _, window in windows]
     )
@@ -194,6 +187,9 @@ class _Bottleneck(BaseModel, extra="forbid"):
 
 
 class _Autoencoder(BaseModel, extra="ignore"):
+    """What matters of `model_config.json`: the autoencoder that our windows and margins are measured on."""
+
+    sample_rate: Literal[44_100]
     io_channels: Literal[2]
     latent_dim: Literal[64]
     downsampling_ratio: Literal[2048]
@@ -203,61 +199,39 @@ class _Autoencoder(BaseModel, extra="ignore"):
     pretransform: None = None
 
 
-class _Pretransform(BaseModel):
-    config: _Autoencoder
-
-
-class _Model(BaseModel):
-    pretransform: _Pretransform
-
-
-class _ModelConfig(BaseModel):
-    """What matters of `model_config.json`: the autoencoder that our windows and margins are measured on."""
-
-    sample_rate: Literal[44_100]
-    model: _Model
-
-
 def load(config: CodecConfig, device: torch.device, decoding: Precision | None = None) -> StableAudioCodec:
-    """The codec from a local folder or a hub repository in the layout of stable-audio-tools.
-
-    Args:
-        config: path: a folder with `model_config.json` and `model.safetensors`, or `owner/name` on the hub.
-        device: Where it computes.
-        decoding: Precision of the decoder; none: that of the settings.
+    """The codec from `config.path`: a folder in the layout of stable-audio-tools, or `owner/name` on the hub.
 
     Raises:
         MissingPartError: A file is absent, gated or out of reach, or does not hold this autoencoder.
     """
-    config_file, weights_file = _files(config.path)
-    architecture = _read_config(config_file)
-    state = _read_weights(weights_file)
-    autoencoder = _build(architecture, config_file, state, weights_file)
+    folder = Path(config.path).expanduser()
+    if folder.is_dir():
+        files = [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
+        if absent := [file for file in files if not file.is_file()]:
+            raise MissingPartError(f"{absent[0]}: no such file; codec.path must hold it")
+    elif config.path.count("/") != 1 or config.path.startswith((".", "/", "~")):
+        raise MissingPartError(
+            f"codec.path {config.path}: no such folder, and no hub repository (owner/name)"
+        )
+    else:
+        files = [fetch(config.path, name, REMEDY) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+    architecture, state = _read_config(files[0]), _read_weights(files[1])
+    autoencoder = _build(architecture, state, *files)
     identity = hashlib.sha256(weights_sha256(state).encode() + json_bytes(architecture)).hexdigest()
     return StableAudioCodec(autoencoder, identity, device, config, decoding)
-
-
-def _files(path: str) -> tuple[Path, Path]:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (folder / name).is_file():
-                raise MissingPartError(f"{folder / name}: no such file; codec.path must hold it")
-        return folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    if path.count("/") != 1 or path.startswith((".", "/", "~")):
-        raise MissingPartError(f"codec.path {path}: no such folder, and not a hub repository (owner/name)")
-    return fetch(path, CONFIG_FILE, REMEDY), fetch(path, WEIGHTS_FILE, REMEDY)
 
 
 def _read_config(file: Path) -> dict[str, Any]:
     """The autoencoder's own part, in the nesting that stable-audio-tools' factory expects."""
     try:
-        read = _ModelConfig.model_validate_json(read_bounded(file, MAX_CONFIG_BYTES))
-    except ValueError as error:
-        fault = first_fault(error) if isinstance(error, ValidationError) else error
+        whole = json.loads(read_bounded(file, MAX_CONFIG_BYTES))
+        own = {**whole["model"]["pretransform"]["config"], "sample_rate": whole["sample_rate"]}
+        checked = _Autoencoder.model_validate_json(json.dumps(own)).model_dump(exclude_none=True)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else repr(error)
         raise MissingPartError(f"{file}: not the autoencoder of Stable Audio Open ({fault})") from error
-    inner = read.model.pretransform.config.model_dump(exclude_none=True)
-    return {"sample_rate": read.sample_rate, "model": inner}
+    return {"sample_rate": checked.pop("sample_rate"), "model": checked}
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -274,7 +248,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def _build(config: dict[str, Any], file: Path, state: dict[str, Tensor], weights_file: Path) -> nn.Module:
+def _build(config: dict[str, Any], state: dict[str, Tensor], file: Path, weights_file: Path) -> nn.Module:
     """The network with its weights. It is built without memory, which is theirs alone."""
     try:
         with quietly(), torch.device("meta"):
@@ -286,10 +260,8 @@ def _build(config: dict[str, Any], file: Path, state: dict[str, Tensor], weights
     try:
         autoencoder.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        complaints = [line.strip() for line in str(error).splitlines()[1:]]
-        more = f" (and {len(complaints) - 2} more complaints)" if len(complaints) > 2 else ""
+        complaint = " ".join(str(error).split())[:400]
         raise MissingPartError(
-            f"{weights_file}: {PREFIX}* is another network: {' '.join(complaints[:2])[:400]}{more};"
-            " fetch it again"
+            f"{weights_file}: {PREFIX}* is another network: {complaint}; fetch it again"
         ) from error
     return autoencoder

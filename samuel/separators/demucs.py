@@ -5,10 +5,8 @@ song gives the same stems every time. Legend: S samples at 44.1 kHz, L samples o
 """
 
 import re
-from dataclasses import dataclass
 from importlib.metadata import version
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,23 +32,8 @@ NETWORKS = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs
 REMEDY = "or set separator.repo to a folder with its weights, or separator.name to 'repet'"
 
 
-@dataclass(frozen=True)
-class Member:
-    """One network of a bag, for the vocals.
-
-    Attributes:
-        network: As demucs loads it.
-        weight: What its vocals count in the mean over the bag.
-        batcher: Applies it.
-    """
-
-    network: Any
-    weight: float
-    batcher: Batcher
-
-
 class DemucsSeparator:
-    """One model of demucs, or a bag of them.
+    """One model of demucs, or a bag of them, as `demucs.pretrained.get_model` gives it.
 
     Differs from `apply_model`: members of a bag that have no say in the vocals are not computed.
     """
@@ -64,20 +47,27 @@ class DemucsSeparator:
         precision: Precision = "fp32",
         batch: int | None = None,
     ) -> None:
-        """Move the networks to `device`.
-
-        Args:
-            model: What `demucs.pretrained.get_model` gives.
-            name: For the identity.
-            device: Where it computes.
-            precision: Of the arithmetic.
-            batch: Segments at a time; none: as the GPU has memory.
-        """
-        self.identity = _identity(model, name, precision)
-        self._members = [
-            Member(network, weight, _batcher(network, device, precision, batch))
-            for network, weight in _singers(model)
+        """Move the networks to `device`; `batch` is of segments, by default as many as the GPU holds."""
+        singers = _singers(model)
+        members = [
+            (type(one).__name__, getattr(one, "_init_args_kwargs", None), str(one.segment), weight)
+            for one, weight in singers
         ]
+        weights = digest(weights_sha256(model.state_dict())[:20], members)
+        rounded = "" if precision == "fp32" else f" {precision}"
+        self.identity = (
+            f"demucs/{version('demucs')} {name} shifts=0 overlap={OVERLAP}{rounded} weights={weights}"
+        )
+        # Each network, what its vocals count in the mean over the bag, and what applies it.
+        self._members: list[tuple[Any, float, Batcher]] = []
+        for network, weight in singers:
+            network.to(device).eval().requires_grad_(False)
+            # Only the vocals leave the GPU; and a copy, or on a CPU they would keep the other sources alive.
+            batcher = Batcher(
+                lambda segments, network=network: network(segments)[:, network.sources.index(SOURCE)].clone(),
+                device, precision=precision, size=batch, most=MAX_BATCH,
+            )  # fmt: skip
+            self._members.append((network, weight, batcher))
 
     def vocals(self, mix: Audio) -> Audio:
         """(2, S) → vocals (2, S); normalised by the song's mean and deviation, as demucs does."""
@@ -85,14 +75,44 @@ class DemucsSeparator:
         middle = wave.mean(0)
         mean, deviation = middle.mean(), middle.std() + 1e-8
         normal = (wave - mean) / deviation
-        total = sum(member.weight * _apply(member, normal) for member in self._members)
-        total = total / sum(member.weight for member in self._members)
+        total = sum(weight * _apply(network, batcher, normal) for network, weight, batcher in self._members)
+        total = total / sum(weight for _, weight, _ in self._members)
         return np.ascontiguousarray((total * deviation + mean).numpy(), dtype=np.float32)
 
     def cancel(self) -> None:
         """End what other threads wait for, each with a StoppedError."""
-        for member in self._members:
-            member.batcher.cancel()
+        for _, _, batcher in self._members:
+            batcher.cancel()
+
+
+def _singers(model: Any) -> list[tuple[Any, float]]:
+    """The networks that have a say in the vocals, with their weights."""
+    place = model.sources.index(SOURCE)
+    if not hasattr(model, "models"):
+        return [(model, 1.0)]
+    weighted = zip(model.models, model.weights, strict=True)
+    return [(network, float(weights[place])) for network, weights in weighted if weights[place] > 0]
+
+
+def _apply(network: Any, batcher: Batcher, wave: Tensor) -> Tensor:
+    """(C, S) → vocals (C, S): segments weighted by a triangle, 1 in the middle, and overlapped."""
+    from demucs.apply import TensorChunk
+    from demucs.utils import center_trim
+
+    samples, length = wave.shape[-1], int(network.samplerate * network.segment)
+    starts = range(0, samples, int((1 - OVERLAP) * length))
+    segments = [TensorChunk(wave, start, length) for start in starts]
+    valid = getattr(network, "valid_length", lambda samples: samples)
+    # A segment at the end has the song before it for context.
+    sung = batcher([segment.padded(valid(segment.length)) for segment in segments])
+    triangle = torch.cat([torch.arange(1, length // 2 + 1), torch.arange(length - length // 2, 0, -1)])
+    triangle = triangle / triangle.max()
+    total, weights = torch.zeros_like(wave), torch.zeros(samples)
+    for start, segment, piece in zip(starts, segments, sung, strict=True):
+        weight = triangle[: segment.length]
+        total[:, start : start + length] += weight * center_trim(piece, segment.length)
+        weights[start : start + length] += weight
+    return total / weights
 
 
 def load(config: SeparatorConfig, device: torch.device) -> DemucsSeparator:
@@ -104,9 +124,13 @@ def load(config: SeparatorConfig, device: torch.device) -> DemucsSeparator:
     name, repo = config.model, config.repo
     if repo is not None and not repo.is_dir():
         raise MissingPartError(f"{repo}: no such folder; separator.repo must hold demucs weights")
+    if repo is not None and "/" in name:
+        raise MissingPartError(f"separator.model = {name!r} is of the hub; unset separator.repo for it")
     try:
         with quietly():
-            model = _from_hub(name) if repo is None else _from_folder(name, repo)
+            from demucs.pretrained import get_model
+
+            model: Any = _from_hub(name) if repo is None else get_model(name, repo)
             _require_ours(model, name)
     except SamuelError:
         raise
@@ -127,14 +151,6 @@ def hub_repository(model: str) -> tuple[str, str]:
     return f"{namespace or DEFAULT_NAMESPACE}/{hf_repo_name(name)}", f"{name}.yaml"
 
 
-def _from_folder(name: str, repo: Path) -> Any:
-    from demucs.pretrained import get_model
-
-    if "/" in name:
-        raise MissingPartError(f"separator.model = {name!r} is of the hub; unset separator.repo for it")
-    return get_model(name, repo)
-
-
 def _from_hub(model: str) -> Any:
     """What demucs would make of the hub's files, once they are seen to be whole and to name no other code."""
     from demucs.apply import BagOfModels
@@ -149,21 +165,16 @@ def _from_hub(model: str) -> Any:
     paths = [fetch(repository, f"{signature}.safetensors", REMEDY) for signature in signatures]
     for path in paths:
         verify_blob(path)
-        _require_harmless(path)
-    return BagOfModels(
-        [load_safetensors_model(path) for path in paths], bag.get("weights"), bag.get("segment")
-    ).eval()
-
-
-def _require_harmless(path: Path) -> None:
-    """Demucs calls whatever class a file of the hub names; a stranger's could name anything."""
-    with safe_open(path, framework="pt") as opened:
-        metadata = opened.metadata() or {}
-    if metadata.get("klass") not in NETWORKS or "structure" in metadata:
-        raise MissingPartError(
-            f"{path}: not loaded: its network is {metadata.get('klass')!r:.80}, and not one of "
-            f"{', '.join(NETWORKS)} without quantisation; choose another separator.model"
-        )
+        # Demucs calls whatever class a file names; a stranger's could name anything.
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        if metadata.get("klass") not in NETWORKS or "structure" in metadata:
+            raise MissingPartError(
+                f"{path}: not loaded: its network is {metadata.get('klass')!r:.80}, and not one of "
+                f"{', '.join(NETWORKS)} without quantisation; choose another separator.model"
+            )
+    networks = [load_safetensors_model(path) for path in paths]
+    return BagOfModels(networks, bag.get("weights"), bag.get("segment")).eval()
 
 
 def _require_ours(model: Any, name: str) -> None:
@@ -174,66 +185,3 @@ def _require_ours(model: Any, name: str) -> None:
     if not singers or not isfinite(sum(weight for _, weight in singers)) or min(lengths) < SHORTEST_SEGMENT_S:
         raise MissingPartError(f"demucs {name}: a bag that makes no vocals; fetch its list of models again")
     require_finite(model.state_dict(), f"demucs {name}")
-
-
-def _identity(model: Any, name: str, precision: Precision) -> str:
-    members = [
-        (type(network).__name__, getattr(network, "_init_args_kwargs", None), str(network.segment), weight)
-        for network, weight in _singers(model)
-    ]
-    weights = digest(weights_sha256(model.state_dict())[:20], members)
-    rounded = "" if precision == "fp32" else f" {precision}"
-    return f"demucs/{version('demucs')} {name} shifts=0 overlap={OVERLAP}{rounded} weights={weights}"
-
-
-def _singers(model: Any) -> list[tuple[Any, float]]:
-    """The networks that have a say in the vocals, with their weights."""
-    place = model.sources.index(SOURCE)
-    if not hasattr(model, "models"):
-        return [(model, 1.0)]
-    weighted = zip(model.models, model.weights, strict=True)
-    return [(network, float(weights[place])) for network, weights in weighted if weights[place] > 0]
-
-
-def _batcher(network: Any, device: torch.device, precision: Precision, batch: int | None) -> Batcher:
-    place = network.sources.index(SOURCE)
-    network.to(device).eval().requires_grad_(False)
-    # Only the vocals leave the GPU; and a copy, or on a CPU they would keep the other sources alive.
-    return Batcher(
-        lambda segments: network(segments)[:, place].clone(),
-        device,
-        precision=precision,
-        size=batch,
-        most=MAX_BATCH,
-    )
-
-
-def _apply(member: Member, wave: Tensor) -> Tensor:
-    """(C, S) → vocals (C, S): segments weighted by a triangle and overlapped."""
-    from demucs.apply import TensorChunk
-    from demucs.utils import center_trim
-
-    network, samples = member.network, wave.shape[-1]
-    length = int(network.samplerate * network.segment)
-    starts = range(0, samples, int((1 - OVERLAP) * length))
-    segments = [TensorChunk(wave, start, length) for start in starts]
-    # A segment at the end has the song before it for context.
-    sung = member.batcher([segment.padded(_valid_length(network, segment.length)) for segment in segments])
-    triangle = _triangle(length)
-    total, weights = torch.zeros_like(wave), torch.zeros(samples)
-    for start, segment, piece in zip(starts, segments, sung, strict=True):
-        weight = triangle[: segment.length]
-        total[:, start : start + length] += weight * center_trim(piece, segment.length)
-        weights[start : start + length] += weight
-    return total / weights
-
-
-def _valid_length(network: Any, samples: int) -> int:
-    return network.valid_length(samples) if hasattr(network, "valid_length") else samples
-
-
-def _triangle(length: int) -> Tensor:
-    """(L,) weights, 1 in the middle."""
-    rising, falling = torch.arange(1, length // 2 + 1), torch.arange(length - length // 2, 0, -1)
-    triangle = torch.cat([rising, falling])
-    return triangle / triangle.max()

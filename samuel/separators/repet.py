@@ -1,4 +1,4 @@
-"""REPET-SIM: vocals by what does not repeat, without weights."""
+"""REPET-SIM: vocals by what does not repeat, without weights. T frames, F frequencies, K neighbours."""
 
 import numpy as np
 import torch
@@ -9,10 +9,9 @@ from samuel.config import SeparatorConfig
 
 N_FFT = 2048
 HOP = 1024
-FRAMES_PER_S = SAMPLE_RATE / HOP
 NEIGHBOURS = 11
 """Odd, so that the median is one of them."""
-SPACING = round(1.0 * FRAMES_PER_S)
+SPACING = round(1.0 * SAMPLE_RATE / HOP)
 """Frames of a cell that gives at most one neighbour, and the least distance of a neighbour: 1 s."""
 CONTEXT = range(-64, 65, 8)
 """Frames whose bands are compared, ±1.5 s: a passage returns where a single frame would not tell."""
@@ -52,7 +51,8 @@ class RepetSeparator:
         whole = np.pad(mix, ((0, 0), (0, N_FFT)))
         spectra = librosa.stft(whole, n_fft=N_FFT, hop_length=HOP)
         magnitude = np.ascontiguousarray(np.abs(spectra).mean(axis=0).T)
-        repeating = _repeating(magnitude, _neighbours(_passages(magnitude)))
+        bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=BANDS)
+        repeating = _repeating(magnitude, _neighbours((magnitude @ bands.T) ** COMPRESSION))
         mask = librosa.util.softmask(magnitude - repeating, repeating, power=2)
         mask[:, : round(HIGH_PASS_HZ * N_FFT / SAMPLE_RATE) + 1] = 0.0
         sung = librosa.istft(spectra * mask.T, hop_length=HOP, length=mix.shape[1])
@@ -62,21 +62,12 @@ class RepetSeparator:
         """Nobody waits for anybody here."""
 
 
-def _passages(magnitude: Spectrum) -> Spectrum:
-    """(T, F) magnitudes → (T, C) unit vectors, each the mel bands of the frames around its own."""
-    import librosa
-
-    bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=BANDS)
-    compressed = (magnitude @ bands.T) ** COMPRESSION
-    reach, frames = CONTEXT.stop - 1, len(compressed)
-    padded = np.pad(compressed, ((reach, reach), (0, 0)))
+def _neighbours(bands: Spectrum) -> NDArray[np.intp]:
+    """(T, BANDS) → (T, K): the frames elsewhere whose surroundings are likest, at most one in each cell."""
+    reach, frames = CONTEXT.stop - 1, len(bands)
+    padded = np.pad(bands, ((reach, reach), (0, 0)))
     passages = np.concatenate([padded[reach + o : reach + o + frames] for o in CONTEXT], axis=1)
-    return passages / (np.linalg.norm(passages, axis=1, keepdims=True) + 1e-6)
-
-
-def _neighbours(passages: Spectrum) -> NDArray[np.intp]:
-    """(T, C) → (T, K): the likest frames elsewhere, at most one in each cell of SPACING frames."""
-    frames = len(passages)
+    passages /= np.linalg.norm(passages, axis=1, keepdims=True) + 1e-6
     cells = -(-frames // SPACING)
     count = min(NEIGHBOURS, cells)
     found = np.empty((frames, count), dtype=np.intp)
@@ -95,22 +86,18 @@ def _neighbours(passages: Spectrum) -> NDArray[np.intp]:
 
 
 def _repeating(magnitude: Spectrum, neighbours: NDArray[np.intp]) -> Spectrum:
-    """(T, F): the median of each frame's neighbours, and never more than the frame itself."""
-    repeating = np.empty_like(magnitude)
-    for start in range(0, len(magnitude), 256):
-        block = slice(start, start + 256)
-        repeating[block] = _median([magnitude[column] for column in neighbours[block].T])
-    return np.minimum(repeating, magnitude)
-
-
-def _median(values: list[Spectrum]) -> Spectrum:
-    """Element by element, the middle of equally shaped arrays, which are overwritten.
+    """(T, F): the median of each frame's neighbours, and never more than the frame itself.
 
     By odd-even transposition: whole arrays at a time, ten times as fast as `numpy.median` along an axis.
     """
-    for turn in range(len(values)):
-        for i in range(turn % 2, len(values) - 1, 2):
-            lower = np.minimum(values[i], values[i + 1])
-            np.maximum(values[i], values[i + 1], out=values[i + 1])
-            values[i] = lower
-    return values[len(values) // 2]
+    repeating = np.empty_like(magnitude)
+    for start in range(0, len(magnitude), 256):
+        block = slice(start, start + 256)
+        values = [magnitude[column] for column in neighbours[block].T]
+        for turn in range(len(values)):
+            for i in range(turn % 2, len(values) - 1, 2):
+                lower = np.minimum(values[i], values[i + 1])
+                np.maximum(values[i], values[i + 1], out=values[i + 1])
+                values[i] = lower
+        repeating[block] = values[len(values) // 2]
+    return np.minimum(repeating, magnitude)

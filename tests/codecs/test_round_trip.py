@@ -138,17 +138,12 @@ def shuffle(values: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("tensor", "change"),
     [
-        ("encoder.layers.0.weight_g", torch.zeros_like),
         ("encoder.layers.7.weight_g", torch.zeros_like),
         ("decoder.layers.3.layers.1.weight_g", torch.zeros_like),
         ("encoder.layers.5.layers.4.weight_v", shuffle),
-        ("encoder.layers.7.weight_v", shuffle),
         ("decoder.layers.0.weight_v", shuffle),
-        ("decoder.layers.1.layers.1.weight_v", shuffle),
-        ("decoder.layers.2.layers.1.weight_v", shuffle),
         ("decoder.layers.3.layers.1.weight_v", shuffle),
         ("decoder.layers.7.weight_g", lambda values: 2 * values),
-        ("encoder.layers.7.weight_g", lambda values: values / 2),
         ("encoder.layers.7.weight_g", lambda values: 1e6 * values),
     ],
 )
@@ -165,30 +160,9 @@ def test_damaged_weights_are_refused(
         require_faithful(codec, bass)
 
 
-@pytest.mark.parametrize(
-    ("change", "figures"),
-    [
-        (torch.zeros_like, r"level -\d{2,}\.\d dB"),
-        (lambda latents: latents * torch.nan, "distance nan dB"),
-        (lambda latents: latents * 1e30, r"level \+\d{2,}\.\d dB"),
-        (
-            lambda latents: 0.1 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)),
-            "SI-SDR",
-        ),
-    ],
-)
-def test_refusals_name_codec_figures_and_remedy(
-    song: Audio, change: Callable[[Tensor], Tensor], figures: str
-) -> None:
-    with pytest.raises(MissingPartError, match=figures) as caught:
-        require_faithful(Fake(change), song)
-    assert str(caught.value).startswith("fake/1: ")
-    assert str(caught.value).endswith("fetch its weights again, or correct codec.path")
-
-
 def test_latents_pass_through_float16(song: Audio) -> None:
     require_faithful(Fake(lambda latents: latents, scale=1e4), song)
-    with pytest.raises(MissingPartError, match="nan"):
+    with pytest.raises(MissingPartError, match=r"^fake/1: .*nan dB.*fetch its weights again, or correct"):
         require_faithful(Fake(lambda latents: latents, scale=1e6), song)
 
 
@@ -219,9 +193,4 @@ def test_the_loudest_chunk_is_no_passage_that_cancels() -> None:
     audio[:, 4 * HOP : 8 * HOP] = [[1.0], [-1.0]]
     audio[:, 12 * HOP : 16 * HOP] = 0.1
     assert np.array_equal(loudest_chunk(audio, 4 * HOP), audio[:, 12 * HOP : 16 * HOP])
-
-
-def test_a_short_song_is_its_own_loudest_chunk() -> None:
-    audio = white()
-    assert np.array_equal(loudest_chunk(audio, CHUNK + 1), audio)
-    assert np.array_equal(loudest_chunk(audio, CHUNK), audio)
+    assert np.array_equal(loudest_chunk(audio, 20 * HOP + 1), audio)

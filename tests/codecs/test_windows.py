@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from samuel.audio import Audio
-from samuel.codecs.base import STRETCH, Codec, decode_windows, encode_windows, windows_of
-from samuel.codecs.base import _stretches as stretches_of
+from samuel.codecs.base import STRETCH, Codec, decode_windows, encode_windows, stretches_of, windows_of
 from samuel.codecs.mel import HOP, MelCodec
 from samuel.codecs.stable_audio_open import StableAudioCodec, load
 from samuel.config import CodecConfig
@@ -62,20 +61,15 @@ def error(value: Tensor | Audio, reference: Tensor) -> float:
     )
 
 
-@pytest.mark.parametrize("frames", [1, 271, 272, 273, 500, 528, 529, 1032, 4104])
-@pytest.mark.parametrize("reach", [8, 10])
-def test_windows_cover_every_frame_once(frames: int, reach: int) -> None:
-    windows = windows_of(frames, 272, reach)
+@pytest.mark.parametrize("frames", [0, 1, 272, 273, 1027, 1028, 1029, 1281, 2056, 19_380])
+def test_stretches_hold_the_windows_of_the_whole_song(frames: int) -> None:
+    windows = windows_of(frames, 272, 10)
     assert [frame for keep, _ in windows for frame in keep] == list(range(frames))
     for keep, window in windows:
         assert len(window) == min(frames, 272)
-        assert window.start == 0 or keep.start - window.start >= reach
-        assert window.stop == frames or window.stop - keep.stop >= reach
-    assert len(windows) <= max(1, -(-(frames - 2 * reach) // (272 - 2 * reach)))
-
-
-@pytest.mark.parametrize("frames", [0, 1, 272, 273, 1027, 1028, 1029, 1281, 2056, 19_380])
-def test_stretches_hold_the_windows_of_the_whole_song(frames: int) -> None:
+        assert window.start == 0 or keep.start - window.start >= 10
+        assert window.stop == frames or window.stop - keep.stop >= 10
+    assert len(windows) <= max(1, -(-(frames - 20) // 252))
     stretches = stretches_of(frames, 272, 10)
     assert [frame for keep, _ in stretches for frame in keep] == list(range(frames))
     inner = [
@@ -83,13 +77,11 @@ def test_stretches_hold_the_windows_of_the_whole_song(frames: int) -> None:
         for _, stretch in stretches
         for _, window in windows_of(len(stretch), 272, 10)
     ]
-    assert inner == [window for _, window in windows_of(frames, 272, 10)]
+    assert inner == [window for _, window in windows]
     assert all(len(stretch) <= 272 + (STRETCH - 1) * 252 for _, stretch in stretches)
 
 
-@pytest.mark.parametrize(
-    "samples", [1, HOP - 1, HOP, HOP + 1, 50 * HOP, 272 * HOP, 272 * HOP + 1, 500 * HOP + 77]
-)
+@pytest.mark.parametrize("samples", [1, HOP, HOP + 1, 272 * HOP, 272 * HOP + 1, 500 * HOP + 77])
 def test_mel_in_stretches_equals_the_whole(song: Audio, samples: int) -> None:
     codec, whole = SmallMel(), torch.from_numpy(song[None, :, :samples])
     latents = encode_windows(codec, lambda start, stop: song[:, start:stop], samples)
@@ -97,7 +89,7 @@ def test_mel_in_stretches_equals_the_whole(song: Audio, samples: int) -> None:
     assert error(decoded(codec, latents, samples), codec.decode(latents)[0, :, :samples]) < 1e-4
 
 
-@pytest.mark.parametrize("frames", [1, 33, 79, 80, 121, 122, 123, 169, 300])
+@pytest.mark.parametrize("frames", [1, 33, 122, 123, 169])
 def test_mel_decodes_stretches_of_any_length_alike(song: Audio, frames: int) -> None:
     codec = SmallMel()
     latents = codec.encode(torch.from_numpy(song[None, :, : frames * HOP]))
@@ -108,9 +100,7 @@ def test_mel_decodes_stretches_of_any_length_alike(song: Audio, frames: int) -> 
     assert len(codec.asked) == (1 if frames <= 122 else -(-(frames - 66) // 56))
 
 
-@pytest.mark.parametrize(
-    "samples", [1, HOP + 1, 100 * HOP, 101 * HOP, 112 * HOP, 112 * HOP + 1, 230 * HOP + 77]
-)
+@pytest.mark.parametrize("samples", [1, 100 * HOP, 101 * HOP, 112 * HOP + 1, 230 * HOP + 77])
 def test_stable_audio_in_stretches_equals_one_pass(
     vaes: tuple[StableAudioCodec, StableAudioCodec], song: Audio, samples: int
 ) -> None:

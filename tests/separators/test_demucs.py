@@ -1,6 +1,5 @@
 """Demucs: equal to its own apply_model, whatever shares a batch with what; damaged weights are refused."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from samuel.config import SeparatorConfig
 from samuel.errors import MissingPartError
 from samuel.hub import quietly
 from samuel.separators import load_separator
-from samuel.separators.demucs import DemucsSeparator
 from tests.weights import write_demucs
 
 CPU = torch.device("cpu")
@@ -57,8 +55,8 @@ def load_tiny(repository: Path, model: str = "tiny", **choices: Any) -> Any:
     return load_separator(SeparatorConfig(name="demucs", model=model, repo=repository, **choices), CPU)
 
 
-# Segments are 2 s, their stride is 1.5 s: one, one and a bit, exactly three, an odd end.
-@pytest.mark.parametrize("seconds", [0.3, 1.6, 4.5, 5.013])
+# Segments are 2 s, their stride is 1.5 s: one, exactly three, an odd end.
+@pytest.mark.parametrize("seconds", [0.3, 4.5, 5.013])
 def test_equals_apply_model(repository: Path, seconds: float) -> None:
     mix = noise(seconds)
     expected = demucs_own(own_model(repository), mix)
@@ -69,16 +67,12 @@ def test_equals_apply_model(repository: Path, seconds: float) -> None:
     assert np.abs(expected).max() > 1e-3
 
 
-def all_at_once(separator: DemucsSeparator, songs: Sequence[Audio]) -> list[Audio]:
-    with ThreadPoolExecutor(len(songs)) as threads:
-        return list(threads.map(separator.vocals, songs))
-
-
 def test_songs_that_share_batches_are_separated_as_if_alone(repository: Path) -> None:
-    songs = [noise(seconds, seed) for seed, seconds in enumerate([3.0, 0.5, 4.2, 2.0])]
+    songs = [noise(seconds, seed) for seed, seconds in enumerate([3.0, 0.5, 2.2])]
     model = own_model(repository)
     separator = load_tiny(repository, batch=4)
-    together = all_at_once(separator, songs)
+    with ThreadPoolExecutor(len(songs)) as threads:
+        together = list(threads.map(separator.vocals, songs))
     for song, vocals in zip(songs, together, strict=True):
         assert np.abs(vocals - demucs_own(model, song)).max() < 1e-5
         # At one batch size not even the last bit knows who the neighbours were.
@@ -88,13 +82,12 @@ def test_songs_that_share_batches_are_separated_as_if_alone(repository: Path) ->
 def test_a_bag_is_the_weighted_mean_of_its_members(tmp_path: Path) -> None:
     write_demucs(tmp_path, weights=[[1.0] * 4] * 3)
     for name, weights in {
-        "mean": [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]],
         "uneven": [[1, 1, 1, 0.5], [0, 1, 1, 2], [1, 1, 1, 0]],
         "one": [[1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]],
     }.items():
         lines = ["models: [tiny0000, tiny0001, tiny0002]", f"weights: {weights}", "segment: 1.5"]
         (tmp_path / f"{name}.yaml").write_text("\n".join(lines))
-        mix, separator = noise(3.3), load_tiny(tmp_path, name, batch=2)
+        mix, separator = noise(2.3), load_tiny(tmp_path, name, batch=2)
         assert np.abs(separator.vocals(mix) - demucs_own(own_model(tmp_path, name), mix)).max() < 1e-6
         assert len(separator._members) == sum(member[3] > 0 for member in weights)
 
@@ -126,13 +119,9 @@ def test_identity_follows_what_the_weights_do_not_tell(repository: Path, tmp_pat
     assert weights_of("tiny") != before
 
 
-def test_the_batch_size_is_no_part_of_the_identity(repository: Path) -> None:
-    assert load_tiny(repository, batch=4).identity == load_tiny(repository).identity
-
-
 def test_identity_follows_the_weights(repository: Path, tmp_path: Path) -> None:
     weights = write_demucs(tmp_path)
-    assert load_tiny(repository).identity == load_tiny(tmp_path).identity
+    assert load_tiny(repository, batch=4).identity == load_tiny(tmp_path).identity
     package = torch.load(weights, weights_only=False)
     next(iter(package["state"].values())).add_(1e-3)
     torch.save(package, tmp_path / "tiny0000.th")
@@ -141,41 +130,26 @@ def test_identity_follows_the_weights(repository: Path, tmp_path: Path) -> None:
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
-    path = write_demucs(tmp_path)
+    path, loose = write_demucs(tmp_path), tmp_path / "tiny0000.th"
     content = bytearray(path.read_bytes())
+    package = torch.load(path, weights_only=False)
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(MissingPartError, match="checksum"):
         load_tiny(tmp_path)
-
-
-@pytest.mark.parametrize("bytes_left", [0, 100, -1000])
-def test_truncated_weights_are_refused(tmp_path: Path, bytes_left: int) -> None:
-    path = write_demucs(tmp_path)
-    # Without the digest in its name, so that only the content can tell.
-    (tmp_path / "tiny0000.th").write_bytes(path.read_bytes()[:bytes_left])
     path.unlink()
-    with pytest.raises(MissingPartError, match=r"cannot load 'tiny' .* fetch its weights again"):
-        load_tiny(tmp_path)
-
-
-def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
-    path = write_demucs(tmp_path)
-    package = torch.load(path, weights_only=False)
-    package["kwargs"]["channels"] = 16
-    torch.save(package, tmp_path / "tiny0000.th")
-    path.unlink()
-    with pytest.raises(MissingPartError, match="fetch its weights again"):
-        load_tiny(tmp_path)
-
-
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
-    path = write_demucs(tmp_path)
-    package = torch.load(path, weights_only=False)
+    # From here on without the digest in its name, so that only the content can tell.
+    for bytes_left in (0, 100, -1000):
+        loose.write_bytes(content[:bytes_left])
+        with pytest.raises(MissingPartError, match=r"cannot load 'tiny' .* fetch its weights again"):
+            load_tiny(tmp_path)
     next(iter(package["state"].values())).view(-1)[3] = torch.nan
-    torch.save(package, tmp_path / "tiny0000.th")
-    path.unlink()
+    torch.save(package, loose)
     with pytest.raises(MissingPartError, match="no numbers"):
+        load_tiny(tmp_path)
+    package["kwargs"]["channels"] = 16
+    torch.save(package, loose)
+    with pytest.raises(MissingPartError, match="fetch its weights again"):
         load_tiny(tmp_path)
 
 

@@ -15,6 +15,7 @@ from samuel.config import SeparatorConfig
 from samuel.errors import MissingPartError
 from samuel.separators import Separator, load_separator
 from tests.hub import LocalHub, local_hub
+from tests.popdb.latents import flip_bit
 from tests.weights import ONE_HOT, write_demucs, write_demucs_hub
 
 CPU = torch.device("cpu")
@@ -50,6 +51,8 @@ def test_what_is_cached_needs_no_hub(hub: LocalHub) -> None:
     identity = load().identity
     hub.down = True
     assert load().identity == identity
+    with pytest.raises(MissingPartError, match=r"adefossez/HTDemucs-6s: .*separator\.repo"):
+        load("htdemucs_6s")
 
 
 def test_a_name_may_tell_the_owner(hub: LocalHub) -> None:
@@ -57,21 +60,10 @@ def test_a_name_may_tell_the_owner(hub: LocalHub) -> None:
     assert load("hf://stranger/htdemucs").identity.startswith("demucs/")
 
 
-def test_an_unknown_model_is_named_with_its_repository(hub: LocalHub) -> None:
-    with pytest.raises(MissingPartError, match=r"adefossez/HTDemucs-6s: .*separator\.repo"):
-        load("htdemucs_6s")
-
-
-def blob(tmp_path: Path) -> Path:
-    [weights] = (tmp_path / "cache").rglob("*.safetensors")
-    return weights.resolve()
-
-
 def test_a_flipped_byte_in_the_cache_is_found(hub: LocalHub, tmp_path: Path) -> None:
     load()
-    content = bytearray(blob(tmp_path).read_bytes())
-    content[-1000] ^= 1
-    blob(tmp_path).write_bytes(content)
+    [weights] = (tmp_path / "cache").rglob("*.safetensors")
+    flip_bit(weights.resolve(), -1000)
     with pytest.raises(MissingPartError, match="damaged, its bytes are not those that the hub published"):
         load()
 
@@ -93,7 +85,6 @@ def foreign(file: Path, **changed: str) -> None:
     "changed",
     [
         {"klass": "os.system", "args": json.dumps(["touch was-here"]), "kwargs": "{}"},
-        {"klass": "demucs.htdemucs.HTDemucs.__init__"},
         {"structure": json.dumps({"_class": "os.system"})},
     ],
 )
@@ -113,11 +104,8 @@ def test_a_strangers_code_is_not_run(
     [
         ("!!python/object/apply:os.system ['touch was-here']", "cannot load"),
         ("models: [../tiny0000]", "no list of models"),
-        ("models: 2001-99-99", "cannot load"),
-        ("models: {}", "cannot load"),
         ("models: [tiny0000]\nweights: [[0, 0, 0, 0]]", "makes no vocals|cannot load"),
         ("models: [tiny0000]\nweights: [[1, 1, 1, .inf]]", "makes no vocals"),
-        ("models: [tiny0000]\nweights: some", "cannot load"),
         ("models: [tiny0000]\nsegment: 0", "makes no vocals"),
         ("models: " + "[" * 2000, "cannot load"),
     ],

@@ -42,13 +42,9 @@ def test_repet_parts_a_line_from_what_repeats(repet: Separator) -> None:
     vocals = repet.vocals(mix)
     assert vocals.shape == mix.shape
     assert vocals.dtype == np.float32
+    assert np.array_equal(repet.vocals(mix), vocals)
     assert si_sdr_db(vocals, line) - si_sdr_db(mix, line) > 6.0
     assert si_sdr_db(mix - vocals, background) - si_sdr_db(mix, background) > 6.0
-
-
-def test_repet_is_deterministic(repet: Separator) -> None:
-    mix = noise(4.0)
-    assert np.array_equal(repet.vocals(mix), repet.vocals(mix))
 
 
 @pytest.mark.parametrize("seconds", [0.02, 0.7, 3.0])
@@ -58,7 +54,7 @@ def test_repet_takes_short_songs(repet: Separator, seconds: float) -> None:
     assert np.isfinite(vocals).all()
 
 
-@pytest.mark.parametrize("beyond", [0, 1, 511, 512, 1016, 1023])
+@pytest.mark.parametrize("beyond", [0, 512, 1023])
 def test_a_song_of_any_length_ends_without_a_burst(repet: Separator, beyond: int) -> None:
     mix = noise((40 * 1024 + beyond + 0.5) / SAMPLE_RATE)
     assert mix.shape[1] % 1024 == beyond
