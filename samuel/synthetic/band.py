@@ -8,48 +8,54 @@ holds the note before, '.' is a rest, anything else strikes.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.synthetic.room import Signal, Track, loudness, mono, reverberation
+from samuel.synthetic.room import Signal, Track, hertz, loudness, mono, reverberation
 from samuel.synthetic.score import BEATS_PER_BAR, Chord, Kind, Score, Section
 
 BRIGHTEST_HZ = 9_000.0
 RELEASE_S = 0.08
 
+Array = NDArray[np.float64]
 Instrument = Callable[[int, float], Signal]
 
 
-def pluck(pitch: int, length_s: float) -> Signal:
-    """A steel string plucked at a fifth of its length; high partials die first."""
-    n = _harmonics(pitch, 28)
-    return _note(pitch, length_s, np.sin(np.pi * n / 5.0) / n**1.2, decay=0.9, damping=0.5)
+def struck(
+    most: int, amplitudes: Callable[[Array, float], Array], decay: float, damping: float
+) -> Instrument:
+    """An instrument of at most `most` partials: n dies at rate `decay` + n `damping`, in 1/s.
 
+    `amplitudes` gives those of the partials n of a tone of f Hz.
+    """
 
-def nylon(pitch: int, length_s: float) -> Signal:
-    """A soft string plucked near its middle."""
-    n = _harmonics(pitch, 14)
-    return _note(pitch, length_s, np.sin(np.pi * n / 2.6) / n**1.7, decay=1.6, damping=0.8)
+    def note(pitch: int, length_s: float) -> Signal:
+        t, f = _time(length_s + RELEASE_S), hertz(pitch)
+        sound = _partials(t, f, amplitudes(_harmonics(pitch, most), f), damping) * np.exp(-decay * t)
+        return _shaped(sound, attack_s=0.004, release_s=RELEASE_S)
+
+    return note
 
 
 def pad(pitch: int, length_s: float) -> Signal:
     """Three detuned saws through a dark filter, slow to speak."""
     n = _harmonics(pitch, 16)
-    amplitudes = np.exp(-n * _hertz(pitch) / 1600.0) / n
-    voices = [_partials(_time(length_s + 0.3), _hertz(pitch) * d, amplitudes) for d in (0.9965, 1.0, 1.0041)]
+    amplitudes = np.exp(-n * hertz(pitch) / 1600.0) / n
+    voices = [_partials(_time(length_s + 0.3), hertz(pitch) * d, amplitudes) for d in (0.9965, 1.0, 1.0041)]
     return _shaped(np.sum(voices, axis=0), attack_s=0.18, release_s=0.4)
 
 
 def strings(pitch: int, length_s: float) -> Signal:
     """Bowed strings: a bright saw with a moderate attack and a light vibrato."""
     n = _harmonics(pitch, 22)
-    amplitudes = np.exp(-n * _hertz(pitch) / 3500.0) / n
+    amplitudes = np.exp(-n * hertz(pitch) / 3500.0) / n
     t = _time(length_s + 0.2)
     voices = [
-        _partials(t + 4e-5 * depth * np.sin(2.0 * np.pi * rate * t), _hertz(pitch) * detune, amplitudes)
+        _partials(t + 4e-5 * depth * np.sin(2.0 * np.pi * rate * t), hertz(pitch) * detune, amplitudes)
         for detune, rate, depth in ((0.998, 5.1, 1.0), (1.0025, 4.6, 1.3))
     ]
     return _shaped(np.sum(voices, axis=0), attack_s=0.09, release_s=0.25)
@@ -57,7 +63,7 @@ def strings(pitch: int, length_s: float) -> Signal:
 
 def electric_piano(pitch: int, length_s: float) -> Signal:
     """Frequency modulation (Chowning 1973): a bark that mellows, and a tine that pings."""
-    t, f = _time(length_s + RELEASE_S), _hertz(pitch)
+    t, f = _time(length_s + RELEASE_S), hertz(pitch)
     phase = 2.0 * np.pi * f * t
     body = np.sin(phase + 1.6 * np.exp(-t / 0.35) * np.sin(phase)) * np.exp(-t / 1.4)
     tine = 0.12 * np.sin(phase + 0.8 * np.sin(14.0 * phase)) * np.exp(-t / 0.09) if f < 800 else 0.0
@@ -70,7 +76,7 @@ def organ(pitch: int, length_s: float) -> Signal:
     drawbars = np.array([0.8, 0.8, 0.8, 0.6, 0.0, 0.4, 0.0, 0.3])
     t = _time(length_s + RELEASE_S)
     turning = t + 5e-5 * np.sin(2.0 * np.pi * 1.1 * t)
-    sound = _partials(turning, _hertz(pitch), drawbars) * (1.0 + 0.1 * np.sin(2.0 * np.pi * 1.1 * t))
+    sound = _partials(turning, hertz(pitch), drawbars) * (1.0 + 0.1 * np.sin(2.0 * np.pi * 1.1 * t))
     return _shaped(sound, attack_s=0.008, release_s=0.06)
 
 
@@ -78,55 +84,25 @@ def flute(pitch: int, length_s: float) -> Signal:
     """A lead with few partials and a vibrato that grows."""
     t = _time(length_s + RELEASE_S)
     wobble = 3e-4 * np.clip(t - 0.2, 0.0, 0.5) * np.sin(2.0 * np.pi * 4.9 * t)
-    sound = _partials(t + wobble, _hertz(pitch), np.array([1.0, 0.35, 0.16, 0.05]))
+    sound = _partials(t + wobble, hertz(pitch), np.array([1.0, 0.35, 0.16, 0.05]))
     return _shaped(sound, attack_s=0.05, release_s=0.08)
 
 
-def synth_lead(pitch: int, length_s: float) -> Signal:
-    """A square-like lead, bright at first."""
-    n = _harmonics(pitch, 24)
-    amplitudes = np.where(n % 2 == 1, 1.0, 0.25) / n
-    return _note(pitch, length_s, amplitudes, decay=0.4, damping=0.12)
+# A steel string plucked at a fifth of its length, a soft one near its middle; a square-like lead, bright at
+# first; a bass played with the fingers, a round one with a little growl, a saw whose filter closes.
+pluck = struck(28, lambda n, _: np.sin(np.pi * n / 5.0) / n**1.2, decay=0.9, damping=0.5)
+nylon = struck(14, lambda n, _: np.sin(np.pi * n / 2.6) / n**1.7, decay=1.6, damping=0.8)
+synth_lead = struck(24, lambda n, _: np.where(n % 2 == 1, 1.0, 0.25) / n, decay=0.4, damping=0.12)
+finger_bass = struck(18, lambda n, _: np.sin(np.pi * n / 3.7) / n**1.3, decay=0.7, damping=0.45)
+sub_bass = struck(10, lambda n, _: 1.0 / n**2.2, decay=0.25, damping=0.15)
+saw_bass = struck(30, lambda n, f: np.exp(-n * f / 1800.0) / n, decay=0.6, damping=0.7)
+CHORDS = {"pluck": pluck, "nylon": nylon, "electric_piano": electric_piano, "organ": organ}
+BEDS = {"pad": pad, "strings": strings, "organ": organ}
+LEADS = {"flute": flute, "synth_lead": synth_lead, "pluck": pluck}
+BASSES = {"finger": finger_bass, "sub": sub_bass, "saw": saw_bass}
 
 
-def finger_bass(pitch: int, length_s: float) -> Signal:
-    """An electric bass played with the fingers."""
-    n = _harmonics(pitch, 18)
-    return _note(pitch, length_s, np.sin(np.pi * n / 3.7) / n**1.3, decay=0.7, damping=0.45)
-
-
-def sub_bass(pitch: int, length_s: float) -> Signal:
-    """A round synthetic bass with a little growl."""
-    n = _harmonics(pitch, 10)
-    return _note(pitch, length_s, 1.0 / n**2.2, decay=0.25, damping=0.15)
-
-
-def saw_bass(pitch: int, length_s: float) -> Signal:
-    """A plucked saw, its filter closing."""
-    n = _harmonics(pitch, 30)
-    return _note(pitch, length_s, np.exp(-n * _hertz(pitch) / 1800.0) / n, decay=0.6, damping=0.7)
-
-
-CHORDS: dict[str, Instrument] = {
-    "pluck": pluck, "nylon": nylon, "electric_piano": electric_piano, "organ": organ,
-}  # fmt: skip
-BEDS: dict[str, Instrument] = {"pad": pad, "strings": strings, "organ": organ}
-LEADS: dict[str, Instrument] = {"flute": flute, "synth_lead": synth_lead, "pluck": pluck}
-BASSES: dict[str, Instrument] = {"finger": finger_bass, "sub": sub_bass, "saw": saw_bass}
-
-
-def _note(
-    pitch: int, length_s: float, amplitudes: NDArray[np.float64], decay: float, damping: float
-) -> Signal:
-    """A struck tone: partial n dies at rate `decay` + n `damping`, in 1/s."""
-    t = _time(length_s + RELEASE_S)
-    sound = _partials(t, _hertz(pitch), amplitudes, damping) * np.exp(-decay * t)
-    return _shaped(sound, attack_s=0.004, release_s=RELEASE_S)
-
-
-def _partials(
-    t: NDArray[np.float64], f0_hz: float, amplitudes: NDArray[np.float64], damping: float = 0.0
-) -> NDArray[np.float64]:
+def _partials(t: Array, f0_hz: float, amplitudes: Array, damping: float = 0.0) -> Array:
     """Sum over n of a_n exp(-n damping t) sin(2π n f0 t): by Horner's rule it costs one exponential."""
     step = np.exp((2j * np.pi * f0_hz - damping) * t).astype(np.complex64)
     total = np.zeros_like(step)
@@ -136,31 +112,21 @@ def _partials(
     return total.imag.astype(np.float64)
 
 
-def _shaped(sound: NDArray[np.float64], attack_s: float, release_s: float) -> Signal:
+def _shaped(sound: Array, attack_s: float, release_s: float) -> Signal:
     t = np.arange(sound.size) / SAMPLE_RATE
     envelope = np.minimum(1.0, t / attack_s) * np.minimum(1.0, (t[-1] - t) / release_s)
     return (sound * envelope).astype(np.float32)
 
 
-def _harmonics(pitch: int, most: int) -> NDArray[np.float64]:
-    return np.arange(1.0, min(most, int(BRIGHTEST_HZ / _hertz(pitch))) + 1)
+def _harmonics(pitch: int, most: int) -> Array:
+    return np.arange(1.0, min(most, int(BRIGHTEST_HZ / hertz(pitch))) + 1)
 
 
-def _time(length_s: float) -> NDArray[np.float64]:
+def _time(length_s: float) -> Array:
     return np.arange(round(length_s * SAMPLE_RATE)) / SAMPLE_RATE
 
 
-def _hertz(pitch: int) -> float:
-    return 440.0 * 2.0 ** ((pitch - 69) / 12)
-
-
-Kit = dict[str, Signal]
-
-PANS = {"kick": 0.0, "snare": 0.05, "hat": 0.3, "open": 0.3, "crash": -0.4, "tom": -0.3, "low_tom": 0.4}
-
-
-@dataclass(frozen=True)
-class Groove:
+class Groove(NamedTuple):
     """Steps of a bar, 'x' a stroke, 'o' a soft one, for the verse and for the chorus."""
 
     kick: str
@@ -170,35 +136,31 @@ class Groove:
     loud_hat: str
 
 
-GROOVES = (
-    Groove(
-        "x.......x.......", "....x.......x...", "x.o.x.o.x.o.x.o.", "x.....x.x.......", "x.x.x.x.x.x.x.x."
-    ),
-    Groove(
-        "x...x...x...x...", "....x.......x...", "..x...x...x...x.", "x...x...x...x...", "o.x.o.x.o.x.o.x."
-    ),
-    Groove(
-        "x.........x.....", "........x.......", "x...o...x...o...", "x.....x...x.....", "x.o.x.o.x.o.x.o."
-    ),
-    Groove(
-        "x..x......x.....", "....x..o.o..x..o", "xoxoxoxoxoxoxoxo", "x..x..x...x..x..", "xoxoxoxoxoxoxoxo"
-    ),
-    Groove(
-        "x......xx.......", "....x.......x...", "x.x.x.x.x.x.x.x.", "x......xx.x.....", "xoxoxoxoxoxoxoxo"
-    ),
-    Groove(
-        "x.....x.....x...", "....o.......x...", "x.ox.ox.x.ox.ox.", "x.....x...x.x...", "x.xx.xx.x.xx.xx."
-    ),
-)
+GROOVES = [
+    Groove(*bars.split())
+    for bars in (
+        "x.......x....... ....x.......x... x.o.x.o.x.o.x.o. x.....x.x....... x.x.x.x.x.x.x.x.",
+        "x...x...x...x... ....x.......x... ..x...x...x...x. x...x...x...x... o.x.o.x.o.x.o.x.",
+        "x.........x..... ........x....... x...o...x...o... x.....x...x..... x.o.x.o.x.o.x.o.",
+        "x..x......x..... ....x..o.o..x..o xoxoxoxoxoxoxoxo x..x..x...x..x.. xoxoxoxoxoxoxoxo",
+        "x......xx....... ....x.......x... x.x.x.x.x.x.x.x. x......xx.x..... xoxoxoxoxoxoxoxo",
+        "x.....x.....x... ....o.......x... x.ox.ox.x.ox.ox. x.....x...x.x... x.xx.xx.x.xx.xx.",
+    )
+]
 FILLS = (
     (("snare", "..........x.x.xx"),),
     (("snare", "........xx......"), ("tom", "..........xx...."), ("low_tom", "............x.x.")),
     (("tom", "........x..x...."), ("low_tom", "............x..x")),
     (("snare", "........oooooxxx"),),
 )
+DRUMS = {
+    "kick": (1.0, 0.0), "snare": (0.8, 0.05), "hat": (0.3, 0.3), "open": (0.25, 0.3), "crash": (0.4, -0.4),
+    "tom": (0.8, -0.3), "low_tom": (0.9, 0.4),
+}  # fmt: skip
+"""Gain and pan."""
 
 
-def draw_kit(rng: np.random.Generator) -> Kit:
+def draw_kit(rng: np.random.Generator) -> dict[str, Signal]:
     """The hits of a kit, each (S,) with a peak of about 1."""
     return {
         "kick": _drum(rng, f_hz=rng.uniform(44, 58), sweep=rng.uniform(2.0, 4.0), decay_s=0.14, noise=0.05),
@@ -222,70 +184,58 @@ def _drum(rng: np.random.Generator, f_hz: float, sweep: float, decay_s: float, n
 def _snare(rng: np.random.Generator, f_hz: float, decay_s: float) -> Signal:
     t = _time(6.0 * decay_s)
     skin = np.sin(2.0 * np.pi * f_hz * (t + 0.01 * (1.0 - np.exp(-t / 0.01)))) * np.exp(-t / 0.07)
-    wires = _band(rng.standard_normal(t.size), 1200.0, 9000.0) * np.exp(-t / decay_s)
+    wires = _noise_band(rng, t.size, 1200.0, 9000.0) * np.exp(-t / decay_s)
     return _peaked(0.7 * skin + wires)
 
 
 def _cymbal(rng: np.random.Generator, decay_s: float, low_hz: float) -> Signal:
     t = _time(6.0 * decay_s)
-    return _peaked(_band(rng.standard_normal(t.size), low_hz, 16_000.0) * np.exp(-t / decay_s))
+    return _peaked(_noise_band(rng, t.size, low_hz, 16_000.0) * np.exp(-t / decay_s))
 
 
-def _band(sound: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
+def _noise_band(rng: np.random.Generator, samples: int, low_hz: float, high_hz: float) -> Array:
     sections = butter(2, (low_hz, high_hz), btype="bandpass", fs=SAMPLE_RATE, output="sos")
-    return np.asarray(sosfilt(sections, sound))
+    return np.asarray(sosfilt(sections, rng.standard_normal(samples)))
 
 
-def _peaked(sound: np.ndarray) -> Signal:
+def _peaked(sound: Array) -> Signal:
     fade = np.minimum(1.0, np.arange(sound.size)[::-1] / 200.0)
     return (sound * fade / np.abs(sound).max()).astype(np.float32)
 
 
 BASS_PATTERNS = (
-    "r-------",
-    "r---r-5-",
-    "r-r-r-r-",
-    "rrrrrrrr",
-    "r--r--5-",
-    "r-8-r-8-",
-    "r--r-5-8",
-    "r-----r5",
-)
+    "r-------", "r---r-5-", "r-r-r-r-", "rrrrrrrr", "r--r--5-", "r-8-r-8-", "r--r-5-8", "r-----r5",
+)  # fmt: skip
 STRIKE_PATTERNS = ("x---x---", "x-x-x-x-", "x-xx-xxx", "x--x--x-", "..x-..x-", "x-.x-.x-", "x-xx.xx-")
 ARPEGGIO_PATTERNS = ("01232123", "02130213", "0-1-2-1-", "01210121", "0-12-12-")
 LEVELS: dict[Kind, float] = {
     "intro": 0.6, "verse": 0.75, "chorus": 1.0, "break": 0.7, "solo": 0.95, "outro": 0.7,
 }  # fmt: skip
+LOUD = ("chorus", "solo")
 CHORD_LOW, BASS_LOW = 54, 28
 STRUM_S = 0.013
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Who plays what.
-
-    Attributes:
-        groove: The drums' bar.
-        fill: Index into `FILLS`.
-        bass: Its instrument; one pattern for quiet sections and one for loud ones.
-        chords: The instrument that plays the chords, with its two patterns.
-        bed: A sustained layer; `bed_everywhere` or in loud sections alone.
-        lead: Plays the solo.
-        drums_from: The first section with drums.
-    """
+    """Who plays what; instruments with patterns have one for quiet sections and one for loud ones."""
 
     groove: Groove
     fill: int
     bass: tuple[Instrument, str, str]
     chords: tuple[Instrument, str, str]
-    bed: Instrument
+    bed: Instrument  # a sustained layer, everywhere or in loud sections alone
     bed_everywhere: bool
-    lead: Instrument
-    drums_from: int
+    lead: Instrument  # plays the solo
+    drums_from: int  # the first section with drums
 
 
 def draw_arrangement(rng: np.random.Generator) -> Arrangement:
     """An arrangement."""
+
+    def pick(table: dict[str, Instrument]) -> Instrument:
+        return table[str(rng.choice(list(table)))]
+
     quiet, loud = rng.choice(STRIKE_PATTERNS, size=2, replace=False)
     if rng.random() < 0.5:
         quiet = rng.choice(ARPEGGIO_PATTERNS)
@@ -293,11 +243,11 @@ def draw_arrangement(rng: np.random.Generator) -> Arrangement:
     return Arrangement(
         groove=GROOVES[rng.integers(len(GROOVES))],
         fill=int(rng.integers(len(FILLS))),
-        bass=(_pick(rng, BASSES), str(basses[0]), str(basses[1])),
-        chords=(_pick(rng, CHORDS), str(quiet), str(loud)),
-        bed=_pick(rng, BEDS),
+        bass=(pick(BASSES), str(basses[0]), str(basses[1])),
+        chords=(pick(CHORDS), str(quiet), str(loud)),
+        bed=pick(BEDS),
         bed_everywhere=bool(rng.random() < 0.4),
-        lead=_pick(rng, LEADS),
+        lead=pick(LEADS),
         drums_from=int(rng.integers(2)),
     )
 
@@ -305,38 +255,38 @@ def draw_arrangement(rng: np.random.Generator) -> Arrangement:
 def play(rng: np.random.Generator, score: Score) -> Audio:
     """The accompaniment of a score, (2, S), with a peak below 1."""
     plan = draw_arrangement(rng)
-    parts = {
-        "drums": (_drums(rng, score, plan), 1.0, 0.15),
-        "bass": (_bass(score, plan), 0.8, 0.03),
-        "chords": (_chords(score, plan), rng.uniform(0.6, 0.85), 0.4),
-        "bed": (_bed(score, plan), rng.uniform(0.3, 0.5), 0.45),
-        "lead": (_lead(score, plan), 0.6, 0.45),
-    }
-    dry = np.zeros_like(parts["drums"][0].audio)
+    parts = [  # each with its level and its share of the room
+        (_drums(rng, score, plan), 1.0, 0.15),
+        (_bass(score, plan), 0.8, 0.03),
+        (_chords(score, plan), rng.uniform(0.6, 0.85), 0.4),
+        (_bed(score, plan), rng.uniform(0.3, 0.5), 0.45),
+        (_lead(score, plan), 0.6, 0.45),
+    ]
+    dry = np.zeros_like(parts[0][0].audio)
     send = np.zeros(dry.shape[1], np.float32)
-    for track, level, wetness in parts.values():
+    for track, level, wetness in parts:
         gain = level / max(loudness(track.audio), 1e-6)  # a part may be silent
         dry += np.float32(gain) * track.audio
         send += np.float32(gain * wetness) * mono(track.audio)
-    wet = reverberation(rng, send, decay_s=rng.uniform(0.7, 1.3), predelay_s=0.02)
+    dry += reverberation(rng, send, decay_s=rng.uniform(0.7, 1.3), predelay_s=0.02)
     # The tape of the mix: round the drums' peaks rather than turn the song down for them.
-    dry += wet
     return np.tanh(np.float32(0.22) * dry)
 
 
 def _drums(rng: np.random.Generator, score: Score, plan: Arrangement) -> Track:
-    kit, track, groove = draw_kit(rng), Track(score.duration_s), plan.groove
-    gains = {"kick": 1.0, "snare": 0.8, "hat": 0.3, "open": 0.25, "crash": 0.4, "tom": 0.8, "low_tom": 0.9}
-    for name, beat, strength in _strokes(score, groove, plan):
-        gain = gains[name] * strength * rng.uniform(0.88, 1.0)
-        track.add(score.seconds(beat) + rng.uniform(0.0, 0.004), kit[name], gain, PANS[name])
+    kit, track = draw_kit(rng), Track(score.duration_s)
+    for name, beat, strength in _strokes(score, plan):
+        level, pan = DRUMS[name]
+        gain = level * strength * rng.uniform(0.88, 1.0)
+        track.add(score.seconds(beat) + rng.uniform(0.0, 0.004), kit[name], gain, pan)
     return track
 
 
-def _strokes(score: Score, groove: Groove, plan: Arrangement) -> Iterator[tuple[str, float, float]]:
-    """Every stroke: drum, beat, strength."""
+def _strokes(score: Score, plan: Arrangement) -> Iterator[tuple[str, float, float]]:
+    """Every stroke: drum, beat, strength. A fill takes the second half of a section's last bar."""
+    groove = plan.groove
     for section in score.sections[plan.drums_from :]:
-        loud = section.kind in ("chorus", "solo")
+        loud, level = section.kind in LOUD, LEVELS[section.kind]
         lines = [
             ("kick", groove.loud_kick if loud else groove.kick),
             ("snare", "" if section.kind == "intro" else groove.snare),
@@ -344,25 +294,19 @@ def _strokes(score: Score, groove: Groove, plan: Arrangement) -> Iterator[tuple[
         ]
         if section.kind == "break":
             lines = lines[2:]
-        first = section.first_bar * BEATS_PER_BAR
         if loud:
-            yield "crash", first, 1.0
+            yield "crash", section.first_bar * BEATS_PER_BAR, 1.0
         for bar in range(len(section.chords)):
-            filling = bar == len(section.chords) - 1 and section.kind != "outro"
-            yield from _bar(lines, first + bar * BEATS_PER_BAR, LEVELS[section.kind], filling, plan.fill)
+            first = (section.first_bar + bar) * BEATS_PER_BAR
+            bar_lines = lines
+            if bar == len(section.chords) - 1 and section.kind != "outro":
+                bar_lines = [*((name, line[:8]) for name, line in lines), *FILLS[plan.fill]]
+            for name, line in bar_lines:
+                for step, mark in enumerate(line):
+                    if mark != ".":
+                        yield name, first + step / 4, level * (0.45 if mark == "o" else 1.0)
     yield "crash", score.bars * BEATS_PER_BAR, 0.7
     yield "kick", score.bars * BEATS_PER_BAR, 0.9
-
-
-def _bar(
-    lines: list[tuple[str, str]], first: float, level: float, filling: bool, fill: int
-) -> Iterator[tuple[str, float, float]]:
-    """One bar; a fill takes its second half."""
-    steps = [(name, line[:8] if filling else line) for name, line in lines]
-    for name, line in [*steps, *(FILLS[fill] if filling else ())]:
-        for step, mark in enumerate(line):
-            if mark != ".":
-                yield name, first + step / 4, level * (0.45 if mark == "o" else 1.0)
 
 
 def _bass(score: Score, plan: Arrangement) -> Track:
@@ -370,10 +314,8 @@ def _bass(score: Score, plan: Arrangement) -> Track:
     note, track = cache(instrument), Track(score.duration_s)
     for section, bar, chord in _bars(score):
         root = BASS_LOW + (chord.root - BASS_LOW) % 12
-        intervals = {"r": 0, "5": 7, "8": 12}
-        for mark, start, length in _strikes(loud if section.kind in ("chorus", "solo") else quiet):
-            length_s = round(0.92 * length * 60.0 / score.tempo_bpm, 4)
-            sound = note(root + intervals[mark], length_s)
+        for mark, start, length in _strikes(loud if section.kind in LOUD else quiet):
+            sound = note(root + {"r": 0, "5": 7, "8": 12}[mark], _length_s(score, 0.92 * length))
             track.add(score.seconds(bar * BEATS_PER_BAR + start), sound, LEVELS[section.kind])
     _ring(score, track, note, (BASS_LOW + (score.key.tonic - BASS_LOW) % 12,))
     return track
@@ -385,33 +327,30 @@ def _chords(score: Score, plan: Arrangement) -> Track:
     note, track = cache(instrument), Track(score.duration_s)
     for section, bar, chord in _bars(score):
         pitches = chord.voicing(CHORD_LOW)
-        for mark, start, length in _strikes(loud if section.kind in ("chorus", "solo") else quiet):
-            length_s = round(length * 60.0 / score.tempo_bpm, 4)
-            struck = pitches if mark == "x" else (*pitches, pitches[0] + 12)[int(mark) : int(mark) + 1]
-            for i, pitch in enumerate(struck):
+        for mark, start, length in _strikes(loud if section.kind in LOUD else quiet):
+            hit = pitches if mark == "x" else (*pitches, pitches[0] + 12)[int(mark) : int(mark) + 1]
+            for i, pitch in enumerate(hit):
                 start_s = score.seconds(bar * BEATS_PER_BAR + start) + i * STRUM_S
-                track.add(start_s, note(pitch, length_s), LEVELS[section.kind], _pan(pitch))
+                track.add(start_s, note(pitch, _length_s(score, length)), LEVELS[section.kind], _pan(pitch))
     _ring(score, track, note, score.sections[-1].chords[-1].voicing(CHORD_LOW))
     return track
 
 
 def _bed(score: Score, plan: Arrangement) -> Track:
-    note, track = cache(plan.bed), Track(score.duration_s)
+    note, track, length_s = cache(plan.bed), Track(score.duration_s), _length_s(score, BEATS_PER_BAR)
     for section, bar, chord in _bars(score):
-        if not plan.bed_everywhere and section.kind in ("intro", "verse"):
-            continue
-        for pitch in chord.voicing(CHORD_LOW + 5):
-            length_s = round(BEATS_PER_BAR * 60.0 / score.tempo_bpm, 4)
-            start_s = score.seconds(bar * BEATS_PER_BAR)
-            track.add(start_s, note(pitch, length_s), LEVELS[section.kind], -1.5 * _pan(pitch))
+        if plan.bed_everywhere or section.kind not in ("intro", "verse"):
+            for pitch in chord.voicing(CHORD_LOW + 5):
+                start_s, pan = score.seconds(bar * BEATS_PER_BAR), -1.5 * _pan(pitch)
+                track.add(start_s, note(pitch, length_s), LEVELS[section.kind], pan)
     return track
 
 
 def _lead(score: Score, plan: Arrangement) -> Track:
     note, track = cache(plan.lead), Track(score.duration_s)
     for tone in score.lead:
-        length_s = round(0.95 * tone.length * 60.0 / score.tempo_bpm, 4)
-        track.add(score.seconds(tone.start), note(tone.pitch, length_s), 1.0, -0.2)
+        sound = note(tone.pitch, _length_s(score, 0.95 * tone.length))
+        track.add(score.seconds(tone.start), sound, 1.0, -0.2)
     return track
 
 
@@ -425,6 +364,10 @@ def _bars(score: Score) -> Iterator[tuple[Section, int, Chord]]:
     for section in score.sections:
         for i, chord in enumerate(section.chords):
             yield section, section.first_bar + i, chord
+
+
+def _length_s(score: Score, beats: float) -> float:
+    return round(beats * 60.0 / score.tempo_bpm, 4)
 
 
 @cache
@@ -442,7 +385,3 @@ def _strikes(pattern: str) -> tuple[tuple[str, float, float], ...]:
 
 def _pan(pitch: int) -> float:
     return 0.4 * float(np.clip((pitch - CHORD_LOW - 6) / 8, -1.0, 1.0))
-
-
-def _pick(rng: np.random.Generator, table: dict[str, Instrument]) -> Instrument:
-    return table[str(rng.choice(list(table)))]

@@ -18,12 +18,15 @@ class Track:
     def add(self, start_s: float, sound: Signal, gain: float = 1.0, pan: float = 0.0) -> None:
         """Add `sound` (S,) from `start_s` on; `pan` from -1 (left) to 1, at constant power."""
         start = max(round(start_s * SAMPLE_RATE), 0)
-        stop = min(start + sound.size, self.audio.shape[1])
-        if stop <= start:
-            return
+        stop = max(start, min(start + sound.size, self.audio.shape[1]))
         angle = (pan + 1.0) * np.pi / 4.0
         for channel, weight in enumerate((np.cos(angle), np.sin(angle))):
             self.audio[channel, start:stop] += np.float32(gain * weight) * sound[: stop - start]
+
+
+def hertz(pitch: float) -> float:
+    """Frequency of a MIDI pitch."""
+    return 440.0 * 2.0 ** ((pitch - 69) / 12)
 
 
 def mono(audio: Audio) -> Signal:
@@ -41,15 +44,9 @@ def loudness(audio: Audio) -> float:
 
 
 def reverberation(rng: np.random.Generator, send: Signal, decay_s: float, predelay_s: float) -> Audio:
-    """The diffuse sound of a room: `send` (S,) to (2, S), in the bass about as loud as `send`.
+    """The diffuse sound of a room: `send` (S,) to (2, S), in the bass about as loud; 60 dB fall in `decay_s`.
 
     Air and walls absorb the treble, so half the sample rate is enough for it, at half the work.
-
-    Args:
-        rng: Draws the echoes.
-        send: What goes into the room.
-        decay_s: Time in which the sound falls by 60 dB.
-        predelay_s: Time before the first echo.
     """
     rate = SAMPLE_RATE // 2
     t = np.arange(round(decay_s * rate)) / rate

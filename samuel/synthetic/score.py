@@ -38,10 +38,7 @@ class Chord:
         return self.tones[0]
 
     def voicing(self, low: int) -> tuple[int, ...]:
-        """Pitches of the tones within the octave that starts at `low`, ascending.
-
-        A fixed octave keeps the inner voices moving by the smallest steps from chord to chord.
-        """
+        """Pitches of the tones in the octave from `low` on: inner voices move by the smallest steps."""
         return tuple(sorted(low + (tone - low) % 12 for tone in self.tones))
 
 
@@ -71,10 +68,7 @@ class Key:
         return Chord(tuple((root + step) % 12 for step in steps))
 
     def scale_over(self, chord: Chord) -> frozenset[int]:
-        """The scale, each borrowed tone of the chord in the place of the degree that it bends.
-
-        What the progressions borrow is raised in the minor (V, IV) and lowered in the major (bVII).
-        """
+        """The scale, each borrowed tone (V and IV in the minor, bVII) in the place of the degree it bends."""
         borrowed = {tone for tone in chord.tones if tone not in self.scale}
         bent = {(tone + (-1 if self.minor else 1)) % 12 for tone in borrowed}
         return frozenset((set(self.scale) - bent) | borrowed)
@@ -85,13 +79,6 @@ def nearest(classes: frozenset[int], target: float, previous: int | None, reach:
     candidates = [p for p in range(round(target) - reach, round(target) + reach + 1) if p % 12 in classes]
     anchor = target if previous is None else float(previous)
     return min(candidates, key=lambda pitch: (abs(pitch - target) + 0.35 * abs(pitch - anchor), pitch))
-
-
-def draw_progressions(rng: np.random.Generator, key: Key, sevenths: bool) -> tuple[tuple[Chord, ...], ...]:
-    """Three different progressions of four chords: verse, chorus and solo."""
-    table = MINOR_PROGRESSIONS if key.minor else MAJOR_PROGRESSIONS
-    chosen = rng.choice(len(table), size=3, replace=False)
-    return tuple(tuple(key.chord(name, sevenths) for name in table[i].split()) for i in chosen)
 
 
 BEATS_PER_BAR = 4
@@ -131,19 +118,8 @@ class Note:
 Phrase = tuple[Note, ...]
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Two bars without harmony.
-
-    Attributes:
-        onsets: Beats from the start of the phrase.
-        lengths: Beats.
-        contour: Semitones about the voice's centre, one per note; the harmony rounds them.
-    """
-
-    onsets: tuple[float, ...]
-    lengths: tuple[float, ...]
-    contour: tuple[float, ...]
+Theme = tuple[tuple[float, float, float], ...]
+"""Two bars without harmony: onset and length of each note in beats, semitones about the voice's centre."""
 
 
 def draw_theme(rng: np.random.Generator, dense: bool) -> Theme:
@@ -155,7 +131,8 @@ def draw_theme(rng: np.random.Generator, dense: bool) -> Theme:
     place = onsets[sounding] / PHRASE_BEATS
     arch, slope = rng.uniform(-2.0, 5.0), rng.uniform(-5.0, 3.0)
     contour = arch * np.sin(np.pi * place) + slope * (place - 0.5) + rng.normal(0.0, 1.3, place.size)
-    return Theme(tuple(onsets[sounding].tolist()), tuple(cells[sounding].tolist()), tuple(contour.tolist()))
+    notes = zip(onsets[sounding].tolist(), cells[sounding].tolist(), contour.tolist(), strict=True)
+    return tuple(notes)
 
 
 def realise(theme: Theme, key: Key, chords: Sequence[Chord], start: float, centre: float) -> Phrase:
@@ -165,9 +142,9 @@ def realise(theme: Theme, key: Key, chords: Sequence[Chord], start: float, centr
     from the melody alone.
     """
     notes: list[Note] = []
-    for i, (onset, length, offset) in enumerate(zip(theme.onsets, theme.lengths, theme.contour, strict=True)):
+    for onset, length, offset in theme:
         chord = chords[int(onset // BEATS_PER_BAR)]
-        accented = onset % 2 == 0 or length >= 1 or i == len(theme.onsets) - 1
+        accented = onset % 2 == 0 or length >= 1 or len(notes) == len(theme) - 1
         classes = frozenset(chord.tones) if accented else key.scale_over(chord)
         pitch = nearest(classes, centre + offset, notes[-1].pitch if notes else None)
         notes.append(Note(start + onset, length, pitch))
@@ -184,16 +161,9 @@ GOLDEN = 0.6180339887498949
 
 # The form, and how many blocks of four bars each section may last.
 FORM: tuple[tuple[Kind, tuple[int, ...]], ...] = (
-    ("intro", (1, 2)),
-    ("verse", (1, 2, 3, 4)),
-    ("chorus", (1, 2)),
-    ("break", (0, 1)),
-    ("verse", (1, 2, 3)),
-    ("chorus", (1, 2)),
-    ("solo", (1, 2)),
-    ("chorus", (1, 2)),
-    ("outro", (1, 2)),
-)
+    ("intro", (1, 2)), ("verse", (1, 2, 3, 4)), ("chorus", (1, 2)), ("break", (0, 1)), ("verse", (1, 2, 3)),
+    ("chorus", (1, 2)), ("solo", (1, 2)), ("chorus", (1, 2)), ("outro", (1, 2)),
+)  # fmt: skip
 SUNG_KINDS = ("verse", "chorus")
 
 
@@ -208,25 +178,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Score:
-    """Everything that is played, before it sounds.
-
-    Attributes:
-        tempo_bpm: Quarter notes per minute.
-        swing: Delay of the off-beat eighth, in beats.
-        key: Key of the whole song.
-        voice_centre: MIDI pitch around which the verse is sung.
-        sections: In order, without gaps.
-        phrases: Sung phrases, in order.
-        lead: Notes of the lead instrument, where nobody sings.
-    """
+    """Everything that is played, before it sounds."""
 
     tempo_bpm: float
-    swing: float
+    swing: float  # delay of the off-beat eighth, in beats
     key: Key
-    voice_centre: int
-    sections: tuple[Section, ...]
-    phrases: tuple[Phrase, ...]
-    lead: tuple[Note, ...]
+    voice_centre: int  # MIDI pitch around which the verse is sung
+    sections: tuple[Section, ...]  # in order, without gaps
+    phrases: tuple[Phrase, ...]  # sung
+    lead: tuple[Note, ...]  # of the lead instrument, where nobody sings
 
     @property
     def bars(self) -> int:
@@ -268,7 +228,10 @@ def write_score(seed: int, index: int) -> Score:
 
 def _draw_sections(rng: np.random.Generator, key: Key, tempo_bpm: float) -> tuple[Section, ...]:
     lengths = _draw_lengths(rng, tempo_bpm)
-    verse, chorus, solo = draw_progressions(rng, key, sevenths=bool(rng.random() < 0.35))
+    sevenths = bool(rng.random() < 0.35)
+    table = MINOR_PROGRESSIONS if key.minor else MAJOR_PROGRESSIONS
+    chosen = rng.choice(len(table), size=3, replace=False)
+    verse, chorus, solo = (tuple(key.chord(name, sevenths) for name in table[i].split()) for i in chosen)
     progressions: dict[Kind, tuple[Chord, ...]] = {
         "intro": verse if rng.random() < 0.6 else chorus, "verse": verse, "chorus": chorus,
         "break": verse, "solo": solo if rng.random() < 0.5 else chorus, "outro": chorus,
@@ -298,19 +261,18 @@ def _draw_lengths(rng: np.random.Generator, tempo_bpm: float) -> tuple[int, ...]
     return fitting[rng.integers(len(fitting))]
 
 
-def _draw_themes(rng: np.random.Generator, tempo_bpm: float) -> tuple[Theme, Theme, Theme]:
-    dense = tempo_bpm < 100
-    first, second, ending = (draw_theme(rng, dense) for _ in range(3))
-    return first, (first if rng.random() < 0.4 else second), ending
+def _draw_themes(rng: np.random.Generator, tempo_bpm: float) -> list[Theme]:
+    """Four phrases: two themes in turn, and every fourth time the ending."""
+    first, second, ending = (draw_theme(rng, tempo_bpm < 100) for _ in range(3))
+    return [first, first if rng.random() < 0.4 else second, first, ending]
 
 
-def _melody(section: Section, key: Key, themes: tuple[Theme, Theme, Theme], centre: int) -> list[Phrase]:
-    """Phrases of a section: its two themes in turn, every fourth phrase the ending; a chorus lies higher."""
-    first, second, ending = themes
+def _melody(section: Section, key: Key, themes: list[Theme], centre: int) -> list[Phrase]:
+    """Phrases of a section; a chorus lies higher."""
     lift = 4.0 if section.kind == "chorus" else 0.0
     phrases: list[Phrase] = []
     for i in range(len(section.chords) // 2):
-        theme = (first, second, first, ending)[i % 4]
         start = section.first_bar * BEATS_PER_BAR + i * PHRASE_BEATS
-        phrases.append(realise(theme, key, section.chords[2 * i : 2 * i + 2], start, centre + lift))
+        chords = section.chords[2 * i : 2 * i + 2]
+        phrases.append(realise(themes[i % 4], key, chords, start, centre + lift))
     return phrases

@@ -10,8 +10,8 @@ from samuel.artifacts import Artifact, digest, make_artifact
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
 from samuel.synthetic.band import play
 from samuel.synthetic.room import Track, reverberation
-from samuel.synthetic.score import Score, write_score
-from samuel.synthetic.voice import SungPhrase, draw_singer, sing
+from samuel.synthetic.score import write_score
+from samuel.synthetic.voice import draw_singer, sing
 
 VERSION = 1  # raise it when the sound changes: it is part of the key under which songs are stored
 
@@ -22,23 +22,14 @@ SHORTEST_REST_S = 0.2  # a shorter one belongs to the singing
 
 @dataclass(frozen=True)
 class SyntheticSong:
-    """A song and its true stems.
-
-    Attributes:
-        title: What a person calls it.
-        vocals: (2, S) float32.
-        accompaniment: (2, S) float32.
-        tempo_bpm: Quarter notes per minute.
-        key: Tonic and mode, e.g. "A minor".
-        sung: Start and end in seconds of the stretches where the voice sounds, ordered and disjoint.
-    """
+    """A song and its true stems."""
 
     title: str
-    vocals: Audio
-    accompaniment: Audio
+    vocals: Audio  # (2, S)
+    accompaniment: Audio  # (2, S)
     tempo_bpm: float
-    key: str
-    sung: tuple[tuple[float, float], ...]
+    key: str  # tonic and mode, e.g. "A minor"
+    sung: tuple[tuple[float, float], ...]  # from and to, in seconds, where the voice sounds
 
     @property
     def mix(self) -> Audio:
@@ -55,13 +46,29 @@ def compose(seed: int, index: int) -> SyntheticSong:
     """Song `index` of `seed`, always the same whatever else is composed."""
     singing, playing, mixing = np.random.default_rng([seed, index]).spawn(3)
     score = write_score(seed, index)
-    phrases = _sing_all(singing, score)
-    sung = _stretches(phrases)
-    vocals = _place(singing, phrases, score.duration_s)
-    accompaniment = play(playing, score)
-    vocals, accompaniment = _balance(vocals, accompaniment, sung, voice_db=mixing.uniform(-2.0, 2.0))
+    singer = draw_singer(singing, score.voice_centre)
+    track, sung = Track(score.duration_s), list[tuple[float, float]]()
+    for notes in score.phrases:
+        start_s, sound = sing(singing, singer, score, notes)
+        track.add(start_s, sound)
+        start, end = start_s, start_s + sound.size / SAMPLE_RATE + TAIL_S
+        if sung and start - sung[-1][1] < SHORTEST_REST_S:
+            start, _ = sung.pop()
+        sung.append((round(start, 4), round(end, 4)))
+    wet = reverberation(singing, track.audio[0], decay_s=0.45, predelay_s=0.012)
+    vocals, accompaniment = track.audio + np.float32(0.22) * wet, play(playing, score)
+    # The voice so much above the accompaniment while it sings, and the loudest peak at `PEAK`.
+    spans = [slice(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in sung]
+    voice, band = (
+        np.sqrt(np.mean(np.concatenate([np.square(stem[:, span]).ravel() for span in spans])))
+        for stem in (vocals, accompaniment)
+    )
+    voice_db = mixing.uniform(-2.0, 2.0)
+    vocals = vocals * np.float32(10.0 ** (voice_db / 20.0) * band / voice)
+    peak = max(float(np.abs(signal).max()) for signal in (vocals, accompaniment, vocals + accompaniment))
+    vocals, accompaniment = vocals * np.float32(PEAK / peak), accompaniment * np.float32(PEAK / peak)
     title = f"Synthetic {index:02d} ({score.key}, {score.tempo_bpm:.0f} bpm)"
-    return SyntheticSong(title, vocals, accompaniment, score.tempo_bpm, str(score.key), sung)
+    return SyntheticSong(title, vocals, accompaniment, score.tempo_bpm, str(score.key), tuple(sung))
 
 
 def write_song(seed: int, index: int, root: Path) -> Artifact:
@@ -81,42 +88,3 @@ def write_song(seed: int, index: int, root: Path) -> Artifact:
         }
 
     return make_artifact(root / digest("synthetic", VERSION, seed, index), make)
-
-
-def _sing_all(rng: np.random.Generator, score: Score) -> list[SungPhrase]:
-    singer = draw_singer(rng, score.voice_centre)
-    return [sing(rng, singer, score, phrase) for phrase in score.phrases]
-
-
-def _place(rng: np.random.Generator, phrases: list[SungPhrase], duration_s: float) -> Audio:
-    """The voice in the middle of a small room, (2, S)."""
-    track = Track(duration_s)
-    for phrase in phrases:
-        track.add(phrase.start_s, phrase.sound)
-    wet = reverberation(rng, track.audio[0], decay_s=0.45, predelay_s=0.012)
-    track.audio += np.float32(0.22) * wet
-    return track.audio
-
-
-def _stretches(phrases: list[SungPhrase]) -> tuple[tuple[float, float], ...]:
-    stretches: list[tuple[float, float]] = []
-    for phrase in phrases:
-        start, end = phrase.start_s, phrase.end_s + TAIL_S
-        if stretches and start - stretches[-1][1] < SHORTEST_REST_S:
-            start, _ = stretches.pop()
-        stretches.append((round(start, 4), round(end, 4)))
-    return tuple(stretches)
-
-
-def _balance(
-    vocals: Audio, accompaniment: Audio, sung: tuple[tuple[float, float], ...], voice_db: float
-) -> tuple[Audio, Audio]:
-    """Set the voice `voice_db` above the accompaniment while it sings, and the loudest peak to `PEAK`."""
-    spans = [slice(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in sung]
-    voice, band = (
-        np.sqrt(np.mean(np.concatenate([np.square(stem[:, span]).ravel() for span in spans])))
-        for stem in (vocals, accompaniment)
-    )
-    vocals = vocals * np.float32(10.0 ** (voice_db / 20.0) * band / voice)
-    peak = max(float(np.abs(signal).max()) for signal in (vocals, accompaniment, vocals + accompaniment))
-    return vocals * np.float32(PEAK / peak), accompaniment * np.float32(PEAK / peak)

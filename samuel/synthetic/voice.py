@@ -7,6 +7,7 @@ formants.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -15,7 +16,7 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter1d
 
 from samuel.audio import SAMPLE_RATE
-from samuel.synthetic.room import Signal
+from samuel.synthetic.room import Signal, hertz
 from samuel.synthetic.score import Phrase, Score
 
 HOP = 512
@@ -29,7 +30,7 @@ FEWEST_HARMONICS = 16
 LEVEL_STEP = 100  # samples between changes of the table
 
 # Formants of an adult male in Hz (Peterson and Barney 1952 for the first three).
-VOWELS: dict[str, tuple[float, ...]] = {
+VOWELS = {
     "a": (730, 1090, 2440, 3300, 4200),
     "ae": (660, 1720, 2410, 3400, 4200),
     "e": (530, 1840, 2480, 3500, 4300),
@@ -41,41 +42,6 @@ VOWELS: dict[str, tuple[float, ...]] = {
 NASAL = (270.0, 1150.0, 2250.0, 3200.0, 4100.0)
 NEUTRAL = (500.0, 1500.0, 2500.0, 3500.0, 4500.0)
 BANDWIDTHS = (80.0, 95.0, 130.0, 190.0, 260.0)
-
-
-@dataclass(frozen=True)
-class Tract:
-    """A vocal tract.
-
-    Attributes:
-        scale: Factor on every formant; above 1 for a shorter tract than the male average.
-        tilt_hz: Corner of the glottal low-pass; lower is a softer voice.
-    """
-
-    scale: float
-    tilt_hz: float
-
-    def response(self, formants: NDArray[np.float64]) -> NDArray[np.complex64]:
-        """Transfer function of resonators in cascade (Fant 1960): (F, K) formants in Hz to (F, B).
-
-        Each resonator is F² / (F² - f² + i f B). The tract has resonances beyond the K that move; without
-        them the treble would fall away far too steeply.
-        """
-        f = FREQUENCIES.astype(np.float32) / 1000  # kHz: the product of five squares stays within float32
-        squares = np.square(formants / 1000).astype(np.float32)
-        denominator = np.ones((len(formants), f.size), np.complex64)
-        for k, bandwidth in enumerate(BANDWIDTHS):
-            denominator *= squares[:, k, np.newaxis] - (f**2 - np.complex64(1j * bandwidth / 1000) * f)
-        return self._fixed(formants.shape[1]) * squares.prod(axis=1, keepdims=True) / denominator
-
-    def _fixed(self, first: int) -> NDArray[np.complex64]:
-        """Glottal tilt and the resonances above the moving ones, (B,)."""
-        f = FREQUENCIES
-        response = 1.0 / (1.0 + 1j * f / self.tilt_hz)
-        for k in range(first, 16):
-            centre = self.scale * (2 * k + 1) * 500.0
-            response = response * centre**2 / (centre**2 - f**2 + 1j * f * (0.09 * centre))
-        return response.astype(np.complex64)
 
 
 @cache
@@ -143,64 +109,51 @@ Curve = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Singer:
-    """A voice.
+    """A voice: its vocal tract, its vibrato and its noises."""
 
-    Attributes:
-        tract: Its vocal tract.
-        vibrato_hz: Rate of the vibrato.
-        vibrato_semitones: Its greatest deviation to either side.
-        breathiness: Level of the aspiration relative to the voiced source.
-        hiss: Two seconds of noise for each fricative.
-    """
-
-    tract: Tract
+    scale: float  # factor on every formant; above 1 for a shorter tract than the male average
+    tilt_hz: float  # corner of the glottal low-pass; lower is a softer voice
     vibrato_hz: float
-    vibrato_semitones: float
-    breathiness: float
-    hiss: dict[str, Signal]
+    vibrato_semitones: float  # its greatest deviation to either side
+    breathiness: float  # level of the aspiration relative to the voiced source
+    hiss: dict[str, Signal]  # two seconds of noise for each fricative
+
+    def response(self, formants: Curve) -> NDArray[np.complex64]:
+        """Transfer function of resonators in cascade (Fant 1960): (F, K) formants in Hz to (F, B).
+
+        Each resonator is F² / (F² - f² + i f B). The tract has resonances beyond the K that move; without
+        them the treble would fall away far too steeply.
+        """
+        f = FREQUENCIES
+        fixed = 1.0 / (1.0 + 1j * f / self.tilt_hz)
+        for k in range(formants.shape[1], 16):
+            centre = self.scale * (2 * k + 1) * 500.0
+            fixed = fixed * centre**2 / (centre**2 - f**2 + 1j * f * (0.09 * centre))
+        f = FREQUENCIES.astype(np.float32) / 1000  # kHz: the product of five squares stays within float32
+        squares = np.square(formants / 1000).astype(np.float32)
+        denominator = np.ones((len(formants), f.size), np.complex64)
+        for k, bandwidth in enumerate(BANDWIDTHS):
+            denominator *= squares[:, k, np.newaxis] - (f**2 - np.complex64(1j * bandwidth / 1000) * f)
+        return fixed.astype(np.complex64) * squares.prod(axis=1, keepdims=True) / denominator
 
 
-@dataclass(frozen=True)
-class Syllable:
-    """A note as sung; times in seconds from the start of the phrase.
+class Syllable(NamedTuple):
+    """A note as sung; times in seconds from the start of the phrase."""
 
-    Attributes:
-        onset_s: Start of the vowel.
-        end_s: Where the voice lets go, or the next syllable's consonant starts.
-        pitch: MIDI pitch.
-        formants: Of the vowel, in Hz.
-        consonant: A name of `CONSONANTS`.
-        consonant_s: Its length, before the onset.
-        legato: The previous syllable runs into this one.
-    """
-
-    onset_s: float
-    end_s: float
+    onset_s: float  # start of the vowel
+    end_s: float  # where the voice lets go, or the next syllable's consonant starts
     pitch: int
-    formants: tuple[float, ...]
-    consonant: str
-    consonant_s: float
-    legato: bool
-
-
-@dataclass(frozen=True)
-class SungPhrase:
-    """A phrase as sound: when it starts, and its samples (S,)."""
-
-    start_s: float
-    sound: Signal
-
-    @property
-    def end_s(self) -> float:
-        """Where it ends."""
-        return self.start_s + self.sound.size / SAMPLE_RATE
+    formants: tuple[float, ...]  # of the vowel, in Hz
+    consonant: str  # a name of `CONSONANTS`
+    consonant_s: float  # its length, before the onset
+    legato: bool  # the previous syllable runs into this one
 
 
 def draw_singer(rng: np.random.Generator, centre: int) -> Singer:
     """A singer for a melody around the MIDI pitch `centre`; high voices have shorter tracts."""
-    scale = 0.96 + 0.19 * (centre - 52) / 14.0 + rng.uniform(-0.03, 0.03)
     return Singer(
-        tract=Tract(scale=scale, tilt_hz=rng.uniform(1800.0, 4000.0)),
+        scale=0.96 + 0.19 * (centre - 52) / 14.0 + rng.uniform(-0.03, 0.03),
+        tilt_hz=rng.uniform(1800.0, 4000.0),
         vibrato_hz=rng.uniform(5.0, 6.3),
         vibrato_semitones=rng.uniform(0.25, 0.5),
         breathiness=rng.uniform(0.015, 0.05),
@@ -208,8 +161,8 @@ def draw_singer(rng: np.random.Generator, centre: int) -> Singer:
     )
 
 
-def sing(rng: np.random.Generator, singer: Singer, score: Score, phrase: Phrase) -> SungPhrase:
-    """Sing one phrase, from its breath to its release."""
+def sing(rng: np.random.Generator, singer: Singer, score: Score, phrase: Phrase) -> tuple[float, Signal]:
+    """Sing one phrase, from its breath to its release: when it starts, in seconds, and its samples (S,)."""
     breath_s = rng.uniform(0.18, 0.32)
     lead_in_s = breath_s + BREATH_PAUSE_S + 0.1  # 0.1: the longest first consonant
     start_s = score.seconds(phrase[0].start) - lead_in_s
@@ -218,7 +171,7 @@ def sing(rng: np.random.Generator, singer: Singer, score: Score, phrase: Phrase)
     vowels = _sung_vowels(rng, singer, syllables, points, breath_s)
     sound = _compressed(vowels) + _consonant_noise(rng, singer, syllables, vowels.size)
     fade = np.minimum(1.0, np.arange(sound.size)[::-1] / (0.06 * SAMPLE_RATE))
-    return SungPhrase(start_s, (sound * fade).astype(np.float32))
+    return start_s, (sound * fade).astype(np.float32)
 
 
 def _draw_syllables(
@@ -233,9 +186,9 @@ def _draw_syllables(
         joined = i + 1 < len(phrase) and phrase[i + 1].start - note.end < 0.1
         if joined:
             end_s -= lengths[i + 1]
-        vowel = np.array(VOWELS[names[rng.integers(len(names))]]) * singer.tract.scale
+        vowel = np.array(VOWELS[names[rng.integers(len(names))]]) * singer.scale
         # Singers open the jaw until the first formant is not below the fundamental.
-        vowel[0] = max(vowel[0], 1.05 * _hertz(np.array(note.pitch)))
+        vowel[0] = max(vowel[0], 1.05 * hertz(note.pitch))
         legato = bool(syllables) and phrase[i - 1].end > note.start - 0.1
         onset_s = score.seconds(note.start) - start_s
         syllables.append(
@@ -249,14 +202,15 @@ def _sung_vowels(
 ) -> Signal:
     """Everything that passes through the tract: voice, aspiration and the breath before."""
     samples = points * CONTROL
-    f0_hz = _samples(_hertz(_pitch_curve(rng, singer, syllables, points)))
+    f0_hz = _samples(hertz(_pitch_curve(rng, singer, syllables, points)))
     voicing = _voicing_curve(rng, syllables, points)
-    breath = 0.05 * _bump(points, 0.0, breath_s) + singer.breathiness * voicing
+    place = np.arange(points) / CONTROL_HZ / breath_s
+    bump = np.where((place > 0) & (place < 1), np.sin(np.pi * np.clip(place, 0.0, 1.0)) ** 2, 0.0)
+    breath = 0.05 * bump + singer.breathiness * voicing
     source = _samples(voicing) * glottal_source(f0_hz)
     source += _samples(breath) * rng.standard_normal(samples)
     frames = np.minimum(np.arange(frame_count(samples)) * HOP // CONTROL, points - 1)
-    formants = _formant_curves(singer, syllables, points)[frames]
-    return filtered(source, singer.tract.response(formants))
+    return filtered(source, singer.response(_formant_curves(singer, syllables, points)[frames]))
 
 
 def _pitch_curve(rng: np.random.Generator, singer: Singer, syllables: list[Syllable], points: int) -> Curve:
@@ -300,10 +254,10 @@ def _voicing_curve(rng: np.random.Generator, syllables: list[Syllable], points: 
 def _formant_curves(singer: Singer, syllables: list[Syllable], points: int) -> Curve:
     """Formants in Hz (C, K), gliding from vowel to vowel."""
     t = np.arange(points) / CONTROL_HZ
-    formants = np.tile(np.array(NEUTRAL) * singer.tract.scale, (points, 1))
+    formants = np.tile(np.array(NEUTRAL) * singer.scale, (points, 1))
     for syllable in syllables:
         if syllable.consonant == "nasal":
-            formants[t >= syllable.onset_s - syllable.consonant_s] = np.array(NASAL) * singer.tract.scale
+            formants[t >= syllable.onset_s - syllable.consonant_s] = np.array(NASAL) * singer.scale
         formants[t >= syllable.onset_s] = syllable.formants
     return gaussian_filter1d(formants, 0.018 * CONTROL_HZ, axis=0, mode="nearest")
 
@@ -317,16 +271,15 @@ def _consonant_noise(
         if syllable.consonant not in ("plosive", "fricative"):
             continue
         plosive = syllable.consonant == "plosive"
-        length_s = 0.03 if plosive else syllable.consonant_s  # a plosive is silent until its burst
         hiss = singer.hiss[str(rng.choice(list(HISS_HZ)))]
-        size = round(length_s * SAMPLE_RATE)
+        # A plosive is silent until its burst.
+        size = round((0.03 if plosive else syllable.consonant_s) * SAMPLE_RATE)
         place = int(rng.integers(hiss.size - size))
         x = np.arange(size) / size
         shape = np.exp(-5.0 * x) * np.minimum(1.0, 20.0 * x) if plosive else np.sin(np.pi * x) ** 0.7
+        burst = rng.uniform(0.15, 0.3) * shape * hiss[place : place + size]
         start = round(syllable.onset_s * SAMPLE_RATE) - size
-        noise[start : start + size] += (rng.uniform(0.15, 0.3) * shape * hiss[place : place + size]).astype(
-            np.float32
-        )
+        noise[start : start + size] += burst.astype(np.float32)
     return noise
 
 
@@ -347,16 +300,7 @@ def _noise_band(rng: np.random.Generator, centre_hz: float, spread_hz: float) ->
     return (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)
 
 
-def _bump(points: int, start_s: float, end_s: float) -> Curve:
-    place = (np.arange(points) / CONTROL_HZ - start_s) / (end_s - start_s)
-    return np.where((place > 0) & (place < 1), np.sin(np.pi * np.clip(place, 0.0, 1.0)) ** 2, 0.0)
-
-
 def _samples(curve: Curve) -> Curve:
     """A curve (C,) at the sample rate, (C * CONTROL,), in straight lines."""
     steps = np.diff(curve, append=curve[-1])
     return (curve[:, np.newaxis] + steps[:, np.newaxis] * (np.arange(CONTROL) / CONTROL)).ravel()
-
-
-def _hertz(pitch: Curve) -> Curve:
-    return 440.0 * 2.0 ** ((pitch - 69.0) / 12.0)
