@@ -32,13 +32,19 @@ def guided(
         timesteps: Of the schedule.
     """
     scale, (low, high) = config.guidance_scale, config.guidance_interval
-    ask = _asker(model, vocal)
+    both = None
+    if isinstance(model, VocalConditioned):
+        dropped = torch.ones(len(vocal), dtype=torch.bool, device=vocal.device)
+        both = torch.cat((vocal, model.condition(vocal, dropped)))
 
     def velocity(x: Tensor, timestep: int) -> Tensor:
         t = torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
         if scale == 1 or not low <= timestep / (timesteps - 1) <= high:
             return model(x, t, vocal)
-        v_cond, v_null = ask(x, t)
+        if both is None:
+            v_cond, v_null = model(x, t, vocal), model(x, t, None)
+        else:
+            v_cond, v_null = model(x.repeat(2, 1, 1), t.repeat(2), both).chunk(2)
         v = v_null + scale * (v_cond - v_null)
         return rescaled(v, v_cond, config.guidance_rescale) if config.guidance_rescale else v
 
@@ -57,12 +63,3 @@ def rescaled(v: Tensor, v_cond: Tensor, share: float) -> Tensor:
     """
     ratio = v_cond.std(dim=(1, 2), keepdim=True) / v.std(dim=(1, 2), keepdim=True)
     return v * (share * ratio + (1 - share))
-
-
-def _asker(model: Denoiser | VocalConditioned, vocal: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]]:
-    """(x_t, t) -> [v with the vocal, v without it]."""
-    if not isinstance(model, VocalConditioned):
-        return lambda x, t: [model(x, t, vocal), model(x, t, None)]
-    dropped = torch.ones(len(vocal), dtype=torch.bool, device=vocal.device)
-    both = torch.cat((vocal, model.condition(vocal, dropped)))
-    return lambda x, t: list(model(x.repeat(2, 1, 1), t.repeat(2), both).chunk(2))

@@ -14,15 +14,10 @@ from samuel.model.guidance import Velocity
 
 @dataclass(frozen=True)
 class Kept:
-    """What stays.
+    """What stays."""
 
-    Attributes:
-        x0: Normalised latents, (B, C, T); where nothing is kept, anything finite.
-        mask: bool (T,), True = kept.
-    """
-
-    x0: Tensor
-    mask: Tensor
+    x0: Tensor  # normalised latents, (B, C, T); where nothing is kept, anything finite
+    mask: Tensor  # bool (T,), True = kept
 
 
 def keeping(velocity: Velocity, kept: Kept, schedule: CosineSchedule) -> Velocity:
@@ -32,11 +27,6 @@ def keeping(velocity: Velocity, kept: Kept, schedule: CosineSchedule) -> Velocit
     frames from their noise to x0 and nowhere else, and the network sees them at the noise level of all
     others. Differs from RePaint (arXiv 2201.09865), which noises them anew at every step: here
     a solver of higher order finds its own history in them.
-
-    Args:
-        velocity: (x_t, timestep) -> v.
-        kept: What stays.
-        schedule: The schedule the model was trained on.
     """
 
     def known(x: Tensor, timestep: int) -> Tensor:

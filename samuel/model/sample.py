@@ -95,20 +95,13 @@ def make_solver(schedule: CosineSchedule, config: SamplingConfig) -> Any:
         "dpmsolver++": lambda: DPMSolverMultistepScheduler(**common, solver_order=2),
         "unipc": lambda: UniPCMultistepScheduler(**common),
     }
-    solver = solvers[config.sampler]()
-    _set_steps(solver, config.steps)
-    return solver
-
-
-def _set_steps(solver: Any, steps: int) -> None:
-    """Place the timesteps, and drop the surplus one that diffusers makes of some step counts.
-
-    Its "trailing" is a floating-point `arange` whose last element falls just above zero for 37 of the 800
-    possible counts, 29 among them. That becomes timestep -1, which reads the tables' noisiest entry: DDPM
-    then returns noise.
-    """
+    solver, steps = solvers[config.sampler](), config.steps
     solver.set_timesteps(steps)  # on the CPU, where the loop reads them
+    # Its "trailing" is a floating-point `arange` whose last element falls just above zero for 37 of the 800
+    # possible counts, 29 among them. That becomes timestep -1, which reads the tables' noisiest entry: DDPM
+    # then returns noise. So the surplus one is dropped.
     solver.timesteps = solver.timesteps[:steps]
     solver.num_inference_steps = steps
     if hasattr(solver, "sigmas"):
         solver.sigmas = torch.cat((solver.sigmas[:steps], solver.sigmas[-1:]))
+    return solver

