@@ -154,15 +154,8 @@ def test_the_voice_sings_the_notes(songs: list[SyntheticSong], scores: list[Scor
         assert max(errors) < 0.5
 
 
-def test_twelve_songs_differ_in_key_and_tempo(scores: list[Score]) -> None:
-    assert len({str(score.key) for score in scores}) == 12
-    assert len({score.tempo_bpm for score in scores}) == 12
-    assert {score.key.minor for score in scores} == {True, False}
-    assert all(70 <= score.tempo_bpm <= 140 for score in scores)
-    assert len({tuple(section.kind for section in score.sections) for score in scores}) >= 2
-
-
-def test_every_score_has_room_to_breathe() -> None:
+def test_every_score_has_room_to_breathe(scores: list[Score]) -> None:
+    assert len({(str(score.key), score.tempo_bpm) for score in scores}) == len(scores)
     for index in range(60):
         score = write_score(11, index)
         sounding = sum(score.seconds(p[-1].end) - score.seconds(p[0].start) for p in score.phrases)
@@ -172,16 +165,6 @@ def test_every_score_has_room_to_breathe() -> None:
         starts = [score.seconds(p[0].start) for p in score.phrases]
         assert min(b - a for a, b in zip(ends, starts[1:], strict=False)) > 0.35
         assert all(40 <= note.pitch <= 82 for p in score.phrases for note in p)
-
-
-def test_accented_notes_are_chord_tones(scores: list[Score]) -> None:
-    for score in scores:
-        chords = [chord for section in score.sections for chord in section.chords]
-        for note in (note for phrase in score.phrases for note in phrase):
-            chord = chords[int(note.start // BEATS_PER_BAR)]
-            if note.length >= 1:
-                assert note.pitch % 12 in chord.tones
-            assert note.pitch % 12 in score.key.scale_over(chord)
 
 
 def test_the_source_has_no_aliases() -> None:

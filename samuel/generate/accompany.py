@@ -22,8 +22,7 @@ from samuel.errors import CheckpointError
 from samuel.generate.output import write_limited
 from samuel.generate.vocal import vocal_of
 from samuel.model.diffusion import CosineSchedule
-from samuel.model.inpaint import Kept
-from samuel.model.sample import sample
+from samuel.model.sample import Kept, sample
 from samuel.model.windows import AT_A_TIME, AT_A_TIME_ON_GPU, Windowed
 
 OnStep = Callable[[int, int], object]

@@ -34,7 +34,7 @@ from samuel.generate.output import (
     write_mix,
 )
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
-from samuel.model.inpaint import Kept
+from samuel.model.sample import Kept
 from samuel.separators import Separator
 
 MAX_TAKES = 100

@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.audio import SAMPLE_RATE, Audio, channels_of, decode_to_wav, read_blocks, read_wav
+from samuel.audio import SAMPLE_RATE, Audio, decode_to_wav, read_blocks, read_wav
 from samuel.codecs.base import Codec, encode_windows
 from samuel.errors import InputError
 from samuel.generate.output import explain_no_space, level_db, write_stream
@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 
 MAX_DURATION_S = 3 * 3600.0
 """So that a float WAV of it stays below the 4 GiB that a WAV can hold, and a slip shows before a night."""
-MAX_CHANNELS = 8
-"""7.1. ffmpeg mixes some layouts of more, refuses others, and takes 16 or 24 microphones for loudspeakers."""
+MAX_CHANNELS = 8  # of an array: 7.1
 RATES_HZ = (1_000, 768_000)
 MAX_ARRAY_BYTES = 2**32 - 2**10  # of a float WAV
 ARRAY = "the vocal (an array)"
@@ -89,8 +88,8 @@ def vocal_of(
         The vocal. A silent one is a vocal too, and logged as a warning.
 
     Raises:
-        InputError: It is no audio, damaged, empty, longer than three hours or of more than 8 channels; its
-            samples are NaN, infinite or not scaled to [-1, 1]; `sample_rate` or `length_s` is out of range.
+        InputError: It is no audio, damaged, empty or longer than three hours; its samples are NaN, infinite
+            or not scaled to [-1, 1]; `sample_rate` or `length_s` is out of range.
         OperatorError: The disk is full, or ffmpeg was stopped from outside.
     """
     if length_s is not None and not 1 / SAMPLE_RATE <= length_s < math.inf:
@@ -121,7 +120,6 @@ def _decode_file(source: Path, target: Path, length_s: float | None) -> None:
         raise InputError(
             f"{source}: {'no regular' if source.exists() else 'no such'} file; give an audio file"
         )
-    _require_channels(channels_of(source) or 1, str(source))  # what is no audio, the decoder refuses
     # A second more, by which to know what is longer.
     decode_to_wav(source, target, min(length_s or math.inf, MAX_DURATION_S + 1.0))
 
@@ -135,9 +133,8 @@ def _write_array(array: NDArray[Any], target: Path, sample_rate: int, length_s: 
     kind, bits = frames.dtype.kind, 8 * frames.dtype.itemsize
     if kind not in "fiu" or (kind != "f" and bits > 32):
         raise InputError(f"{ARRAY} is of type {frames.dtype}; give float in [-1, 1], or integers")
-    if frames.ndim != 2 or max(frames.shape) <= MAX_CHANNELS:
+    if frames.ndim != 2 or not 0 < min(frames.shape) <= MAX_CHANNELS < max(frames.shape):
         raise InputError(f"{ARRAY} has shape {frames.shape}; give (samples,) or (channels, samples)")
-    _require_channels(min(frames.shape), ARRAY)
     frames = frames if frames.shape[1] <= MAX_CHANNELS else frames.T
     if length_s is not None:  # a second more: who resamples looks ahead
         frames = frames[: math.ceil((length_s + 1.0) * sample_rate)]
@@ -154,11 +151,6 @@ def _write_array(array: NDArray[Any], target: Path, sample_rate: int, length_s: 
         _decode_file(given, target, length_s)
     finally:
         given.unlink(missing_ok=True)
-
-
-def _require_channels(channels: int, name: str) -> None:
-    if channels > MAX_CHANNELS:
-        raise InputError(f"{name}: {channels} channels; give a vocal of one or two, or of at most 8 (7.1)")
 
 
 def _checked(path: Path, name: str) -> Vocal:

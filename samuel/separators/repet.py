@@ -62,7 +62,7 @@ class RepetSeparator:
         """Nobody waits for anybody here."""
 
 
-def _neighbours(bands: Spectrum) -> NDArray[np.intp]:
+def _neighbours(bands: NDArray[np.floating]) -> NDArray[np.intp]:
     """(T, BANDS) → (T, K): the frames elsewhere whose surroundings are likest, at most one in each cell."""
     reach, frames = CONTEXT.stop - 1, len(bands)
     padded = np.pad(bands, ((reach, reach), (0, 0)))

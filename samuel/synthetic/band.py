@@ -16,7 +16,7 @@ from scipy.signal import butter, sosfilt
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.synthetic.room import Signal, Track, hertz, loudness, mono, reverberation
-from samuel.synthetic.score import BEATS_PER_BAR, Chord, Kind, Score, Section
+from samuel.synthetic.score import BEATS_PER_BAR, Chord, Kind, Score, Section, voicing
 
 BRIGHTEST_HZ = 9_000.0
 RELEASE_S = 0.08
@@ -313,7 +313,7 @@ def _bass(score: Score, plan: Arrangement) -> Track:
     instrument, quiet, loud = plan.bass
     note, track = cache(instrument), Track(score.duration_s)
     for section, bar, chord in _bars(score):
-        root = BASS_LOW + (chord.root - BASS_LOW) % 12
+        root = BASS_LOW + (chord[0] - BASS_LOW) % 12
         for mark, start, length in _strikes(loud if section.kind in LOUD else quiet):
             sound = note(root + {"r": 0, "5": 7, "8": 12}[mark], _length_s(score, 0.92 * length))
             track.add(score.seconds(bar * BEATS_PER_BAR + start), sound, LEVELS[section.kind])
@@ -326,13 +326,13 @@ def _chords(score: Score, plan: Arrangement) -> Track:
     instrument, quiet, loud = plan.chords
     note, track = cache(instrument), Track(score.duration_s)
     for section, bar, chord in _bars(score):
-        pitches = chord.voicing(CHORD_LOW)
+        pitches = voicing(chord, CHORD_LOW)
         for mark, start, length in _strikes(loud if section.kind in LOUD else quiet):
             hit = pitches if mark == "x" else (*pitches, pitches[0] + 12)[int(mark) : int(mark) + 1]
             for i, pitch in enumerate(hit):
                 start_s = score.seconds(bar * BEATS_PER_BAR + start) + i * STRUM_S
                 track.add(start_s, note(pitch, _length_s(score, length)), LEVELS[section.kind], _pan(pitch))
-    _ring(score, track, note, score.sections[-1].chords[-1].voicing(CHORD_LOW))
+    _ring(score, track, note, voicing(score.sections[-1].chords[-1], CHORD_LOW))
     return track
 
 
@@ -340,7 +340,7 @@ def _bed(score: Score, plan: Arrangement) -> Track:
     note, track, length_s = cache(plan.bed), Track(score.duration_s), _length_s(score, BEATS_PER_BAR)
     for section, bar, chord in _bars(score):
         if plan.bed_everywhere or section.kind not in ("intro", "verse"):
-            for pitch in chord.voicing(CHORD_LOW + 5):
+            for pitch in voicing(chord, CHORD_LOW + 5):
                 start_s, pan = score.seconds(bar * BEATS_PER_BAR), -1.5 * _pan(pitch)
                 track.add(start_s, note(pitch, length_s), LEVELS[section.kind], pan)
     return track

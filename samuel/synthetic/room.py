@@ -1,5 +1,7 @@
 """Placing sounds in a stereo picture: tracks, panning, levels, reverberation. S is a number of samples."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter, oaconvolve
@@ -24,8 +26,8 @@ class Track:
             self.audio[channel, start:stop] += np.float32(gain * weight) * sound[: stop - start]
 
 
-def hertz(pitch: float) -> float:
-    """Frequency of a MIDI pitch."""
+def hertz(pitch: Any) -> Any:
+    """Frequency of a MIDI pitch, a number or an array of them."""
     return 440.0 * 2.0 ** ((pitch - 69) / 12)
 
 

@@ -26,20 +26,13 @@ MINOR_PROGRESSIONS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Chord:
-    """A chord as pitch classes, the root first."""
+Chord = tuple[int, ...]
+"""Pitch classes, the root first."""
 
-    tones: tuple[int, ...]
 
-    @property
-    def root(self) -> int:
-        """Pitch class of the root."""
-        return self.tones[0]
-
-    def voicing(self, low: int) -> tuple[int, ...]:
-        """Pitches of the tones in the octave from `low` on: inner voices move by the smallest steps."""
-        return tuple(sorted(low + (tone - low) % 12 for tone in self.tones))
+def voicing(chord: Chord, low: int) -> tuple[int, ...]:
+    """Pitches of a chord in the octave from `low` on: inner voices move by the smallest steps."""
+    return tuple(sorted(low + (tone - low) % 12 for tone in chord))
 
 
 @dataclass(frozen=True)
@@ -65,11 +58,11 @@ class Key:
         # The seventh of the scale; a dominant that leaves the scale gets its minor seventh.
         seventh = 11 if (root + 11) % 12 in self.scale and (root + 10) % 12 not in self.scale else 10
         steps = (0, third, 7, seventh) if sevenths else (0, third, 7)
-        return Chord(tuple((root + step) % 12 for step in steps))
+        return tuple((root + step) % 12 for step in steps)
 
     def scale_over(self, chord: Chord) -> frozenset[int]:
         """The scale, each borrowed tone (V and IV in the minor, bVII) in the place of the degree it bends."""
-        borrowed = {tone for tone in chord.tones if tone not in self.scale}
+        borrowed = {tone for tone in chord if tone not in self.scale}
         bent = {(tone + (-1 if self.minor else 1)) % 12 for tone in borrowed}
         return frozenset((set(self.scale) - bent) | borrowed)
 
@@ -145,7 +138,7 @@ def realise(theme: Theme, key: Key, chords: Sequence[Chord], start: float, centr
     for onset, length, offset in theme:
         chord = chords[int(onset // BEATS_PER_BAR)]
         accented = onset % 2 == 0 or length >= 1 or len(notes) == len(theme) - 1
-        classes = frozenset(chord.tones) if accented else key.scale_over(chord)
+        classes = frozenset(chord) if accented else key.scale_over(chord)
         pitch = nearest(classes, centre + offset, notes[-1].pitch if notes else None)
         notes.append(Note(start + onset, length, pitch))
     return tuple(notes)

@@ -56,7 +56,8 @@ def compose(seed: int, index: int) -> SyntheticSong:
             start, _ = sung.pop()
         sung.append((round(start, 4), round(end, 4)))
     wet = reverberation(singing, track.audio[0], decay_s=0.45, predelay_s=0.012)
-    vocals, accompaniment = track.audio + np.float32(0.22) * wet, play(playing, score)
+    track.audio += np.float32(0.22) * wet
+    vocals, accompaniment = track.audio, play(playing, score)
     # The voice so much above the accompaniment while it sings, and the loudest peak at `PEAK`.
     spans = [slice(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in sung]
     voice, band = (
@@ -66,9 +67,9 @@ def compose(seed: int, index: int) -> SyntheticSong:
     voice_db = mixing.uniform(-2.0, 2.0)
     vocals = vocals * np.float32(10.0 ** (voice_db / 20.0) * band / voice)
     peak = max(float(np.abs(signal).max()) for signal in (vocals, accompaniment, vocals + accompaniment))
-    vocals, accompaniment = vocals * np.float32(PEAK / peak), accompaniment * np.float32(PEAK / peak)
-    title = f"Synthetic {index:02d} ({score.key}, {score.tempo_bpm:.0f} bpm)"
-    return SyntheticSong(title, vocals, accompaniment, score.tempo_bpm, str(score.key), tuple(sung))
+    title, scale = f"Synthetic {index:02d} ({score.key}, {score.tempo_bpm:.0f} bpm)", np.float32(PEAK / peak)
+    stems = (vocals * scale, accompaniment * scale)
+    return SyntheticSong(title, *stems, score.tempo_bpm, str(score.key), tuple(sung))
 
 
 def write_song(seed: int, index: int, root: Path) -> Artifact:

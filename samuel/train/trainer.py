@@ -127,24 +127,19 @@ def interrupts() -> Iterator[threading.Event]:
 
     Outside the main thread, where Python gets no signals, it is never set.
     """
-    interrupted, before = threading.Event(), dict[int, Any]()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    interrupted, handlers = threading.Event(), ExitStack()
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         interrupted.set()
-        restore()
+        handlers.close()
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # None: a handler that is not Python's, which Python cannot put back.
-            before[number] = signal.signal(number, interrupt) or signal.SIG_DFL
-    try:
+    with handlers:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # None: a handler that is not Python's, which Python cannot put back.
+                before = signal.signal(number, interrupt) or signal.SIG_DFL
+                handlers.callback(signal.signal, number, before)
         yield interrupted
-    finally:
-        restore()
 
 
 def make_fabric(device: torch.device, precision: TrainingPrecision) -> "Fabric":
@@ -286,9 +281,8 @@ class Training:
     @property
     def finished(self) -> bool:
         """True after the last step, or when validation has stopped gaining."""
-        patience = self.config.patience
-        out_of_patience = patience is not None and self.progress.without_gain >= patience
-        return self.progress.step >= self.config.steps or out_of_patience
+        patience = self.config.patience or math.inf
+        return self.progress.step >= self.config.steps or self.progress.without_gain >= patience
 
     def advance(self) -> dict[str, Any]:
         """Take one step; validate and save where the settings say so; return and record the metrics.

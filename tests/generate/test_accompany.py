@@ -11,7 +11,7 @@ from samuel.codecs.base import Codec
 from samuel.config import SamplingConfig
 from samuel.errors import CheckpointError
 from samuel.generate import accompany, accompany_latents, mix
-from samuel.model.inpaint import Kept
+from samuel.model.sample import Kept
 from tests.generate.voices import voice
 
 SAMPLING = SamplingConfig(steps=2)

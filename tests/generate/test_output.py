@@ -28,7 +28,6 @@ from samuel.generate.output import (
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP = 2.0**-23
-NEEDS_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 
 
 def noise(samples: int, level: float = 0.5, seed: int = 0) -> Audio:
@@ -69,25 +68,19 @@ def test_a_stream_takes_the_memory_of_a_block(tmp_path: Path) -> None:
     assert peak < 12e6  # the whole takes 52e6
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
-def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     def blocks() -> Iterator[Audio]:
         yield noise(100)
-        raise error
+        raise KeyboardInterrupt
 
-    with pytest.raises(type(error)):
+    with pytest.raises(KeyboardInterrupt):
         write_stream(tmp_path / "a.wav", blocks())
     assert names(tmp_path) == set()
-
-
-@NEEDS_FULL
-@pytest.mark.parametrize("samples", [10, 1_000_000])
-def test_a_full_disk_ends_a_stream(tmp_path: Path, samples: int) -> None:
-    path = tmp_path / "a.wav"
-    path.symlink_to("/dev/full")
-    with pytest.raises(OperatorError, match=r"a\.wav: the disk is full; .* Free some space"):
-        write_stream(path, [noise(samples)])
-    assert names(tmp_path) == set()
+    for samples in (10, 1_000_000):
+        (tmp_path / "a.wav").symlink_to("/dev/full")
+        with pytest.raises(OperatorError, match=r"a\.wav: the disk is full; .* Free some space"):
+            write_stream(tmp_path / "a.wav", [noise(samples)])
+        assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize("name", ["A.WAV", "a b:%20\N{GUITAR}.flac"])
@@ -124,6 +117,8 @@ def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="NaN or infinite"):
         write_limited(tmp_path / "a.wav", [audio])
     assert names(tmp_path) == set()
+    with pytest.raises(OperatorError, match=r"a\.wav: ffmpeg could not write it \(.+\); choose another"):
+        write_accompaniment(tmp_path / "a.wav", tmp_path / "absent.wav")
 
 
 @pytest.mark.parametrize(
@@ -148,14 +143,11 @@ def test_the_same_samples_give_the_same_bytes_at_any_time(tmp_path: Path) -> Non
     wav = source(tmp_path, noise(50_000))
     made = []
     for folder in (tmp_path / "one", tmp_path / "two"):
-        folder.mkdir()
+        write_accompaniment(folder / "a.wav", wav)
+        write_mix(folder / "mix.flac", wav, wav, Balance(0.0, 0.0, None, None))
         write_stream(folder / "stream.wav", [noise(50_000)])
-        for name in ("a.wav", "a.flac"):
-            write_accompaniment(folder / name, wav)
-            write_mix(folder / f"mix-{name}", wav, wav, Balance(0.0, 0.0, None, None))
         made.append({path.name: path.read_bytes() for path in folder.iterdir()})
         time.sleep(1.1)
-    assert len(made[0]) == 5
     assert made[0] == made[1]
 
 
@@ -233,13 +225,6 @@ def test_a_place_is_tried_and_left_as_it_is(tmp_path: Path) -> None:
     assert names(tmp_path) == {"new", "a.wav", "pipe.wav"}
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
-def test_where_nobody_may_write_is_told(tmp_path: Path) -> None:
-    wav = source(tmp_path, noise(100))
-    with pytest.raises(OperatorError, match=r"a\.wav: ffmpeg could not write it \(.+\); choose another"):
-        write_accompaniment(Path("/proc/a.wav"), wav)
-
-
 def music(level: float, seed: int = 0, seconds: float = 6.0, hz: float = 440.0) -> Audio:
     """A tone with noise, the second half 12 dB softer."""
     time_s = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
@@ -300,35 +285,17 @@ def test_the_vocal_is_as_much_louder_as_wanted(
     assert gains.mix_gain_db == 0 or peak == pytest.approx(highest, rel=1e-4)
 
 
-def test_a_faint_accompaniment_is_raised_by_24_db_at_most(tmp_path: Path) -> None:
-    loud, faint = (
-        source(tmp_path, music(0.5), "v.wav"),
-        source(tmp_path, music(0.002), "a.wav"),
-    )
+def test_nothing_is_matched_to_silence_and_the_faint_not_raised_without_end(tmp_path: Path) -> None:
+    loud, faint, silent = (source(tmp_path, music(level), f"{level}.wav") for level in (0.5, 0.002, 0.0))
     assert balance_of(loud, faint).accompaniment_gain_db == 24.0
-    assert balance_of(faint, loud).accompaniment_gain_db == pytest.approx(
-        20 * np.log10(0.002 / 0.5) - 1, abs=0.1
-    )
-
-
-@pytest.mark.parametrize(("sung", "played"), [(1.2, 0.0), (0.0, 0.0)])
-def test_nothing_is_matched_to_silence(tmp_path: Path, sung: float, played: float) -> None:
-    vocal, accompaniment = music(sung), music(played)
-    gains = balance_of(*pair(tmp_path, vocal, accompaniment))
-    assert gains.accompaniment_gain_db == 0.0
-    peak = float(np.abs(vocal + accompaniment).max())
-    assert gains.mix_gain_db == pytest.approx(-1 - 20 * np.log10(peak) if peak else 0.0, abs=1e-4)
-    assert (gains.vocal_lufs is None, gains.accompaniment_lufs is None) == (sung == 0, played == 0)
+    assert balance_of(loud, silent).accompaniment_gain_db == 0.0
+    assert balance_of(silent, silent) == Balance(0.0, 0.0, None, None)
 
 
 def test_the_peak_of_the_mix_may_be_in_any_block(tmp_path: Path) -> None:
-    quiet = np.full((2, 700_000), 0.01, np.float32)
     for place in (0, 300_000, 699_999):
-        vocal, accompaniment = quiet.copy(), quiet.copy()
+        vocal = np.full((2, 700_000), 0.01, np.float32)
+        accompaniment = vocal.copy()
         vocal[0, place] = -1.5
-        paths = (
-            source(tmp_path, vocal, "v.wav"),
-            source(tmp_path, accompaniment, "a.wav"),
-        )
-        in_mix = mixed(vocal, accompaniment, balance_of(*paths))
+        in_mix = mixed(vocal, accompaniment, balance_of(*pair(tmp_path, vocal, accompaniment)))
         assert np.abs(sum(in_mix)).max() == pytest.approx(10 ** (-1 / 20), rel=1e-5)

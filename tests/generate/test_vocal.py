@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import samuel.generate.vocal
 from samuel.audio import SAMPLE_RATE, Audio, dbfs, load_audio, read_wav, run_ffmpeg
-from samuel.errors import InputError, OperatorError
+from samuel.errors import InputError
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
 from tests.generate.voices import HalfSeparator
 
@@ -141,7 +141,7 @@ BAD: list[tuple[Samples, str]] = [
     (with_value(np.nan), "NaN or infinite samples; export it again"),
     (with_value(0).astype(np.float64) * 1e300, "NaN or infinite samples"),
     (voice() * 32_768, r"samples of up to 1\d{4}\S*, where full scale is 1"),
-    (np.zeros((44_100, 9)), "9 channels"),
+    (np.zeros((44_100, 9)), r"shape \(44100, 9\)"),
     (np.zeros((2, 5)), r"shape \(2, 5\)"),
     (np.zeros((2, 100, 3)), r"shape \(2, 100, 3\); give \(samples,\) or \(channels, samples\)"),
     (np.zeros(100, np.int64), "of type int64; give float in"),
@@ -156,16 +156,14 @@ def test_an_array_that_is_no_vocal_is_refused(tmp_path: Path, array: Samples, me
         vocal_of(array, tmp_path)
 
 
-@pytest.mark.parametrize("rate", [-44_100, 768_001, 44_100.5, float("nan")])
-def test_an_absurd_rate_is_refused(tmp_path: Path, rate: Any) -> None:
-    with pytest.raises(InputError, match=r"sample_rate = .*: give a whole number from 1000 to 768000 Hz"):
-        vocal_of(voice(), tmp_path, sample_rate=rate)
-
-
-@pytest.mark.parametrize("length_s", [0.0, float("nan"), float("inf")])
-def test_a_length_of_nothing_is_refused(tmp_path: Path, length_s: float) -> None:
-    with pytest.raises(InputError, match=r"length_s = .*: give the seconds"):
-        vocal_of(voice(), tmp_path, length_s=length_s)
+def test_an_absurd_rate_or_length_is_refused(tmp_path: Path) -> None:
+    rates: list[Any] = [-44_100, 768_001, 44_100.5, float("nan")]
+    for rate in rates:
+        with pytest.raises(InputError, match=r"sample_rate = .*: give a whole number from 1000 to 768000 Hz"):
+            vocal_of(voice(), tmp_path, sample_rate=rate)
+    for length_s in (0.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"length_s = .*: give the seconds"):
+            vocal_of(voice(), tmp_path, length_s=length_s)
 
 
 def test_an_array_beyond_what_a_wav_holds_is_refused(tmp_path: Path) -> None:
@@ -182,7 +180,6 @@ def test_a_file_that_is_no_vocal_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "empty.wav", voice(0.0))
     saved(tmp_path / "loud.wav", 32_768 * voice())
     saved(tmp_path / "nan.wav", with_value(np.nan), 48_000)
-    saved(tmp_path / "many.wav", voice(0.1, channels=200))
     content = saved(tmp_path / "cut.flac", voice(), subtype="PCM_16").read_bytes()
     (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
     workspace = tmp_path / "workspace"
@@ -191,7 +188,6 @@ def test_a_file_that_is_no_vocal_is_refused(tmp_path: Path) -> None:
         "absent.wav": "no such file",
         "folder.wav": "no regular file; give an audio file",
         "nan.wav": "holds NaN or infinite samples",
-        "many.wav": "200 channels; give a vocal of one or two",
         "text.mp3": "not readable as audio",
         "nothing.wav": "not readable as audio",
         "cut.flac": "not readable as audio",
@@ -202,7 +198,7 @@ def test_a_file_that_is_no_vocal_is_refused(tmp_path: Path) -> None:
             vocal_of(tmp_path / name, workspace)
 
 
-@pytest.mark.parametrize(("level", "silent"), [(0.0, True), (1e-39, True), (0.002, True), (0.01, False)])
+@pytest.mark.parametrize(("level", "silent"), [(0.0, True), (0.002, True), (0.01, False)])
 def test_silence_is_a_vocal_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, level: float, silent: bool
 ) -> None:
@@ -215,24 +211,11 @@ def test_silence_is_a_vocal_with_a_warning(
     assert ("a.wav: silent (" in caplog.text) == silent
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    for source in (voice(), saved(tmp_path / "a.wav", voice())):
-        (tmp_path / "vocal.wav").symlink_to("/dev/full")
-        with pytest.raises(OperatorError, match=r"vocal\.wav: the disk is full"):
-            vocal_of(source, tmp_path)
-        assert not (tmp_path / "vocal.wav").is_symlink()
-
-
 def test_the_vocals_of_a_mix_are_a_vocal_beside_it(tmp_path: Path) -> None:
     frames = voice(7.0)
     mix = vocal_of(frames, tmp_path)
     vocal = vocal_from_mix(mix, HalfSeparator(), tmp_path)
     np.testing.assert_array_equal(whole(vocal), 0.5 * frames.T)
     np.testing.assert_array_equal(whole(mix), frames.T)
-
-
-@pytest.mark.parametrize(("factor", "message"), [(np.nan, "NaN"), (99.0, "of up to")])
-def test_what_a_separator_gives_is_checked(tmp_path: Path, factor: float, message: str) -> None:
-    with pytest.raises(InputError, match=rf"the vocals of the mix, by half/1: .*{message}"):
-        vocal_from_mix(vocal_of(voice(), tmp_path), HalfSeparator(factor), tmp_path)
+    with pytest.raises(InputError, match=r"the vocals of the mix, by half/1: .*NaN"):
+        vocal_from_mix(mix, HalfSeparator(np.nan), tmp_path)

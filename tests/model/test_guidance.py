@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from samuel.config import SamplingConfig
-from samuel.model.guidance import guided, rescaled
+from samuel.model.guidance import guided
 
 T = 800
 
@@ -55,14 +55,6 @@ def test_outside_its_interval_guidance_does_nothing_and_costs_nothing() -> None:
     acts = [not torch.allclose(velocity(x, t), vocal + t) for t in (0, 199, 200, 399, 400, 799)]
     assert acts == [False, False, True, True, False, False]
     assert model.batches == [1, 1, 2, 2, 1, 1]
-
-
-def test_rescaled_predictions_have_the_deviation_of_unguided_ones() -> None:
-    v_cond, v = torch.randn(2, 64, 500), 5 * torch.randn(2, 64, 500) + 1
-    torch.testing.assert_close(rescaled(v, v_cond, 1.0).std(dim=(1, 2)), v_cond.std(dim=(1, 2)))
-    torch.testing.assert_close(rescaled(v, v_cond, 0.0), v)
-    half = rescaled(v, v_cond, 0.5)
-    torch.testing.assert_close(half, (rescaled(v, v_cond, 1.0) + v) / 2)
 
 
 def test_the_setting_reaches_the_predictions() -> None:

@@ -7,8 +7,7 @@ from torch import Tensor
 from samuel.config import Sampler, SamplingConfig
 from samuel.errors import SettingsError
 from samuel.model.diffusion import CosineSchedule, q_sample, x0_from_v
-from samuel.model.inpaint import Kept
-from samuel.model.sample import make_solver, sample
+from samuel.model.sample import Kept, make_solver, sample
 from tests.model.conftest import awake
 
 SCHEDULE = CosineSchedule()

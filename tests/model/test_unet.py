@@ -5,7 +5,6 @@ from typing import get_args
 import pytest
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from samuel.config import Film, Mixing, ModelConfig
 from samuel.errors import InputError
@@ -48,6 +47,8 @@ def trained(pairs: Tensor) -> tuple[SamuelUNet, list[float]]:
 
 def test_full_size_is_what_the_paper_says(full: SamuelUNet) -> None:
     assert 14_000_000 <= parameter_count(full) <= 16_000_000
+    with_attention = SamuelUNet(ModelConfig(up_attention=True))
+    assert parameter_count(with_attention) == pytest.approx(16.7e6, rel=0.005)  # as the docstring says
 
 
 def test_full_size_follows_the_resolutions_of_the_paper(full: SamuelUNet) -> None:
@@ -63,12 +64,6 @@ def test_full_size_follows_the_resolutions_of_the_paper(full: SamuelUNet) -> Non
         hook.remove()
     down = [(64, 256), (128, 128), (256, 64), (512, 32)]
     assert shapes == [*down, (512, 32), *reversed(down[:-1])]
-
-
-def test_no_layer_norm_and_no_mlp_but_for_the_timestep(full: SamuelUNet) -> None:
-    linear = {name for name, part in full.named_modules() if isinstance(part, torch.nn.Linear)}
-    assert all(name.startswith("time.") or name.endswith(".film.time") for name in linear)
-    assert not any(isinstance(part, torch.nn.LayerNorm) for part in full.modules())
 
 
 @pytest.mark.parametrize("mixing", MIXINGS)
@@ -115,20 +110,6 @@ def test_every_parameter_learns(mixing: Mixing, film: Film, up_attention: bool) 
     assert unreached == []
 
 
-def test_attention_on_the_way_up_is_there_where_it_is_asked_for() -> None:
-    with_it = SamuelUNet(ModelConfig(up_attention=True))
-    assert parameter_count(with_it) == pytest.approx(16.7e6, rel=0.005)  # as the docstring says
-    lengths: list[int] = []
-    for up in with_it.up:
-        assert isinstance(up.attention, attention.SoftAlignmentAttention)
-        up.attention.register_forward_hook(lambda *args: lengths.append(args[2].shape[-1]))
-    with torch.inference_mode():
-        with_it(torch.randn(1, 64, 64), torch.tensor([5]), None)
-    assert lengths == [16, 32, 64]
-    added = set(with_it.state_dict()) - set(SamuelUNet(ModelConfig()).state_dict())
-    assert {name.split(".")[2] for name in added} == {"attention"}
-
-
 def test_pooled_film_is_constant_over_the_frames() -> None:
     film = PooledFiLM(16, 8, 12)
     time, vocal = torch.randn(2, 12), torch.randn(2, 8, 40)
@@ -173,27 +154,12 @@ def test_no_table_is_made_in_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> 
     assert made == [256]
 
 
-def test_all_attentions_share_one_table_also_in_a_copy() -> None:
-    model = SamuelUNet(SMALL.model_copy(update={"up_attention": True}))
-    for network in (model, deepcopy(model), AveragedModel(model).module):
-        layers = [part for part in network.modules() if isinstance(part, attention.SoftAlignmentAttention)]
-        assert len(layers) == 7
-        assert all(layer.rotary is network.rotary for layer in layers)
-
-
 def test_tables_made_for_a_sampler_serve_training() -> None:
     model, x, t = awake(), torch.randn(1, 64, 2 * attention.ROPE_POSITIONS), torch.tensor([5])
     with torch.inference_mode():
         model(x, t, x)
     assert len(model.rotary.cos) == 2 * attention.ROPE_POSITIONS
     model(x, t, x).sum().backward()  # inference tensors would refuse to be saved for this
-
-
-def test_compiled_network_is_the_network_in_one_graph() -> None:
-    model, x, t = awake(), torch.randn(2, 64, 64), torch.tensor([10, 700])
-    expected = model(x, t, x)
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, t, x), expected)
 
 
 def test_one_batch_is_overfitted(trained: tuple[SamuelUNet, list[float]]) -> None:
@@ -235,12 +201,3 @@ def test_autocast_to_bfloat16() -> None:
     mixed.sum().backward()
     assert mixed.dtype == torch.float32
     assert (mixed - plain).norm() < 0.05 * plain.norm()
-
-
-def test_state_dict_holds_what_is_learnt_and_loads_strictly() -> None:
-    model, other = awake(), SamuelUNet(SMALL)
-    assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
-    other.load_state_dict(model.state_dict())
-    x = torch.randn(1, 64, 64)
-    with torch.inference_mode():
-        assert torch.equal(model(x, torch.tensor([3]), x), other(x, torch.tensor([3]), x))

@@ -42,7 +42,6 @@ def test_repet_parts_a_line_from_what_repeats(repet: Separator) -> None:
     vocals = repet.vocals(mix)
     assert vocals.shape == mix.shape
     assert vocals.dtype == np.float32
-    assert np.array_equal(repet.vocals(mix), vocals)
     assert si_sdr_db(vocals, line) - si_sdr_db(mix, line) > 6.0
     assert si_sdr_db(mix - vocals, background) - si_sdr_db(mix, background) > 6.0
 
@@ -52,6 +51,7 @@ def test_repet_takes_short_songs(repet: Separator, seconds: float) -> None:
     vocals = repet.vocals(noise(seconds))
     assert vocals.shape == (2, int(seconds * SAMPLE_RATE))
     assert np.isfinite(vocals).all()
+    assert np.array_equal(repet.vocals(noise(seconds)), vocals)
 
 
 @pytest.mark.parametrize("beyond", [0, 512, 1023])

@@ -1,6 +1,5 @@
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -59,33 +58,11 @@ def test_the_rate_of_dropped_conditions_is_that_of_the_settings(tmp_path: Path, 
 
 def test_a_batch_in_parts_is_the_same_batch(popdb: Popdb, tmp_path: Path) -> None:
     def moved(**training: int) -> Tensor:
-        return weights(stepped(popdb, tmp_path, steps=3, training={"batch_size": 8, **training}))
+        return weights(stepped(popdb, tmp_path, training={"batch_size": 4, **training}))
 
     whole = moved()
-    assert torch.allclose(moved(accumulate=4), whole, atol=2e-5)
-    assert not torch.allclose(moved(batch_size=4), whole, atol=2e-5)
-
-
-def test_augmentation_reaches_the_vocal_and_nothing_else(popdb: Popdb, tmp_path: Path) -> None:
-    def given(**augmentation: float) -> tuple[Tensor, Tensor]:
-        settings = small_settings(tmp_path, training={"batch_size": 4, "augmentation": augmentation})
-        training, found = Training(popdb, settings, tmp_path / "run"), list[tuple[Tensor, Tensor]]()
-        original = training.objective.errors
-
-        def errors(network: Any, x0: Tensor, vocal: Tensor, noise: Any) -> Any:
-            found.append((x0, vocal))
-            return original(network, x0, vocal, noise)
-
-        training.objective.errors = errors
-        training.step()
-        return found[0]
-
-    (x0, plain), (same, noisy) = given(), given(noise=0.5)
-    assert torch.equal(x0, same)
-    deviations = (noisy - plain).std(dim=(1, 2))
-    assert (deviations > 0).all() and (deviations < 0.51).all()
-    assert len(set(deviations.tolist())) == 4  # every item its own
-    assert torch.equal(given(noise=0.5)[1], noisy)
+    assert torch.allclose(moved(accumulate=2), whole, atol=2e-5)
+    assert not torch.allclose(moved(batch_size=2), whole, atol=2e-5)
 
 
 def test_the_loss_of_a_step_is_the_weighted_error_of_v(

@@ -21,7 +21,7 @@ from tests.train.trainings import checkpoints, fitted, ignore, untimed
 
 ALONE = [sys.executable]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-LONG = {"steps": 40, "validate_every": 10, "checkpoint_every": 7}
+LONG = {"steps": 24, "validate_every": 12, "checkpoint_every": 7}
 
 
 def started(popdb: Popdb, run: Path, launcher: list[str], **sections: Any) -> "subprocess.Popen[str]":
@@ -74,7 +74,7 @@ def test_whoever_waits_goes_on_where_a_killed_process_was(popdb: Popdb, tmp_path
     killer.join()
     process.communicate(timeout=100)
     assert process.returncode == -signal.SIGKILL
-    assert (own[0] - 1) % 7 == 0 and own == list(range(own[0], 41))  # from a checkpoint, to the end
+    assert (own[0] - 1) % 7 == 0 and own == list(range(own[0], 25))  # from a checkpoint, to the end
     assert own[0] <= steps()[-1] + 1
     assert untimed(model) == untimed(whole)
     assert model.sha256["model.safetensors"] == whole.sha256["model.safetensors"]

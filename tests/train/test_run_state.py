@@ -44,17 +44,6 @@ def test_a_log_goes_on_behind_what_is_whole(tail: bytes, path: Path) -> None:
     assert read_jsonl(path) == [row(step) for step in range(1, 6)]
 
 
-def test_what_follows_a_damaged_line_is_dropped_with_it_and_said(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    append(path, range(1, 6))
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], b"\0" * len(lines[2]), b"\n", *lines[3:]]))
-    append(path, range(0))
-    assert read_jsonl(path) == [row(1), row(2)]
-    assert "metrics.jsonl: line 3 is damaged" in caplog.text
-
-
 def test_a_row_is_with_the_kernel_at_once_and_on_disk_after_a_flush(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

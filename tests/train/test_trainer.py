@@ -20,7 +20,6 @@ from samuel.errors import (
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.writer import write_popdb
 from samuel.train import Training, fit, run_folder
-from samuel.train.run_state import WINDOW, Progress
 from tests.popdb.latents import encoded_song, flip_bit, small_settings
 from tests.train.trainings import checkpoints, fit_until, fitted, ignore, put_nan, stepped, untimed, weights
 
@@ -113,17 +112,6 @@ def test_the_average_follows_its_closed_form(popdb: Popdb, settings: Settings, t
     assert expected is not None
     average = torch.cat([p.detach().flatten() for p in training.average.module.parameters()])
     torch.testing.assert_close(average, expected, atol=1e-6, rtol=0)
-
-
-def test_validation_is_by_the_averaged_weights_and_bounded(popdb: Popdb, tmp_path: Path) -> None:
-    training = stepped(popdb, tmp_path, training={"learning_rate": 0.1})
-    averaged = training.validate()
-    with torch.no_grad():
-        for parameter in training.network.parameters():
-            parameter.zero_()
-    assert training.validate() == averaged
-    few = stepped(popdb, tmp_path, training={"learning_rate": 0.1, "validation_pairs": 1})
-    assert few.validate() != averaged
 
 
 def test_patience_ends_a_training_that_no_longer_gains(popdb: Popdb, tmp_path: Path) -> None:
@@ -219,17 +207,6 @@ def test_a_training_that_diverges_is_stopped_and_its_last_checkpoint_kept(
         fit(popdb, settings, tmp_path / "run", ignore)
     assert len(read_jsonl(tmp_path / "run/training/metrics.jsonl")) < 200
     assert checkpoints(tmp_path / "run")
-
-
-def test_divergence_is_a_mean_over_steps_not_a_single_bad_batch() -> None:
-    calm, wild = Progress(), Progress(step=7)
-    for step in range(200):
-        calm.watch(40.0 if step % WINDOW == 0 else 0.9)
-    assert len(calm.recent) == WINDOW
-    for _ in range(WINDOW - 1):
-        wild.watch(3.1)
-    with pytest.raises(DatasetError, match="step 7: the training diverged"):
-        wild.watch(3.1)
 
 
 def test_who_has_too_little_memory_hears_of_smaller_parts(
