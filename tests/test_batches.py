@@ -42,30 +42,18 @@ def check(given: Sequence[Tensor], results: Sequence[Tensor]) -> None:
     assert all(torch.equal(result, 2 * item) for item, result in zip(given, results, strict=True))
 
 
-@pytest.mark.parametrize(("count", "batches"), [(0, 0), (1, 1), (4, 1), (9, 3)])
-def test_every_batch_has_the_full_size(count: int, batches: int) -> None:
-    network = Network()
-    given = items(count)
-    check(given, Batcher(network, CPU, size=4)(given))
-    assert network.shapes == [(4, 3)] * batches
-
-
-def test_a_batch_that_is_not_filled_up_has_the_size_of_what_is_there() -> None:
+def test_batches_have_the_full_size_and_one_shape() -> None:
+    for count, batches in ((0, 0), (1, 1), (4, 1), (9, 3)):
+        network = Network()
+        check(items(count), Batcher(network, CPU, size=4)(items(count)))
+        assert network.shapes == [(4, 3)] * batches
     network = Network()
     check(items(6), Batcher(network, CPU, size=4, fill=False)(items(6)))
     assert network.shapes == [(4, 3), (2, 3)]
-
-
-def test_one_at_a_time_where_there_is_no_gpu() -> None:
     network = Network()
-    batcher = Batcher(network, CPU, most=8)
-    check(items(3), batcher(items(3)))
-    assert network.shapes == [(1, 3)] * 3
-
-
-def test_items_of_other_shapes_have_batches_of_their_own() -> None:
-    network = Network()
-    given = [*items(2), *items(1, length=5), *items(2)]
+    check(items(3), Batcher(network, CPU, most=8)(items(3)))
+    assert network.shapes == [(1, 3)] * 3  # where there is no GPU
+    network, given = Network(), [*items(2), *items(1, length=5), *items(2)]
     check(given, Batcher(network, CPU, size=4)(given))
     assert network.shapes == [(4, 3), (4, 5)]
 
@@ -98,9 +86,6 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(error: RuntimeE
     tries = network.tries
     batcher(items(2))
     assert network.tries == tries + 1  # it does not try eight again
-
-
-def test_an_item_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(MissingPartError, match=r"cpu: out of memory .* device = 'cpu'"):
         Batcher(Network(room=0), CPU, size=4)(items(2))
 
@@ -132,45 +117,31 @@ def test_everybody_in_a_batch_hears_of_its_error_and_nobody_else() -> None:
     check(items(2), batcher(items(2)))
 
 
-def test_cancel_frees_those_who_wait() -> None:
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+def test_whatever_ends_it_leaves_nobody_waiting(how: str) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def network(batch: Tensor) -> Tensor:
         entered.set()
         go_on.wait(10)
+        if how == "interrupt":
+            raise KeyboardInterrupt
         return 2 * batch
-
-    batcher = Batcher(network, CPU, size=1)
-    with ThreadPoolExecutor(2) as threads:
-        waiting = [threads.submit(batcher, items(3)) for _ in range(2)]
-        entered.wait(10)
-        while len(batcher._queue) < 5:
-            time.sleep(0.001)
-        batcher.cancel()
-        go_on.set()
-        for future in waiting:
-            with pytest.raises(StoppedError):
-                future.result(10)
-    check(items(2), batcher(items(2)))
-
-
-def test_an_interrupt_while_computing_leaves_nobody_waiting() -> None:
-    entered, interrupt = threading.Event(), threading.Event()
-
-    def network(batch: Tensor) -> Tensor:
-        entered.set()
-        interrupt.wait(10)
-        raise KeyboardInterrupt
 
     batcher = Batcher(network, CPU, size=4)
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(batcher, items(1))
+        waiting = [threads.submit(batcher, items(5)) for _ in range(2)]
         entered.wait(10)
-        second = threads.submit(batcher, items(1))
-        interrupt.set()
-        for future in (first, second):
-            with pytest.raises(KeyboardInterrupt):
+        while len(batcher._queue) < 6:
+            time.sleep(0.001)
+        if how == "cancel":
+            batcher.cancel()
+        go_on.set()
+        for future in waiting:
+            with pytest.raises(StoppedError if how == "cancel" else KeyboardInterrupt):
                 future.result(10)
+    if how == "cancel":
+        check(items(2), batcher(items(2)))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

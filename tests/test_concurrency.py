@@ -10,21 +10,16 @@ from samuel.concurrency import side_by_side
 from samuel.errors import StoppedError
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_every_item_once_with_its_place(workers: int) -> None:
-    results = dict(side_by_side(lambda item: item * 10, [5, 6, 7, 8], workers))
-    assert results == {0: 50, 1: 60, 2: 70, 3: 80}
-
-
-def test_so_many_at_a_time() -> None:
+def test_every_item_once_with_its_place_so_many_at_a_time_in_the_callers_context() -> None:
+    run = contextvars.ContextVar("run", default=0)
+    run.set(10)
     together = threading.Barrier(3, timeout=20)
-    assert len(list(side_by_side(lambda _: together.wait(), range(6), 3))) == 6
 
+    def work(item: int) -> int:
+        together.wait()
+        return item * run.get()
 
-def test_threads_have_the_callers_context() -> None:
-    run = contextvars.ContextVar("run", default="none")
-    run.set("this one")
-    assert [name for _, name in side_by_side(lambda _: run.get(), range(2), 2)] == ["this one"] * 2
+    assert dict(side_by_side(work, [5, 6, 7, 8, 9, 10], 3)) == {0: 50, 1: 60, 2: 70, 3: 80, 4: 90, 5: 100}
 
 
 def test_the_first_error_ends_it_and_frees_those_who_wait() -> None:
