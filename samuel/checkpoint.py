@@ -73,23 +73,14 @@ class ModelRecord(_Strict):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model ready to sample from.
+    """A model ready to sample from."""
 
-    Attributes:
-        network: The U-Net with its averaged weights, in eval mode.
-        normaliser: The maps of the dataset it was trained on.
-        diffusion: The forward process it was trained with.
-        codec: The codec its latents come from.
-        frames: Length of the pairs it was trained on.
-        sha256: Digest of its weights.
-    """
-
-    network: SamuelUNet
-    normaliser: Normaliser
+    network: SamuelUNet  # with its averaged weights, in eval mode
+    normaliser: Normaliser  # of the dataset it was trained on
     diffusion: DiffusionConfig
     codec: CodecInfo
-    frames: int
-    sha256: str
+    frames: int  # of the pairs it was trained on
+    sha256: str  # of its weights
 
 
 def save_model(
@@ -121,15 +112,11 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
         record = ModelRecord.model_validate_json(json.dumps(artifact.record))
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "record"
-        raise CheckpointError(
-            f"{folder}: no model of format {MODEL_FORMAT} ({where}: {problem['msg']})"
-        ) from error
+        fault = f"{'.'.join(map(str, problem['loc'])) or 'record'}: {problem['msg']}"
+        raise CheckpointError(f"{folder}: no model of format {MODEL_FORMAT} ({fault})") from error
+    network = _load_network(artifact.path(WEIGHTS), record).to(device).eval()
     return TrainedModel(
-        network=_load_network(artifact.path(WEIGHTS), record)
-        .to(device)
-        .eval()
-        .requires_grad_(requires_grad=False),
+        network=network.requires_grad_(requires_grad=False),
         normaliser=Normaliser.of(record.stats.model_dump()).to(device),
         diffusion=record.diffusion,
         codec=record.codec,
@@ -150,11 +137,7 @@ def save_tensors(folder: Path, tensors: dict[str, dict[str, Tensor]], record: di
 
 
 def load_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Load what `save_tensors` wrote, on the CPU.
-
-    Raises:
-        CheckpointError: Nothing is there, or a byte has changed.
-    """
+    """Load what `save_tensors` wrote, on the CPU; a CheckpointError where it is absent or changed."""
     artifact = _whole_artifact(folder)
     return {Path(name).stem: load_file(artifact.path(name)) for name in artifact.sha256}
 
@@ -165,22 +148,19 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _whole_artifact(folder: Path, max_bytes: float = float("inf")) -> Artifact:
     artifact = find_artifact(folder)
-    if artifact is None:
+    if artifact is None or artifact.released:
         raise CheckpointError(f"{folder}: no whole checkpoint here; run the flow train-and-eval to make one")
-    if (size := sum(artifact.path(name).stat().st_size for name in artifact.sha256)) > max_bytes:
-        raise CheckpointError(
-            f"{folder}: {size / 1e9:.1f} GB, where a model has {max_bytes / 1e9:.1f} at most"
-        )
+    if (size := sum(artifact.sizes.values())) > max_bytes:
+        raise CheckpointError(f"{folder}: {size / 1e9:.1f} GB, a model has {max_bytes / 1e9:.1f} at most")
     for name, expected in artifact.sha256.items():
-        if sha256(artifact.path(name)) != expected:
-            raise CheckpointError(
-                f"{artifact.path(name)}: its bytes have changed; delete {folder} and train again"
-            )
+        if sha256(path := artifact.path(name)) != expected:
+            raise CheckpointError(f"{path}: its bytes have changed; delete {folder} and train again")
     return artifact
 
 
 def _load_network(path: Path, record: ModelRecord) -> SamuelUNet:
     """The network of a record, on the CPU; its weights are read once their shapes are known to fit."""
+    misfit = CheckpointError(f"{path}: does not fit the network that the model's record describes")
     try:
         with torch.device("meta"):  # shapes alone
             wanted = SamuelUNet(record.model, record.diffusion).state_dict()
@@ -190,11 +170,9 @@ def _load_network(path: Path, record: ModelRecord) -> SamuelUNet:
         with safe_open(path, "pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         if found != {name: list(tensor.shape) for name, tensor in wanted.items()}:
-            raise CheckpointError(f"{path}: does not fit the network that the model's record describes")
+            raise misfit
         network = SamuelUNet(record.model, record.diffusion)
         network.load_state_dict(load_file(path))
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: does not fit the network that the model's record describes"
-        ) from error
+        raise misfit from error
     return network

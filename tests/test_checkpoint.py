@@ -1,3 +1,5 @@
+"""Models and checkpoints: as they were saved, or refused, whoever wrote them."""
+
 import json
 import tracemalloc
 from collections.abc import Callable
@@ -8,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from samuel.artifacts import make_artifact, sha256
+from samuel.artifacts import make_artifact, release, sha256
 from samuel.checkpoint import load_model, load_tensors, save_tensors
 from samuel.errors import CheckpointError
 from tests.models import small_model
+from tests.popdb.latents import flip_bit
 
 CPU = torch.device("cpu")
 
@@ -43,18 +46,19 @@ def test_a_model_is_loaded_as_it_was_saved(folder: Path) -> None:
     assert model.normaliser.vocal_std.flatten().unique().tolist() == [2.0]
 
 
-def test_a_missing_model_is_named(tmp_path: Path) -> None:
+def test_a_model_that_is_not_whole_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(CheckpointError, match="no whole checkpoint here"):
         load_model(tmp_path / "absent", CPU)
-
-
-def test_a_changed_byte_is_refused(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    flip_bit(folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: its bytes have changed"):
         load_model(folder, CPU)
+    release(folder)
+    with pytest.raises(CheckpointError, match="no whole checkpoint here"):
+        load_model(folder, CPU)
+
+
+def stats(mean: float = 0.0, std: float = 1.0, channels: int = 64) -> dict[str, Any]:
+    return {"mean": [mean] * channels, "std": [1.0] * (channels - 1) + [std]}
 
 
 @pytest.mark.parametrize(
@@ -63,16 +67,17 @@ def test_a_changed_byte_is_refused(folder: Path) -> None:
         ({"format": 1}, r"of an older version of SAMUeL \(model format 1\); train it again"),
         ({"format": 3}, r"no model of format 2 \(format: "),
         ({"codec": None}, r"\(codec: Field required"),
-        ({"stats": {}}, r"\(stats\.vocal: Field required"),
         ({"model": {"channels": 3}}, r"\(model\.channels: "),
-        ({"model": {"channels": [10**6] * 4}}, "does not fit the network"),
         ({"model": {"channels": [10**12] * 4}}, "does not fit the network"),
         ({"model": {"channels": [16, 32, 32, 64], "heads": 2, "head_dim": 8}}, "does not fit the network"),
         ({"model": {"window": 10**9}}, r"\(model\.window: Input should be less than"),
         ({"frames": 10**9}, r"\(frames: Input should be less than"),
-        ({"frames": 63}, r"\(frames: Input should be a multiple of 8"),
         ({"frames": "64"}, r"\(frames: Input should be a valid integer"),
         ({"surprise": "x"}, r"\(surprise: Extra inputs are not permitted"),
+        ({"stats": {}}, r"\(stats\.vocal: Field required"),
+        ({"stats": {"vocal": stats(std=0.0), "accompaniment": stats()}}, r"stats\.vocal\.std\.63"),
+        ({"stats": {"vocal": stats(float("nan")), "accompaniment": stats()}}, r"stats\.vocal\.mean\.0"),
+        ({"stats": {"vocal": stats(), "accompaniment": stats(channels=63)}}, "are not of 64 channels"),
     ],
 )
 def test_a_record_that_is_no_models_is_refused(folder: Path, change: dict[str, Any], words: str) -> None:
@@ -87,26 +92,6 @@ def test_a_record_that_is_no_models_is_refused(folder: Path, change: dict[str, A
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), 0.0, -1.0])
-def test_statistics_that_normalise_nothing_are_refused(folder: Path, wrong: float) -> None:
-    def changed(_: Path, record: dict[str, Any]) -> dict[str, Any]:
-        record["stats"]["vocal"]["std"][5] = wrong
-        return record
-
-    with pytest.raises(CheckpointError, match=r"stats\.vocal\.std\.5"):
-        load_model(resealed(folder, changed), CPU)
-
-
-def shorter(record: dict[str, Any]) -> dict[str, Any]:
-    record["stats"]["vocal"]["std"].pop()
-    return record
-
-
-def test_statistics_of_other_channels_are_refused(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="means and deviations are not of 64 channels"):
-        load_model(resealed(folder, lambda _, record: shorter(record)), CPU)
-
-
 def lacking(path: Path) -> None:
     weights = load_file(path)
     weights.pop("null_condition")
@@ -118,7 +103,7 @@ def lacking(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b"\0" * 99), "does not fit the network"),
         (lambda path: path.write_bytes(b"\xff" * 99), "its header is too large"),
-        (lambda path: path.unlink(), "does not fit the network"),
+        (Path.unlink, "does not fit the network"),
         (lacking, "does not fit the network"),
     ],
 )
@@ -134,13 +119,12 @@ def test_weights_that_are_no_networks_are_refused(
 
 
 def test_a_file_that_is_larger_than_a_model_is_not_even_read(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    with path.open("r+b") as file:
+    with (folder / "model.safetensors").open("r+b") as file:
         file.truncate(2**40)  # a hole: it takes no room
     manifest = json.loads((folder / "entry.json").read_text())
     manifest["files"]["model.safetensors"]["bytes"] = 2**40
     (folder / "entry.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match=r"1099\.5 GB, where a model has 1\.1 at most"):
+    with pytest.raises(CheckpointError, match=r"1099\.5 GB, a model has 1\.1 at most"):
         load_model(folder, CPU)
 
 
@@ -149,4 +133,5 @@ def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
     save_tensors(tmp_path / "t", groups, {"note": 1})
     found = load_tensors(tmp_path / "t")
     assert found.keys() == groups.keys()
-    assert torch.equal(found["a"]["x"], groups["a"]["x"]) and torch.equal(found["b"]["y.z"], torch.arange(5))
+    assert torch.equal(found["a"]["x"], groups["a"]["x"])
+    assert torch.equal(found["b"]["y.z"], torch.arange(5))
