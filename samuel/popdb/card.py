@@ -5,6 +5,7 @@ What others chose (the codec's identity, the settings) stands in it as JSON alon
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,80 +40,6 @@ OTHERS_SONGS = (
     "are derived from the recording and subject to the same rights. Share this dataset only where you might "
     "share the recordings, and use it only as you might use them."
 )
-CARD = """\
----
-{front_matter}
----
-
-# POPDB
-
-Pairs of a vocal and its accompaniment, as latents of an audio codec: both are the same stretch of a song, \
-of {seconds:.2f} s. Each is float16 ({channels}, {frames}), unscaled: {channels} channels, {frames} frames, \
-each of which stands for {hop} samples of stereo audio at {sample_rate:g} kHz. POPDB is the dataset of \
-[SAMUeL](https://arxiv.org/abs/2507.19991), §III.
-
-> **Latents decode to audio.** They are no anonymous features: whoever has the codec's decoder can listen to \
-these songs, split into vocal and accompaniment. Treat the dataset like the recordings.
-
-## Content
-
-| file | content |
-|---|---|
-| `shards/*.safetensors` | `vocal` and `accompaniment`, float16 (N, {channels}, {frames}) |
-| `index-*.parquet` | a row per pair: song, split, vocal share, and where its latents lie |
-| `songs-*.parquet` | a row per song of the list, whatever became of it |
-| `dataset.json` | what it was made of; mean and deviation of each channel over the training pairs; name, \
-size and sha256 of every other file |
-
-| count | |
-|---|---:|
-{counts}
-
-{split}
-
-## Reading it
-
-With [SAMUeL](https://arxiv.org/abs/2507.19991)'s library, from the dataset's folder:
-
-```python
-from samuel.popdb.dataset import open_popdb
-
-popdb = open_popdb(".")  # or another folder, or a URL
-vocal, accompaniment = popdb.read(popdb.pairs("train")[:4])  # each float16 (4, {channels}, {frames})
-```
-
-Without it:
-
-```python
-import json
-from pathlib import Path
-
-import pandas
-from safetensors.numpy import load_file
-
-pairs = pandas.read_parquet(json.loads(Path("dataset.json").read_text())["index"])
-first = pairs.iloc[0]
-vocal = load_file(first["shard"])["vocal"][first["row"]]  # float16 ({channels}, {frames})
-```
-
-## How much is sung
-
-{vocal_shares}
-
-## What it was made of
-
-```json
-{made_of}
-```
-
-## Licences and rights
-
-{songs}
-
-{codec}
-
-The code that made the dataset is MIT; that says nothing of the songs.
-"""
 
 
 def dataset_card(info: dict[str, Any], vocal_shares: Sequence[float]) -> str:
@@ -122,24 +49,47 @@ def dataset_card(info: dict[str, Any], vocal_shares: Sequence[float]) -> str:
         info: `dataset.json`, its files not yet listed.
         vocal_shares: Vocal share of every chunk that was measured.
     """
-    frames, latents = info["chunk_frames"], CodecInfo.model_validate(info["codec"])
+    frames, latents, pairs = (
+        info["chunk_frames"],
+        CodecInfo.model_validate(info["codec"]),
+        info["counts"]["pairs"],
+    )
     made_of = {name: info[name] for name in ("format_version", "source", "separator", "codec", "settings")}
     codec = CODECS.get(latents.name)
-    return CARD.format(
-        front_matter=_front_matter(info["counts"]["pairs"]),
-        seconds=latents.duration_s(frames),
-        channels=latents.channels,
-        frames=frames,
-        hop=latents.hop,
-        sample_rate=latents.sample_rate / 1000,
-        counts="\n".join(f"| {name.replace('_', ' ')} | {n:,} |" for name, n in info["counts"].items()),
-        split=SPLIT_PUBLISHED if info["source"] == PUBLISHED else SPLIT,
-        vocal_shares=_share_table(vocal_shares),
-        made_of=json.dumps(
-            made_of, indent=1, sort_keys=True
-        ),  # no line begins with a backtick, to end the block
-        songs=SYNTHETIC_SONGS if info["source"] == "synthetic" else OTHERS_SONGS,
-        codec=f"The codec is {codec}" if codec else "Look up the licence of the codec that is named above.",
+    tables = [
+        {"config_name": name, "data_files": [{"split": name, "path": path}]}
+        # A split must not be called `all`, and `train` would be wrong: the index holds both splits.
+        for name, path in {"pairs": "index-*.parquet", "songs": "songs-*.parquet"}.items()
+    ]
+    front_matter = DatasetCardData(
+        pretty_name="POPDB",
+        license="other",
+        license_name="rights-of-the-songs",
+        task_categories=["audio-to-audio"],
+        size_categories=[name for name, least in SIZES.items() if pairs >= least][-1],
+        tags=["music", "accompaniment-generation", "singing-voice", "audio-latents", "safetensors"],
+        configs=[tables[0] | {"default": True}, tables[1]],
+    )
+    return (
+        Path(__file__)
+        .with_name("card.md")
+        .read_text("utf-8")
+        .format(
+            front_matter=front_matter.to_yaml(line_break="\n"),
+            seconds=latents.duration_s(frames),
+            channels=latents.channels,
+            frames=frames,
+            hop=latents.hop,
+            sample_rate=latents.sample_rate / 1000,
+            counts="\n".join(f"| {name.replace('_', ' ')} | {n:,} |" for name, n in info["counts"].items()),
+            split=SPLIT_PUBLISHED if info["source"] == PUBLISHED else SPLIT,
+            vocal_shares=_share_table(vocal_shares),
+            made_of=json.dumps(made_of, indent=1, sort_keys=True),  # no line begins with a backtick
+            songs=SYNTHETIC_SONGS if info["source"] == "synthetic" else OTHERS_SONGS,
+            codec=f"The codec is {codec}"
+            if codec
+            else "Look up the licence of the codec that is named above.",
+        )
     )
 
 
@@ -147,32 +97,12 @@ def share_counts(vocal_shares: Sequence[float]) -> list[tuple[str, int]]:
     """Histogram of vocal shares: ten bins (name, chunks); the last one holds 1.0 too."""
     edges = [edge / 10 for edge in range(11)]
     counts = np.histogram(vocal_shares, bins=edges)[0]
-    return [
-        (f"{low:.1f} to {high:.1f}", int(n)) for low, high, n in zip(edges, edges[1:], counts, strict=False)
-    ]
+    return [(f"{i / 10:.1f} to {(i + 1) / 10:.1f}", int(count)) for i, count in enumerate(counts)]
 
 
 def bar(count: int, most: int) -> str:
     """A bar of text, the longest of a table for `most`; what is there at all is seen."""
     return "█" * -(-WIDEST_BAR * count // max(most, 1))
-
-
-def _front_matter(pairs: int) -> str:
-    tables = {"pairs": "index-*.parquet", "songs": "songs-*.parquet"}
-    # A split must not be called `all`, and `train` would be wrong: the index holds both splits.
-    configs = [
-        {"config_name": name, "data_files": [{"split": name, "path": path}]} for name, path in tables.items()
-    ]
-    data = DatasetCardData(
-        pretty_name="POPDB",
-        license="other",
-        license_name="rights-of-the-songs",
-        task_categories=["audio-to-audio"],
-        size_categories=[name for name, least in SIZES.items() if pairs >= least][-1],
-        tags=["music", "accompaniment-generation", "singing-voice", "audio-latents", "safetensors"],
-        configs=[configs[0] | {"default": True}, configs[1]],
-    )
-    return data.to_yaml(line_break="\n")
 
 
 def _share_table(vocal_shares: Sequence[float]) -> str:
