@@ -8,11 +8,9 @@ Shapes: B batch, C latent channels, T frames.
 
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from multiprocessing.context import BaseContext
-from typing import Any, TypedDict, Unpack
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,17 +27,6 @@ SHUFFLE_BLOCK = 2048
 
 Latents = tuple[Tensor, Tensor]
 Places = NDArray[np.int64]
-
-
-class Reading(TypedDict, total=False):
-    """How a `torch.utils.data.DataLoader` reads: those of its options that leave open what it reads."""
-
-    num_workers: int
-    prefetch_factor: int | None
-    persistent_workers: bool
-    multiprocessing_context: str | BaseContext | None
-    timeout: float
-    pin_memory: bool
 
 
 @dataclass(frozen=True)
@@ -80,33 +67,28 @@ class Normaliser:
         return self.vocal(vocal), self.accompaniment(accompaniment)
 
 
-@dataclass(frozen=True)
+def _normalise(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    # In place, it is more than twice as fast on a CPU.
+    return latents.to(torch.float32, copy=True).sub_(mean).div_(std)
+
+
 class Batches:
     """The training pairs as an endless shuffled sequence, cut into batches.
 
-    Every epoch visits each pair once; a batch may straddle two epochs.
-
-    Attributes:
-        popdb: The dataset.
-        batch_size: Pairs of a batch, on each rank.
-        seed: Which order.
-        rank: Which of the processes that train together this is.
-        world_size: How many they are; together they visit each pair of an epoch once.
+    Every epoch visits each pair once; a batch may straddle two epochs. Several processes that train together,
+    each with its `rank` of `world_size` and its own `batch_size`, together visit each pair of an epoch once.
     """
 
-    popdb: Popdb = field(repr=False)
-    batch_size: int
-    seed: int
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        _require_sizes(self.batch_size, self.rank, self.world_size)
-
-    @cached_property
-    def pairs(self) -> PairDataset:
-        """The pairs to train on; see `training_pairs`."""
-        return training_pairs(self.popdb)
+    def __init__(self, popdb: Popdb, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size:
+            where = f"batch_size = {batch_size}, rank = {rank}, world_size = {world_size}"
+            raise SettingsError(
+                f"{where}: there must be a pair in a batch, and the rank below the world's size"
+            )
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.pairs = training_pairs(popdb)
+        self._normalisers = {torch.device("cpu"): Normaliser.of(popdb.stats)}  # by device
+        self._orders: dict[int, Places] = {}  # of the epochs at hand
 
     def places(self, step: int) -> Places:
         """Places among `pairs` of step `step` (from 0): (B,)."""
@@ -114,10 +96,10 @@ class Batches:
         count = len(self.pairs)
         first = (step * self.world_size + self.rank) * self.batch_size
         epochs, places = np.divmod(np.arange(first, first + self.batch_size), count)
-        parts = [
-            epoch_order(count, self.seed, epoch)[places[epochs == epoch]]
-            for epoch in range(epochs[0], epochs[-1] + 1)
-        ]
+        known, self._orders = self._orders, {}
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            self._orders[epoch] = known[epoch] if epoch in known else epoch_order(count, self.seed, epoch)
+        parts = [order[places[epochs == epoch]] for epoch, order in self._orders.items()]
         return np.concatenate(parts)
 
     def pair_ids(self, step: int) -> list[str]:
@@ -132,11 +114,9 @@ class Batches:
         halves = self.pairs.batch(self.places(step))
         if device.type == "cuda":
             halves = (halves[0].pin_memory(), halves[1].pin_memory())
-        return self._normaliser_on(device).batch(halves)
+        return self._normaliser(device).batch(halves)
 
-    def loader(
-        self, first_step: int = 0, steps: int | None = None, **options: Unpack[Reading]
-    ) -> DataLoader[Latents]:
+    def loader(self, first_step: int = 0, steps: int | None = None, **options: Any) -> DataLoader[Latents]:
         """The latents of `steps` steps from `first_step` on, without end if None.
 
         Each batch is vocal and accompaniment, float16 (B, C, T) on the CPU. Workers pay where shards are slow
@@ -145,87 +125,33 @@ class Batches:
         Args:
             first_step: Where to begin, or to go on.
             steps: How many.
-            options: See `Reading`. Unless they are given, `pin_memory` is true where there is CUDA, and
-                workers are started from a process without threads ("forkserver"). Forked from one that has
-                some they may hang; forked within a Prefect flow they end in an error.
-
-        Raises:
-            SettingsError: The first step is below 0.
+            options: Of `DataLoader`: how it reads. Unless they are given, `pin_memory` is true where there is
+                CUDA, and workers are started from a process without threads ("forkserver"): forked from one
+                that has some they may hang; forked within a Prefect flow they end in an error.
         """
         _require_step(first_step)
-        last = sys.maxsize if steps is None else first_step + steps
-        return _make_loader(self.pairs, _Steps(self, range(first_step, last)), options)
+        chosen: dict[str, Any] = {"pin_memory": torch.cuda.is_available()}
+        if options.get("num_workers") and "forkserver" in multiprocessing.get_all_start_methods():
+            chosen["multiprocessing_context"] = "forkserver"
+        return DataLoader(
+            _WholeBatches(self.pairs),
+            sampler=_Steps(self, range(first_step, sys.maxsize if steps is None else first_step + steps)),
+            batch_size=None,
+            generator=torch.Generator(),  # its own, or every pass would draw from the global one
+            **{**chosen, **options},
+        )
 
     def on(
-        self, device: torch.device, first_step: int = 0, steps: int | None = None, **options: Unpack[Reading]
+        self, device: torch.device, first_step: int = 0, steps: int | None = None, **options: Any
     ) -> Iterator[Latents]:
         """What `at` gives for each step of the `loader` of these arguments, which reads it."""
-        normaliser = self._normaliser_on(device)
+        normaliser = self._normaliser(device)
         return (normaliser.batch(latents) for latents in self.loader(first_step, steps, **options))
 
-    def _normaliser_on(self, device: torch.device) -> Normaliser:
+    def _normaliser(self, device: torch.device) -> Normaliser:
         if device not in self._normalisers:
-            self._normalisers[device] = Normaliser.of(self.popdb.stats).to(device)
+            self._normalisers[device] = self._normalisers[torch.device("cpu")].to(device)
         return self._normalisers[device]
-
-    @cached_property
-    def _normalisers(self) -> dict[torch.device, Normaliser]:
-        return {}
-
-
-def each_once(
-    pairs: PairDataset, batch_size: int, rank: int = 0, world_size: int = 1, **options: Unpack[Reading]
-) -> DataLoader[Latents]:
-    """The latents of all pairs once, in the order of the index: a pass of validation.
-
-    Args:
-        pairs: Of a split.
-        batch_size: Pairs of a batch; the last one may have fewer.
-        rank: Which of several processes this is; it has every `world_size`-th pair.
-        world_size: How many they are; together they have each pair once.
-        options: As for `Batches.loader`.
-    """
-    _require_sizes(batch_size, rank, world_size)
-    places = np.arange(rank, len(pairs), world_size)
-    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
-    return _make_loader(pairs, batches, options)
-
-
-def training_pairs(popdb: Popdb) -> PairDataset:
-    """The pairs to train on.
-
-    Raises:
-        DatasetError: There are none.
-    """
-    pairs = popdb.dataset("train")
-    if not len(pairs):
-        raise DatasetError(f"{popdb.location}: no training pairs; lower popdb.validation_share or add songs")
-    return pairs
-
-
-def evaluation_pairs(popdb: Popdb) -> list[dict[str, Any]]:
-    """The held-out pairs, or the training pairs of a dataset that is too small to hold any out."""
-    return popdb.pairs("validation") or popdb.pairs("train")
-
-
-def evaluation_dataset(popdb: Popdb) -> PairDataset:
-    """The same pairs as latents."""
-    held_out = popdb.dataset("validation")
-    return held_out if len(held_out) else popdb.dataset("train")
-
-
-@lru_cache(maxsize=4)
-def epoch_order(count: int, seed: int, epoch: int) -> Places:
-    """The order of `count` pairs in an epoch: blocks of neighbours are shuffled, and the pairs in each."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
-    starts = torch.randperm(-(-count // SHUFFLE_BLOCK), generator=generator) * SHUFFLE_BLOCK
-    blocks = [
-        start + torch.randperm(min(SHUFFLE_BLOCK, count - start), generator=generator)
-        for start in starts.tolist()
-    ]
-    order = torch.cat(blocks).numpy()
-    order.flags.writeable = False
-    return order
 
 
 @dataclass(frozen=True)
@@ -252,35 +178,36 @@ class _WholeBatches(Dataset[Latents]):
         return self.pairs.batch(places)
 
 
-def _make_loader(
-    pairs: PairDataset, batches: Sequence[Places] | _Steps, options: Reading
-) -> DataLoader[Latents]:
-    chosen: Reading = {"pin_memory": torch.cuda.is_available()}
-    if options.get("num_workers") and "forkserver" in multiprocessing.get_all_start_methods():
-        chosen["multiprocessing_context"] = "forkserver"
-    # With a generator of its own, or every pass would draw from the global one.
-    return DataLoader(
-        _WholeBatches(pairs),
-        sampler=batches,
-        batch_size=None,
-        generator=torch.Generator(),
-        **{**chosen, **options},
-    )
-
-
-def _normalise(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    # In place, it is more than twice as fast on a CPU.
-    return latents.to(torch.float32, copy=True).sub_(mean).div_(std)
-
-
-def _require_sizes(batch_size: int, rank: int, world_size: int) -> None:
-    if batch_size < 1 or not 0 <= rank < world_size:
-        raise SettingsError(
-            f"batch_size = {batch_size}, rank = {rank}, world_size = {world_size}: there must be a pair in a "
-            "batch, and the rank below the world's size"
-        )
-
-
 def _require_step(step: int) -> None:
     if step < 0:
         raise SettingsError(f"step = {step}: the first step is 0")
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Places:
+    """The order of `count` pairs in an epoch: blocks of neighbours are shuffled, and the pairs in each."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
+    starts = torch.randperm(-(-count // SHUFFLE_BLOCK), generator=generator) * SHUFFLE_BLOCK
+    blocks = [
+        start + torch.randperm(min(SHUFFLE_BLOCK, count - start), generator=generator)
+        for start in starts.tolist()
+    ]
+    return torch.cat(blocks).numpy()
+
+
+def training_pairs(popdb: Popdb) -> PairDataset:
+    """The pairs to train on; a DatasetError where there are none."""
+    pairs = popdb.dataset("train")
+    if not len(pairs):
+        raise DatasetError(f"{popdb.location}: no training pairs; lower popdb.validation_share or add songs")
+    return pairs
+
+
+def evaluation_pairs(popdb: Popdb) -> list[dict[str, Any]]:
+    """The held-out pairs, or the training pairs of a dataset that is too small to hold any out."""
+    return popdb.pairs("validation") or popdb.pairs("train")
+
+
+def evaluation_dataset(popdb: Popdb) -> PairDataset:
+    """The same pairs as latents."""
+    held_out = popdb.dataset("validation")
+    return held_out if len(held_out) else popdb.dataset("train")
