@@ -10,7 +10,6 @@ Shapes: N pairs, C latent channels, T frames.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -23,7 +22,7 @@ from samuel.artifacts import digest, sha256
 from samuel.codecs import CodecInfo
 from samuel.codecs.base import PUBLISHED
 from samuel.codecs.stable_audio_open import PUBLISHED_INFO
-from samuel.config import PopdbConfig, parse
+from samuel.config import parse
 from samuel.errors import InputError
 from samuel.popdb.dataset import MANIFEST, Popdb, read_popdb
 from samuel.popdb.folder import Folder, open_folder
@@ -42,21 +41,7 @@ GAP = "left out: it lies between the sides of the split, where one song may reac
 NOT_FINITE = "left out: its latents hold values that float16 cannot"
 TRAINED_ON = "left out: its latents are those of a training pair"
 
-
-@dataclass(frozen=True)
-class Arrays:
-    """The two published arrays, each (N, C, T), in their files."""
-
-    vocal: NDArray[Any]
-    accompaniment: NDArray[Any]
-
-    def pair(self, number: int) -> tuple[Halves, Halves]:
-        """Vocal and accompaniment of a pair, each float16 (C, T); what float16 cannot hold is infinite."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            vocal, accompaniment = (
-                np.ascontiguousarray(array[number], np.float16) for array in (self.vocal, self.accompaniment)
-            )
-        return vocal, accompaniment
+Arrays = tuple[NDArray[Any], NDArray[Any]]  # vocal and accompaniment, each (N, C, T), in their files
 
 
 def import_published(
@@ -79,7 +64,7 @@ def import_published(
         vocal: `latent_vocal.npy`, any floating type (N, C, T), T a multiple of 8 and at least 64.
         accompaniment: `latent_accomp.npy`, of the same shape.
         location: Where the dataset goes, a folder or a URL.
-        cache: Where shards for a URL are kept on this machine; none: `samuel/shards` in the user's cache.
+        cache: Where shards for a URL are kept on this machine; see `open_folder`.
         validation_share: Share of the pairs that is held out.
         pairs_per_shard: Pairs of a shard file.
         codec: Whose latents these are: the paper's, its weights unknown.
@@ -90,62 +75,42 @@ def import_published(
         SettingsError: A share or number is out of range.
         OperatorError: The disk is full, or another machine is writing there.
     """
-    arrays = _open_both(vocal, accompaniment)
+    arrays = _open(vocal), _open(accompaniment)
+    if (shape := arrays[0].shape) != arrays[1].shape:
+        shapes = f"{vocal} is {shape}, {accompaniment} is {arrays[1].shape}"
+        raise InputError(f"{shapes}; give the two files of one dataset")
     digests = {"vocal_sha256": sha256(vocal), "accompaniment_sha256": sha256(accompaniment)}
     if len(set(digests.values())) == 1:
         raise InputError(f"{vocal} and {accompaniment} are the same; give the vocals and the accompaniments")
-    frames = arrays.vocal.shape[2]
     chosen = {"validation_share": validation_share, "pairs_per_shard": pairs_per_shard}
-    config = parse({"popdb": chosen | {"chunk_frames": frames}}).popdb
-    published = {**digests, "gap_pairs": longest_song(frames)}
+    config = parse({"popdb": chosen | {"chunk_frames": shape[2]}}).popdb
+    gap = int(LONGEST_SONG_S / PUBLISHED_INFO.duration_s(shape[2]))  # most chunks that one song can have
+    settings = config.model_dump(mode="json", exclude={"path", "cache"})
     made_of = {
         "source": PUBLISHED,
         "separator": SEPARATOR,
         "codec": codec.model_dump(),
-        "chunk_frames": frames,
-        "settings": config.model_dump(mode="json", exclude={"path", "cache"}) | {"published": published},
+        "chunk_frames": shape[2],
+        "settings": settings | {"published": {**digests, "gap_pairs": gap}},
     }
     folder = open_folder(location, cache)
     if popdb := _same_dataset(folder, made_of):
         return popdb
-    content = _content(arrays, made_of, config, on_pair)  # before the lock makes a folder: it may be refused
+    split = sides(len(arrays[0]), validation_share, gap)
+    content = _content(arrays, split, made_of, on_pair)  # before the lock makes a folder: it may be refused
     with folder.locked():
         return _same_dataset(folder, made_of) or save(folder, content, None)
 
 
-def longest_song(frames: int) -> int:
-    """Most chunks of `frames` latent frames that one song can have."""
-    return int(LONGEST_SONG_S / PUBLISHED_INFO.duration_s(frames))
-
-
 def sides(count: int, share: float, gap: int) -> list[str | None]:
-    """`train`, `validation` or, between the two, None for each of `count` pairs in a row.
-
-    Args:
-        count: How many there are.
-        share: Of these, that is held out.
-        gap: Pairs between the sides: as many as the longest song can have, no song is on both.
-    """
+    """`train`, `validation` or, for the `gap` between the two, None for each of `count` pairs in a row."""
     held = max(1, round(count * share)) if share else 0
     if held and count - held - gap < 1:
-        logger.warning(
-            "%d pairs are too few to hold any out beside a gap of %d: the validation loss is over training "
-            "pairs", count, gap,
-        )  # fmt: skip
+        logger.warning("%d pairs are too few to hold any out: validation is over training pairs", count)
         held = 0
     if not held:
         return ["train"] * count
     return [*["train"] * (count - held - gap), *[None] * gap, *["validation"] * held]
-
-
-def _open_both(vocal: Path, accompaniment: Path) -> Arrays:
-    arrays = Arrays(_open(vocal), _open(accompaniment))
-    if arrays.vocal.shape != arrays.accompaniment.shape:
-        raise InputError(
-            f"{vocal} is {arrays.vocal.shape}, {accompaniment} is {arrays.accompaniment.shape}; give the two "
-            "files of one dataset"
-        )
-    return arrays
 
 
 def _open(path: Path) -> NDArray[Any]:
@@ -175,68 +140,61 @@ def _same_dataset(folder: Folder, made_of: dict[str, Any]) -> Popdb | None:
     return popdb
 
 
+def _pair(arrays: Arrays, number: int) -> tuple[Halves, Halves]:
+    """Vocal and accompaniment of a pair, each float16 (C, T); what float16 cannot hold is infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        vocal, accompaniment = (np.ascontiguousarray(array[number], np.float16) for array in arrays)
+    return vocal, accompaniment
+
+
 def _content(
-    arrays: Arrays, made_of: dict[str, Any], config: PopdbConfig, on_pair: Callable[[], object]
+    arrays: Arrays, split: Sequence[str | None], made_of: dict[str, Any], on_pair: Callable[[], object]
 ) -> Content:
-    count = len(arrays.vocal)
-    split = sides(count, config.validation_share, made_of["settings"]["published"]["gap_pairs"])
-    found = [_digest_of_finite(arrays.pair(number)) for number in range(count)]
-    left_out = _left_out(split, found)
-    # By chance first: in the order of the ids, what stands side by side is of different songs.
-    digits = len(str(count - 1))
-    ids = {f"published-{digest('published', n)[:4]}-{n:0{digits}d}": n for n in range(count)}
-    rows = [
-        {
-            "pair_id": f"{song_id}-000",
-            "song_id": song_id,
-            "title": f"Published pair {number}",
-            "chunk": 0,
-            "split": split[number],
-            "latents_sha256": found[number],
-        }
-        for song_id, number in sorted(ids.items())
-        if not left_out[number]
-    ]
-    songs = [
-        {
-            "song_id": song_id,
-            "title": f"Published pair {number}",
-            "stage": "encode",
-            "status": Status.NOT_FINITE if left_out[number] == NOT_FINITE else Status.OK,
-            "retryable": False,
-            "attempts": 1,
-            "message": left_out[number],
-            "vocal_shares": [None],  # one chunk, not measured
-            "pairs": int(not left_out[number]),
-            "candidates": [],
-        }
-        for song_id, number in sorted(ids.items())
-    ]
+    pairs = (_pair(arrays, number) for number in range(len(split)))
+    found = [pair_sha256(*pair) if all(map(finite, pair)) else None for pair in pairs]
+    trained = {latents for side, latents in zip(split, found, strict=True) if side == "train"}
+    digits = len(str(len(split) - 1))
+    rows: list[Row] = []
+    songs: list[Row] = []
+    ids: dict[str, int] = {}
+    for number, (side, latents_sha256) in enumerate(zip(split, found, strict=True)):
+        # By chance first: in the order of the ids, what stands side by side is of different songs.
+        song_id = f"published-{digest('published', number)[:4]}-{number:0{digits}d}"
+        ids[song_id] = number
+        why_not = ""
+        if latents_sha256 is None:
+            why_not = NOT_FINITE
+        elif side is None:
+            why_not = GAP
+        elif side == "validation" and latents_sha256 in trained:
+            why_not = TRAINED_ON
+        song = {"song_id": song_id, "title": f"Published pair {number}"}
+        if not why_not:
+            pair = {"pair_id": f"{song_id}-000", "chunk": 0, "split": side, "latents_sha256": latents_sha256}
+            rows.append(song | pair)
+        songs.append(
+            song
+            | {
+                "stage": "encode",
+                "status": Status.NOT_FINITE if why_not == NOT_FINITE else Status.OK,
+                "retryable": False,
+                "attempts": 1,
+                "message": why_not,
+                "vocal_shares": [None],  # one chunk, not measured
+                "pairs": int(not why_not),
+                "candidates": [],
+            }
+        )
     if not any(row["split"] == "train" for row in rows):
-        raise InputError(f"of {count} pairs, none to train on is finite in float16; fetch the files again")
+        raise InputError(f"of {len(split)} pairs, none to train on is finite in float16; fetch them again")
 
     def read(new: Sequence[Row]) -> Iterator[Pair]:
         for row in new:
             on_pair()  # not after it: nobody asks for more after the last
-            vocal, accompaniment = map(torch.from_numpy, arrays.pair(ids[row["song_id"]]))
+            vocal, accompaniment = map(torch.from_numpy, _pair(arrays, ids[row["song_id"]]))
             yield vocal, accompaniment
 
-    return Content(rows, read, songs, made_of)
+    def by_id(row: Row) -> str:
+        return row["song_id"]
 
-
-def _digest_of_finite(pair: tuple[Halves, Halves]) -> str | None:
-    return pair_sha256(*pair) if all(finite(latents) for latents in pair) else None
-
-
-def _left_out(split: Sequence[str | None], digests: Sequence[str | None]) -> list[str]:
-    """Why each pair is left out; empty for one that is kept."""
-    trained = {digest for side, digest in zip(split, digests, strict=True) if side == "train"}
-
-    def reason(side: str | None, latents_sha256: str | None) -> str:
-        if latents_sha256 is None:
-            return NOT_FINITE
-        if side is None:
-            return GAP
-        return TRAINED_ON if side == "validation" and latents_sha256 in trained else ""
-
-    return list(map(reason, split, digests))
+    return Content(sorted(rows, key=by_id), read, sorted(songs, key=by_id), made_of)
