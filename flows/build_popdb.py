@@ -125,5 +125,5 @@ def encode(songs: Sequence[Outcome], parts: Parts, group: str) -> Group[Outcome]
 @task(task_run_name="write shards and index", cache_policy=NO_CACHE, **RETRIED)
 def assemble(outcomes: Sequence[Outcome], parts: Parts) -> Popdb:
     """Latents → POPDB."""
-    popdb = write_popdb(list(outcomes), parts.settings)
+    popdb = write_popdb(list(outcomes), parts.settings, parts.store)
     return shown(popdb, cached=not popdb.made, what=f"{popdb.info['counts']['pairs']} pairs")

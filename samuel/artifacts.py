@@ -12,14 +12,14 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISREG
 from typing import Annotated, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import BaseModel, Field
 
 from samuel.errors import OperatorError
@@ -34,12 +34,12 @@ MAX_FILES = 100_000
 
 def digest(*parts: Any) -> str:
     """Twenty hexadecimal digits that stand for `parts` (JSON or pydantic models, in any key order)."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
+
+    def plain(value: object) -> Any:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def _plain(value: object) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def sha256(path: Path) -> str:
@@ -88,7 +88,7 @@ def json_bytes(value: Any) -> bytes:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; the same value gives the same bytes."""
+    """Write `value` as JSON, atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(json_bytes(value))
 
@@ -109,9 +109,7 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file; a last line cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text("utf-8").split("\n")
+    lines = path.read_text("utf-8").split("\n") if path.exists() else []
     return [json.loads(line) for line in lines[:-1] if line]
 
 
@@ -124,49 +122,19 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def holding(lock_file: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold a lock file, waiting, after `on_wait`, for another process that holds it."""
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        on_wait()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def remove(paths: Iterable[Path]) -> None:
-    """Delete files that may already be gone."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
 # Artifacts on this machine.
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished folder.
-
-    Attributes:
-        folder: Where it lies.
-        record: What its maker recorded (JSON).
-        sha256: Digest by file name.
-        sizes: Bytes by file name.
-        made: True when this call made it, False when it was there.
-        released: True when its files were removed because nobody needs them; the rest still holds.
-    """
+    """A finished folder."""
 
     folder: Path
-    record: dict[str, Any]
-    sha256: dict[str, str]
-    sizes: dict[str, int] = field(default_factory=dict)
-    made: bool = False
-    released: bool = False
+    record: dict[str, Any]  # what its maker recorded
+    sha256: dict[str, str]  # by file name
+    sizes: dict[str, int] = field(default_factory=dict)  # in bytes
+    made: bool = False  # by this call; False when it was there
+    released: bool = False  # its files were removed because nobody needs them; the rest still holds
 
     def path(self, name: str) -> Path:
         """Path of one of its files."""
@@ -201,18 +169,14 @@ class Manifest(BaseModel, strict=True, extra="forbid"):
 
 
 def find_artifact(folder: Path) -> Artifact | None:
-    """The artifact at `folder`; None where it is absent, or a listed file is missing or of another size.
-
-    A link is no file: it could lead anywhere.
-    """
+    """The artifact at `folder`; None where it is absent, or a listed file is missing or of another size."""
     try:
         artifact = Manifest.parse(read_bounded(folder / MANIFEST), folder)
+        # A link is no file: it could lead anywhere.
         found = {} if artifact.released else {name: (folder / name).lstat() for name in artifact.sizes}
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # absent, or damaged
         return None
-    whole = all(
-        S_ISREG(file.st_mode) and file.st_size == artifact.sizes[name] for name, file in found.items()
-    )
+    whole = all(S_ISREG(f.st_mode) and f.st_size == artifact.sizes[name] for name, f in found.items())
     return artifact if whole else None
 
 
@@ -228,21 +192,18 @@ def make_artifact(folder: Path, make: Callable[[Path], dict[str, Any]]) -> Artif
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            _write_manifest(temporary, make(temporary))
+            record = make(temporary)
+            files: dict[str, dict[str, Any]] = {}
+            for path in sorted(temporary.iterdir()):
+                fsync(path)
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            write_json(temporary / MANIFEST, {"files": files, "record": record})
             shutil.rmtree(folder, ignore_errors=True)
             temporary.replace(folder)
             fsync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return replace(Manifest.parse(read_bounded(folder / MANIFEST), folder), made=True)
-
-
-def _write_manifest(folder: Path, record: dict[str, Any]) -> None:
-    files: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.iterdir()):
-        fsync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    write_json(folder / MANIFEST, {"files": files, "record": record})
 
 
 def release(folder: Path) -> None:

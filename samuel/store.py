@@ -17,13 +17,11 @@ manifest put last holds; who read the other one still finds its files. Nothing i
 import json
 import logging
 import re
-import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -45,14 +43,11 @@ from samuel.artifacts import (
     replacing,
     sha256,
 )
-from samuel.config import Settings, wrong_url
+from samuel.config import wrong_url
 from samuel.errors import MissingPartError, OperatorError, SamuelError, SettingsError
 
 logger = logging.getLogger(__name__)
 
-PASSING = (ConnectionError, TimeoutError)
-"""Faults that are tried again here; the file system of a cloud has done so before it raises anything."""
-PAUSES_S = (0.5, 2.0, 8.0)
 READERS = 16  # manifests that are read at the same time
 FAILED = "failed.json"
 
@@ -62,8 +57,8 @@ Answer = TypeVar("Answer")
 class RemoteFolder:
     """Files by relative names with `/`; the file system's own configuration holds the credentials.
 
-    What fails by the network is tried again, with growing pauses. What fails all the same, or by anything
-    else, is an OperatorError of each method.
+    What a file system could not do, having tried again as that of a cloud does, is an OperatorError of each
+    method.
     """
 
     def __init__(self, location: str, setting: str) -> None:
@@ -96,28 +91,22 @@ class RemoteFolder:
             # Not `ls`: where there is nothing, that of s3fs lists all that lies beside it.
             return self.filesystem.find(top, detail=True, **options)
 
-        found = self._ask(ask, {})
-        return {name[len(top) :].lstrip("/"): about["size"] for name, about in found.items()}
+        return {name[len(top) :].lstrip("/"): about["size"] for name, about in self._ask(ask, {}).items()}
 
     def read(self, name: str) -> bytes | None:
         """The content of a small file; None where there is none."""
         return self._ask(lambda: self.filesystem.cat_file(f"{self.root}/{name}"), None)
 
-    def put(self, source: Path | bytes, name: str) -> None:
-        """Have a copy of a file, or a small file with this content, there in place of what has the name."""
+    def put(self, content: bytes, name: str) -> None:
+        """Have a file with this content there in place of what has the name."""
         target = f"{self.root}/{name}"
 
         def ask() -> bool:
             if isinstance(self.filesystem, LocalFileSystem):
                 with replacing(Path(target)) as temporary:  # fsspec would show a file that is not whole yet
-                    if isinstance(source, bytes):
-                        temporary.write_bytes(source)
-                    else:
-                        shutil.copyfile(source, temporary)
-            elif isinstance(source, bytes):
-                self.filesystem.pipe_file(target, source)
+                    temporary.write_bytes(content)
             else:
-                self.filesystem.put_file(str(source), target)
+                self.filesystem.pipe_file(target, content)
             return True
 
         if not self._ask(ask, False):  # a place that cannot be written into is not merely empty
@@ -139,42 +128,25 @@ class RemoteFolder:
             self._ask(lambda name=name: self.filesystem.rm_file(f"{self.root}/{name}"), None)
 
     def _ask(self, ask: Callable[[], Answer], where_absent: Answer) -> Answer:
-        pauses_s = iter(PAUSES_S)
-        while True:
-            try:
-                return ask()
-            except FileNotFoundError:
-                return where_absent
-            except SamuelError:
-                raise
-            except Exception as error:
-                pause_s = next(pauses_s, None) if isinstance(error, PASSING) else None
-                if pause_s is None:
-                    raise self._unusable(error) from error
-                logger.warning("%s: %s; again in %g s", self.location, _reason(error), pause_s)
-                time.sleep(pause_s)
+        try:
+            return ask()
+        except FileNotFoundError:
+            return where_absent
+        except SamuelError:
+            raise
+        except Exception as error:
+            raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> OperatorError:
-        return OperatorError(
-            f"{self.location} cannot be used ({_reason(error)}); check {self.setting}, the network, the "
-            "credentials and the room there, then start the run again. What was done stays"
-        )
-
-
-def _reason(error: Exception) -> str:
-    # An address in an error may be signed: what follows the question mark then opens the door.
-    unsigned = re.sub(r"[?]\S*", "?…", str(error))
-    return f"{type(error).__name__}: {unsigned}"
+        # An address in an error may be signed: what follows the question mark then opens the door.
+        reason = re.sub(r"[?]\S*", "?…", f"{type(error).__name__}: {error}")
+        remedy = f"check {self.setting}, the network, the credentials and the room there, then start again"
+        return OperatorError(f"{self.location} cannot be used ({reason}); {remedy}. What was done stays")
 
 
 FORGOTTEN = json_bytes({"forgotten": True})
 """In the place of a manifest: machines that have the artifact as released must not go on believing it."""
 GONE = "removed since this run saw it, as by one with other settings of retention; start this one again"
-
-
-def open_store(settings: Settings) -> "Store":
-    """The artifacts of songs in `settings.data` and, where it is set, at `settings.store`."""
-    return Store(settings.data, settings.store)
 
 
 class Store:
@@ -236,16 +208,26 @@ class Store:
         Raises:
             OperatorError: They are gone, or damaged.
         """
-        folder = self.root / _key(artifact.folder)
+        folder, remote = self.root / _key(artifact.folder), self.remote
+
+        def download(target: Path) -> dict[str, Any]:
+            for name, expected in artifact.sha256.items() if remote else ():
+                there = f"{_key(folder)}/{_object(artifact, name)}"
+                if not remote.get(there, target / name) or sha256(target / name) != expected:
+                    logger.warning("%s/%s: gone, or damaged", remote.location, there)
+                    remote.remove([there])  # so that it is published, or made, again
+                    raise OperatorError(f"{artifact.path(name)}: at {remote.location} damaged, or {GONE}")
+            return artifact.record
+
         with locked(failure_file(folder)):  # what one thread has fetched another must not take from it
             for place in dict.fromkeys((artifact.folder, folder)):
                 here = find_artifact(place)
                 if here and not here.released and here.sha256 == artifact.sha256:
                     return here
-            if self.remote:
-                self._learn_failure(folder, self.remote.sizes(_key(folder)))
+            if remote:
+                self._learn_failure(folder, remote.sizes(_key(folder)))
                 forget(folder)  # released, or made here of other bytes
-                return make_artifact(folder, lambda target: self._download(artifact, target))
+                return make_artifact(folder, download)
         raise OperatorError(f"{artifact.folder}: {GONE}")
 
     def publish(self, folder: Path) -> None:
@@ -259,13 +241,13 @@ class Store:
             there = self.remote.sizes(_key(folder))
             for name in () if here.released else here.sha256:
                 if there.get(_object(here, name)) != here.sizes[name]:
-                    self.remote.put(here.path(name), f"{_key(folder)}/{_object(here, name)}")
-            self.remote.put(here.path(MANIFEST), f"{_key(folder)}/{MANIFEST}")
+                    self.remote.put(here.path(name).read_bytes(), f"{_key(folder)}/{_object(here, name)}")
+            self.remote.put(here.path(MANIFEST).read_bytes(), f"{_key(folder)}/{MANIFEST}")
 
     def publish_failure(self, folder: Path) -> None:
         """Have other machines know how making the artifact at `folder` failed."""
         if self.remote:
-            self.remote.put(failure_file(folder), f"{_key(folder)}/{FAILED}")
+            self.remote.put(failure_file(folder).read_bytes(), f"{_key(folder)}/{FAILED}")
 
     def release(self, folder: Path) -> None:
         """Remove the artifact's files, not its manifest, everywhere; others follow when they next look."""
@@ -300,22 +282,19 @@ class Store:
             logger.warning("%s/%s: damaged; made again", self.remote.location, _key(folder))
         return None
 
-    def _download(self, artifact: Artifact, target: Path) -> dict[str, Any]:
-        remote = cast("RemoteFolder", self.remote)
-        for name, expected in artifact.sha256.items():
-            there = f"{_key(artifact.folder)}/{_object(artifact, name)}"
-            if not remote.get(there, target / name) or sha256(target / name) != expected:
-                logger.warning("%s/%s: gone, or damaged", remote.location, there)
-                remote.remove([there])  # so that it is published, or made, again
-                raise OperatorError(f"{artifact.path(name)}: at {remote.location} damaged, or {GONE}")
-        return artifact.record
-
     def _learn_failure(self, folder: Path, sizes: Mapping[str, int]) -> None:
         """Remember here what failed on another machine, where that is more attempts."""
         if not self.remote or not 0 < sizes.get(FAILED, 0) <= MAX_JSON_BYTES:
             return
+
+        def attempts(failure: bytes) -> int:
+            try:
+                return int(json.loads(failure)["attempts"])
+            except (ValueError, KeyError, TypeError):  # none, or damaged
+                return 0
+
         content, path = self.remote.read(f"{_key(folder)}/{FAILED}") or b"", failure_file(folder)
-        if _attempts(content) > _attempts(path.read_bytes() if path.exists() else b""):
+        if attempts(content) > attempts(path.read_bytes() if path.exists() else b""):
             with replacing(path) as temporary:
                 temporary.write_bytes(content)
 
@@ -332,10 +311,3 @@ def _object(artifact: Artifact, name: str) -> str:
 
 def _whole(artifact: Artifact, sizes: Mapping[str, int]) -> bool:
     return all(sizes.get(_object(artifact, name)) == size for name, size in artifact.sizes.items())
-
-
-def _attempts(failure: bytes) -> int:
-    try:
-        return int(json.loads(failure)["attempts"])
-    except (ValueError, KeyError, TypeError):  # none, or damaged
-        return 0

@@ -9,23 +9,18 @@ import pytest
 
 from samuel.store import RemoteFolder
 
-KINDS = ("memory", "file", "path", "s3")
+KINDS = ("memory", "file", "s3")
 
 
 @contextmanager
 def a_store(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of an empty store."""
-    if kind == "s3":
-        with _bucket(monkeypatch) as url:
-            yield url
-    elif kind == "memory":
+    if kind == "memory":
         yield f"memory://{uuid.uuid4().hex}"
-    else:
-        yield (folder / "store").as_uri() if kind == "file" else str(folder / "store")
-
-
-@contextmanager
-def _bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        return
+    if kind == "file":
+        yield (folder / "store").as_uri()
+        return
     s3fs = pytest.importorskip("s3fs")
     local = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     local.start()

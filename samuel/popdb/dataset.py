@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from samuel.codecs import CodecInfo
-from samuel.errors import DatasetError, InputError, NewerFormatError
+from samuel.errors import DatasetError, InputError, NewerFormatError, first_fault
 from samuel.popdb.folder import Folder, UrlFolder, open_folder
 from samuel.popdb.shards import ShardReader, as_tensors, empty_batch, pair_sha256
 from samuel.popdb.tables import INDEX_SCHEMA, SONGS_SCHEMA, Row, read_table
@@ -38,9 +38,7 @@ FORMAT_VERSION = 4
 MANIFEST, CARD = "dataset.json", "README.md"
 SPLITS = ("train", "validation")
 REBUILD = "run build-popdb again, or import it again"
-MOST_MANIFEST_BYTES = 2**24
-MOST_TABLE_BYTES = 2**28
-MOST_SHARD_BYTES = 2**31
+MOST_MANIFEST_BYTES, MOST_TABLE_BYTES, MOST_SHARD_BYTES = 2**24, 2**28, 2**31
 OWN_NAME = re.compile(r"shards/[0-9a-f]{16}[.]safetensors|(index|songs)-[0-9a-f]{16}[.]parquet|README[.]md")
 
 Name = Annotated[str, Field(pattern=f"^({OWN_NAME.pattern})$")]
@@ -48,7 +46,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Natural = Annotated[int, Field(ge=0, lt=2**31)]
 Identity = Annotated[str, Field(max_length=1000)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-PerChannel = Annotated[list[Finite], Field(min_length=1, max_length=4096)]
+PerChannel = Field(min_length=1, max_length=4096)
 
 
 class _Strict(BaseModel):
@@ -87,8 +85,8 @@ class Counts(_Strict):
 class Statistics(_Strict):
     """Of a stream over the training pairs: a number for each channel."""
 
-    mean: PerChannel
-    std: Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=1, max_length=4096)]
+    mean: Annotated[list[Finite], PerChannel]
+    std: Annotated[list[Annotated[Finite, Field(gt=0)]], PerChannel]
 
 
 class Stats(_Strict):
@@ -121,11 +119,9 @@ class Manifest(_Strict):
         for name, file in self.files.items():
             if name != CARD and file.sha256[:16] not in name:
                 raise ValueError(f"files: {name} has the digest {file.sha256}")
-        streams = (self.stats.vocal, self.stats.accompaniment)
-        if len({len(figures) for stream in streams for figures in (stream.mean, stream.std)}) > 1:
-            raise ValueError("stats: not as many channels everywhere")
-        if len(self.stats.vocal.mean) != self.codec.channels:
-            raise ValueError(f"stats: of other channels than the codec's {self.codec.channels}")
+        for stream in (self.stats.vocal, self.stats.accompaniment):
+            if not len(stream.mean) == len(stream.std) == self.codec.channels:
+                raise ValueError(f"stats: of other channels than the codec's {self.codec.channels}")
         return self
 
 
@@ -135,19 +131,12 @@ class _Format(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Popdb:
-    """A dataset that was opened: its index in memory, its shards where they are.
-
-    Attributes:
-        folder: Where it lies.
-        info: `dataset.json`; `Manifest` is its schema.
-        table: The index.
-        made: True when this run wrote it.
-    """
+    """A dataset that was opened: its index in memory, its shards where they are."""
 
     folder: Folder
-    info: dict[str, Any] = field(repr=False)
-    table: pa.Table = field(repr=False)
-    made: bool = False
+    info: dict[str, Any] = field(repr=False)  # `dataset.json`; `Manifest` is its schema
+    table: pa.Table = field(repr=False)  # the index
+    made: bool = False  # this run wrote it
     reader: ShardReader = field(default_factory=ShardReader, repr=False)
 
     @property
@@ -162,11 +151,7 @@ class Popdb:
 
     @property
     def root(self) -> Path:
-        """Its folder.
-
-        Raises:
-            DatasetError: It lies behind a URL.
-        """
+        """Its folder; a DatasetError where it lies behind a URL."""
         if isinstance(self.folder, UrlFolder):
             raise DatasetError(f"{self.location}: not a folder of this machine")
         return self.folder.path
@@ -202,24 +187,17 @@ class Popdb:
 
     def read(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """Vocal and accompaniment latents of index rows, each float16 (len(rows), C, T)."""
-        batch = empty_batch(len(rows), *self.shape)
-        self.reader.read([(self.fetch(row["shard"]), row["row"]) for row in rows], batch)
+        batch, files = empty_batch(len(rows), *self.shape), self.info["files"]
+        paths = {name: self.folder.fetch(name, files[name]["sha256"]) for name in {r["shard"] for r in rows}}
+        self.reader.read([(paths[row["shard"]], row["row"]) for row in rows], batch)
         return as_tensors(batch)
 
     def read_checked(self, row: Row) -> tuple[Tensor, Tensor]:
-        """The latents of one pair, each float16 (C, T), if they are those that were written.
-
-        Raises:
-            DatasetError: They are not, or cannot be read.
-        """
+        """The latents of one pair, each float16 (C, T); a DatasetError where they are not as written."""
         vocal, accompaniment = self.read([row])
         if pair_sha256(vocal[0], accompaniment[0]) != row["pair_sha256"]:
             raise DatasetError(f"{self.location}: {row['pair_id']}: not the latents of the index; {REBUILD}")
         return vocal[0], accompaniment[0]
-
-    def fetch(self, shard: str) -> Path:
-        """Path of this machine where a shard can be read."""
-        return self.folder.fetch(shard, self.info["files"][shard]["sha256"])
 
     def dataset(self, split: str) -> "PairDataset":
         """The pairs of `train` or `validation` as a dataset for `torch.utils.data`."""
@@ -269,11 +247,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def open_popdb(location: Path | str, cache: Path | None = None) -> Popdb:
-    """Open the dataset at a path or URL.
-
-    Args:
-        location: A folder, or a URL that fsspec knows: `s3://bucket/popdb`.
-        cache: Where shards from a URL are kept on this machine; none: `samuel/shards` in the user's cache.
+    """Open the dataset at a path or URL; see `open_folder` for the arguments.
 
     Raises:
         DatasetError: There is none, it is damaged, or its format is not this version's.
@@ -300,11 +274,7 @@ def read_popdb(folder: Folder) -> Popdb:
 
 
 def read_manifest(folder: Folder) -> dict[str, Any]:
-    """The content of `dataset.json`, as it is now.
-
-    Raises:
-        DatasetError: There is none, it is damaged, or its format is not this version's.
-    """
+    """The content of `dataset.json`, as it is now; a DatasetError where it cannot be one of this version."""
     content = folder.read(MANIFEST, MOST_MANIFEST_BYTES)
     if content is None:
         remedy = "run the flow build-popdb, or samuel import-popdb"
@@ -317,10 +287,8 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
             raise kind(f"{folder.location}: format {found}, this version reads {FORMAT_VERSION}; {remedy}")
         return Manifest.model_validate_json(content).model_dump(mode="json")
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part)[:80] for part in first["loc"])
-        fault = f"{MANIFEST}: {where + ': ' if where else ''}{first['msg']}"
-        raise DatasetError(f"{folder.location}: {fault}; {REBUILD}") from error
+        fault = first_fault(error).removeprefix(": ")
+        raise DatasetError(f"{folder.location}: {MANIFEST}: {fault}; {REBUILD}") from error
 
 
 def read_listed(
@@ -329,11 +297,7 @@ def read_listed(
     table: Literal["index", "songs"],
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """The index, or the songs, if its bytes are those that `dataset.json` names.
-
-    Raises:
-        DatasetError: They are not, or no such table.
-    """
+    """The index, or the songs; a DatasetError where its bytes are not those that `dataset.json` names."""
     name = info[table]
     content = folder.read(name, MOST_TABLE_BYTES)
     if content is None or hashlib.sha256(content).hexdigest() != info["files"][name]["sha256"]:

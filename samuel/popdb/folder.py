@@ -18,7 +18,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from samuel.artifacts import holding, locked, remove, replacing, sha256
+from filelock import FileLock, Timeout
+
+from samuel.artifacts import locked, replacing, sha256
 from samuel.errors import DatasetError, OperatorError
 from samuel.store import RemoteFolder
 
@@ -51,11 +53,7 @@ def open_folder(location: Path | str, cache: Path | None = None) -> "Folder":
 
 
 def open_regular(path: Path) -> FileIO:
-    """Open a file of this machine to read, unbuffered.
-
-    Raises:
-        DatasetError: A folder, a device or a pipe is in its place.
-    """
+    """Open a file of this machine to read, unbuffered; a DatasetError for a folder, a device or a pipe."""
     # Without waiting for somebody to write into a pipe.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
@@ -66,22 +64,13 @@ def open_regular(path: Path) -> FileIO:
 
 
 class Folder:
-    """A folder of this machine.
-
-    Attributes:
-        location: The path or URL, for people.
-        path: Where it is.
-    """
+    """A folder of this machine."""
 
     def __init__(self, path: Path) -> None:
-        self.location, self.path = str(path), path
+        self.location, self.path = str(path), path  # for people; where its files can be read
 
     def read(self, name: str, most_bytes: int) -> bytes | None:
-        """Read a small file; None where there is none.
-
-        Raises:
-            DatasetError: It has more than `most_bytes`, or is no regular file.
-        """
+        """Read a small file; None where there is none, a DatasetError where it has more than `most_bytes`."""
         try:
             with open_regular(self._own(name)) as file:
                 content = file.read(most_bytes + 1) or b""
@@ -93,7 +82,7 @@ class Folder:
     def sha256(self, name: str) -> str | None:
         """Digest of the bytes that a file has where it lies; None where there is none."""
         try:
-            with open_regular(self._own(name)) as file:
+            with self.as_it_lies(name) as path, open_regular(path) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
         except ABSENT:
             return None
@@ -116,7 +105,8 @@ class Folder:
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete files that may already be gone."""
-        remove(self._own(name) for name in names)
+        for name in names:
+            self._own(name).unlink(missing_ok=True)
 
     def fetch(self, name: str, digest: str) -> Path:
         """Path of this machine where a file that never changes can be read."""
@@ -132,22 +122,23 @@ class Folder:
         """Be the one writer, waiting for another."""
         self.path.mkdir(parents=True, exist_ok=True)
         # In the folder itself, whatever path leads to it, and whoever owns the one above it.
-        with holding(self._own(LOCK), self._log_waiting):
+        lock = FileLock(self._own(LOCK))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("%s: another process is writing this dataset; waiting for it", self.path)
+            lock.acquire()
+        try:
             yield
-
-    def _log_waiting(self) -> None:
-        logger.warning("%s: another process is writing this dataset; waiting for it", self.path)
+        finally:
+            lock.release()
 
     def _require_size(self, name: str, size: int, most_bytes: int) -> None:
         if size > most_bytes:
             raise DatasetError(f"{self.location}: {name}: more than {most_bytes:,} bytes, which none has")
 
     def _own(self, name: str) -> Path:
-        """The path of a name in this folder.
-
-        Raises:
-            DatasetError: A link would lead out of the folder.
-        """
+        """The path of a name in this folder; a DatasetError where a link would lead out of it."""
         path = self.path
         for part in PurePosixPath(name).parts:
             path /= part
@@ -157,12 +148,7 @@ class Folder:
 
 
 class UrlFolder(Folder):
-    """What is behind a URL; its shards are kept on this machine, under their digest.
-
-    Attributes:
-        path: The cache on this machine.
-        remote: The files.
-    """
+    """What is behind a URL; its shards are kept on this machine, in `path`, under their digest."""
 
     def __init__(self, url: str, cache: Path) -> None:
         super().__init__(cache)
@@ -173,14 +159,6 @@ class UrlFolder(Folder):
         """Read a small file; see `Folder.read`."""
         self._require_size(name, self.remote.sizes().get(name, 0), most_bytes)
         return self.remote.read(name)
-
-    def sha256(self, name: str) -> str | None:
-        """Digest of a file's bytes, downloaded for it."""
-        try:
-            with self.as_it_lies(name) as path:
-                return sha256(path)
-        except FileNotFoundError:
-            return None
 
     def sizes(self) -> dict[str, int]:
         """Name → bytes, as the store says now."""
@@ -198,11 +176,7 @@ class UrlFolder(Folder):
         self.remote.remove(names)
 
     def fetch(self, name: str, digest: str) -> Path:
-        """Download the file unless it is kept already, and compare it with its digest.
-
-        Raises:
-            DatasetError: It is gone, or its bytes are others.
-        """
+        """Download the file unless it is kept already; a DatasetError where its bytes are others, or gone."""
         kept = self._kept(digest)
         with locked(kept):
             if kept.is_file() and sha256(kept) == digest:
@@ -227,21 +201,15 @@ class UrlFolder(Folder):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the one writer, or be refused where there is another.
-
-        Raises:
-            OperatorError: There is a writer, or one that was killed; the message names it.
-        """
+        """Be the one writer; an OperatorError names another, or one that was killed."""
         self.remote.sizes()  # what is wrong with the place is named here
         mine = json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode()
         try:
             self.remote.filesystem.pipe_file(f"{self.remote.root}/{URL_LOCK}", mine, mode="create")
         except FileExistsError:
             holder = (self.read(URL_LOCK, 1000) or b"?").decode(errors="replace")
-            raise OperatorError(
-                f"{self.location}: being written by {holder}; wait, or delete {URL_LOCK} there if that "
-                "process is gone"
-            ) from None
+            remedy = f"wait, or delete {URL_LOCK} there if that process is gone"
+            raise OperatorError(f"{self.location}: being written by {holder}; {remedy}") from None
         try:
             yield
         finally:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from samuel.config import Settings
 from samuel.popdb.rate_limit import RateLimiter
-from samuel.store import Store, open_store
+from samuel.store import Store
 
 if TYPE_CHECKING:  # a run that only downloads needs no torch
     import torch
@@ -36,7 +36,7 @@ class Parts:
     @property
     def store(self) -> Store:
         """Finds finished artifacts, on disk or behind a URL."""
-        return self._once("store", lambda: open_store(self.settings))
+        return self._once("store", lambda: Store(self.settings.data, self.settings.store))
 
     @property
     def rate_limiter(self) -> RateLimiter:

@@ -8,29 +8,31 @@ Shapes: N pairs of a shard, B pairs of a batch, C latent channels, T frames.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from io import FileIO
+from math import prod
 from pathlib import Path
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from safetensors.numpy import save
 from torch import Tensor
 
-from samuel.errors import DatasetError
+from samuel.errors import DatasetError, first_fault
 from samuel.popdb.folder import REMEDY, open_regular
 
 STREAMS = ("vocal", "accompaniment")
 LONGEST_HEADER = 2**16
 MOST_OPEN = 128  # a process may have 256 files open on some systems
-CONSTANT = 1e-4
-"""A channel with less of a deviation never changes."""
+CONSTANT = 1e-4  # a channel with less of a deviation never changes
 
 Halves = NDArray[np.float16]
 ChannelFigures = dict[str, dict[str, list[float]]]
+Natural = Annotated[int, Field(ge=0, lt=2**40)]
 
 
 def shard_bytes(latents: Halves) -> bytes:
@@ -51,14 +53,23 @@ def finite(latents: Halves) -> bool:
     return not ((latents.view(np.uint16) & 0x7C00) == 0x7C00).any()  # six times faster than np.isfinite
 
 
+def empty_batch(count: int, channels: int, frames: int) -> Halves:
+    """Room for `count` pairs: (2, count, channels, frames)."""
+    return np.empty((2, count, channels, frames), np.float16)
+
+
+def as_tensors(batch: Halves) -> tuple[Tensor, Tensor]:
+    """Vocal and accompaniment (B, C, T) of a batch (2, B, C, T), over the same memory."""
+    both = torch.from_numpy(batch)
+    return both[0], both[1]
+
+
 class ChannelSums:
     """Sums over pairs, in float64, from which mean and deviation of each channel follow."""
 
     def __init__(self) -> None:
         self.pairs = self.frames = 0
-        self.values = np.zeros(
-            (len(STREAMS), 2, 1)
-        )  # by stream and channel, of the values and of their squares
+        self.values = np.zeros((2, 2, 1))  # by stream and channel, of the values and of their squares
 
     def add(self, *pair: Halves) -> None:
         """Count vocal and accompaniment of a pair, each (C, T)."""
@@ -88,62 +99,34 @@ class ChannelSums:
         }
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What the header of a shard says.
-
-    Attributes:
-        shape: (N, C, T) of both streams.
-        offsets: Where each stream begins in the file, in bytes.
-    """
-
-    shape: tuple[int, int, int]
-    offsets: tuple[int, int]
-
-    @property
-    def row_bytes(self) -> int:
-        """Size of one stream of a pair."""
-        return 2 * self.shape[1] * self.shape[2]
+class _Stream(BaseModel, strict=True):
+    dtype: Literal["F16"]
+    shape: tuple[Natural, Natural, Natural]
+    data_offsets: tuple[Natural, Natural]
 
 
-def parse_header(content: bytes, size: int) -> Layout:
-    """The layout of a shard of `size` bytes that begins with `content`.
+class _Header(BaseModel, strict=True):
+    vocal: _Stream
+    accompaniment: _Stream
 
-    Raises:
-        ValueError: It is no shard, or shorter than its header says.
-    """
-    length = int.from_bytes(content[:8], "little")
-    if not 2 <= length <= len(content) - 8:
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for stream in (self.vocal, self.accompaniment):
+            start, end = stream.data_offsets
+            if stream.shape != self.vocal.shape or end - start != 2 * prod(stream.shape):
+                raise ValueError(f"shape {stream.shape} in {end - start} bytes, vocal {self.vocal.shape}")
+        return self
+
+
+def _read_header(file: FileIO) -> tuple[tuple[int, int, int], list[int]]:
+    length = int.from_bytes(file.read(8) or b"", "little")
+    if length > LONGEST_HEADER:
         raise ValueError(f"a header of {length} bytes")
-    try:
-        header = json.loads(content[8 : 8 + length])
-        (shape, vocal), (other, accompaniment) = (
-            (tuple(header[stream]["shape"]), header[stream]["data_offsets"]) for stream in STREAMS
-        )
-        halves = all(header[stream]["dtype"] == "F16" for stream in STREAMS)
-    except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{type(error).__name__} in its header: {error}") from error
-    numbers = (*shape, *other, *vocal, *accompaniment)
-    if not halves or shape != other or [len(shape), len(vocal), len(accompaniment)] != [3, 2, 2]:
-        raise ValueError(f"not float16 pairs: vocal {shape}, accompaniment {other}")
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError(f"shape {shape} at {vocal} and {accompaniment}")
-    if any(end - start != 2 * shape[0] * shape[1] * shape[2] for start, end in (vocal, accompaniment)):
-        raise ValueError(f"shape {shape} in other bytes than {vocal} and {accompaniment}")
-    if (needed := 8 + length + max(vocal[1], accompaniment[1])) > size:
+    header = _Header.model_validate_json(file.read(length) or b"")
+    starts, ends = zip(header.vocal.data_offsets, header.accompaniment.data_offsets, strict=True)
+    if (needed := 8 + length + max(ends)) > (size := os.fstat(file.fileno()).st_size):
         raise ValueError(f"cut short, {size} of {needed} bytes")
-    return Layout(shape, (8 + length + vocal[0], 8 + length + accompaniment[0]))
-
-
-def empty_batch(count: int, channels: int, frames: int) -> Halves:
-    """Room for `count` pairs: (2, count, channels, frames)."""
-    return np.empty((2, count, channels, frames), np.float16)
-
-
-def as_tensors(batch: Halves) -> tuple[Tensor, Tensor]:
-    """Vocal and accompaniment (B, C, T) of a batch (2, B, C, T), over the same memory."""
-    both = torch.from_numpy(batch)
-    return both[0], both[1]
+    return header.vocal.shape, [8 + length + start for start in starts]
 
 
 class Shard:
@@ -157,24 +140,20 @@ class Shard:
         self.path = path
         try:
             with open_regular(path) as file:
-                content = file.read(8 + LONGEST_HEADER) or b""
-                self.layout = parse_header(content, os.fstat(file.fileno()).st_size)
+                self.shape, self._offsets = _read_header(file)  # (N, C, T); of both streams, in bytes
                 self._descriptor = os.dup(file.fileno()) if hasattr(os, "preadv") else None
         except FileNotFoundError:
             raise DatasetError(f"{path}: missing; {REMEDY}") from None
         except ValueError as error:
-            raise DatasetError(f"{path}: not a shard ({error}); {REMEDY}") from error
+            fault = first_fault(error) if isinstance(error, ValidationError) else error
+            raise DatasetError(f"{path}: not a shard ({fault}); {REMEDY}") from error
 
     def read(self, row: int, into: Halves) -> None:
-        """Read a pair into an array (2, C, T).
-
-        Raises:
-            DatasetError: There is no such row, or the file has become shorter.
-        """
-        shape, size = self.layout.shape, self.layout.row_bytes
-        if not 0 <= row < shape[0] or into.shape[1:] != shape[1:]:
-            raise DatasetError(f"{self.path}: no row {row} of {into.shape[1:]} in its shape {shape}")
-        for latents, offset in zip(into, self.layout.offsets, strict=True):
+        """Read a pair into an array (2, C, T); a DatasetError where there is no such row, or not any more."""
+        size = 2 * self.shape[1] * self.shape[2]
+        if not 0 <= row < self.shape[0] or into.shape[1:] != self.shape[1:]:
+            raise DatasetError(f"{self.path}: no row {row} of {into.shape[1:]} in its shape {self.shape}")
+        for latents, offset in zip(into, self._offsets, strict=True):
             if self._fill(latents.view(np.uint8).data, offset + row * size) != size:
                 raise DatasetError(f"{self.path}: ends before row {row}; {REMEDY}")
 
@@ -198,11 +177,7 @@ class ShardReader:
         self._open: dict[Path, Shard] = {}
 
     def read(self, places: Sequence[tuple[Path, int]], batch: Halves) -> None:
-        """Read pairs by shard and row into a batch (2, B, C, T).
-
-        Raises:
-            DatasetError: A shard is missing, damaged or without that row.
-        """
+        """Read pairs by shard and row into a batch (2, B, C, T); see `Shard` for what it raises."""
         for i, (path, row) in enumerate(places):
             shard = self._open.get(path) or self._open.setdefault(path, Shard(path))
             shard.read(row, batch[:, i])

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,82 +24,45 @@ from samuel.popdb.status import Outcome
 logger = logging.getLogger(__name__)
 
 LATENTS = "latents.safetensors"
-
-Row = dict[str, Any]
-
 ROWS_AT_A_TIME = 1024
 MOST_GROUPS, MOST_VALUES = 64, 2**25
+
+Row = dict[str, Any]
 
 # Arrow's own allocator keeps several times what a table of a long list took, and gives nobody else of it.
 pa.set_memory_pool(pa.system_memory_pool())
 
 
-def table_bytes(rows: Sequence[Row], schema: pa.Schema) -> bytes:
-    """`rows` as the bytes of a Parquet file; what they hold packed is unpacked part by part."""
-    parts = [rows[start : start + ROWS_AT_A_TIME] for start in range(0, len(rows), ROWS_AT_A_TIME)]
-    tables = [pa.Table.from_pylist([_unpacked(row) for row in part], schema=schema) for part in parts]
-    table = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="none", use_dictionary=False)
-    content = buffer.getvalue().to_pybytes()
-    del tables, table, buffer
-    pa.default_memory_pool().release_unused()
-    return content
+def _schema(required: str, **types: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, name not in required.split()) for name, kind in types.items()])
 
 
-def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
-    """Write `rows` as a Parquet file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(table_bytes(rows, schema))
-
-
-def _unpacked(row: Row) -> Row:
-    return {name: value.rows() if isinstance(value, Packed) else value for name, value in row.items()}
-
-
-def read_table(
-    content: bytes,
-    schema: pa.Schema | None = None,
-    columns: Sequence[str] | None = None,
-    rows: int | None = None,
-) -> pa.Table:
-    """The table in the bytes of a Parquet file that `table_bytes` made; it cannot be much larger than these.
-
-    Args:
-        content: Of the file.
-        schema: What it must have; none: anything.
-        columns: Which of it are read; none: all.
-        rows: How many it must have; none: any number.
-
-    Raises:
-        ValueError: It is not one, or another.
-    """
-    try:
-        # Not `pq.read_table`, whose first call takes a second to import pandas. And without threads: one that
-        # lets go of `content` while the interpreter ends, ends it with SIGABRT.
-        file = pq.ParquetFile(pa.BufferReader(content))
-        _require_plain(file.metadata)
-        if schema is not None and not file.schema_arrow.equals(schema):
-            raise ValueError(f"its columns are {file.schema_arrow.names}, not those of the table")
-        if rows not in (None, file.metadata.num_rows):
-            raise ValueError(f"{file.metadata.num_rows} rows, not {rows}")
-        table = file.read(columns, use_threads=False)
-        table.validate(full=True)  # of its text, that it is UTF-8
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"not Parquet ({error})") from error
-    return table
-
-
-def _require_plain(metadata: pq.FileMetaData) -> None:
-    """Refuse what could make many bytes of few: compression, dictionaries, rows upon rows of nothing."""
-    groups = [metadata.row_group(i) for i in range(min(metadata.num_row_groups, MOST_GROUPS))]
-    chunks = [group.column(i) for group in groups for i in range(metadata.num_columns)]
-    values = sum(chunk.num_values for chunk in chunks)
-    if metadata.num_row_groups > MOST_GROUPS or values > MOST_VALUES:
-        raise ValueError(f"{values:,} values in {metadata.num_row_groups:,} groups of rows are too many")
-    for chunk in chunks:
-        if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
-            raise ValueError(f"{chunk.path_in_schema} is compressed, which the tables of a dataset are not")
+TEXT, NUMBER, COUNT = pa.string(), pa.float64(), pa.int32()
+INDEX_SCHEMA = _schema(
+    "pair_id song_id chunk shard row split latents_sha256 pair_sha256",
+    pair_id=TEXT, song_id=TEXT, title=TEXT, video_id=TEXT, chunk=COUNT, start_s=NUMBER, shard=TEXT, row=COUNT,
+    split=TEXT, vocal_share=NUMBER, vocal_rms_db=NUMBER, mix_peak=NUMBER, latents_sha256=TEXT,
+    pair_sha256=TEXT,
+)  # fmt: skip
+CANDIDATE = pa.struct(
+    _schema(
+        "", video_id=TEXT, title=TEXT, channel=TEXT, duration_s=NUMBER, title_likeness=NUMBER, score=NUMBER,
+        verdict=TEXT, reason=TEXT,
+    )
+)  # fmt: skip
+SONGS_SCHEMA = _schema(
+    "song_id status vocal_shares pairs",
+    song_id=TEXT, title=TEXT, listed_duration_s=NUMBER, popularity=COUNT, stage=TEXT, status=TEXT,
+    retryable=pa.bool_(), attempts=COUNT, message=TEXT, video_id=TEXT, video_title=TEXT, channel=TEXT,
+    match_score=NUMBER, match_reason=TEXT, duration_s=NUMBER, peak=NUMBER, clipped_share=NUMBER,
+    audio_sha256=TEXT, recording=TEXT, vocal_shares=pa.list_(NUMBER), pairs=COUNT,
+    candidates=pa.list_(CANDIDATE),
+)  # fmt: skip
+# Columns that are what the stages recorded under the same name.
+RECORDED = (
+    "video_id", "video_title", "channel", "match_score", "match_reason", "duration_s", "peak",
+    "clipped_share", "audio_sha256",
+)  # fmt: skip
 
 
 class Packed(Sequence[Row]):
@@ -118,87 +81,121 @@ class Packed(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.rows())
 
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        """A row, or several."""
+    def __getitem__(self, place: Any) -> Any:
+        """A row, or several for a slice."""
         return self.rows()[place]
 
 
-INDEX_SCHEMA = pa.schema(
-    [
-        pa.field("pair_id", pa.string(), nullable=False), pa.field("song_id", pa.string(), nullable=False),
-        ("title", pa.string()), ("video_id", pa.string()),
-        pa.field("chunk", pa.int32(), nullable=False), ("start_s", pa.float64()),
-        pa.field("shard", pa.string(), nullable=False), pa.field("row", pa.int32(), nullable=False),
-        pa.field("split", pa.string(), nullable=False), ("vocal_share", pa.float64()),
-        ("vocal_rms_db", pa.float64()), ("mix_peak", pa.float64()),
-        pa.field("latents_sha256", pa.string(), nullable=False),
-        pa.field("pair_sha256", pa.string(), nullable=False),
-    ]
-)  # fmt: skip
-CANDIDATE = pa.struct(
-    [
-        ("video_id", pa.string()), ("title", pa.string()), ("channel", pa.string()),
-        ("duration_s", pa.float64()), ("title_likeness", pa.float64()), ("score", pa.float64()),
-        ("verdict", pa.string()), ("reason", pa.string()),
-    ]
-)  # fmt: skip
-SONGS_SCHEMA = pa.schema(
-    [
-        pa.field("song_id", pa.string(), nullable=False), ("title", pa.string()),
-        ("listed_duration_s", pa.float64()),
-        ("popularity", pa.int32()), ("stage", pa.string()), pa.field("status", pa.string(), nullable=False),
-        ("retryable", pa.bool_()), ("attempts", pa.int32()), ("message", pa.string()),
-        ("video_id", pa.string()), ("video_title", pa.string()), ("channel", pa.string()),
-        ("match_score", pa.float64()), ("match_reason", pa.string()), ("duration_s", pa.float64()),
-        ("peak", pa.float64()), ("clipped_share", pa.float64()), ("audio_sha256", pa.string()),
-        ("recording", pa.string()),
-        pa.field("vocal_shares", pa.list_(pa.float64()), nullable=False),
-        pa.field("pairs", pa.int32(), nullable=False),
-        ("candidates", pa.list_(CANDIDATE)),
-    ]
-)  # fmt: skip
-# Columns that are what the stages recorded under the same name.
-RECORDED = (
-    "video_id", "video_title", "channel", "match_score", "match_reason", "duration_s", "peak",
-    "clipped_share", "audio_sha256",
-)  # fmt: skip
+def table_bytes(rows: Sequence[Row], schema: pa.Schema) -> bytes:
+    """`rows` as the bytes of a Parquet file; what they hold packed is unpacked part by part."""
+    tables = [schema.empty_table()]
+    for start in range(0, len(rows), ROWS_AT_A_TIME):
+        part = [
+            {name: value.rows() if isinstance(value, Packed) else value for name, value in row.items()}
+            for row in rows[start : start + ROWS_AT_A_TIME]
+        ]
+        tables.append(pa.Table.from_pylist(part, schema=schema))
+    table, buffer = pa.concat_tables(tables).combine_chunks(), pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="none", use_dictionary=False)
+    content = buffer.getvalue().to_pybytes()
+    del tables, table, buffer
+    pa.default_memory_pool().release_unused()
+    return content
 
 
-def song_rows(
-    outcomes: Sequence[Outcome], groups: Mapping[str, str], min_vocal_share: float = 0.0
-) -> list[dict[str, Any]]:
-    """The rows of `songs.parquet`.
+def write_songs(path: Path, rows: Sequence[Row]) -> None:
+    """Write `songs.parquet`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(table_bytes(rows, SONGS_SCHEMA))
 
-    Args:
-        outcomes: One per song of the list, failures included.
-        groups: What `same_recordings` found.
-        min_vocal_share: Least vocal share of a chunk that becomes a pair.
+
+def read_table(
+    content: bytes,
+    schema: pa.Schema | None = None,
+    columns: Sequence[str] | None = None,
+    rows: int | None = None,
+) -> pa.Table:
+    """The table in the bytes of a Parquet file that `table_bytes` made; it cannot be much larger than these.
+
+    A ValueError where it is none, or not of this schema or number of rows; `columns` are those to read.
     """
-    return [_row(outcome, groups, min_vocal_share) for outcome in outcomes]
+    try:
+        # Not `pq.read_table`, whose first call takes a second to import pandas. And without threads: one that
+        # lets go of `content` while the interpreter ends, ends it with SIGABRT.
+        file = pq.ParquetFile(pa.BufferReader(content))
+        found = file.metadata
+        groups = [found.row_group(i) for i in range(min(found.num_row_groups, MOST_GROUPS))]
+        chunks = [group.column(i) for group in groups for i in range(found.num_columns)]
+        # What could make many bytes of few: rows upon rows of nothing, compression, dictionaries.
+        if found.num_row_groups > MOST_GROUPS or sum(c.num_values for c in chunks) > MOST_VALUES:
+            raise ValueError(f"{found.num_rows:,} rows in {found.num_row_groups:,} groups: too many values")
+        for chunk in chunks:
+            if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
+                raise ValueError(f"{chunk.path_in_schema} is compressed; the tables of a dataset are not")
+        if schema is not None and not file.schema_arrow.equals(schema):
+            raise ValueError(f"its columns are {file.schema_arrow.names}, not those of the table")
+        if rows not in (None, found.num_rows):
+            raise ValueError(f"{found.num_rows} rows, not {rows}")
+        table = file.read(columns, use_threads=False)
+        table.validate(full=True)  # of its text, that it is UTF-8
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"not Parquet ({error})") from error
+    return table
 
 
-def chunks_kept(outcome: Outcome, min_vocal_share: float) -> list[tuple[int, dict[str, Any]]]:
+def chunks_kept(outcome: Outcome, min_vocal_share: float) -> list[tuple[int, Row]]:
     """Number and description of each chunk of a song that becomes a pair, in order."""
     chunks = enumerate(outcome.record.get("chunks", []))
     return [(number, chunk) for number, chunk in chunks if chunk["vocal_share"] >= min_vocal_share]
 
 
-def song_counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Counts for `dataset.json` of these rows; a chunk left out is one that became no pair."""
-    chunks = sum(len(row["vocal_shares"]) for row in rows)
+def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Digest of a song's audio → name of its recording: the lowest digest of all that sound the same."""
+    records = [outcome.record for outcome in outcomes if "audio_sha256" in outcome.record]
+    return recordings({r["audio_sha256"]: from_bytes(r.get("fingerprint", b"")) for r in records})
+
+
+def song_rows(
+    outcomes: Sequence[Outcome], groups: Mapping[str, str], min_vocal_share: float = 0.0
+) -> list[Row]:
+    """The rows of the songs of a list, failures included; `groups` is what `same_recordings` found."""
+    return [
+        {
+            "song_id": outcome.song.song_id,
+            "title": outcome.song.title,
+            "listed_duration_s": outcome.song.duration_s,
+            "popularity": outcome.song.popularity,
+            "stage": outcome.stage,
+            "status": outcome.status.value,
+            "retryable": outcome.status.retryable,
+            "attempts": outcome.attempts,
+            "message": outcome.message,
+            **{name: outcome.record.get(name) for name in RECORDED},
+            "recording": groups.get(outcome.record.get("audio_sha256", "")),
+            "vocal_shares": [chunk["vocal_share"] for chunk in outcome.record.get("chunks", [])],
+            "pairs": len(chunks_kept(outcome, min_vocal_share)),
+            "candidates": outcome.record.get("candidates", []),
+        }
+        for outcome in outcomes
+    ]
+
+
+def counts_of(index: Sequence[Row], songs: Sequence[Row]) -> dict[str, int]:
+    """Counts for `dataset.json` of the rows of both tables; a chunk left out is one that became no pair."""
+    splits, chunks = Counter(row["split"] for row in index), sum(len(row["vocal_shares"]) for row in songs)
     return {
-        "songs_listed": len(rows),
-        "songs_kept": sum(row["pairs"] > 0 for row in rows),
+        "songs_listed": len(songs),
+        "songs_kept": sum(row["pairs"] > 0 for row in songs),
         "chunks": chunks,
-        "chunks_left_out": chunks - sum(row["pairs"] for row in rows),
+        "chunks_left_out": chunks - sum(row["pairs"] for row in songs),
+        "pairs": len(index),
+        "train": splits["train"],
+        "validation": splits["validation"],
+        "shards": len({row["shard"] for row in index}),
     }
 
 
-def why_no_pairs(rows: Sequence[dict[str, Any]], min_vocal_share: float) -> str:
+def why_no_pairs(rows: Sequence[Row], min_vocal_share: float) -> str:
     """Explain to people that none of these songs gave a pair."""
     if shares := [share for row in rows for share in row["vocal_shares"]]:
         return (
@@ -210,33 +207,15 @@ def why_no_pairs(rows: Sequence[dict[str, Any]], min_vocal_share: float) -> str:
     return f"no song could be used: {counts}, the first being {first['title']!r}: {first['message']}"
 
 
-def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Digest of a song's audio → name of its recording: the lowest digest of all that sound the same."""
-    records = [outcome.record for outcome in outcomes if "audio_sha256" in outcome.record]
-    return recordings(
-        {record["audio_sha256"]: from_bytes(record.get("fingerprint", b"")) for record in records}
-    )
-
-
-def write_songs(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write `songs.parquet`, whole or not at all."""
-    write_rows(path, rows, SONGS_SCHEMA)
-
-
 def pair_rows(
     kept: Sequence[Outcome], groups: Mapping[str, str], min_vocal_share: float, held_share: float, seed: int
 ) -> list[Row]:
     """The pairs of encoded songs, in the order of the songs, without their places in shards.
 
-    Args:
-        kept: Songs with at least one chunk that is kept.
-        groups: What `same_recordings` found: titles that led to one recording are on one side of the split.
-        min_vocal_share: Least vocal share of a chunk that becomes a pair.
-        held_share: Share of the recordings that is held out.
-        seed: Which these are.
+    Of the recordings, `held_share` is held out; titles that led to one (`groups`) stand on one side.
     """
-    recordings = [groups[outcome.record["audio_sha256"]] for outcome in kept]
-    validation = held_out(recordings, held_share, seed)
+    recording = {outcome.song.song_id: groups[outcome.record["audio_sha256"]] for outcome in kept}
+    validation = held_out(list(recording.values()), held_share, seed)
     return [
         {
             "pair_id": f"{outcome.song.song_id}-{number:03d}",
@@ -244,11 +223,11 @@ def pair_rows(
             "title": outcome.song.title,
             "video_id": outcome.record.get("video_id"),
             "chunk": number,
-            "split": "validation" if recording in validation else "train",
+            "split": "validation" if recording[outcome.song.song_id] in validation else "train",
             "latents_sha256": outcome.artifact.sha256[LATENTS],
             **chunk,
         }
-        for outcome, recording in zip(kept, recordings, strict=True)
+        for outcome in kept
         if outcome.artifact
         for number, chunk in chunks_kept(outcome, min_vocal_share)
     ]
@@ -265,31 +244,7 @@ def held_out(recordings: Sequence[str], share: float, seed: int) -> set[str]:
     if len(set(recordings)) == 1:
         logger.warning("one recording only: nothing is held out, the validation loss is over training pairs")
         return set()
-    rank = {recording: _uniform(seed, recording) for recording in recordings}
-    below = {recording for recording, place in rank.items() if place < share}
-    return below if below and len(below) < len(rank) else {min(rank, key=lambda recording: rank[recording])}
-
-
-def _uniform(seed: int, recording: str) -> float:
-    hashed = hashlib.sha256(f"{seed}:{recording}".encode()).digest()
-    return int.from_bytes(hashed[:8], "big") / 2**64
-
-
-def _row(outcome: Outcome, groups: Mapping[str, str], min_vocal_share: float) -> dict[str, Any]:
-    song, record = outcome.song, outcome.record
-    return {
-        "song_id": song.song_id,
-        "title": song.title,
-        "listed_duration_s": song.duration_s,
-        "popularity": song.popularity,
-        "stage": outcome.stage,
-        "status": outcome.status.value,
-        "retryable": outcome.status.retryable,
-        "attempts": outcome.attempts,
-        "message": outcome.message,
-        **{name: record.get(name) for name in RECORDED},
-        "recording": groups.get(record.get("audio_sha256", "")),
-        "vocal_shares": [chunk["vocal_share"] for chunk in record.get("chunks", [])],
-        "pairs": len(chunks_kept(outcome, min_vocal_share)),
-        "candidates": record.get("candidates", []),
-    }
+    hashes = {name: hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8] for name in recordings}
+    rank = {name: int.from_bytes(hashed, "big") / 2**64 for name, hashed in hashes.items()}
+    below = {name for name, place in rank.items() if place < share}
+    return below if below and len(below) < len(rank) else {min(rank, key=lambda name: rank[name])}

@@ -35,7 +35,7 @@ from samuel.popdb.dataset import (
 )
 from samuel.popdb.folder import Folder, open_folder
 from samuel.popdb.shards import ChannelSums, Shard, empty_batch, finite, pair_sha256
-from samuel.popdb.tables import Row, song_counts
+from samuel.popdb.tables import Row, counts_of
 
 NAMED = 8  # pairs named in a line
 AT_ONCE = 4  # shards that are read side by side
@@ -49,35 +49,30 @@ def verify(location: Path | str, cache: Path | None = None) -> list[str]:
 
     Nothing is written, and no lock is taken: what another process is writing at the time may be named as
     left over. A dataset that is replaced meanwhile is checked anew. One that cannot be opened gives one line.
-
-    Args:
-        location: A folder, or a URL that fsspec knows.
-        cache: Where a shard from a URL lies while it is read; what is kept there is not looked at.
-
-    Raises:
-        MissingPartError: The package that the URL's protocol needs is not installed.
+    See `open_folder` for the arguments; what is kept in the cache is not looked at.
     """
-    folder = open_folder(location, cache)
+    folder, checked, faults = open_folder(location, cache), None, list[str]()
     while True:
         try:
             info = read_manifest(folder)
         except (DatasetError, OSError) as error:
             return [_printable(_reason(MANIFEST, error))]
-        faults = list(_faults(folder, info))
-        if not faults or _is_there(folder, info):
-            return [_printable(fault) for fault in faults]
-
-
-def _is_there(folder: Folder, info: dict[str, Any]) -> bool:
-    """False where the dataset was replaced meanwhile, or removed."""
-    try:
-        return read_manifest(folder) == info
-    except (DatasetError, OSError):
-        return False
+        if info == checked:
+            return faults
+        faults, checked = [_printable(fault) for fault in _faults(folder, info)], info
+        if not faults:
+            return []
 
 
 def _faults(folder: Folder, info: dict[str, Any]) -> Iterator[str]:
-    yield from _file_faults(folder, info)
+    try:
+        if (found := folder.sha256(CARD)) != info["files"][CARD]["sha256"]:
+            yield f"{CARD}: {'not the one' if found else 'missing, the one'} that {MANIFEST} names; {REBUILD}"
+    except (DatasetError, OSError) as error:
+        yield _reason(CARD, error)
+    for name in sorted(folder.sizes().keys() - info["files"].keys()):
+        if OWN_NAME.fullmatch(name):
+            yield f"{name}: left over by a write that was stopped, or of one that is going on; {REBUILD}"
     tables: list[list[Row]] = []
     for table in ("index", "songs"):
         try:
@@ -88,24 +83,16 @@ def _faults(folder: Folder, info: dict[str, Any]) -> Iterator[str]:
         return
     index, songs = tables
     yield from _row_faults(info, index, songs)
-    yield from _count_faults(info, index, songs)
+    for name, count in counts_of(index, songs).items():
+        if info["counts"][name] != count:
+            yield f"{MANIFEST}: counts.{name} is {info['counts'][name]}, the tables have {count}"
+    if info["content_sha256"] != content_digest(index):
+        yield f"{MANIFEST}: content_sha256 is not that of the pairs of the index"
     yield from _leakage_faults(index, songs)
     sums = ChannelSums()
     yield from _shard_faults(folder, info, index, sums)
     if sums.pairs == sum(row["split"] == "train" for row in index):  # others are at fault themselves
         yield from _statistics_faults(info["stats"], sums)
-
-
-def _file_faults(folder: Folder, info: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the card, and which files nobody names; tables and shards are read anyway."""
-    try:
-        if (found := folder.sha256(CARD)) != info["files"][CARD]["sha256"]:
-            yield f"{CARD}: {'not the one' if found else 'missing, the one'} that {MANIFEST} names; {REBUILD}"
-    except (DatasetError, OSError) as error:
-        yield _reason(CARD, error)
-    for name in sorted(folder.sizes().keys() - info["files"].keys()):
-        if OWN_NAME.fullmatch(name):
-            yield f"{name}: left over by a write that was stopped, or of one that is going on; {REBUILD}"
 
 
 def _row_faults(info: Mapping[str, Any], index: Sequence[Row], songs: Sequence[Row]) -> Iterator[str]:
@@ -128,8 +115,8 @@ def _row_faults(info: Mapping[str, Any], index: Sequence[Row], songs: Sequence[R
     order = [(row["song_id"], row["chunk"]) for row in index]
     if order != sorted(order):
         yield "index: not in the order of songs and chunks"
-    by_shard = _grouped(index, lambda row: row["shard"])
-    right = [(shard, row) for shard, rows in by_shard.items() for row in range(len(rows))]
+    by_shard = Counter(row["shard"] for row in index)
+    right = [(shard, row) for shard, rows in by_shard.items() for row in range(rows)]
     if right != [(row["shard"], row["row"]) for row in index]:
         yield "index: the pairs are not in the shards in its order"
     for name in sorted(info["files"]):
@@ -141,27 +128,8 @@ def _row_faults(info: Mapping[str, Any], index: Sequence[Row], songs: Sequence[R
         yield f"songs: more than one row: {_listed(twice)}"
 
 
-def _count_faults(info: Mapping[str, Any], index: Sequence[Row], songs: Sequence[Row]) -> Iterator[str]:
-    """Where `dataset.json` counts otherwise than the tables."""
-    splits = Counter(row["split"] for row in index)
-    counts = {
-        **song_counts(songs),
-        "pairs": len(index),
-        **{split: splits[split] for split in SPLITS},
-        "shards": len({row["shard"] for row in index}),
-    }
-    for name, count in counts.items():
-        if info["counts"][name] != count:
-            yield f"{MANIFEST}: counts.{name} is {info['counts'][name]}, the tables have {count}"
-    if info["content_sha256"] != content_digest(index):
-        yield f"{MANIFEST}: content_sha256 is not that of the pairs of the index"
-
-
 def _leakage_faults(index: Sequence[Row], songs: Sequence[Row]) -> Iterator[str]:
-    """What is on both sides of the split: a song, a recording, an audio file, the latents of a pair.
-
-    The pairs at fault are those of the validation split; each is named once.
-    """
+    """Pairs to validate on that share a song, a recording, an audio file or latents with one to train on."""
     by_id = {song["song_id"]: song for song in songs}
     kinds: dict[str, Callable[[Row], Any]] = {
         "song": lambda row: row["song_id"],
@@ -213,12 +181,12 @@ def _check_shard(
     shard = Shard(path)
     if sha256(path) != listed["sha256"]:
         yield f"its bytes are not those {MANIFEST} names; {REBUILD}"
-    if shard.layout.shape != (len(rows), *shape):
-        yield f"pairs of shape {shard.layout.shape}, the index has {(len(rows), *shape)}"
+    if shard.shape != (len(rows), *shape):
+        yield f"pairs of shape {shard.shape}, the index has {(len(rows), *shape)}"
         return
     pair = empty_batch(1, *shape)[:, 0]
-    wrong: dict[str, list[str]] = {"not the latents that were written": [], "values that are not finite": []}
-    changed, infinite = wrong.values()
+    changed: list[str] = []
+    infinite: list[str] = []
     for row in rows:
         shard.read(row["row"], pair)
         if pair_sha256(*pair) != row["pair_sha256"]:
@@ -227,7 +195,10 @@ def _check_shard(
             infinite.append(row["pair_id"])
         elif row["split"] == "train":
             sums.add(*pair)
-    yield from (f"{text}: {_listed(ids)}" for text, ids in wrong.items() if ids)
+    if changed:
+        yield f"not the latents that were written: {_listed(changed)}"
+    if infinite:
+        yield f"values that are not finite: {_listed(infinite)}"
 
 
 def _statistics_faults(stats: Mapping[str, Mapping[str, list[float]]], sums: ChannelSums) -> Iterator[str]:

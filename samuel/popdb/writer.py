@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from samuel.artifacts import Artifact, explain_full_disk, json_bytes
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError, NewerFormatError
+from samuel.popdb import tables
 from samuel.popdb.card import dataset_card
 from samuel.popdb.dataset import (
     CARD,
@@ -36,20 +38,8 @@ from samuel.popdb.dataset import (
 from samuel.popdb.folder import Folder, open_folder
 from samuel.popdb.shards import ChannelFigures, ChannelSums, Halves, empty_batch, pair_sha256, shard_bytes
 from samuel.popdb.status import Outcome
-from samuel.popdb.tables import (
-    INDEX_SCHEMA,
-    LATENTS,
-    SONGS_SCHEMA,
-    Row,
-    chunks_kept,
-    pair_rows,
-    same_recordings,
-    song_counts,
-    song_rows,
-    table_bytes,
-    why_no_pairs,
-)
-from samuel.store import Store, open_store
+from samuel.popdb.tables import LATENTS, Row, chunks_kept
+from samuel.store import Store
 
 MOST_SHARD_FRAMES = 2**18  # 256 pairs of 1024 frames
 # What a writer that was killed may leave; and the files of the formats before.
@@ -59,26 +49,20 @@ SWEPT = re.compile(
 )
 
 Pair = tuple[Tensor, Tensor]
+Listed = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a dataset is to hold.
+    """What a dataset is to hold."""
 
-    Attributes:
-        rows: Its pairs in the order of the index, without their places.
-        read: Gives the latents of these rows in their order, each float16 (C, T).
-        songs: The rows of the table of songs.
-        made_of: Of `dataset.json`: source, separator, codec, chunk_frames and settings.
-    """
-
-    rows: Sequence[Row]
-    read: Callable[[Sequence[Row]], Iterable[Pair]]
-    songs: Sequence[Row]
-    made_of: dict[str, Any]
+    rows: Sequence[Row]  # its pairs in the order of the index, without their places
+    read: Callable[[Sequence[Row]], Iterable[Pair]]  # rows → their latents, each float16 (C, T)
+    songs: Sequence[Row]  # the table of songs
+    made_of: dict[str, Any]  # of `dataset.json`: source, separator, codec, chunk_frames and settings
 
 
-def write_popdb(outcomes: Sequence[Outcome], settings: Settings) -> Popdb:
+def write_popdb(outcomes: Sequence[Outcome], settings: Settings, store: Store | None = None) -> Popdb:
     """Make the dataset hold every encoded song among `outcomes`, and nothing else.
 
     Nothing is written where nothing has changed and all that is there is sound.
@@ -86,6 +70,7 @@ def write_popdb(outcomes: Sequence[Outcome], settings: Settings) -> Popdb:
     Args:
         outcomes: One per song of the list, failures included.
         settings: Where and how.
+        store: Has the latents of the songs; none: that of the settings.
 
     Raises:
         InputError: No song was encoded, or no chunk is sung enough; or a dataset of another source is there.
@@ -93,11 +78,11 @@ def write_popdb(outcomes: Sequence[Outcome], settings: Settings) -> Popdb:
     """
     config, least = settings.popdb, settings.popdb.min_vocal_share
     outcomes = sorted(outcomes, key=lambda outcome: outcome.song.song_id)
-    groups = same_recordings(outcomes)
-    songs = song_rows(outcomes, groups, least)
+    groups = tables.same_recordings(outcomes)
+    songs = tables.song_rows(outcomes, groups, least)
     kept = [outcome for outcome in outcomes if chunks_kept(outcome, least)]
     if not kept:
-        raise InputError(f"{why_no_pairs(songs, least)}; nothing was written to {settings.popdb_path}")
+        raise InputError(f"{tables.why_no_pairs(songs, least)}; nothing was written to {settings.popdb_path}")
     made_of = {
         **{part: kept[0].record[part] for part in ("codec", "separator")},
         "source": settings.songs.source,
@@ -105,13 +90,9 @@ def write_popdb(outcomes: Sequence[Outcome], settings: Settings) -> Popdb:
         "settings": config.model_dump(mode="json", exclude={"path", "cache"}),
     }
     artifacts = {outcome.song.song_id: outcome.artifact for outcome in kept if outcome.artifact}
-    store = open_store(settings)
-    content = Content(
-        pair_rows(kept, groups, least, config.validation_share, config.seed),
-        lambda rows: _encoded(rows, artifacts, store),
-        songs,
-        made_of,
-    )
+    store = store or Store(settings.data, settings.store)
+    rows = tables.pair_rows(kept, groups, least, config.validation_share, config.seed)
+    content = Content(rows, lambda rows: _encoded(rows, artifacts, store), songs, made_of)
     folder = open_folder(settings.popdb_path, config.cache)
     with folder.locked():
         _require_same_source(old := readable(folder), made_of["source"])
@@ -119,23 +100,13 @@ def write_popdb(outcomes: Sequence[Outcome], settings: Settings) -> Popdb:
 
 
 def require_place(settings: Settings) -> None:
-    """Before the long work: may the dataset be written where the settings say?
-
-    Raises:
-        InputError: A dataset of another source is there.
-        DatasetError: One of a newer format is.
-        OperatorError: The place cannot be reached.
-    """
+    """Before the long work: raise what `write_popdb` would, because of the place that the settings say."""
     old = readable(open_folder(settings.popdb_path, settings.popdb.cache))
     _require_same_source(old, settings.songs.source)
 
 
 def readable(folder: Folder) -> Popdb | None:
-    """The dataset in a folder; None where there is none, or a damaged one, or one of an older format.
-
-    Raises:
-        DatasetError: Its format is newer than this version's.
-    """
+    """The dataset in a folder; None where there is none, or a damaged one, or one of an older format."""
     try:
         return read_popdb(folder)
     except NewerFormatError:
@@ -152,31 +123,38 @@ def save(folder: Folder, content: Content, old: Popdb | None) -> Popdb:
     try:
         with explain_full_disk(folder.location, remedy):
             rows, stats = _keep_shards(files, content, old) or _write_shards(files, content)
-            info = _describe(files, content, rows, stats)
+            info = content.made_of | {
+                "format_version": FORMAT_VERSION,
+                "content_sha256": content_digest(rows),
+                "counts": tables.counts_of(rows, content.songs),
+                "stats": stats,
+                "index": files.add("index-{}.parquet", tables.table_bytes(rows, tables.INDEX_SCHEMA)),
+                "songs": files.add(
+                    "songs-{}.parquet", tables.table_bytes(content.songs, tables.SONGS_SCHEMA)
+                ),
+            }
             shares = [share for song in content.songs for share in song["vocal_shares"] if share is not None]
             card = dataset_card(info, shares).encode()
             info["files"] = files.listed | {CARD: _listed(card)}
-            manifest = json_bytes(info)
-            files.put(MANIFEST, manifest, _listed(manifest))  # from here on it is the dataset
-            files.put(CARD, card, _listed(card))
+            files.put(MANIFEST, json_bytes(info))  # from here on it is the dataset
+            files.put(CARD, card)
             kept = ()
     finally:
-        _sweep(folder, kept)
+        try:
+            listed = read_manifest(folder)["files"]
+        except DatasetError:
+            listed = {}
+        unknown = folder.sizes().keys() - listed.keys() - set(kept)
+        folder.remove(name for name in unknown if SWEPT.fullmatch(name))
     return replace(read_popdb(folder), made=files.changed)
 
 
 class _Files:
-    """Puts files where they are not there yet.
-
-    Attributes:
-        listed: Name → size and digest of each, as `dataset.json` names it.
-        changed: True when one was not there.
-    """
+    """Puts files where they are not there yet."""
 
     def __init__(self, folder: Folder) -> None:
-        self.folder = folder
-        self.listed: dict[str, dict[str, Any]] = {}
-        self.changed = False
+        self.folder, self.changed = folder, False
+        self.listed: dict[str, Listed] = {}  # name → size and digest, as `dataset.json` names it
 
     def add(self, pattern: str, content: bytes) -> str:
         """Have a file with this content there, and list it; its name, which holds its digest."""
@@ -186,14 +164,15 @@ class _Files:
         self.listed[name] = listed
         return name
 
-    def put(self, name: str, content: bytes, listed: dict[str, Any]) -> None:
+    def put(self, name: str, content: bytes, listed: Listed | None = None) -> None:
         """Have a file with this content there."""
-        if self.folder.sha256(name) != listed["sha256"]:
-            self.folder.put(name, content, listed["sha256"])
+        digest = (listed or _listed(content))["sha256"]
+        if self.folder.sha256(name) != digest:
+            self.folder.put(name, content, digest)
             self.changed = True
 
 
-def _listed(content: bytes) -> dict[str, Any]:
+def _listed(content: bytes) -> Listed:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -201,11 +180,13 @@ def _keep_shards(
     files: _Files, content: Content, old: Popdb | None
 ) -> tuple[list[Row], ChannelFigures] | None:
     """The rows with their places, and the statistics, where the shards of the old dataset hold them all."""
-    known = ("pair_id", "latents_sha256", "split")
-    size = content.made_of["settings"]["pairs_per_shard"]
+    size, known = (
+        content.made_of["settings"]["pairs_per_shard"],
+        itemgetter("pair_id", "latents_sha256", "split"),
+    )
     if old is None or old.info["settings"]["pairs_per_shard"] != size:
         return None
-    if _columns(old.index, known) != _columns(content.rows, known):
+    if list(map(known, old.index)) != list(map(known, content.rows)):
         return None
     shards = {row["shard"]: old.info["files"][row["shard"]] for row in old.index}
     if any(files.folder.sha256(name) != listed["sha256"] for name, listed in shards.items()):
@@ -213,10 +194,6 @@ def _keep_shards(
     files.listed |= shards
     places = ({name: row[name] for name in ("shard", "row", "pair_sha256")} for row in old.index)
     return [row | place for row, place in zip(content.rows, places, strict=True)], old.stats
-
-
-def _columns(rows: Iterable[Row], names: Sequence[str]) -> list[list[Any]]:
-    return [[row[name] for name in names] for row in rows]
 
 
 def _write_shards(files: _Files, content: Content) -> tuple[list[Row], ChannelFigures]:
@@ -255,53 +232,15 @@ def _batches(content: Content) -> Iterator[tuple[Sequence[Row], Halves]]:
         yield members, room[:, : len(members)]
 
 
-def _describe(files: _Files, content: Content, rows: Sequence[Row], stats: ChannelFigures) -> dict[str, Any]:
-    """Write index and songs; the new `dataset.json`, which names no files yet."""
-    splits = [row["split"] for row in rows]
-    counts = {
-        **song_counts(content.songs),
-        "pairs": len(rows),
-        "train": splits.count("train"),
-        "validation": splits.count("validation"),
-        "shards": len({row["shard"] for row in rows}),
-    }
-    return content.made_of | {
-        "format_version": FORMAT_VERSION,
-        "content_sha256": content_digest(rows),
-        "counts": counts,
-        "stats": stats,
-        "index": files.add("index-{}.parquet", table_bytes(rows, INDEX_SCHEMA)),
-        "songs": files.add("songs-{}.parquet", table_bytes(content.songs, SONGS_SCHEMA)),
-    }
-
-
-def _sweep(folder: Folder, kept: Collection[str]) -> None:
-    """Remove what is named like a file of a dataset, and is not listed nor among the `kept`."""
-    try:
-        listed = read_manifest(folder)["files"]
-    except DatasetError:
-        listed = {}
-    folder.remove(
-        name for name in folder.sizes() if SWEPT.fullmatch(name) and name not in listed and name not in kept
-    )
-
-
 def _require_same_source(old: Popdb | None, source: str) -> None:
     """Songs of another kind are another dataset: to remove it is for a person to do."""
     if old and old.info["source"] != source:
-        raise InputError(
-            f"{old.location}: a dataset from the source {old.info['source']!r} is there, and this one is "
-            f"from {source!r}; set popdb.path, or delete it"
-        )
+        there = f"a dataset from the source {old.info['source']!r} is there, and this one is from {source!r}"
+        raise InputError(f"{old.location}: {there}; set popdb.path, or delete it")
 
 
 def _encoded(rows: Sequence[Row], artifacts: Mapping[str, Artifact], store: Store) -> Iterator[Pair]:
-    """The latents of rows from what the stages left; every song is read once.
-
-    Raises:
-        DatasetError: They are not those that were encoded.
-        OperatorError: They are gone.
-    """
+    """The latents of rows from what the stages left, if they are those; every song is read once."""
     for song_id, members in groupby(rows, lambda row: row["song_id"]):
         artifact = store.fetch(artifacts[song_id])
         path, digest = artifact.path(LATENTS), artifact.sha256[LATENTS]

@@ -11,8 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,10 @@ from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import FRAMES, encoded_song, failed_song, flip_bit, small_settings
 
 ROW_BYTES = 64 * FRAMES * 2
-AGAIN = "run build-popdb again, or import it again"
-BYTES = f"SHARD: its bytes are not those dataset.json names; {AGAIN}"
-CHANGED = "SHARD: not the latents that were written: "
-CONTENT = "dataset.json: content_sha256 is not that of the pairs of the index"
 OUTSIDE = "../../outside.safetensors"
 
 Rows = list[dict[str, Any]]
+Tensors = dict[str, Tensor]
 Act = Callable[[Popdb], object]
 
 
@@ -68,6 +64,9 @@ def shard_names(popdb: Popdb) -> list[str]:
     return list(dict.fromkeys(row["shard"] for row in popdb.index))
 
 
+# Damages of `dataset.json`.
+
+
 def restate(**fields: Any) -> Act:
     """Other content of `dataset.json`; a dict is merged into the one that is there."""
 
@@ -89,35 +88,60 @@ def list_file(popdb: Popdb, old: str, content: bytes) -> str:
     return name
 
 
-def relist(popdb: Popdb, table: str, content: bytes) -> None:
+def relist(table: str, content: bytes) -> Act:
     """Put other bytes in the place of the index or the songs, and have them listed."""
-    restate(**{table: list_file(popdb, popdb.info[table], content)})(popdb)
+    return lambda popdb: restate(**{table: list_file(popdb, popdb.info[table], content)})(popdb)
 
 
-def change_tables(popdb: Popdb, index: Rows | None = None, songs: Rows | None = None) -> None:
-    """Write tables and have them listed, so that what they say is no fault beside the one meant."""
-    for table, rows, schema in (("index", index, INDEX_SCHEMA), ("songs", songs, SONGS_SCHEMA)):
-        if rows is not None:
-            relist(popdb, table, table_bytes(rows, schema))
-    if index is not None:
-        restate(counts={"pairs": len(index)}, content_sha256=content_digest(index))(popdb)
-    if songs is not None:
-        restate(counts={"songs_listed": len(songs)})(popdb)
+def disown(popdb: Popdb) -> None:
+    """Have `dataset.json` not name the second shard."""
+    del popdb.info["files"][shard_names(popdb)[1]]
+    restate()(popdb)
+
+
+def restatistic(stream: str, name: str) -> Act:
+    def act(popdb: Popdb) -> None:
+        popdb.info["stats"][stream][name][0] += 0.001 + 0.001 * abs(popdb.info["stats"][stream][name][0])
+        restate()(popdb)
+
+    return act
+
+
+# Damages of the tables, which are listed again, so that what they say is no fault beside the one meant.
 
 
 def change_index(edit: Callable[[Rows], Rows]) -> Act:
-    return lambda popdb: change_tables(popdb, index=edit([dict(row) for row in popdb.index]))
+    def act(popdb: Popdb) -> None:
+        rows = edit([dict(row) for row in popdb.index])
+        relist("index", table_bytes(rows, INDEX_SCHEMA))(popdb)
+        restate(counts={"pairs": len(rows)}, content_sha256=content_digest(rows))(popdb)
+
+    return act
 
 
 def change_songs(edit: Callable[[Rows], Rows]) -> Act:
-    return lambda popdb: change_tables(popdb, songs=edit(popdb.songs().to_pylist()))
+    def act(popdb: Popdb) -> None:
+        rows = edit(popdb.songs().to_pylist())
+        relist("songs", table_bytes(rows, SONGS_SCHEMA))(popdb)
+        restate(counts={"songs_listed": len(rows)})(popdb)
+
+    return act
 
 
 def set_row(place: int, **values: Any) -> Callable[[Rows], Rows]:
     return lambda rows: [row | (values if i == place else {}) for i, row in enumerate(rows)]
 
 
-def reshard(edit: Callable[[dict[str, Tensor]], object], *, pairs: bool = False) -> Act:
+def swap_rows(rows: Rows) -> Rows:
+    """The index says of two pairs that each is the other."""
+    places = [{name: row[name] for name in ("row", "pair_sha256")} for row in rows[:2]]
+    return [rows[0] | places[1], rows[1] | places[0], *rows[2:]]
+
+
+# Damages of the first shard.
+
+
+def reshard(edit: Callable[[Tensors], object], *, pairs: bool = False) -> Act:
     """Write the first shard anew, with its digest, and those of its pairs too, wherever they stand."""
 
     def act(popdb: Popdb) -> None:
@@ -127,53 +151,57 @@ def reshard(edit: Callable[[dict[str, Tensor]], object], *, pairs: bool = False)
         new = list_file(popdb, old, save(tensors))
         index = [row | ({"shard": new} if row["shard"] == old else {}) for row in popdb.index]
         if pairs:
-            halves = zip(tensors["vocal"], tensors["accompaniment"], strict=True)
-            index[:4] = [
-                row | {"pair_sha256": pair_sha256(*pair)} for row, pair in zip(index, halves, strict=False)
-            ]
-        change_tables(popdb, index)
+            halves = list(zip(tensors["vocal"], tensors["accompaniment"], strict=True))
+            index[:4] = [row | {"pair_sha256": pair_sha256(*halves[i])} for i, row in enumerate(index[:4])]
+        change_index(lambda _: index)(popdb)
 
     return act
 
 
-def swap_vocals(tensors: dict[str, Tensor]) -> None:
+def swap_vocals(tensors: Tensors) -> None:
     tensors["vocal"] = tensors["vocal"][[1, 0, 2, 3]].contiguous()
 
 
-def same_latents(tensors: dict[str, Tensor]) -> None:
+def same_latents(tensors: Tensors) -> None:
     """The held out song has the latents of a pair that is trained on."""
     for tensor in tensors.values():
         tensor[3] = tensor[0]
 
 
-def fill(stream: str, value: float) -> Callable[[dict[str, Tensor]], None]:
-    def edit(tensors: dict[str, Tensor]) -> None:
+def fill(stream: str, value: float) -> Callable[[Tensors], None]:
+    def edit(tensors: Tensors) -> None:
         tensors[stream][1, 63, FRAMES - 1] = value
 
     return edit
 
 
-def halve(*streams: str) -> Callable[[dict[str, Tensor]], None]:
-    def edit(tensors: dict[str, Tensor]) -> None:
-        for stream in streams:
-            tensors[stream] = tensors[stream][:, :, : FRAMES // 2].contiguous()
-
-    return edit
+def halve(tensors: Tensors) -> None:
+    for stream, tensor in tensors.items():
+        tensors[stream] = tensor[:, :, : FRAMES // 2].contiguous()
 
 
-def one_more(tensors: dict[str, Tensor]) -> None:
+def one_more(tensors: Tensors) -> None:
     for stream, tensor in tensors.items():
         tensors[stream] = torch.cat([tensor, tensor[:1]])
 
 
-def at(name: str, act: Callable[[Path], object]) -> Act:
-    """Do something to a file: the first shard, the index, the songs, or one of this name."""
+# Damages of any file: the first shard, the index, the songs, or one of this name.
 
+
+def at(name: str, act: Callable[[Path], object]) -> Act:
     def on_file(popdb: Popdb) -> None:
         known = {"shard": shard_names(popdb)[0], **{table: popdb.info[table] for table in ("index", "songs")}}
         act(popdb.root / known.get(name, name))
 
     return on_file
+
+
+def flip(place: int) -> Callable[[Path], object]:
+    return lambda path: flip_bit(path, place)
+
+
+def fill_file(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
 
 
 def cut(path: Path) -> None:
@@ -195,154 +223,99 @@ def make_link(path: Path) -> None:
     path.symlink_to("aside")
 
 
-def restatistic(stream: str, name: str) -> Act:
-    def act(popdb: Popdb) -> None:
-        popdb.info["stats"][stream][name][0] += 0.001 + 0.001 * abs(popdb.info["stats"][stream][name][0])
-        restate()(popdb)
+# Name → the damage, and what `verify` says of it; words in capitals are patterns.
 
-    return act
-
-
-def swap_rows(rows: Rows) -> Rows:
-    """The index says of two pairs that each is the other."""
-    places = [{name: row[name] for name in ("row", "pair_sha256")} for row in rows[:2]]
-    return [rows[0] | places[1], rows[1] | places[0], *rows[2:]]
-
-
-def disown(popdb: Popdb) -> None:
-    """Have `dataset.json` not name the second shard."""
-    del popdb.info["files"][shard_names(popdb)[1]]
-    restate()(popdb)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A damage, and what `verify` says of it; words in capitals are patterns."""
-
-    act: Act
-    lines: Sequence[str]
-
-
+NEW = f"shards/{'0' * 16}.safetensors"
+NEW_FILE = {NEW: {"bytes": 1, "sha256": "0" * 64}}
+AGAIN = "run build-popdb again, or import it again"
+BYTES = f"SHARD: its bytes are not those dataset.json names; {AGAIN}"
+CHANGED = "SHARD: not the latents that were written: "
+LEFT = "left over by a write that was stopped, or of one that is going on; LIBRARY"
+NO_FILE = "not a regular file; remove it"
 NOT_IN_ORDER = "index: the pairs are not in the shards in its order"
-CASES: dict[str, Case] = {
+ONE_ROW = "SHARD: pairs of shape (2, 64, 64), the index has (1, 64, 64)"
+FIVE_TRAIN = "dataset.json: counts.train is 5, the tables have 4"
+BOTH_SIDES = "in training and validation"
+CASES: dict[str, tuple[Act, list[str]]] = {
     # Shards
-    "a bit of a vocal": Case(
-        at("shard", lambda path: flip_bit(path, -3 * ROW_BYTES)), [BYTES, CHANGED + "a-001"]
+    "a bit of a vocal": (at("shard", flip(-3 * ROW_BYTES)), [BYTES, CHANGED + "a-001"]),
+    "the last bit of the file": (at("shard", flip(-1)), [BYTES, CHANGED + "b-000"]),
+    "a bit of the header": (at("shard", flip(8)), ["SHARD: not a shard (LIBRARY); LIBRARY"]),
+    "a shard cut short": (at("shard", cut), ["SHARD: NUMBER bytes, dataset.json names NUMBER"]),
+    "a shard lost": (at("shard", Path.unlink), ["SHARD: missing, with a-000, a-001, a-002, b-000"]),
+    "a pipe for a shard": (at("shard", make_pipe), ["SHARD: 0 bytes, dataset.json names NUMBER"]),
+    "a link for a shard": (at("shard", make_link), ["SHARD: a link; remove it, a dataset has none"]),
+    "not a number": (
+        reshard(fill("accompaniment", -math.inf), pairs=True),
+        ["SHARD: values that are not finite: a-001"],
     ),
-    "the last bit of the file": Case(at("shard", flip_bit), [BYTES, CHANGED + "b-000"]),
-    "a bit of the header's braces": Case(
-        at("shard", lambda path: flip_bit(path, 8)), ["SHARD: not a shard (LIBRARY); LIBRARY"]
-    ),
-    "a bit of the header's length": Case(
-        at("shard", lambda path: flip_bit(path, 5)),
-        ["SHARD: not a shard (a header of NUMBER bytes); LIBRARY"],
-    ),
-    "a shard cut short": Case(at("shard", cut), ["SHARD: NUMBER bytes, dataset.json names NUMBER"]),
-    "a shard lost": Case(at("shard", Path.unlink), ["SHARD: missing, with a-000, a-001, a-002, b-000"]),
-    "a pipe for a shard": Case(at("shard", make_pipe), ["SHARD: 0 bytes, dataset.json names NUMBER"]),
-    "a link for a shard": Case(at("shard", make_link), ["SHARD: a link; remove it, a dataset has none"]),
-    "not a number": Case(
-        reshard(fill("vocal", math.nan), pairs=True), ["SHARD: values that are not finite: a-001"]
-    ),
-    "infinite": Case(
-        reshard(fill("accompaniment", -math.inf), pairs=True), ["SHARD: values that are not finite: a-001"]
-    ),
-    "vocals swapped": Case(reshard(swap_vocals), [CHANGED + "a-000, a-001"]),
-    "a stream of another shape": Case(
-        reshard(halve("vocal")),
-        ["SHARD: not a shard (not float16 pairs: vocal (4, 64, 32), accompaniment (4, 64, 64)); LIBRARY"],
-    ),
-    "pairs of another shape": Case(
-        reshard(halve("vocal", "accompaniment")),
-        ["SHARD: pairs of shape (4, 64, 32), the index has (4, 64, 64)"],
-    ),
-    "a row that nobody knows": Case(
-        reshard(one_more), ["SHARD: pairs of shape (5, 64, 64), the index has (4, 64, 64)"]
-    ),
-    "a shard that nobody knows": Case(
-        lambda popdb: (popdb.root / "shards/0123456789abcdef.safetensors").write_bytes(b"half of it"),
-        [
-            f"shards/0123456789abcdef.safetensors: left over by a write that was stopped, or of one that is "
-            f"going on; {AGAIN}"
-        ],
-    ),
+    "vocals swapped": (reshard(swap_vocals), [CHANGED + "a-000, a-001"]),
+    "another shape": (reshard(halve), ["SHARD: pairs of shape (4, 64, 32), the index has (4, 64, 64)"]),
+    "a row too many": (reshard(one_more), ["SHARD: pairs of shape (5, 64, 64), the index has (4, 64, 64)"]),
+    "a shard that nobody knows": (at(NEW, fill_file(b"half of it")), [f"{NEW}: {LEFT}"]),
     # Files
-    "the card lost": Case(
-        at("README.md", Path.unlink), [f"README.md: missing, the one that dataset.json names; {AGAIN}"]
+    "the card lost": (
+        at("README.md", Path.unlink),
+        [f"README.md: missing, the one that dataset.json names; {AGAIN}"],
     ),
-    "another card": Case(
-        at("README.md", flip_bit), [f"README.md: not the one that dataset.json names; {AGAIN}"]
+    "another card": (
+        at("README.md", flip(-1)),
+        [f"README.md: not the one that dataset.json names; {AGAIN}"],
     ),
-    "a folder for the card": Case(
-        at("README.md", make_folder), ["ROOT/README.md: not a regular file; remove it"]
+    "a folder for the card": (at("README.md", make_folder), [f"ROOT/README.md: {NO_FILE}"]),
+    "the index lost": (at("index", Path.unlink), [f"INDEX: missing; {AGAIN}"]),
+    "a pipe for the songs": (at("songs", make_pipe), [f"ROOT/SONGS: {NO_FILE}"]),
+    "a link for the index": (at("index", make_link), ["ROOT/INDEX: a link; remove it, a dataset has none"]),
+    "a bit of the index": (
+        at("index", flip(-1)),
+        [f"INDEX: its bytes are not those dataset.json names; {AGAIN}"],
     ),
-    "the index lost": Case(at("index", Path.unlink), [f"INDEX: missing; {AGAIN}"]),
-    "the songs lost": Case(at("songs", Path.unlink), [f"SONGS: missing; {AGAIN}"]),
-    "a pipe for the songs": Case(at("songs", make_pipe), ["ROOT/SONGS: not a regular file; remove it"]),
-    "a link for the index": Case(
-        at("index", make_link), ["ROOT/INDEX: a link; remove it, a dataset has none"]
-    ),
-    "a bit of the index": Case(
-        at("index", flip_bit), [f"INDEX: its bytes are not those dataset.json names; {AGAIN}"]
-    ),
-    "an index that is no table": Case(
-        lambda popdb: relist(popdb, "index", b"PAR1"),
-        [f"INDEX: LIBRARY; {AGAIN}"],
-    ),
-    "songs for an index": Case(
-        lambda popdb: restate(index=list_file(popdb, popdb.info["index"], table_bytes([], SONGS_SCHEMA)))(
-            popdb
-        ),
+    "an index that is no table": (relist("index", b"PAR1"), [f"INDEX: LIBRARY; {AGAIN}"]),
+    "songs for an index": (
+        relist("index", table_bytes([], SONGS_SCHEMA)),
         [f"INDEX: its columns are LIBRARY, not those of the table; {AGAIN}"],
     ),
     # The index
-    "a name twice": Case(
-        change_index(lambda rows: [rows[0], rows[1], rows[2] | {"pair_id": "a-001", "chunk": 1}, *rows[3:]]),
+    "a name twice": (
+        change_index(set_row(2, pair_id="a-001", chunk=1)),
         ["index: more than one row: a-001"],
     ),
-    "another order": Case(
+    "another order": (
         change_index(lambda rows: [rows[1], rows[0], *rows[2:]]),
         ["index: not in the order of songs and chunks", NOT_IN_ORDER],
     ),
-    "a third split": Case(
+    "a third split": (
         change_index(set_row(0, split="test")),
-        [
-            "index: a split that is neither train nor validation: a-000",
-            "dataset.json: counts.train is 5, the tables have 4",
-            "STATS",
-        ],
+        ["index: a split that is neither train nor validation: a-000", FIVE_TRAIN, "STATS"],
     ),
-    "another chunk": Case(
-        change_index(set_row(2, chunk=7)), ["index: a name that says another chunk than the row: a-002"]
+    "another chunk": (
+        change_index(set_row(2, chunk=7)),
+        ["index: a name that says another chunk than the row: a-002"],
     ),
-    "two pairs in one place": Case(
+    "two pairs in one place": (
         change_index(lambda rows: set_row(1, row=0, pair_sha256=rows[0]["pair_sha256"])(rows)),
         [NOT_IN_ORDER, "STATS"],
     ),
-    "pairs renamed": Case(change_index(swap_rows), [NOT_IN_ORDER]),
-    "a shard outside": Case(
+    "pairs renamed": (change_index(swap_rows), [NOT_IN_ORDER]),
+    "a shard outside": (
         change_index(set_row(4, shard=OUTSIDE)),
         [
             "index: in a shard that dataset.json does not name: c-000",
             "dataset.json: counts.shards is 2, the tables have 3",
             NOT_IN_ORDER,
-            "SHARD: pairs of shape (2, 64, 64), the index has (1, 64, 64)",
+            ONE_ROW,
         ],
     ),
-    "a row beyond the shard": Case(
+    "a row beyond the shard": (
         change_index(set_row(5, row=99)),
         [NOT_IN_ORDER, "SHARD: no row 99 of (64, 64) in its shape (2, 64, 64)"],
     ),
-    "a pair that lost its row": Case(
+    "a pair that lost its row": (
         change_index(lambda rows: rows[:5]),
-        [
-            "songs: pairs other than the index has: c",
-            "dataset.json: counts.train is 5, the tables have 4",
-            "SHARD: pairs of shape (2, 64, 64), the index has (1, 64, 64)",
-        ],
+        ["songs: pairs other than the index has: c", FIVE_TRAIN, ONE_ROW],
     ),
     # The songs
-    "a song missing": Case(
+    "a song missing": (
         change_songs(lambda rows: rows[1:]),
         [
             "index: no song for pairs: a-000, a-001, a-002",
@@ -350,105 +323,54 @@ CASES: dict[str, Case] = {
             "dataset.json: counts.chunks is 6, the tables have 3",
         ],
     ),
-    "a song that failed": Case(
+    "a song that failed": (
         change_songs(set_row(0, status="too_short")),
         ["index: pairs of a song that failed: a-000, a-001, a-002"],
     ),
-    "a song that counts otherwise": Case(
-        change_songs(set_row(0, pairs=2)),
-        [
-            "songs: pairs other than the index has: a",
-            "dataset.json: counts.chunks_left_out is 0, the tables have 1",
-        ],
-    ),
-    "a song twice": Case(change_songs(lambda rows: [*rows, rows[3]]), ["songs: more than one row: d"]),
+    "a song twice": (change_songs(lambda rows: [*rows, rows[3]]), ["songs: more than one row: d"]),
     # The split
-    "a recording on both sides": Case(
+    "a recording on both sides": (
         change_songs(lambda rows: set_row(1, recording=rows[0]["recording"])(rows)),
-        ["split: recording a in training and validation: b-000"],
+        [f"split: recording a {BOTH_SIDES}: b-000"],
     ),
-    "an audio file on both sides": Case(
+    "an audio file on both sides": (
         change_songs(lambda rows: set_row(1, audio_sha256=rows[0]["audio_sha256"])(rows)),
-        ["split: audio file a in training and validation: b-000"],
+        [f"split: audio file a {BOTH_SIDES}: b-000"],
     ),
-    "a song on both sides": Case(
+    "a song on both sides": (
         change_index(set_row(2, split="validation")),
         [
-            "dataset.json: counts.train is 5, the tables have 4",
+            FIVE_TRAIN,
             "dataset.json: counts.validation is 1, the tables have 2",
-            "split: song a in training and validation: a-002",
+            f"split: song a {BOTH_SIDES}: a-002",
             "STATS",
         ],
     ),
-    "a pair on both sides": Case(
-        reshard(same_latents, pairs=True), ["split: the latents DIGEST in training and validation: b-000"]
+    "a pair on both sides": (
+        reshard(same_latents, pairs=True),
+        [f"split: the latents DIGEST {BOTH_SIDES}: b-000"],
     ),
     # dataset.json
-    "another format": Case(
-        restate(format_version=99), ["ROOT: format 99, this version reads 4; update samuel"]
+    "a newer format": (restate(format_version=99), ["ROOT: format 99, this version reads 4; update samuel"]),
+    "an older format": (
+        restate(format_version=3, codec="mel/1"),
+        [f"ROOT: format 3, this version reads 4; {AGAIN}"],
     ),
-    "an older format": Case(
-        restate(format_version=3, codec="mel/1"), [f"ROOT: format 3, this version reads 4; {AGAIN}"]
-    ),
-    "no JSON": Case(
-        at("dataset.json", lambda path: path.write_bytes(b"{")),
-        [f"ROOT: dataset.json: Invalid JSON: LIBRARY; {AGAIN}"],
-    ),
-    "JSON too deep": Case(
-        at("dataset.json", lambda path: path.write_bytes(b"[" * 100_000)),
-        [f"ROOT: dataset.json: Invalid JSON: recursion limit LIBRARY; {AGAIN}"],
-    ),
-    "JSON too long": Case(
-        at("dataset.json", lambda path: path.write_bytes(b" " * (2**24 + 1))),
+    "JSON too long": (
+        at("dataset.json", fill_file(b" " * (2**24 + 1))),
         ["ROOT: dataset.json: more than NUMBER bytes, which none has"],
     ),
-    "a pipe for dataset.json": Case(
-        at("dataset.json", make_pipe), ["ROOT/dataset.json: not a regular file; remove it"]
+    "a pipe for dataset.json": (at("dataset.json", make_pipe), [f"ROOT/dataset.json: {NO_FILE}"]),
+    "another content": (
+        restate(content_sha256="0" * 64),
+        ["dataset.json: content_sha256 is not that of the pairs of the index"],
     ),
-    "no frames": Case(
-        restate(chunk_frames=0),
-        [f"ROOT: dataset.json: chunk_frames: Input should be greater than or equal to 8; {AGAIN}"],
-    ),
-    "a file outside": Case(
-        restate(files={OUTSIDE: {"bytes": 1, "sha256": "0" * 64}}),
-        [f"ROOT: dataset.json: files.{OUTSIDE}.LIBRARY: String should match pattern LIBRARY; {AGAIN}"],
-    ),
-    "a file under another's digest": Case(
-        lambda popdb: restate(files={popdb.info["index"]: {"bytes": 1, "sha256": "0" * 64}})(popdb),
-        [f"ROOT: dataset.json: Value error, files: INDEX has the digest ZEROS; {AGAIN}"],
-    ),
-    "a count": Case(
-        restate(counts={"validation": 3}), ["dataset.json: counts.validation is 3, the tables have 1"]
-    ),
-    "a count of rows": Case(restate(counts={"pairs": 7}), [f"INDEX: 6 rows, not 7; {AGAIN}"]),
-    "another content": Case(restate(content_sha256="0" * 64), [CONTENT]),
-    "a shard unnamed": Case(
+    "a count of rows": (restate(counts={"pairs": 7}), [f"INDEX: 6 rows, not 7; {AGAIN}"]),
+    "a shard unnamed": (
         disown,
-        [
-            "SHARD: left over by a write that was stopped, or of one that is going on; LIBRARY",
-            "index: in a shard that dataset.json does not name: c-000, c-001",
-        ],
+        [f"SHARD: {LEFT}", "index: in a shard that dataset.json does not name: c-000, c-001"],
     ),
-    "a shard without pairs": Case(
-        restate(files={f"shards/{'0' * 16}.safetensors": {"bytes": 1, "sha256": "0" * 64}}),
-        [f"shards/{'0' * 16}.safetensors: in dataset.json, but no pair lies in it"],
-    ),
-    # Statistics
-    **{
-        f"{name} of {stream}": Case(
-            restatistic(stream, name), [f"dataset.json: stats: {stream} {name} FIGURES"]
-        )
-        for stream in ("vocal", "accompaniment")
-        for name in ("mean", "std")
-    },
-    "figures missing": Case(
-        restate(stats={"vocal": {"mean": [], "std": []}}),
-        [f"ROOT: dataset.json: stats.vocal.mean: List should have at least 1 item LIBRARY; {AGAIN}"],
-    ),
-    "a channel too many": Case(
-        lambda popdb: restate(stats={"vocal": {n: [*f, 1.0] for n, f in popdb.stats["vocal"].items()}})(
-            popdb
-        ),
-        [f"ROOT: dataset.json: Value error, stats: not as many channels everywhere; {AGAIN}"],
-    ),
+    "a shard without pairs": (restate(files=NEW_FILE), [f"{NEW}: in dataset.json, but no pair lies in it"]),
+    "a mean": (restatistic("vocal", "mean"), ["dataset.json: stats: vocal mean FIGURES"]),
+    "a deviation": (restatistic("accompaniment", "std"), ["dataset.json: stats: accompaniment std FIGURES"]),
 }

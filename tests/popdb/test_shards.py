@@ -25,7 +25,6 @@ from samuel.popdb.shards import (
     empty_batch,
     finite,
     pair_sha256,
-    parse_header,
     shard_bytes,
 )
 
@@ -50,27 +49,21 @@ def read(shards: ShardReader, path: Path, row: int) -> tuple[Tensor, Tensor]:
     return vocal[0], accompaniment[0]
 
 
-def test_any_safetensors_reader_reads_a_shard(tmp_path: Path) -> None:
-    path, truth = written(tmp_path / "shard"), latents()
-    with safe_open(path, framework="pt") as shard:
-        assert all(torch.equal(shard.get_tensor(stream), truth[stream]) for stream in STREAMS)
-
-
 def test_rows_are_those_that_the_library_reads(tmp_path: Path) -> None:
-    path, shards = written(tmp_path / "shard"), ShardReader()
-    for row in (2, 0, 1):
-        with safe_open(path, framework="pt") as shard:
-            expected = [shard.get_slice(stream)[row] for stream in STREAMS]
-        assert all(
-            torch.equal(got, want) for got, want in zip(read(shards, path, row), expected, strict=True)
-        )
+    ours, shards = written(tmp_path / "ours"), ShardReader()
+    save_file(latents(), tmp_path / "another library's")
+    for path in (ours, tmp_path / "another library's"):
+        for row in (2, 0, 1):
+            with safe_open(path, framework="pt") as shard:
+                expected = [shard.get_slice(stream)[row] for stream in STREAMS]
+            assert all(map(torch.equal, read(shards, path, row), expected))
+            assert all(map(torch.equal, expected, [latents()[stream][row] for stream in STREAMS]))
 
 
 def test_a_digest_of_a_pair_is_that_of_its_bytes() -> None:
-    truth = latents()
-    content = truth["vocal"][1].numpy().tobytes() + truth["accompaniment"][1].numpy().tobytes()
-    assert pair_sha256(truth["vocal"][1], truth["accompaniment"][1]) == hashlib.sha256(content).hexdigest()
-    assert pair_sha256(truth["accompaniment"][1], truth["vocal"][1]) != hashlib.sha256(content).hexdigest()
+    vocal, accompaniment = (latents()[stream][1] for stream in STREAMS)
+    content = vocal.numpy().tobytes() + accompaniment.numpy().tobytes()
+    assert pair_sha256(vocal, accompaniment) == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -86,31 +79,19 @@ def header(length: int | None = None, **described: Any) -> bytes:
     return (len(text) if length is None else length).to_bytes(8, "little") + text + bytes(4096)
 
 
-def stream(
-    start: int = 0, dtype: str = "F16", shape: Any = (1, 64, 16), end: int | None = None
-) -> dict[str, Any]:
+def stream(start: int = 0, dtype: str = "F16", shape: Any = (1, 64, 16), end: int | None = None) -> Any:
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, start + 2048 if end is None else end]}
 
 
 GOOD: dict[str, Any] = {"vocal": stream(), "accompaniment": stream(2048)}
 
 
-def test_a_header_like_these_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "shard"
-    path.write_bytes(header(**GOOD))
-    layout = parse_header(path.read_bytes(), path.stat().st_size)
-    assert layout.shape == (1, 64, 16)
-    assert layout.offsets[1] - layout.offsets[0] == 2048
-
-
 @pytest.mark.parametrize(
     "content",
     [
         b"",
-        b"\x01",
         b"not a shard at all, but long enough",
         header(length=2**62, **GOOD),
-        header(length=0, **GOOD),
         header(length=10, **GOOD),
         header(vocal=stream()),
         header(vocal=stream(), accompaniment=stream(4096)),  # beyond the end
@@ -120,16 +101,16 @@ def test_a_header_like_these_is_read(tmp_path: Path) -> None:
         header(vocal=stream(shape=(2, 32, 16)), accompaniment=stream(2048)),
         header(vocal=stream(shape=(-1, -64, 16)), accompaniment=stream(2048)),
         header(vocal=stream(end=4096), accompaniment=stream(2048)),
-        header(vocal="F16", accompaniment=stream(2048)),
         header(vocal=stream(shape=[1.0, 64, 16]), accompaniment=stream(2048)),
         b"\x50" + bytes(7) + b"[" * 100 + bytes(4096),
-        b"\x02" + bytes(7) + b"[]" + bytes(4096),
     ],
 )
 def test_what_is_no_shard_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "shard"
+    path.write_bytes(header(**GOOD))
+    assert read(ShardReader(), path, 0)[0].sum() == 0
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=str(path)):
+    with pytest.raises(DatasetError, match=rf"{path}: not a shard \(.*run samuel verify"):
         read(ShardReader(), path, 0)
 
 
@@ -142,29 +123,24 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
             read(shards, path, row)
     with pytest.raises(DatasetError, match=r"no row 0 of \(64, 8\) in its shape \(3, 64, 16\)"):
         shards.read([(path, 0)], empty_batch(1, 64, FRAMES // 2))
-
-
-def test_a_shard_that_is_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
-    path, shards = written(tmp_path / "shard"), ShardReader()
-    read(shards, path, 2)
-    os.truncate(path, path.stat().st_size - 1)
+    os.truncate(path, path.stat().st_size - 1)  # while it is open
     read(shards, path, 1)
     with pytest.raises(DatasetError, match=r"ends before row 2; .*run samuel verify"):
         read(shards, path, 2)
 
 
 def test_more_shards_than_may_be_open_are_read(tmp_path: Path) -> None:
-    shards = ShardReader()
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+
+    shards, before = ShardReader(), count()
     paths = [written(tmp_path / str(i), 1, seed=i) for i in range(MOST_OPEN + 3)]
-    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else None
     for _ in range(2):
         for i, path in enumerate(paths):
             assert torch.equal(read(shards, path, 0)[0], latents(1, seed=i)["vocal"][0])
-    if before is not None:
-        assert len(list(Path("/proc/self/fd").iterdir())) - before == MOST_OPEN
+    assert not before or count() - before == MOST_OPEN
     del shards
-    if before is not None:
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert count() == before
 
 
 @pytest.mark.parametrize("positions", ["as many as there are reads", "one"])
@@ -182,7 +158,7 @@ def test_threads_read_what_one_reads(tmp_path: Path, positions: str, monkeypatch
         return all(map(torch.equal, as_tensors(batch)[0], truth))
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(work, range(100)))
+        assert all(pool.map(work, range(50)))
 
 
 def read_often(shards: ShardReader, path: Path, sums: Any) -> None:
@@ -209,15 +185,9 @@ def test_processes_do_not_share_a_position(tmp_path: Path, method: Any) -> None:
         worker.join()
 
 
-def test_a_file_of_another_library_can_be_a_shard(tmp_path: Path) -> None:
-    save_file(latents(), tmp_path / "shard")
-    assert torch.equal(read(ShardReader(), tmp_path / "shard", 1)[1], latents()["accompaniment"][1])
-
-
 def test_a_channel_that_never_changes_can_be_normalised() -> None:
     sums = ChannelSums()
     sums.add(np.full((3, 8), 5.0, np.float16), np.full((3, 8), -1.0, np.float16))
-    assert sums.statistics() == {
-        "vocal": {"mean": [5.0] * 3, "std": [1.0] * 3},
-        "accompaniment": {"mean": [-1.0] * 3, "std": [1.0] * 3},
-    }
+    vocal, accompaniment = sums.statistics().values()
+    assert (vocal["mean"], accompaniment["mean"]) == ([5.0] * 3, [-1.0] * 3)
+    assert vocal["std"] == accompaniment["std"] == [1.0] * 3

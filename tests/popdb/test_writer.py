@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,7 +23,6 @@ from samuel.errors import DatasetError, InputError
 from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.folder import Folder
 from samuel.popdb.status import Outcome
-from samuel.popdb.tables import held_out
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import require_place, write_popdb
 from tests.popdb.latents import FRAMES, digests, encoded_song, flip_bit, small_settings, songs, sung
@@ -32,7 +30,7 @@ from tests.popdb.latents import FRAMES, digests, encoded_song, flip_bit, small_s
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = ("unshare", "--map-root-user", "--mount")
 MOUNT = 'mount -t tmpfs -o size=1500k samuel "$1" && shift && exec "$@"'
-FILES = ("shards/*", "index-*", "songs-*", "README.md", "dataset.json")
+STREAMS = ("vocal", "accompaniment")
 
 
 @pytest.fixture
@@ -45,8 +43,8 @@ def popdb(tmp_path: Path, settings: Settings) -> Popdb:
     return write_popdb(songs(tmp_path), settings)
 
 
-def some(root: Path, names: str, pairs: int = 2) -> list[Outcome]:
-    return [encoded_song(root, name, pairs) for name in names]
+def some(root: Path, names: str) -> list[Outcome]:
+    return [encoded_song(root, name) for name in names]
 
 
 def songs_sung(root: Path) -> list[Outcome]:
@@ -55,56 +53,58 @@ def songs_sung(root: Path) -> list[Outcome]:
     return [sung(c, 0.9, 0.1), sung(a, 0.0, 0.5, 0.75), sung(b, 0.4999), *failed]
 
 
-def times(popdb: Popdb) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in popdb.root.rglob("*") if path.is_file()}
+def latents_of(song: Outcome) -> dict[str, torch.Tensor]:
+    assert song.artifact
+    return load_file(song.artifact.path("latents.safetensors"))
 
 
-def changed(popdb: Popdb, before: dict[str, int]) -> set[str]:
+def changed(popdb: Popdb, before: dict[Path, int]) -> set[str]:
     """Files that are new or were written again, less their digests."""
-    return {name.partition("-")[0] for name, time in times(popdb).items() if before.get(name) != time}
+    return {path.name.partition("-")[0] for path, time in times(popdb).items() if before.get(path) != time}
 
 
-def test_every_pair_is_where_the_index_says(tmp_path: Path, popdb: Popdb) -> None:
-    assert [row["pair_id"] for row in popdb.index] == ["a-000", "a-001", "a-002", "b-000", "c-000", "c-001"]
+def times(popdb: Popdb) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in popdb.root.rglob("*") if path.is_file()}
+
+
+# What is written.
+
+
+def test_every_pair_is_where_the_index_says_and_every_song_has_a_row(tmp_path: Path, popdb: Popdb) -> None:
+    ids = ["a-000", "a-001", "a-002", "b-000", "c-000", "c-001"]
+    assert ([row["pair_id"] for row in popdb.index], popdb.table["row"].to_pylist()) == (
+        ids,
+        [0, 1, 2, 3, 0, 1],
+    )
     for outcome in songs(tmp_path)[:3]:
-        assert outcome.artifact is not None
-        truth = load_file(outcome.artifact.path("latents.safetensors"))
+        truth = latents_of(outcome)
         rows = [row for row in popdb.index if row["song_id"] == outcome.song.song_id]
-        vocal, accompaniment = popdb.read(rows)
-        assert torch.equal(vocal, truth["vocal"])
-        assert torch.equal(accompaniment, truth["accompaniment"])
-        assert vocal.dtype == torch.float16
+        for stream, latents in zip(STREAMS, popdb.read(rows), strict=True):
+            assert torch.equal(latents, truth[stream])
+            assert latents.dtype == torch.float16
     for row in popdb.index:  # by the library that the format is from
-        vocal, accompaniment = popdb.read_checked(row)
         shard = load_file(popdb.root / row["shard"])
-        assert torch.equal(shard["vocal"][row["row"]], vocal)
-        assert torch.equal(shard["accompaniment"][row["row"]], accompaniment)
-    assert [row["row"] for row in popdb.index] == [0, 1, 2, 3, 0, 1]
+        for stream, latents in zip(STREAMS, popdb.read_checked(row), strict=True):
+            assert torch.equal(shard[stream][row["row"]], latents)
     assert all(sha256(popdb.root / name)[:16] in name for name in popdb.info["files"] if name != "README.md")
     assert verify(popdb.root) == []
     assert samuel.popdb.open_popdb(popdb.root).info == popdb.info
-
-
-def test_every_song_of_the_list_has_a_row(popdb: Popdb) -> None:
-    rows = {row["song_id"]: row for row in pq.read_table(popdb.root / popdb.info["songs"]).to_pylist()}
+    rows = {row["song_id"]: row for row in popdb.songs().to_pylist()}
     assert set(rows) == set("abcde")
     failed = rows["d"]
     assert (failed["status"], failed["stage"], failed["retryable"]) == ("unavailable", "download", False)
-    assert rows["e"]["message"] == "it is too_short"
-    assert rows["a"]["pairs"] == 3
-    assert popdb.info["counts"] == {
-        "songs_listed": 5, "songs_kept": 3, "chunks": 6, "chunks_left_out": 0,
-        "pairs": 6, "train": len(popdb.pairs("train")), "validation": len(popdb.pairs("validation")),
-        "shards": 2,
-    }  # fmt: skip
+    assert (rows["e"]["message"], rows["a"]["pairs"]) == ("it is too_short", 3)
+    for ask in (popdb.pairs, popdb.dataset):
+        with pytest.raises(InputError, match="no split 'test'; there are train and validation"):
+            ask("test")
 
 
 def test_statistics_are_those_of_the_training_songs(tmp_path: Path) -> None:
-    for seed in range(6):  # with one of them, b, which is not sung, would be the song that is held out
+    for seed in range(4):  # with one of them, b, which is not sung, would be the song that is held out
         sections = {"min_vocal_share": 0.5, "seed": seed, "pairs_per_shard": 2}
         popdb = write_popdb(songs_sung(tmp_path), small_settings(tmp_path, popdb=sections))
         assert popdb.pairs("validation")
-        for stream, latents in zip(("vocal", "accompaniment"), popdb.read(popdb.pairs("train")), strict=True):
+        for stream, latents in zip(STREAMS, popdb.read(popdb.pairs("train")), strict=True):
             frames = latents.double().transpose(0, 1).reshape(64, -1)
             found, std = popdb.stats[stream], frames.std(dim=1, unbiased=False)
             assert found["mean"] == pytest.approx(frames.mean(dim=1).tolist(), rel=1e-7, abs=1e-9)
@@ -119,11 +119,13 @@ def test_chunks_sung_too_little_are_no_pairs_and_the_others_keep_their_place(tmp
     ]  # fmt: skip
     starts_s = [row["chunk"] * FRAMES * 2048 / 44_100 for row in popdb.index]
     assert [row["start_s"] for row in popdb.index] == pytest.approx(starts_s, abs=1e-4)
-    c, a = (load_file(song.artifact.path("latents.safetensors")) for song in outcomes[:2] if song.artifact)
-    for stream, latents in zip(("vocal", "accompaniment"), popdb.read(popdb.index), strict=True):
+    c, a = map(latents_of, outcomes[:2])
+    for stream, latents in zip(STREAMS, popdb.read(popdb.index), strict=True):
         assert torch.equal(latents, torch.stack([*a[stream][1:], c[stream][0]]))
-    counts = popdb.info["counts"]
-    assert [counts[name] for name in ("songs_kept", "chunks", "chunks_left_out", "pairs")] == [2, 6, 3, 3]
+    assert popdb.info["counts"] == {
+        "songs_listed": 5, "songs_kept": 2, "chunks": 6, "chunks_left_out": 3, "pairs": 3,
+        "train": len(popdb.pairs("train")), "validation": len(popdb.pairs("validation")), "shards": 1,
+    }  # fmt: skip
     assert sorted(popdb.vocal_shares()) == [0.0, 0.1, 0.4999, 0.5, 0.75, 0.9]
     rows = {row["song_id"]: (row["status"], row["pairs"]) for row in popdb.songs().to_pylist()}
     assert (rows["a"], rows["b"], rows["e"]) == (("ok", 2), ("ok", 0), ("too_short", 0))
@@ -146,11 +148,21 @@ def test_songs_that_give_no_pair_write_nothing_and_are_told_why(
     assert not Path(settings.popdb_path).exists()
 
 
+def test_two_songs_of_one_recording_stand_on_one_side(tmp_path: Path) -> None:
+    twins = [encoded_song(tmp_path, name, recording="the same audio") for name in "ab"]
+    for seed in range(5):
+        settings = small_settings(tmp_path, popdb={"seed": seed, "validation_share": 0.5})
+        index = write_popdb([*twins, *some(tmp_path, "cd")], settings).index
+        assert len({row["split"] for row in index if row["song_id"] in "ab"}) == 1
+
+
+# What is written again, and what is not.
+
+
 @pytest.mark.parametrize(
     "history",
     [
-        lambda root: [songs(root)[::-1]],
-        lambda root: [songs(root)[:1], songs(root)[1:], songs(root)],
+        lambda root: [songs(root)[:1], songs(root)[1:], songs(root)[::-1]],
         lambda root: [[*some(root, "xyz"), encoded_song(root / "other", "a", 5)], songs(root)],
         lambda root: [songs_sung(root), songs(root)],
     ],
@@ -189,81 +201,86 @@ def test_an_unchanged_dataset_is_not_written_and_its_latents_are_not_read(
     assert verify(popdb.root) == []
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, flip_bit, lambda path: path.write_bytes(b"\xff{")])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["shards/*", "index-*", "songs-*", "README.md", "dataset.json"])
 def test_what_is_lost_or_damaged_is_written_again_byte_for_byte(
-    tmp_path: Path, settings: Settings, popdb: Popdb, name: str, damage: Callable[[Path], object]
+    tmp_path: Path, settings: Settings, popdb: Popdb, name: str
 ) -> None:
     before = digests(popdb.root)
-    damage(min(popdb.root.glob(name)))
-    assert verify(popdb.root)
-    assert write_popdb(songs(tmp_path), settings).made
-    assert digests(popdb.root) == before
+    for damage in (Path.unlink, flip_bit, lambda path: path.write_bytes(b"\xff{")):
+        damage(min(popdb.root.glob(name)))
+        assert verify(popdb.root)
+        assert write_popdb(songs(tmp_path), settings).made
+        assert digests(popdb.root) == before
     assert verify(popdb.root) == []
 
 
-def test_what_a_killed_writer_and_older_versions_left_is_cleared(
+def test_what_a_killed_writer_and_older_versions_left_is_cleared_and_nothing_of_others_is_touched(
     tmp_path: Path, settings: Settings, popdb: Popdb
 ) -> None:
-    before = digests(popdb.root)
+    """A dataset may come from anywhere, and may have links in it."""
     left = ["shards/0123456789abcdef.safetensors", ".index-0123456789abcdef.parquet.17-4.tmp", "stats.json"]
     left += ["shards/00007-0123456789ab.safetensors", "shards/.0123456789abcdef.safetensors.17-4.tmp"]
-    for name in left:
-        (popdb.root / name).write_text("half")
-    write_popdb(songs(tmp_path), settings)
-    assert digests(popdb.root) == before
-
-
-@pytest.mark.parametrize(("version", "remedy"), [(3, "run build-popdb again"), (99, "update samuel")])
-def test_another_format_is_refused_with_a_remedy(
-    tmp_path: Path, settings: Settings, popdb: Popdb, version: int, remedy: str
-) -> None:
-    write_json(popdb.root / "dataset.json", popdb.info | {"format_version": version, "files": "another way"})
-    with pytest.raises(DatasetError, match=f"format {version}, .*; {remedy}"):
-        open_popdb(popdb.root)
-    if version == 3:
-        assert write_popdb(songs(tmp_path), settings).made
-    else:  # another version's work is not overwritten
-        with pytest.raises(DatasetError, match="update samuel"):
+    others = ["shards/notes.txt", "notes.txt", ".hidden.tmp", "index-mine.parquet"]
+    for name in (*left, *others):
+        (popdb.root / name).write_text("mine")
+    write_popdb(songs(tmp_path)[:2], settings)
+    assert verify(popdb.root) == []
+    assert [name for name in (*left, *others) if (popdb.root / name).exists()] == others
+    other = write_popdb(some(tmp_path, "xy"), small_settings(tmp_path / "other"))
+    before = digests(other.root)
+    for name, target in {"shards": "shards", ".lock": "dataset.json", "README.md": "README.md"}.items():
+        (popdb.root / name).rename(tmp_path / "aside")
+        (popdb.root / name).symlink_to(other.root / target)
+        with pytest.raises(DatasetError, match=rf"{name}: a link; remove it"):
             write_popdb(songs(tmp_path), settings)
+        assert digests(other.root) == before
+        (popdb.root / name).unlink()
+        (tmp_path / "aside").rename(popdb.root / name)
 
 
-def test_two_songs_of_one_recording_stand_on_one_side(tmp_path: Path) -> None:
-    twins = [encoded_song(tmp_path, name, recording="the same audio") for name in "ab"]
-    for seed in range(8):
-        settings = small_settings(tmp_path, popdb={"seed": seed, "validation_share": 0.5})
-        index = write_popdb([*twins, *some(tmp_path, "cd")], settings).index
-        assert len({row["split"] for row in index if row["song_id"] in "ab"}) == 1
-
-
-def test_a_dataset_of_another_source_is_not_replaced(
+def test_another_format_or_source_is_refused_with_a_remedy(
     tmp_path: Path, settings: Settings, popdb: Popdb
 ) -> None:
     before = digests(popdb.root)
     songs_of = settings.songs.model_copy(update={"source": "folder", "path": tmp_path})
     folder = settings.model_copy(update={"songs": songs_of})
     words = r"from the source 'synthetic' is there, .* from 'folder'; set popdb.path"
-    with pytest.raises(InputError, match=words):
-        write_popdb(some(tmp_path, "d"), folder)
-    with pytest.raises(InputError, match=words):
-        require_place(folder)
+    for refused in (lambda: write_popdb(some(tmp_path, "d"), folder), lambda: require_place(folder)):
+        with pytest.raises(InputError, match=words):
+            refused()
     require_place(settings)
     assert digests(popdb.root) == before
+    for version, remedy in ((99, "update samuel"), (3, "run build-popdb again")):
+        old = popdb.info | {"format_version": version, "files": "another way"}
+        write_json(popdb.root / "dataset.json", old)
+        with pytest.raises(DatasetError, match=f"format {version}, .*; {remedy}"):
+            open_popdb(popdb.root)
+        if version == 99:  # another version's work is not overwritten
+            with pytest.raises(DatasetError, match="update samuel"):
+                write_popdb(songs(tmp_path), settings)
+    assert write_popdb(songs(tmp_path), settings).made
 
 
-def test_a_split_that_there_is_not_is_named(popdb: Popdb) -> None:
-    for ask in (popdb.pairs, popdb.dataset):
-        with pytest.raises(InputError, match="no split 'test'; there are train and validation"):
-            ask("test")
+# What goes wrong.
 
 
-def test_latents_that_were_damaged_come_into_no_shard(
-    tmp_path: Path, settings: Settings, popdb: Popdb
+def test_what_fails_half_way_leaves_nothing_behind(
+    tmp_path: Path, settings: Settings, popdb: Popdb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, more = digests(popdb.root), [*songs(tmp_path), *some(tmp_path, "g")]
+    before, put, more = digests(popdb.root), Folder.put, [*songs(tmp_path), *some(tmp_path, "g")]
     flip_bit(tmp_path / "latents" / "g" / "latents.safetensors")
     with pytest.raises(DatasetError, match=r"g/latents\.safetensors: damaged since .*; delete its folder"):
         write_popdb(more, settings)
+    assert digests(popdb.root) == before
+
+    def fails(self: Folder, name: str, content: bytes, digest: str) -> None:
+        if name.startswith("songs"):
+            raise PermissionError(13, "not allowed", name)
+        put(self, name, content, digest)
+
+    monkeypatch.setattr(Folder, "put", fails)
+    with pytest.raises(PermissionError):
+        write_popdb(some(tmp_path, "abc"), settings)
     assert digests(popdb.root) == before
 
 
@@ -279,7 +296,7 @@ def program(module: str, *arguments: str, before: tuple[str, ...] = ()) -> list[
 @pytest.mark.parametrize("operation", ["first", "grow"])
 def test_a_kill_at_any_step_leaves_an_old_or_a_new_dataset(tmp_path: Path, operation: str) -> None:
     steps = program("tests.popdb.writer_killed", str(tmp_path), operation)
-    assert len(steps) > 15
+    assert len(steps) > 10
     for step in steps:
         if operation == "first" and "none" in step["found"]:
             assert "no dataset here" in step["found"]["none"], step
@@ -290,7 +307,7 @@ def test_a_kill_at_any_step_leaves_an_old_or_a_new_dataset(tmp_path: Path, opera
         # There is one moment from which on it is the new one, and kills on both sides of it.
         contents = [step["found"]["content"] for step in steps]
         moment = contents.index(steps[0]["new"]["content"])
-        assert moment > 0
+        assert 0 < moment < len(steps) - 2
         assert set(contents[:moment]) == {steps[0]["old"]["content"]}
         assert set(contents[moment:]) == {steps[0]["new"]["content"]}
 
@@ -304,9 +321,8 @@ def test_a_disk_that_gets_full_leaves_the_old_dataset(tmp_path: Path) -> None:
         pytest.skip("no unshare on this system")
     if tried.returncode:
         pytest.skip("no user namespace with a mount of its own on this system")
-    arguments = (str(tmp_path / "latents"), str(disk))
     before = (*NAMESPACE, "sh", "-c", MOUNT, "sh", str(disk))
-    steps = program("tests.popdb.writer_full_disk", *arguments, before=before)
+    steps = program("tests.popdb.writer_full_disk", str(tmp_path / "latents"), str(disk), before=before)
     failed = [step for step in steps if step["error"]]
     assert {step["error"].partition(": ")[0] for step in failed} == {"OperatorError"}
     assert all("the disk is full; the dataset there is as it was" in step["error"] for step in failed)
@@ -316,20 +332,7 @@ def test_a_disk_that_gets_full_leaves_the_old_dataset(tmp_path: Path) -> None:
     assert (steps[-1]["error"], steps[-1]["whole"]) == ("", "new")
 
 
-def test_what_fails_half_way_leaves_nothing_behind(
-    tmp_path: Path, settings: Settings, popdb: Popdb, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, put = digests(popdb.root), Folder.put
-
-    def fails(self: Folder, name: str, content: bytes, digest: str) -> None:
-        if name.startswith("songs"):
-            raise PermissionError(13, "not allowed", name)
-        put(self, name, content, digest)
-
-    monkeypatch.setattr(Folder, "put", fails)
-    with pytest.raises(PermissionError):
-        write_popdb(some(tmp_path, "abc"), settings)
-    assert digests(popdb.root) == before
+# Several at once.
 
 
 def test_a_reader_meets_a_whole_dataset_while_it_is_replaced(tmp_path: Path) -> None:
@@ -339,7 +342,7 @@ def test_a_reader_meets_a_whole_dataset_while_it_is_replaced(tmp_path: Path) -> 
     contents = {write_popdb(which, settings).info["content_sha256"] for which in (one, other)}
 
     def write() -> None:
-        for _ in range(10):
+        for _ in range(6):
             write_popdb(one, settings)
             write_popdb(other, settings)
 
@@ -347,8 +350,7 @@ def test_a_reader_meets_a_whole_dataset_while_it_is_replaced(tmp_path: Path) -> 
     writer.start()
     seen = set()
     while writer.is_alive():
-        popdb = open_popdb(settings.popdb_path)
-        seen.add(popdb.info["content_sha256"])
+        seen.add(open_popdb(settings.popdb_path).info["content_sha256"])
     writer.join()
     assert seen == contents
 
@@ -359,9 +361,7 @@ def test_a_reader_whose_dataset_was_replaced_goes_on_or_is_told_so(
     vocal, _ = popdb.read(popdb.index[:1])
     write_popdb(songs(tmp_path)[:2], settings)
     assert torch.equal(popdb.read(popdb.index[:1])[0], vocal)  # the shard is open
-    with pytest.raises(
-        DatasetError, match=r"shards/.*: missing; open the dataset again where it was rewritten"
-    ):
+    with pytest.raises(DatasetError, match=r"shards/.*: missing; open the dataset again where it was rewr"):
         popdb.read(popdb.index[4:])
     with pytest.raises(
         DatasetError, match=r"songs-.*: .*; the dataset was replaced meanwhile, open it again"
@@ -369,17 +369,16 @@ def test_a_reader_whose_dataset_was_replaced_goes_on_or_is_told_so(
         popdb.songs()
 
 
-def write_twelve_times(root: Path, pairs_per_shard: int) -> None:
-    for count in range(12):
-        write_popdb(
-            songs(root)[: 1 + count % 3], small_settings(root, popdb={"pairs_per_shard": pairs_per_shard})
-        )
+def write_often(root: Path, pairs_per_shard: int) -> None:
+    for count in range(5):
+        settings = small_settings(root, popdb={"pairs_per_shard": pairs_per_shard})
+        write_popdb(songs(root)[: 1 + count % 3], settings)
 
 
 def test_two_writers_take_turns(tmp_path: Path) -> None:
     songs(tmp_path)
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_twelve_times, args=(tmp_path, size)) for size in (1, 2)]
+    writers = [context.Process(target=write_often, args=(tmp_path, size)) for size in (1, 2)]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -389,67 +388,19 @@ def test_two_writers_take_turns(tmp_path: Path) -> None:
 
 
 def test_a_writer_waits_and_says_so_whatever_path_leads_to_the_dataset(
-    tmp_path: Path, settings: Settings, popdb: Popdb, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, popdb: Popdb, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "link").symlink_to(popdb.root)
-    through_link = settings.model_copy(
-        update={"popdb": settings.popdb.model_copy(update={"path": str(tmp_path / "link")})}
-    )
+    through_link = small_settings(tmp_path, popdb={"path": str(tmp_path / "link")})
     before = digests(popdb.root)
     waiting = threading.Thread(target=write_popdb, args=(songs(tmp_path)[:2], through_link))
     with caplog.at_level(logging.WARNING), Folder(popdb.root).locked():
         waiting.start()
         while not caplog.messages and waiting.is_alive():
             waiting.join(0.01)
-        assert caplog.messages == [
-            f"{tmp_path / 'link'}: another process is writing this dataset; waiting for it"
-        ]
+        said = f"{tmp_path / 'link'}: another process is writing this dataset; waiting for it"
+        assert caplog.messages == [said]
         assert digests(popdb.root) == before
     waiting.join()
     assert digests(popdb.root) != before
     assert verify(popdb.root) == []
-
-
-def test_nothing_of_somebody_else_is_touched(tmp_path: Path, settings: Settings, popdb: Popdb) -> None:
-    """A dataset may come from anywhere, and may have links in it."""
-    for name in ("shards/notes.txt", "notes.txt", ".hidden.tmp", "index-mine.parquet"):
-        (popdb.root / name).write_text("mine")
-    write_popdb(songs(tmp_path)[:2], settings)
-    assert verify(popdb.root) == []
-    for name in ("shards/notes.txt", "notes.txt", ".hidden.tmp", "index-mine.parquet"):
-        assert (popdb.root / name).read_text() == "mine"
-    other = write_popdb(some(tmp_path, "xy"), small_settings(tmp_path / "other"))
-    before = digests(other.root)
-    for name, target in {"shards": "shards", ".lock": "dataset.json", "README.md": "README.md"}.items():
-        (popdb.root / name).rename(tmp_path / "aside")
-        (popdb.root / name).symlink_to(other.root / target)
-        with pytest.raises(DatasetError, match=rf"{name}: a link; remove it"):
-            write_popdb(songs(tmp_path), settings)
-        assert digests(other.root) == before
-        (popdb.root / name).unlink()
-        (tmp_path / "aside").rename(popdb.root / name)
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    settings = small_settings(tmp_path, popdb={"path": str(tmp_path / "file" / "popdb")})
-    with pytest.raises(NotADirectoryError, match="file"):
-        write_popdb(songs(tmp_path), settings)
-
-
-NAMES = [f"song{i}" for i in range(2000)]
-
-
-def test_the_share_held_out_is_the_one_asked_for_and_depends_on_no_other_song() -> None:
-    many = held_out(NAMES, 0.1, seed=0)
-    assert len(many) == pytest.approx(200, abs=40)
-    assert held_out(NAMES[:500], 0.1, seed=0) == many & set(NAMES[:500])
-    assert many != held_out(NAMES, 0.1, seed=1)
-
-
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_both_sides_get_a_song_of_a_small_dataset(count: int) -> None:
-    for seed in range(20):
-        assert 0 < len(held_out(NAMES[:count], 0.1, seed)) < count
-        assert 0 < len(held_out(NAMES[:count], 0.5, seed)) < count
-    assert held_out(["a"], 0.5, seed=0) == held_out(NAMES, 0.0, seed=0) == set()

@@ -24,7 +24,7 @@ def main(latents: Path, disk: Path) -> None:
     content = old.info["content_sha256"]
     more = [encoded_song(latents, name) for name in "abcdef"]
     before = digests(old.root)
-    for room in range(0, 400_000, 20_000):
+    for room in range(0, 400_000, 30_000):
         left = shutil.disk_usage(disk).free - room
         (disk / "filler").write_bytes(bytes(max(0, left)))
         error = ""

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from samuel.config import Settings
 from samuel.errors import DatasetError
 from samuel.popdb.dataset import open_popdb
 from samuel.popdb.status import Status
@@ -25,37 +24,26 @@ from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import digests, encoded_song, failed_song, small_settings
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
 
-def before(root: Path) -> None:
-    """A dataset of songs a, c and d."""
-    write_popdb([encoded_song(root, name) for name in "acd"], settings_at(root))
-
-
-def grow(root: Path) -> None:
-    """Two songs come, one leaves, one has failed: every file changes."""
-    songs = [encoded_song(root, name) for name in "acef"]
-    write_popdb([*songs, failed_song("g", Status.NETWORK)], settings_at(root))
-
-
-def settings_at(root: Path) -> Settings:
-    return small_settings(root, popdb={"pairs_per_shard": 3})
-
-
-def first(root: Path) -> None:
-    """A dataset where there was none."""
-    write_popdb([encoded_song(root, name) for name in "abc"], settings_at(root))
-
-
-OPERATIONS: dict[str, Callable[[Path], None]] = {"first": first, "grow": grow}
-
-
-def killed(root: Path, operation: Callable[[Path], None], step: int) -> bool:
-    """Run `operation` in a process that ends before its change number `step`; False where it has fewer."""
+def killed(popdb: Path, write: Callable[[], object], step: int) -> bool:
+    """Write in a process that ends before its change number `step` in `popdb`; False where it has fewer."""
     child = os.fork()
     if child == 0:
-        _die_at(step, str(root))
-        operation(root)
+        seen = 0
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal seen
+            changes = event in CHANGES or (event == "open" and bool(arguments[2] & WRITES))
+            if not changes or not str(arguments[0]).startswith(str(popdb)):
+                return
+            if seen == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            seen += 1
+
+        sys.addaudithook(hook)
+        write()
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
@@ -63,67 +51,40 @@ def killed(root: Path, operation: Callable[[Path], None], step: int) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def _die_at(step: int, root: str) -> None:
-    seen = 0
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
-        if not _changes(event, arguments, root):
-            return
-        if seen == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        seen += 1
-
-    sys.addaudithook(hook)
-
-
-def _changes(event: str, arguments: tuple[Any, ...], root: str) -> bool:
-    if event == "open":
-        path, _, flags = arguments
-        return isinstance(path, str | Path) and str(path).startswith(root) and bool(flags & WRITES)
-    return event in {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"} and str(
-        arguments[0]
-    ).startswith(root)
-
-
-def state(root: Path) -> dict[str, Any]:
+def state(path: Path) -> dict[str, Any]:
     """What a reader finds, and what is wrong with it."""
-    path = settings_at(root).popdb_path
     try:
         popdb = open_popdb(path)
     except DatasetError as error:
         return {"none": str(error)}
     for row in popdb.index:
         popdb.read_checked(row)
-    songs = sorted(popdb.songs()["song_id"].to_pylist())
-    return {"content": popdb.info["content_sha256"], "songs": songs}
+    return {"content": popdb.info["content_sha256"], "songs": sorted(popdb.songs()["song_id"].to_pylist())}
 
 
-def main(folder: Path, name: str) -> None:
+def main(folder: Path, operation: str) -> None:
     torch.set_num_threads(1)
-    start, work, operation = folder / "start", folder / "work", OPERATIONS[name]
-    if name != "first":
-        before(start)
-    else:
-        start.mkdir(parents=True)
-    for letter in "abcdefg":  # what the stages left is not part of the writer's work
-        encoded_song(start, letter)
-    shutil.copytree(start, work)
-    operation(work)
-    goal, old, new = digests(work / "data"), state(start), state(work)
-    step = 0
-    while True:
+    start, work = folder / "start", folder / "work"
+    songs = {name: encoded_song(folder, name) for name in "acdef"}
+    settings = small_settings(folder, popdb={"path": str(work), "pairs_per_shard": 3})
+    wanted = [songs[name] for name in "acd"]
+    start.mkdir()
+    if operation == "grow":  # two songs come, one leaves, one has failed: every file changes
+        shutil.copytree(write_popdb(wanted, settings).root, start, dirs_exist_ok=True)
+        wanted = [*(songs[name] for name in "acef"), failed_song("g", Status.NETWORK)]
+    write_popdb(wanted, settings)
+    goal, old, new = digests(work), state(start), state(work)
+    step, going_on = 0, True
+    while going_on:
         shutil.rmtree(work)
         shutil.copytree(start, work)
-        if not killed(work, operation, step):
-            break
+        going_on = killed(work, lambda: write_popdb(wanted, settings), step)
         found = state(work)
-        operation(work)
-        again = {"faults": verify(work / "data" / "popdb"), "same": digests(work / "data") == goal}
-        told = {"step": step, "found": found, "old": old, "new": new, **again}
-        sys.stdout.write(json.dumps(told) + "\n")
+        write_popdb(wanted, settings)
+        again = {"faults": verify(work), "same": digests(work) == goal}
+        sys.stdout.write(json.dumps({"step": step, "found": found, "old": old, "new": new, **again}) + "\n")
         sys.stdout.flush()  # or a forked writer has a copy of what waits to be written
-        step += 1
+        step += 1 if operation == "grow" else 2
 
 
 if __name__ == "__main__":
