@@ -33,12 +33,11 @@ from samuel.config import Preset
 from samuel.doctor import dataset_parts, require
 from samuel.popdb import songs as catalog
 from samuel.popdb import stages
-from samuel.popdb.accounts import counted
+from samuel.popdb.accounts import counted, require_space
 from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song, SongList
-from samuel.popdb.space import require_space
 from samuel.popdb.status import Outcome
 from samuel.popdb.writer import require_place, write_popdb
 

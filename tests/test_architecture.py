@@ -85,7 +85,7 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
 
 def test_a_run_that_only_downloads_needs_no_torch() -> None:
     code = (
-        "import sys, samuel.doctor, samuel.popdb.acquire, samuel.popdb.tables, samuel.popdb.space; "
+        "import sys, samuel.doctor, samuel.popdb.acquire, samuel.popdb.tables, samuel.popdb.accounts; "
         "print([m for m in ('torch', 'prefect') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -20,32 +20,28 @@ from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song, list_songs
 from samuel.popdb.status import Outcome, Status
 from tests.popdb.site import encoded, serving, yt_dlp_plugin
-from tests.rehearsal.faults import FAULTS
-from tests.rehearsal.site import DOWNLOAD, HOSTILE, ListSite, Request, write_list
+from tests.rehearsal import DOWNLOAD, FAULTS, HOSTILE, ListSite, Request, write_list
 
 SONGS = 108  # at a share of 0.3, each fault strikes one title
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
+class Run:
+    """One of three runs over one list and one data folder; the site is healed after the first."""
+
+    outcomes: list[Outcome]  # in the order of the songs
+    requests: list[Request]
+    expected: list[Status]
+    listing: set[str]  # names in `data/raw`
+
+
+@dataclass(frozen=True)
 class Rehearsal:
-    """Three runs over one list and one data folder; the site is healed after the first.
-
-    Attributes:
-        songs: Of the list.
-        outcomes: By run, in the order of the songs.
-        requests: By run.
-        expected: By run: the status of each song.
-        listing: By run: names in `data/raw`.
-    """
-
     site: ListSite
     settings: Settings
     songs: list[Song]
-    outcomes: list[list[Outcome]]
-    requests: list[list[Request]]
-    expected: list[list[Status]]
-    listing: list[set[str]]
+    runs: list[Run]
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +52,17 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     settings = parse({**values, "download": {**DOWNLOAD, "workers": 4}})
     songs = list_songs(settings.songs, settings.data).songs
     site = ListSite("", songs=songs, fault_share=0.3, clip_s=4.0)
-    made = Rehearsal(site, settings, songs, [], [], [], [])
+    made = Rehearsal(site, settings, songs, [])
     with yt_dlp_plugin(), serving(site), pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "*")
         patch.setenv("SAMUEL_TEST_SITE", site.base)
-        run(made)
-        site.healed = True
-        run(made)
-        run(made)
+        for number in range(3):
+            site.healed = number > 0
+            expected, start = [site.expected(song.title) for song in songs], len(site.log)
+            outcomes = acquire_songs(songs, Parts(settings))
+            listing = {path.name for path in (settings.data / "raw").iterdir()}
+            made.runs.append(Run(outcomes, site.log[start:], expected, listing))
         yield made
-
-
-def run(rehearsal: Rehearsal) -> None:
-    site, start = rehearsal.site, len(rehearsal.site.log)
-    rehearsal.expected.append([site.expected(song.title) for song in rehearsal.songs])
-    rehearsal.outcomes.append(acquire_songs(rehearsal.songs, Parts(rehearsal.settings)))
-    rehearsal.requests.append(site.log[start:])
-    rehearsal.listing.append({path.name for path in (rehearsal.settings.data / "raw").iterdir()})
 
 
 def test_every_fault_happens(rehearsal: Rehearsal) -> None:
@@ -83,18 +73,18 @@ def test_every_fault_happens(rehearsal: Rehearsal) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_every_song_ends_as_its_fault_demands(number: int, rehearsal: Rehearsal) -> None:
-    outcomes = rehearsal.outcomes[number]
-    assert [outcome.song for outcome in outcomes] == rehearsal.songs
+    run = rehearsal.runs[number]
+    assert [outcome.song for outcome in run.outcomes] == rehearsal.songs
     wrong = {
         outcome.song.title: (rehearsal.site.fault_name(outcome.song.title), outcome.status, outcome.message)
-        for outcome, status in zip(outcomes, rehearsal.expected[number], strict=True)
+        for outcome, status in zip(run.outcomes, run.expected, strict=True)
         if outcome.status != status
     }
     assert wrong == {}
 
 
 def test_the_audio_kept_is_the_songs_own(rehearsal: Rehearsal) -> None:
-    kept = [outcome for outcome in rehearsal.outcomes[2] if outcome.artifact]
+    kept = [outcome for outcome in rehearsal.runs[2].outcomes if outcome.artifact]
     for outcome in kept:
         video_id = rehearsal.site.right(outcome.song)
         body = io.BytesIO(encoded(rehearsal.site.clip(video_id), kind="WAV"))
@@ -108,34 +98,28 @@ def test_the_audio_kept_is_the_songs_own(rehearsal: Rehearsal) -> None:
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_nothing_else_is_left(number: int, rehearsal: Rehearsal) -> None:
     """In data/raw: entries, failures, and rests of downloads that another try goes on from."""
-    raw, outcomes = rehearsal.settings.data / "raw", rehearsal.outcomes[number]
-    entries = {outcome.artifact.folder.name for outcome in outcomes if outcome.artifact}
-    listing = rehearsal.listing[number] - {".rate_limit", ".locks"} - entries
+    raw, run = rehearsal.settings.data / "raw", rehearsal.runs[number]
+    entries = {outcome.artifact.folder.name for outcome in run.outcomes if outcome.artifact}
+    listing = run.listing - {".rate_limit", ".locks"} - entries
     failures = {name for name in listing if re.fullmatch(r"[0-9a-f]{20}\.failed\.json", name)}
     rests = {name for name in listing if re.fullmatch(r"\.[0-9a-f]{20}\.part", name)}
     assert listing == failures | rests
     assert all(find_artifact(raw / name) for name in entries)
     assert {path.name for name in entries for path in (raw / name).iterdir()} == {"audio.wav", "entry.json"}
-    broken = [o for o in outcomes if o.stage == "download" and o.status.retryable]
+    broken = [o for o in run.outcomes if o.stage == "download" and o.status.retryable]
     assert len(rests) <= len(broken)
 
 
-def test_the_second_run_asks_for_what_may_have_passed_and_gets_it(rehearsal: Rehearsal) -> None:
-    first, second = rehearsal.outcomes[:2]
-    again = {outcome.song.title for outcome in first if outcome.status.retryable}
-    assert again == {
-        t for t, fault in rehearsal.site.faults.items() if fault.status.retryable and not fault.brief
-    }
-    assert {request.title for request in rehearsal.requests[1]} == again
-    assert {outcome.status for outcome in second if outcome.song.title in again} == {Status.OK}
-
-
-def test_what_was_searched_for_is_not_searched_for_again(rehearsal: Rehearsal) -> None:
-    searched = [request.title for request in rehearsal.requests[1] if request.place == "search"]
-    broken = [
-        title for title, fault in rehearsal.site.faults.items() if fault.place == "search" and not fault.brief
-    ]
-    assert sorted(searched) == sorted(broken)
+def test_the_second_run_asks_for_what_may_have_passed_and_the_third_for_nothing(rehearsal: Rehearsal) -> None:
+    first, second, third = rehearsal.runs
+    lasting = {t: f for t, f in rehearsal.site.faults.items() if f.status.retryable and not f.brief}
+    assert {o.song.title for o in first.outcomes if o.status.retryable} == set(lasting)
+    assert {request.title for request in second.requests} == set(lasting)
+    assert {o.status for o in second.outcomes if o.song.title in lasting} == {Status.OK}
+    searched = [request.title for request in second.requests if request.place == "search"]
+    assert sorted(searched) == sorted(title for title, fault in lasting.items() if fault.place == "search")
+    assert third.requests == []
+    assert not any(outcome.did_work for outcome in third.outcomes)
 
 
 @pytest.mark.parametrize("name", ["reset", "truncated", "slow", "wrong length"])
@@ -145,12 +129,6 @@ def test_the_second_run_goes_on_where_a_download_broke_off(name: str, rehearsal:
     starts = [int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0 for asked in ranges]
     assert len(starts) == 3  # two tries in the first run
     assert starts[0] == 0 < starts[1] < starts[2]
-
-
-def test_the_third_run_asks_for_nothing(rehearsal: Rehearsal) -> None:
-    assert rehearsal.requests[0]
-    assert rehearsal.requests[2] == []
-    assert not any(outcome.did_work for outcome in rehearsal.outcomes[2])
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from samuel.errors import InputError, MissingPartError, first_fault
 
 if TYPE_CHECKING:
     from samuel.popdb.dataset import Popdb
-    from samuel.popdb.status import Outcome
 
 PUBLISHED = ("latent_vocal.npy", "latent_accomp.npy")
 DRAWN = Path("artifacts/inspect")
@@ -40,29 +39,21 @@ def _print_made(popdb: "Popdb") -> None:
 def download(settings: Settings) -> None:
     """Acquire the songs of the list, and account for each; the rest is the flow's."""
     from samuel.doctor import require
-    from samuel.popdb.accounts import Progress, funnel, least_s, text_of
+    from samuel.popdb.accounts import funnel, require_audio_space, text_of
     from samuel.popdb.acquire import acquire_songs
     from samuel.popdb.parts import Parts
     from samuel.popdb.songs import list_songs
-    from samuel.popdb.space import require_audio_space
     from samuel.popdb.tables import same_recordings, song_rows, write_songs
 
     require(settings, {settings.songs.source})
     listed = list_songs(settings.songs, settings.data)
     print(text_of(listed.table()), end="\n\n", flush=True)
     require_audio_space(listed.songs, settings)
-    progress = Progress(len(listed.songs), least_s(listed.songs, settings.download))
     parts = Parts(settings)
     parts.rate_limiter.start_run()
-    with tqdm(total=progress.songs, desc="download", disable=None) as bar:
-
-        def count(outcome: "Outcome") -> None:
-            progress.add([outcome])
-            bar.update()
-            if bar.disable and progress.due(SECONDS_BETWEEN_LINES):  # no terminal: a log
-                print(progress.line(), file=sys.stderr, flush=True)
-
-        outcomes = acquire_songs(listed.songs, parts, count)
+    every_s = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES  # no terminal: a log
+    with tqdm(total=len(listed.songs), desc="download", unit=" songs", mininterval=every_s) as bar:
+        outcomes = acquire_songs(listed.songs, parts, lambda _: bar.update())
     path = settings.data / "songs.parquet"
     write_songs(path, song_rows(outcomes, same_recordings(outcomes)))
     print(f"{text_of([step.row() for step in funnel(outcomes)])}\n\neach song and its candidates: {path}")
@@ -76,17 +67,14 @@ def synthesise(settings: Settings, songs: int) -> None:
     """Make a dataset of synthetic songs from their true stems, which no separator has touched."""
     from samuel.doctor import require
     from samuel.popdb.accounts import funnel, text_of
-    from samuel.popdb.true_stems import write_true_pairs
+    from samuel.popdb.stages import encode_true_stems
+    from samuel.popdb.writer import require_place, write_popdb
 
     require(settings, set())
-    outcomes: list[Outcome] = []
+    require_place(settings)
     with tqdm(total=songs, desc="synthesise", unit=" songs", disable=None) as bar:
-
-        def count(outcome: "Outcome") -> None:
-            outcomes.append(outcome)
-            bar.update()
-
-        popdb = write_true_pairs(settings, songs, count)
+        outcomes = encode_true_stems(settings, songs, lambda _: bar.update())
+    popdb = write_popdb(outcomes, settings)
     if not all(outcome.ok for outcome in outcomes):
         print(text_of([step.row() for step in funnel(outcomes)]), end="\n\n")
     _print_made(popdb)

@@ -1,19 +1,154 @@
-"""Accounts of the songs of a list and of what a dataset holds, as tables and text."""
+"""Accounts of the songs of a list: the disk space they will need, how far they are, what became of them."""
 
-import math
+import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samuel.config import DownloadConfig
-from samuel.popdb.card import bar, share_counts
-from samuel.popdb.dataset import Popdb
+from samuel.artifacts import MANIFEST
+from samuel.audio import CHANNELS, SAMPLE_RATE
+from samuel.config import DownloadConfig, Settings
+from samuel.errors import OperatorError
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
+
+if TYPE_CHECKING:  # a run that only downloads needs no torch
+    from samuel.popdb.dataset import Popdb
+
+logger = logging.getLogger(__name__)
+
+# --- space: estimated from the list before anything is downloaded ---
+
+AUDIO_BYTES_PER_S = CHANNELS * 4 * SAMPLE_RATE
+# Both stems. With REPET a recorded song takes 362,000, the same song 12 dB louder and clipped 395,000,
+# synthetic songs 328,000 to 349,000. White noise would take 472,000.
+STEMS_BYTES_PER_S = 400_000
+LATENTS_BYTES_PER_S = 5_512.5  # both streams in float16, by the paper's codec
+TYPICAL_DURATION_S = 211.0  # the median of the Kaggle list
+# What is removed lies there from a song's download to the end of its encoding. The flow takes three tasks at
+# a time, in the order submitted: at most so many groups of songs are between the two.
+GROUPS_IN_HAND = 5
+
+
+@dataclass(frozen=True)
+class Need:
+    """The bytes that a run will add to one folder, at most at a time."""
+
+    name: str  # audio, stems, latents or shards
+    folder: Path
+    n_bytes: int
+
+
+def require_space(songs: Sequence[Song], settings: Settings, group: int) -> list[Need]:
+    """Stop a run, of so many songs at a time, whose audio, stems, latents and shards will not find room.
+
+    The estimate is cautious: every song is taken to be found and to pass every stage. What is done already is
+    known by counting artifacts, each as a song of mean length. They may be of other songs or settings: then
+    more is needed than this says, and the run stops where the disk is full.
+
+    Raises:
+        OperatorError: It does not fit; the message says what is needed, what is free, and what to change.
+    """
+    durations_s, data = _durations_s(songs, settings), settings.data
+    rates = {"audio": AUDIO_BYTES_PER_S, "stems": STEMS_BYTES_PER_S, "latents": LATENTS_BYTES_PER_S}
+    in_hand_s = sum(sorted(durations_s)[-GROUPS_IN_HAND * group :])
+    needs: list[Need] = []
+    for name, rate in rates.items():
+        folder = data / ("raw" if name == "audio" else name)
+        n_bytes = _bytes_to_come(folder, rate, durations_s)
+        removed = getattr(settings.retention, name, "keep") == "remove"
+        needs.append(Need(name, folder, min(n_bytes, round(rate * in_hand_s)) if removed else n_bytes))
+    if isinstance(root := settings.popdb_path, Path):  # what is free behind a URL is not known
+        there = sum(path.stat().st_size for path in (root / "shards").glob("*.safetensors"))
+        needs.append(Need("shards", root, max(0, round(LATENTS_BYTES_PER_S * sum(durations_s)) - there)))
+    return _checked(needs, settings)
+
+
+def require_audio_space(songs: Sequence[Song], settings: Settings) -> list[Need]:
+    """As `require_space`, for a run that only downloads: all audio stays, whatever the settings let go."""
+    raw = settings.data / "raw"
+    n_bytes = _bytes_to_come(raw, AUDIO_BYTES_PER_S, _durations_s(songs, settings))
+    return _checked([Need("audio", raw, n_bytes)], settings)
+
+
+def _durations_s(songs: Sequence[Song], settings: Settings) -> list[float]:
+    """As the list states them, or typical; what is too long is never fetched."""
+    longest_s = settings.download.max_duration_s
+    durations_s = [song.duration_s or min(TYPICAL_DURATION_S, longest_s) for song in songs]
+    return [duration_s for duration_s in durations_s if duration_s <= longest_s]
+
+
+def _bytes_to_come(folder: Path, bytes_per_s: float, durations_s: Sequence[float]) -> int:
+    """Bytes that songs without an artifact in `folder` will add; a released one is not made again."""
+    there = sum(1 for _ in folder.glob(f"[!.]*/{MANIFEST}"))
+    share_left = max(0, len(durations_s) - there) / max(1, len(durations_s))
+    return round(bytes_per_s * sum(durations_s) * share_left)
+
+
+def _checked(needs: list[Need], settings: Settings) -> list[Need]:
+    disks: dict[int, list[tuple[Path, Need]]] = {}
+    for need in needs:
+        folder = need.folder.resolve()
+        place = next(path for path in (folder, *folder.parents) if path.exists())
+        disks.setdefault(place.stat().st_dev, []).append((place, need))
+    for disk in disks.values():
+        needed, free = sum(need.n_bytes for _, need in disk), shutil.disk_usage(disk[0][0]).free
+        parts = ", ".join(f"{need.name} {need.n_bytes / 1e9:,.2f} GB in {need.folder}" for _, need in disk)
+        line = f"needs about {needed / 1e9:,.1f} GB of disk space ({parts}), {free / 1e9:,.1f} GB free"
+        logger.info(line)
+        if needed > free and settings.retention.check_space:
+            removable = [n.name for _, n in disk if getattr(settings.retention, n.name, "") == "keep"]
+            remedies = [f"set retention.{name} = 'remove'" for name in removable]
+            remedies.append("take fewer songs (songs.limit), or another disk (data, popdb.path)")
+            remedies.append("where few of the songs will be found set retention.check_space = false")
+            raise OperatorError(f"the run {line}; {', or '.join(remedies)}")
+    return needs
+
+
+# --- progress ---
+
+
+@dataclass
+class Progress:
+    """How far a run is, and how long the rest will take."""
+
+    songs: int  # in all
+    least_s: float = 0.0  # of one song: what the pace demands of those that are not done
+    clock: Callable[[], float] = time.monotonic
+    done: int = 0
+    worked: int = 0  # how many of them this run worked on
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Count songs whose stage is over; those that were done before say nothing about the time."""
+        for outcome in outcomes:
+            self.done += 1
+            self.worked += outcome.did_work
+
+    @property
+    def left_s(self) -> float:
+        """Seconds to go, at the mean pace of the songs that this run worked on."""
+        each_s = (self.clock() - self._started) / self.worked if self.worked else self.least_s
+        return (self.songs - self.done) * each_s
+
+
+def least_s(songs: Iterable[Song], config: DownloadConfig) -> float:
+    """Mean time between two downloads that the pace of `config` allows; 0 where all songs are files."""
+    if all(song.url for song in songs):
+        return 0.0
+    return max(config.download_interval_s, config.search_interval_s) * (1 + config.jitter / 2)
+
+
+# --- what became of the songs ---
 
 # The step that a song has behind it once the stage of this name is done.
 STEPS = {
@@ -30,15 +165,9 @@ MOST_REASONS, LONGEST_REASON = 3, 100
 
 @dataclass(frozen=True)
 class Step:
-    """How many songs reached a step.
+    """How many songs reached a step, and how many of the step before did not, by status."""
 
-    Attributes:
-        name: listed, searched, matched, downloaded, separated or encoded.
-        songs: How many reached it.
-        lost: How many of the step before did not, by status.
-    """
-
-    name: str
+    name: str  # listed, searched, matched, downloaded, separated or encoded
     songs: int
     lost: dict[str, int]
 
@@ -49,23 +178,13 @@ class Step:
 
 
 def funnel(outcomes: Iterable[Outcome]) -> list[Step]:
-    """Listed → searched → matched → downloaded → …, as far as any song got.
-
-    Files of the user's are not searched for; where all songs are such, those steps are left out.
-    """
-    outcomes = list(outcomes)
-    fates = [(outcome.stage, outcome.status.value) for outcome in outcomes]
-    return _funnel(fates, searched=any(outcome.song.url is None for outcome in outcomes))
+    """Listed → searched → matched → downloaded → …, as far as any song got."""
+    fates = [(outcome.stage, outcome.status.value, outcome.song.url is None) for outcome in outcomes]
+    return _steps([fate[:2] for fate in fates], searched=any(fate[2] for fate in fates))
 
 
-def funnel_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Step]:
-    """The same from the rows of `songs.parquet`; songs that no site was asked for were files."""
-    searched = any(row["video_id"] or row["candidates"] or row["stage"] in SEARCHES for row in rows)
-    return _funnel([(row["stage"], row["status"]) for row in rows], searched=searched)
-
-
-def _funnel(fates: Sequence[tuple[str, str]], *, searched: bool) -> list[Step]:
-    """The funnel from the stage that each song came to, and its status there."""
+def _steps(fates: Sequence[tuple[str, str]], *, searched: bool) -> list[Step]:
+    """The funnel from the stage that each song came to, and its status there; files are not searched for."""
     stages = [stage for stage in STEPS if searched or stage not in SEARCHES]
     reached = {stage for stage, _ in fates}
     while stages and stages[-1] not in reached:
@@ -82,133 +201,59 @@ def _funnel(fates: Sequence[tuple[str, str]], *, searched: bool) -> list[Step]:
 def step_into_dataset(rows: Sequence[Mapping[str, Any]], least: float) -> Step:
     """The last step of songs that were encoded: to at least one pair of the dataset.
 
-    Args:
-        rows: Of `songs.parquet`, the columns `WHY_NO_PAIR`.
-        least: Least vocal share of a chunk that becomes a pair.
+    `rows` are of `songs.parquet`, its columns `WHY_NO_PAIR`; `least` is the vocal share that a pair needs.
     """
-    left_out = [row for row in rows if row["status"] == Status.OK and not row["pairs"]]
-    reasons = Counter(_why_no_pair(row, least) for row in left_out)
+    reasons: Counter[str] = Counter()
+    for row in rows:
+        if row["status"] == Status.OK and not row["pairs"]:
+            shares = [share for share in row["vocal_shares"] if share is not None]
+            unsung = "no chunk sung enough" if shares and max(shares) < least else "no pair in the index"
+            # The message may be anybody's text.
+            reasons[" ".join(row["message"].split())[:LONGEST_REASON] or unsung] += 1
     lost = dict(reasons.most_common(MOST_REASONS))
     if others := reasons.total() - sum(lost.values()):
         lost["other reasons"] = others
     return Step("in the dataset", sum(bool(row["pairs"]) for row in rows), lost)
 
 
-def _why_no_pair(row: Mapping[str, Any], least: float) -> str:
-    """The row's own message, which may be anybody's text, as one line; or what its vocal shares say."""
-    if row["message"]:
-        return " ".join(row["message"].split())[:LONGEST_REASON]
-    shares = [share for share in row["vocal_shares"] if share is not None]
-    return "no chunk sung enough" if shares and max(shares) < least else "no pair in the index"
-
-
-@dataclass
-class Progress:
-    """How far a run is, and how long the rest will take.
-
-    Attributes:
-        songs: How many there are in all.
-        least_s: Least time of one song: what the pace demands of those that are not done.
-        done: How many are done.
-        worked: How many of them this run worked on.
-    """
-
-    songs: int
-    least_s: float = 0.0
-    clock: Callable[[], float] = time.monotonic
-    done: int = 0
-    worked: int = 0
-    _started: float = field(init=False)
-    _last: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._started = self._last = self.clock()
-
-    def add(self, outcomes: Iterable[Outcome]) -> None:
-        """Count songs whose stage is over; those that were done before say nothing about the time."""
-        for outcome in outcomes:
-            self.done += 1
-            self.worked += outcome.did_work
-
-    @property
-    def left_s(self) -> float:
-        """Seconds to go, at the mean pace of the songs that this run worked on."""
-        each_s = (self.clock() - self._started) / self.worked if self.worked else self.least_s
-        return (self.songs - self.done) * each_s
-
-    def due(self, interval_s: float) -> bool:
-        """True at the end, and once in every `interval_s` before."""
-        if self.done < self.songs and self.clock() - self._last < interval_s:
-            return False
-        self._last = self.clock()
-        return True
-
-    def line(self) -> str:
-        """For the log."""
-        known = self.worked or self.least_s or self.done == self.songs
-        left = f"about {duration(self.left_s)} left" if known else "time left not known yet"
-        return f"{self.done:,} of {self.songs:,} songs, {left}"
-
-
-def least_s(songs: Iterable[Song], config: DownloadConfig) -> float:
-    """Mean time between two downloads that the pace of `config` allows; 0 where all songs are files."""
-    if all(song.url for song in songs):
-        return 0.0
-    return max(config.download_interval_s, config.search_interval_s) * (1 + config.jitter / 2)
-
-
-def overview(popdb: Popdb) -> Iterator[str]:
-    """The parts of a page about a dataset: counts, vocal share, statistics, funnel.
+def overview(popdb: "Popdb") -> Iterator[str]:
+    """The parts of a page about a dataset: counts, vocal shares, funnel.
 
     What the dataset says of itself may be anybody's text: print it through `samuel.cli.options.plain`.
 
     Raises:
         DatasetError: `songs.parquet` is missing or damaged.
     """
-    yield _columns(_counts(popdb))
-    yield f"vocal share of a chunk\n{_histogram(popdb.vocal_shares())}"
-    statistics = {
-        stream: f"mean {_spread(summary['mean'])}, deviation {_spread(summary['std'])}"
-        for stream, summary in popdb.stats.items()
-    }
-    yield f"latents of the training pairs, mean and range over the channels\n{_columns(statistics)}"
-    songs = popdb.songs().to_pylist()
-    least = popdb.info["settings"].get("min_vocal_share")  # of an import: none
-    last = step_into_dataset(songs, least if isinstance(least, float) else 0.0)
-    yield text_of([step.row() for step in [*funnel_of_rows(songs), last]])
+    from samuel.popdb.card import bar, share_counts
 
-
-def _counts(popdb: Popdb) -> dict[str, str]:
-    info, counts = popdb.info, popdb.info["counts"]
+    info, counts, songs = popdb.info, popdb.info["counts"], popdb.songs().to_pylist()
     pair_s = popdb.codec.duration_s(info["chunk_frames"])
-    total_bytes = sum(file["bytes"] for file in info["files"].values())
-    return {
+    page = {
         "dataset": popdb.location,
         "pairs": f"{counts['pairs']:,} of {pair_s:.2f} s, {counts['pairs'] * pair_s / 3600:,.1f} h",
         "split": f"{counts['train']:,} train, {counts['validation']:,} validation",
         "songs": f"{counts['songs_kept']:,} of {counts['songs_listed']:,} listed",
         "left out": f"{counts['chunks_left_out']:,} of {counts['chunks']:,} chunks",
         "shards": f"{counts['shards']:,}",
-        "size": f"{total_bytes / 1e6:,.1f} MB",
+        "size": f"{sum(file['bytes'] for file in info['files'].values()) / 1e6:,.1f} MB",
         "source": str(info["source"]),
         "separator": str(info["separator"]),
         "codec": str(popdb.codec),
     }
+    yield "\n".join(f"{name:<9}  {value}" for name, value in page.items())
+    if shares := popdb.vocal_shares():
+        bins = share_counts(shares)
+        most = max(count for _, count in bins)
+        rows = [{"sung": name, "chunks": count, "": bar(count, most)} for name, count in bins]
+        yield f"vocal share of a chunk, {np.mean(shares):.2f} in the mean\n{text_of(rows)}"
+    searched = any(row["video_id"] or row["candidates"] or row["stage"] in SEARCHES for row in songs)
+    steps = _steps([(row["stage"], row["status"]) for row in songs], searched=searched)
+    least = info["settings"].get("min_vocal_share")  # of an import: none
+    last = step_into_dataset(songs, least if isinstance(least, float) else 0.0)
+    yield text_of([step.row() for step in [*steps, last]])
 
 
-def _histogram(vocal_shares: Sequence[float]) -> str:
-    if not vocal_shares:
-        return "not measured"
-    counts = share_counts(vocal_shares)
-    most = max(count for _, count in counts)
-    rows = [{"sung": name, "chunks": count, "": bar(count, most)} for name, count in counts]
-    return f"{text_of(rows)}\nmean {np.mean(vocal_shares):.2f}"
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not all(map(math.isfinite, values)):
-        return "not finite"
-    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+# --- text for people ---
 
 
 def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:
@@ -221,11 +266,6 @@ def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:
         "  ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(line, columns, strict=True)).rstrip()
         for line in lines
     )
-
-
-def _columns(rows: Mapping[str, Any]) -> str:
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
 def counted(count: int, noun: str) -> str:

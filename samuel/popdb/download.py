@@ -1,21 +1,24 @@
 """A video, or a file on this machine → `audio.wav` (44.1 kHz stereo float32), and what is measured of it."""
 
+import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
 import soundfile
 
+from samuel.artifacts import explain_full_disk
 from samuel.audio import CutShortError, decode_to_wav
 from samuel.config import DownloadConfig
 from samuel.errors import InputError, SongError
 from samuel.popdb.duplicates import fingerprint, supported, to_text
 from samuel.popdb.rate_limit import RateLimiter
 from samuel.popdb.search import Hit, duration_of, is_live
-from samuel.popdb.site import YtDlp, file_options, full_disk_stops, site_options, translated_errors
-from samuel.popdb.songs import AUDIO_SUFFIXES, Song
+from samuel.popdb.site import DISK_REMEDY, YtDlp, site_options, translated_errors
+from samuel.popdb.songs import Song
 from samuel.popdb.status import Status
 
 AUDIO = "audio.wav"
@@ -56,32 +59,23 @@ def fetch_video(
 
 def fetch_file(song: Song, config: DownloadConfig, folder: Path) -> dict[str, Any]:
     """Write the audio of a song with a file URL into `folder` as `audio.wav`; see `fetch_video`."""
-    url = song.url or ""
-    if not url.startswith("file:"):
-        raise SongError(Status.UNAVAILABLE, "a song is a file here or is searched by title, never a link")
-    # Given as extracted already: the generic extractor would follow a playlist that is dressed up as audio.
-    suffix = Path(url).suffix.lower()
-    extension = suffix[1:] if suffix in AUDIO_SUFFIXES else "unknown_video"
-    video: Any = {"id": "file", "title": "file", "url": url, "ext": extension, "extractor": "file"}
-    copy = folder / "source"
-    copy.mkdir()
-    options = file_options(config, copy) | {"enable_file_urls": True}
+    source = Path(os.fsdecode(unquote_to_bytes(urlsplit(song.url or "").path)))
+    if not source.is_file():
+        raise SongError(Status.UNAVAILABLE, f"{source.name}: no such file")
     try:
-        with translated_errors(copy), YtDlp(options) as ydl:
-            source = _downloaded(ydl.process_ie_result(video))
         measured = _decode(source, folder, config)
     except SongError as error:
         if Status(error.status).retryable:  # a file does not get better by waiting
-            raise SongError(Status.DECODE_FAILED, "the file is empty or cannot be read") from error
+            raise SongError(Status.DECODE_FAILED, error.message) from error
         raise
-    finally:
-        shutil.rmtree(copy)
     return {"video_id": None, "video_title": None, "channel": None, **measured}
 
 
-def too_long(duration_s: float, longest_s: float) -> SongError:
-    """The error of a song over the longest duration."""
-    return SongError(Status.TOO_LONG, f"{duration_s:.1f} s; download.max_duration_s is {longest_s:g}")
+def require_length(duration_s: float, config: DownloadConfig) -> None:
+    """Raise a SongError where a song is over the longest duration."""
+    if duration_s > config.max_duration_s:
+        message = f"{duration_s:.1f} s; download.max_duration_s is {config.max_duration_s:g}"
+        raise SongError(Status.TOO_LONG, message)
 
 
 def _download(
@@ -92,14 +86,13 @@ def _download(
 
     def check_page(video: dict[str, Any], *, incomplete: bool) -> None:
         # A hit can turn out to be longer, or live, once its page is read; then nothing may be downloaded.
-        if not incomplete and is_live(video):
-            raise SongError(Status.LIVE, "the video turned out to be live")
-        duration_s = duration_of(video) or 0.0
-        if not incomplete and duration_s > config.max_duration_s:
-            raise too_long(duration_s, config.max_duration_s)
+        if not incomplete:
+            if is_live(video):
+                raise SongError(Status.LIVE, "the video turned out to be live")
+            require_length(duration_of(video) or 0.0, config)
 
     def check_time(_: dict[str, Any]) -> None:
-        limiter.raise_if_cancelled()
+        limiter.raise_if_stopped()
         if time.monotonic() > deadline_s:
             raise SongError(Status.NETWORK, f"not whole after {config.timeout_s:g} s (download.timeout_s)")
 
@@ -109,7 +102,11 @@ def _download(
         # Not the instance that searched: that one has let in the extractors its hits name, allowed or not.
         with translated_errors(partial), YtDlp(site_options(config, partial) | hooks) as ydl:
             video: Any = ydl.extract_info(hit.url, ie_key=hit.extractor or None)
-            return _downloaded(video), duration_of(video)
+            # yt-dlp returns normally where it downloaded nothing, e.g. for a playlist.
+            if not (downloads := (video or {}).get("requested_downloads")):
+                message = "the site offers no single audio file for it"
+                raise SongError(Status.UNAVAILABLE, message)  # noqa: TRY301
+            return Path(downloads[0]["filepath"]), duration_of(video)
     except SongError as error:
         # 416: the site has no bytes after the rest, and yt-dlp would ask for the same range for ever.
         if not Status(error.status).retryable or "HTTP Error 416" in error.message:
@@ -117,20 +114,13 @@ def _download(
         raise
 
 
-def _downloaded(video: Any) -> Path:
-    # yt-dlp returns normally where it downloaded nothing, e.g. for a playlist.
-    if not (downloads := (video or {}).get("requested_downloads")):
-        raise SongError(Status.UNAVAILABLE, "the site offers no single audio file for it")
-    return Path(downloads[0]["filepath"])
-
-
 def _decode(
     source: Path, folder: Path, config: DownloadConfig, promised_s: float | None = None
 ) -> dict[str, Any]:
-    decoded, longest_s = folder / "decoded.wav", config.max_duration_s
+    decoded = folder / "decoded.wav"
     try:
-        with full_disk_stops():
-            decode_to_wav(source, decoded, longest_s + 1.0)
+        with explain_full_disk(folder, DISK_REMEDY):
+            decode_to_wav(source, decoded, config.max_duration_s + 1.0)
     except InputError as error:
         with source.open("rb") as file:
             start = file.read(512).lstrip().lower()
@@ -142,8 +132,7 @@ def _decode(
     duration_s = measured["duration_s"]
     if promised_s and duration_s < promised_s - max(2.0, 0.02 * promised_s):
         raise SongError(Status.NETWORK, f"{duration_s:.1f} s arrived of the {promised_s:.1f} s promised")
-    if duration_s > longest_s:
-        raise too_long(duration_s, longest_s)
+    require_length(duration_s, config)
     codes = to_text(fingerprint(decoded)) if supported() else ""
     decoded.replace(folder / AUDIO)
     return {**measured, "fingerprint": codes}

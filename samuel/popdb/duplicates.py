@@ -26,24 +26,16 @@ from samuel.errors import InputError, MissingPartError
 
 logger = logging.getLogger(__name__)
 
-
-LENGTH_S = 120
-"""Seconds that are read, as AcoustID does: 948 codes, half of which are left after an intro of a minute."""
-BIT_ERROR = 0.18
-"""Share of differing bits up to which two overlapping stretches are one recording."""
-OVERLAP_SHARE = 0.5
-"""Of the shorter fingerprint, what must overlap: a shared jingle or sample is no shared recording."""
-OVERLAP_CODES = 80
-"""The same in codes, 10 s, for short files."""
-VOTES = 2
-"""Different codes that two songs must share at one offset to be compared; silence or a tone has one code."""
+LENGTH_S = (
+    120  # that are read, as AcoustID does: 948 codes, half of which are left after an intro of a minute
+)
+BIT_ERROR = 0.18  # share of differing bits up to which two overlapping stretches are one recording
+OVERLAP_SHARE = 0.5  # of the shorter must overlap: a shared jingle or sample is no shared recording
+OVERLAP_CODES = 80  # the same in codes, 10 s, for short files
+VOTES = 2  # different codes shared at one offset, to be compared; silence or a tone has one code
+# Songs with which a code is looked up: those next to it among all that hold it. It bounds the work where a
+# code is common, and a group of any size still hangs together.
 NEIGHBOURS = 4
-"""Songs with which a code is looked up: those next to it among all that hold it. It bounds the work where
-a code is common, and a group of any size still hangs together."""
-SHARES = 31
-"""Codes are looked up by share, which bounds the memory; a prime, so that no bit of a code decides alone."""
-SONGS_AT_A_TIME = 1024  # of which a share is picked: 4 MB
-
 
 Codes = NDArray[np.uint32]
 Places = NDArray[np.int64]
@@ -124,55 +116,30 @@ def recordings(fingerprints: Mapping[str, Codes]) -> dict[str, str]:
 
 def _candidates(codes: Sequence[Codes]) -> Iterator[tuple[int, int, int]]:
     """Songs a < b that share `VOTES` codes or more at one offset; b begins `offset` codes into a."""
-    longest = max((len(own) for own in codes), default=0)
-    songs, span = len(codes), 2 * longest + 1
-    found = [_meetings(*index, songs=songs, longest=longest) for index in _indices(codes)]
-    # Votes for a pair and offset may come from any code: a stretch of these numbers at a time.
-    ends = np.linspace(0, songs * songs * span, SHARES + 1).astype(np.int64)
-    stretches = [np.searchsorted(meetings, ends) for meetings in found]
-    for number in range(SHARES):
-        here = [m[at[number] : at[number + 1]] for m, at in zip(found, stretches, strict=True)]
-        meetings = np.concatenate(here)
-        meetings.sort()
-        last = meetings[VOTES - 1 :]
-        for meeting in np.unique(last[last == meetings[: 1 - VOTES]]).tolist():
-            pair, offset = divmod(meeting, span)
-            yield pair // songs, pair % songs, offset - longest
-
-
-def _indices(codes: Sequence[Codes]) -> Iterator[tuple[Codes, Places, Places]]:
-    """Code, song and position of each song's first use of each code, ordered by code, then song.
-
-    Every code is in one of the shares that come one after the other: of 13,000 songs all at once would take
-    a gigabyte. A code has its place in the same number, below it: sorting these takes a sixth of the time of
-    a sort by two keys.
-    """
     lengths = np.array([len(own) for own in codes], dtype=np.int64)
+    if not lengths.sum():
+        return
+    # Each song's first use of each code, by code, then song, then position in the song.
+    code = np.concatenate(codes)
+    order = np.argsort(code, kind="stable")
     starts = np.cumsum(lengths) - lengths
-    for number in range(SHARES):
-        entries = [np.empty(0, np.uint64)]
-        for start in range(0, len(codes), SONGS_AT_A_TIME):  # of all at once would be a copy of all codes
-            some = np.concatenate(codes[start : start + SONGS_AT_A_TIME])
-            place = np.flatnonzero(some % SHARES == number)
-            where = (place + starts[start]).astype(np.uint64)
-            entries.append((some[place].astype(np.uint64) << np.uint64(32)) | where)
-        entry = np.sort(np.concatenate(entries))
-        code, place = (entry >> np.uint64(32)).astype(np.uint32), entry.astype(np.uint32).astype(np.int64)
-        song = np.searchsorted(starts, place, side="right") - 1
-        first = np.ones(len(code), dtype=np.bool_)
-        first[1:] = (code[1:] != code[:-1]) | (song[1:] != song[:-1])
-        yield code[first], song[first], (place - starts[song])[first]
-
-
-def _meetings(code: Codes, song: Places, position: Places, *, songs: int, longest: int) -> Places:
-    """For each code that two songs share, the pair and the offset between the two, as one number; sorted."""
-    found: list[Places] = []
+    code, song = code[order], np.searchsorted(starts, order, side="right") - 1
+    position = order - starts[song]
+    first = np.ones(len(code), dtype=np.bool_)
+    first[1:] = (code[1:] != code[:-1]) | (song[1:] != song[:-1])
+    code, song, position = code[first], song[first], position[first]
+    # At each code that two songs share, the pair and the offset between the two, as one number.
+    songs, longest = len(codes), int(lengths.max())
+    span, found = 2 * longest + 1, list[Places]()
     for step in range(1, NEIGHBOURS + 1):
         met = np.flatnonzero(code[step:] == code[:-step])
         pair = song[met] * songs + song[met + step]
-        offset = position[met] - position[met + step] + longest
-        found.append(pair * (2 * longest + 1) + offset)
-    return np.sort(np.concatenate(found))
+        found.append(pair * span + position[met] - position[met + step] + longest)
+    meetings = np.sort(np.concatenate(found))
+    last = meetings[VOTES - 1 :]
+    for meeting in np.unique(last[last == meetings[: 1 - VOTES]]).tolist():
+        pair, offset = divmod(meeting, span)
+        yield pair // songs, pair % songs, offset - longest
 
 
 def _alike(a: Codes, b: Codes, offset: int) -> bool:
@@ -183,14 +150,9 @@ def _alike(a: Codes, b: Codes, offset: int) -> bool:
     start_a, start_b = max(offset, 0), max(-offset, 0)
     length = min(len(a) - start_a, len(b) - start_b)
     a_there, b_there = a[start_a : start_a + length], b[start_b : start_b + length]
-    changes = _changes(a_there) | _changes(b_there)
-    needed = max(OVERLAP_CODES, OVERLAP_SHARE * min(_changes(a).sum(), _changes(b).sum()))
-    if changes.sum() < needed:
+    changes = (a_there[1:] != a_there[:-1]) | (b_there[1:] != b_there[:-1])
+    fewest = min(np.count_nonzero(own[1:] != own[:-1]) for own in (a, b))
+    if changes.sum() < max(OVERLAP_CODES, OVERLAP_SHARE * fewest):
         return False
     differing = np.bitwise_count(a_there ^ b_there)[1:][changes]
     return bool(differing.mean() <= 32 * BIT_ERROR)
-
-
-def _changes(codes: Codes) -> NDArray[np.bool_]:
-    """(N,) → (N - 1,): where a code differs from the one before."""
-    return codes[1:] != codes[:-1]

@@ -20,9 +20,8 @@ Part = TypeVar("Part")
 class Parts:
     """Store, codec, separator, rate limiter and device of one run.
 
-    A flow or command makes one and hands it down. Threads that ask at once get the same part, loaded once.
-    Pickled it is its settings alone: another process loads parts of its own. What cannot be loaded is a
-    MissingPartError that says what to do.
+    Threads that ask at once get the same part, loaded once. Pickled it is its settings alone: another process
+    loads parts of its own. What cannot be loaded is a MissingPartError that says what to do.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -2,8 +2,7 @@
 
 Requests of a kind are spaced at random; a rate limit of the site pauses all of them, twice as long each time;
 too many faults in a row, or a bot check, stop them until a person starts another run. The state is a small
-JSON file, changed under a lock, so it survives the run and a kill. It is replaced whole but never forced to
-disk: a lost one costs a few seconds of spacing.
+JSON file, changed under a lock, so it survives the run and a kill.
 """
 
 import logging
@@ -16,18 +15,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
+from samuel.artifacts import explain_full_disk
 from samuel.config import DownloadConfig
 from samuel.errors import OperatorError, SongError
-from samuel.popdb.site import full_disk_stops
+from samuel.popdb.site import DISK_REMEDY
 from samuel.popdb.status import Status
 
 logger = logging.getLogger(__name__)
 
 LONGEST_SLEEP_S = 1.0  # between two looks at the state: a stop is noticed within it
-SLOT_POLL_S, LOCK_POLL_S = 0.04, 0.005
+LOCK_POLL_S = 0.005
 CANCELLED = "the run has ended; start it again. What was downloaded stays"
 REMEDY = (
     "wait some hours and start again with a larger download.download_interval_s; if that does not help, set "
@@ -40,36 +40,23 @@ Request = Literal["search", "download"]
 
 
 class State(BaseModel):
-    """Shared by all, in `state.json`; a file that does not fit counts as absent.
+    """Shared by all, in `state.json`; a file that does not fit counts as absent."""
 
-    Attributes:
-        next_start: The earliest start of the next request, by kind.
-        paused_at: When the last pause began.
-        paused_until: Before this nothing is requested.
-        faults: Faults in a row, by kind: a site may refuse the one and go on answering the other.
-        stopped: Why nothing may be requested until the next run.
-    """
+    model_config = ConfigDict(allow_inf_nan=False)
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    next_start: dict[Request, float] = {}
-    paused_at: float | None = None
-    paused_until: float = 0.0
-    faults: dict[Request, NonNegativeInt] = {}
-    stopped: str | None = None
+    next_start: dict[Request, float] = {}  # the earliest start of the next request
+    paused_until: float = 0.0  # before this nothing is requested
+    faults: dict[
+        Request, NonNegativeInt
+    ] = {}  # in a row: a site may refuse the one kind and answer the other
+    stopped: str | None = None  # why nothing may be requested until the next run
 
 
 class RateLimiter:
     """Makes requests wait for everybody who shares `folder`; who waits gets OperatorError once all must stop.
 
-    Times are wall-clock seconds. A clock that went back makes nobody wait for longer than one interval, or
-    one pause, of `config`.
-
-    Args:
-        config: Intervals, pauses, and how many requests may fail in a row.
-        folder: Where the state and its locks lie; made where it is missing, nothing else may lie in it.
-        clock: Seconds since the epoch.
-        sleep: Waits so many seconds.
+    Times are wall-clock seconds. A clock that went back makes nobody wait for longer than an interval, or the
+    longest pause, of `config`. Nothing but the state and its locks may lie in `folder`.
     """
 
     def __init__(
@@ -86,7 +73,6 @@ class RateLimiter:
             "download": config.download_interval_s,
         }
         self._cancelled = threading.Event()
-        self._repeated_faults = 0
 
     def start_run(self) -> None:
         """Forget a stop, for a person has acted; the spacing and a running pause hold on."""
@@ -99,55 +85,29 @@ class RateLimiter:
 
     @contextmanager
     def request(self, kind: Request, *, repeated: bool = False) -> Iterator[None]:
-        """Hold a slot, wait, run the block, which makes the request, and record how it ended.
+        """Wait, run the block, which makes the request, and record how it ended.
 
         SongError is recorded with its status, and OperatorError stops everybody; both go on to the caller.
-
-        Args:
-            kind: The kind of request.
-            repeated: It has failed before: another failure says little about the site, unless it limits us.
+        What is `repeated` has failed before: it says little about the site, unless that limits us.
         """
-        with self.slot():
-            started = self.wait(kind)
-            try:
-                yield
-            except SongError as error:
-                status = Status(error.status)
-                fails_again = repeated and status.retryable
-                self._repeated_faults = self._repeated_faults + 1 if fails_again else 0
-                if not fails_again or status == Status.RATE_LIMITED:
-                    self.record(kind, status, started)
-                raise
-            except OperatorError as error:
-                self.stop(str(error))
-                raise
-            self._repeated_faults = 0
-            self.record(kind, Status.OK, started)
-
-    @property
-    def gives_up_repeats(self) -> bool:
-        """True when `config.stop_after` repeated requests in a row have failed: try no more of them now."""
-        return self._repeated_faults >= self._config.stop_after
-
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Be one of at most `config.workers` holders; the kernel frees the slot of a killed process."""
-        locks = [FileLock(self._folder / f"slot-{i}.lock") for i in range(self._config.workers)]
-        while True:
-            self._raise_if_stopped()
-            if lock := next(filter(_acquired, locks), None):
-                break
-            self._sleep(SLOT_POLL_S)
+        started = self.wait(kind)
         try:
             yield
-        finally:
-            lock.release()
+        except SongError as error:
+            status = Status(error.status)
+            if not (repeated and status.retryable) or status == Status.RATE_LIMITED:
+                self.record(kind, status, started)
+            raise
+        except OperatorError as error:
+            self.stop(str(error))
+            raise
+        self.record(kind, Status.OK, started)
 
     def wait(self, kind: Request) -> float:
         """Wait until a request may start, and take its place; the time of its start, for `record`."""
         while True:
             with self._state() as (state, now):
-                self._raise_if_stopped(state)
+                self._require_going(state)
                 wait_s = max(state.paused_until, state.next_start.get(kind, 0.0)) - now
                 if wait_s <= 0:
                     if self._interval_s[kind] > 0:  # else nothing changes, and nothing has to be written
@@ -168,11 +128,11 @@ class RateLimiter:
             if not status.retryable:
                 state.faults.pop(kind, None)
                 return
-            if state.paused_at is not None and started <= state.paused_at:
+            if started < state.paused_until:  # none starts in a pause
                 return
             faults = state.faults[kind] = state.faults.get(kind, 0) + 1
             if status == Status.RATE_LIMITED:
-                state.paused_at, state.paused_until = now, now + self.pause_s(faults)
+                state.paused_until = now + self.pause_s(faults)
                 until = _hour(state.paused_until)
                 logger.warning("the site limits us (%d in a row): nothing is asked until %s", faults, until)
             if state.stopped is not None or faults < self._config.stop_after:
@@ -190,28 +150,25 @@ class RateLimiter:
         """End every wait on this limiter until `start_run`; other processes go on."""
         self._cancelled.set()
 
-    def raise_if_cancelled(self) -> None:
-        """Raise OperatorError where `cancel` was called; reads no file where it was not."""
-        if self._cancelled.is_set():
-            self._raise_if_stopped()
-
     def pause_s(self, attempt: int) -> float:
         """Seconds to wait after so many failures: doubled each time, with jitter, never over the ceiling."""
         doubled_s = self._config.pause_s * 2.0 ** min(attempt - 1, 1000)  # 2.0**1024 is no float
         return min(self._with_jitter(doubled_s), self._config.pause_ceiling_s)
 
-    def wait_before_retry(self, attempt: int, elapsed_s: float = 0.0) -> None:
-        """Wait for `pause_s(attempt)`, less the seconds that have passed since the failure."""
-        wait_s = self.pause_s(attempt) - elapsed_s
-        while wait_s > 0:
-            self._raise_if_stopped()
-            self._sleep(min(wait_s, LONGEST_SLEEP_S))
-            wait_s -= LONGEST_SLEEP_S
+    def wait_before_retry(self, attempt: int) -> None:
+        """Wait for `pause_s(attempt)`, or raise OperatorError once all must stop."""
+        left_s = self.pause_s(attempt)
+        while left_s > 0:
+            self.raise_if_stopped()
+            self._sleep(min(left_s, LONGEST_SLEEP_S))
+            left_s -= LONGEST_SLEEP_S
 
-    def _raise_if_stopped(self, state: State | None = None) -> None:
-        if state is None:
-            with self._state() as (current, _):
-                state = current
+    def raise_if_stopped(self) -> None:
+        """Raise OperatorError where somebody has stopped everybody, or `cancel` was called."""
+        with self._state() as (state, _):
+            self._require_going(state)
+
+    def _require_going(self, state: State) -> None:
         if state.stopped is not None or self._cancelled.is_set():
             raise OperatorError(state.stopped or CANCELLED)
 
@@ -229,30 +186,17 @@ class RateLimiter:
             except ValidationError:
                 state = State()
             now = self._clock()
-            self._clamp(state, now)
+            # What lies too far ahead is brought near: the clock went back, or the settings were others.
+            for kind, interval_s in self._interval_s.items():
+                latest = now + interval_s * (1 + self._config.jitter)
+                state.next_start[kind] = min(state.next_start.get(kind, 0.0), latest)
+            state.paused_until = min(state.paused_until, now + self._config.pause_ceiling_s)
             yield state, now
             if (changed := state.model_dump_json().encode()) != text:
-                with full_disk_stops():
+                with explain_full_disk(path, DISK_REMEDY):  # not forced to disk: a lost one costs seconds
                     temporary = path.with_suffix(".tmp")
                     temporary.write_bytes(changed)
                     temporary.replace(path)
-
-    def _clamp(self, state: State, now: float) -> None:
-        """Bring near what lies too far ahead: the clock went back, or the settings were others."""
-        for kind, interval_s in self._interval_s.items():
-            latest = now + interval_s * (1 + self._config.jitter)
-            state.next_start[kind] = min(state.next_start.get(kind, 0.0), latest)
-        if state.paused_at is not None and state.paused_at > now:
-            state.paused_at, state.paused_until = now, now + state.paused_until - state.paused_at
-        state.paused_until = min(state.paused_until, now + self._config.pause_ceiling_s)
-
-
-def _acquired(lock: FileLock) -> bool:
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True
 
 
 def _hour(seconds: float) -> str:

@@ -1,21 +1,18 @@
 """Title → the site's hits, and which of them is the wanted recording (paper §III-C).
 
 The list gives a title and a duration, no artist; a hit gives a title, a channel and a duration in whole
-seconds. What a site says is hostile, and only ever compared. A video's title is taken apart at dashes, bars
-and quotes, and its groups in brackets are told from the rest:
+seconds. What a site says is hostile, and only ever compared. A video's title is taken apart:
 
     Artist ft. Guest - Title (Live at X) [HD] | Official Video
     └──── segment ─┘   └── segment, groups ─┘   └─ segment ──┘
 
 Guests, and groups that say nothing of the recording ([HD]), are dropped on both sides. Likeness is that of
-the best run of segments. Words that make it another version ("live") are looked for apart from that, as
-words. A title without a letter or a digit ("+") is compared as it is.
+the best run of segments. Words that make it another version ("live") are looked for apart from that.
 """
 
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,19 +79,17 @@ OWN_CHANNEL = re.compile(r"(?: - topic|vevo|\s(?:official|oficial|officiel|music
 
 
 def likeness(wanted: str, found: str, channel: str) -> float:
-    """Likeness of a wanted title and the best part of a video's title, 0 to 100.
+    """Likeness of a wanted title and the best run of segments of a video's title, 0 to 100.
 
-    A part that only names the channel is the artist, and is not compared.
+    A segment that only names the channel is the artist, and is not compared.
     """
     text = _without_guests(wanted)
     first, *others = SEPARATOR.split(_with_groups_inlined(text))
     full = comparable(" ".join([first, *(other for other in others if not _says_nothing(other))]))
     bare = comparable(SEPARATOR.split(GROUP.sub(" ", text))[0])
-    best = 0.0
-    for without_groups, share in ((False, 1.0), (True, BARE_SHARE)):
-        text = _without_guests(found)
-        text = GROUP.sub(" ", text) if without_groups else _with_groups_inlined(text)
-        for run in _runs(_segments(text, channel)):
+    best, text = 0.0, _without_guests(found)
+    for variant, share in ((_with_groups_inlined(text), 1.0), (GROUP.sub(" ", text), BARE_SHARE)):
+        for run in _runs(_segments(variant, channel)):
             best = max(best, share * fuzz.ratio(full, run), BARE_SHARE * fuzz.ratio(bare, run))
     return best
 
@@ -120,11 +115,6 @@ def other_version(wanted: str, found: str, channel: str) -> str:
     return ""
 
 
-def is_clip(found: str) -> bool:
-    """True where a video's title promises pictures: there may be a scene before or after the song."""
-    return bool(CLIP.search(comparable(found)))
-
-
 def comparable(text: str) -> str:
     """Words of `text` in NFKC and casefold, without punctuation; all of it if there is no letter or digit."""
     folded = VARIATION_SELECTOR.sub("", _folded(text))
@@ -145,11 +135,7 @@ def _without_guests(title: str) -> str:
 
 def _with_groups_inlined(text: str) -> str:
     """`text` with its groups as plain words, less those that say nothing."""
-
-    def plain(group: re.Match[str]) -> str:
-        return " " if _says_nothing(content := _content(group)) else f" {content} "
-
-    return GROUP.sub(plain, text)
+    return GROUP.sub(lambda group: " " if _says_nothing(_content(group)) else f" {_content(group)} ", text)
 
 
 def _content(group: re.Match[str]) -> str:
@@ -163,13 +149,9 @@ def _says_nothing(text: str) -> bool:
 
 def _segments(text: str, channel: str) -> list[str]:
     """Segments of a video's title, less the one that names the channel unless it is the only one."""
-
-    def run_together(text: str) -> str:
-        return comparable(text).replace(" ", "")
-
     segments = [segment for segment in SEPARATOR.split(QUOTE.sub(" | ", text)) if segment.strip()]
-    artist = run_together(OWN_CHANNEL.sub("", _folded(channel)))
-    return [segment for segment in segments if run_together(segment) != artist] or segments
+    artist = comparable(OWN_CHANNEL.sub("", _folded(channel))).replace(" ", "")
+    return [part for part in segments if comparable(part).replace(" ", "") != artist] or segments
 
 
 def _runs(segments: Sequence[str]) -> Iterator[str]:
@@ -199,39 +181,26 @@ BONUS = {"topic": 5.0, "VEVO": 3.0, "verified": 2.0, "": 0.0}
 # no reason to differ; a clip may have a scene before or after it, and is never shorter for one.
 FREE_OFFSET_S, OFFSET_SCALE_S, LONGER_CLIP_SCALE_S = 2.0, 3.0, 24.0
 # A topic channel holds the label's own upload: what is further off is another recording.
-MOST_TOPIC_OFFSET_S = 2.0
-MOST_OFFSET_S = 20.0
+MOST_TOPIC_OFFSET_S, MOST_OFFSET_S = 2.0, 20.0
 LEAST_TITLE = 80.0  # "1979" is like "1999" by 75, "Hello" like "Hello Again" by 63
 LEAST_SCORE = 70.0  # a title in full passes up to 3.7 s off, a clip up to 16 s longer
 # What a site says goes into JSON, Parquet and logs.
-LONGEST_TEXT = 500
-MOST_SECONDS = 1e9
+LONGEST_TEXT, MOST_SECONDS = 500, 1e9
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True, allow_inf_nan=False))
 class Hit:
-    """One video of a search, as the site describes it.
+    """One video of a search, as the site describes it; texts of at most 500 plain characters."""
 
-    Attributes:
-        video_id: The site's name for it; empty where it states none.
-        url: Where its page is; anything at all.
-        extractor: yt-dlp's `ie_key`.
-        title: At most 500 characters, as all its texts; no control characters.
-        channel: Who uploaded it.
-        duration_s: None where it is not stated, or is no duration.
-        live: True for a stream that runs, is announced, or has just ended.
-        verified: True where the site vouches for the channel.
-    """
-
-    video_id: str
-    url: str
-    extractor: str
+    video_id: str  # the site's name for it; empty where it states none
+    url: str  # where its page is; anything at all
+    extractor: str  # yt-dlp's `ie_key`
     title: str
-    channel: str
-    duration_s: float | None
-    live: bool
-    verified: bool
+    channel: str  # who uploaded it
+    duration_s: float | None  # None where it is not stated, or is no duration
+    live: bool  # a stream that runs, is announced, or has just ended
+    verified: bool  # the site vouches for the channel
 
     @property
     def channel_kind(self) -> str:
@@ -244,45 +213,21 @@ class Hit:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A hit, judged.
-
-    Attributes:
-        hit: The hit.
-        title_likeness: 0 to 100.
-        score: Up to 100, to one decimal.
-        refusal: Why it is not taken; None where it can be.
-        reason: For people, with the figures.
-        fault: The reason without figures, to be counted; empty where it can be taken.
-    """
+    """A hit, judged."""
 
     hit: Hit
-    title_likeness: float
-    score: float
-    refusal: Status | None
-    reason: str
-    fault: str
-
-
-Refusal = tuple[Status, str, str]  # status, fault, reason
+    title_likeness: float  # 0 to 100
+    score: float  # up to 100, to one decimal
+    refusal: Status | None  # why it is not taken; None where it can be
+    reason: str  # for people, with the figures
 
 
 def read_hit(entry: Mapping[str, Any]) -> Hit:
     """The hit that yt-dlp's flat search entry describes; any value may be of any type."""
-
-    def text(name: str) -> str:
-        value = entry.get(name)
-        return UNSAFE.sub("\ufffd", value[:LONGEST_TEXT]) if isinstance(value, str) else ""
-
-    return Hit(
-        video_id=text("id"),
-        url=text("url"),
-        extractor=text("ie_key"),
-        title=text("title"),
-        channel=text("channel"),
-        duration_s=duration_of(entry),
-        live=is_live(entry),
-        verified=entry.get("channel_is_verified") is True,
-    )
+    texts = [entry.get(name) for name in ("id", "url", "ie_key", "title", "channel")]
+    safe = [UNSAFE.sub("\ufffd", text[:LONGEST_TEXT]) if isinstance(text, str) else "" for text in texts]
+    verified = entry.get("channel_is_verified") is True
+    return Hit(*safe, duration_s=duration_of(entry), live=is_live(entry), verified=verified)
 
 
 def is_live(entry: Mapping[str, Any]) -> bool:
@@ -293,9 +238,8 @@ def is_live(entry: Mapping[str, Any]) -> bool:
 def duration_of(entry: Mapping[str, Any]) -> float | None:
     """Duration in seconds that a site states; None where it states none."""
     value = entry.get("duration")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 < value < MOST_SECONDS else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < MOST_SECONDS else None
 
 
 def rank(
@@ -320,65 +264,59 @@ def summarise_refusals(candidates: Sequence[Candidate]) -> tuple[Status, str]:
     """Status and message of a search whose hits are all refused."""
     if not candidates:
         return Status.NO_MATCH, "the search found nothing"
-    faults = Counter(candidate.fault for candidate in candidates)
     statuses = {candidate.refusal for candidate in candidates}
     common = statuses.pop() if len(statuses) == 1 else None
-    counted = ", ".join(f"{count} × {fault}" for fault, count in faults.items())
-    return common or Status.NO_MATCH, f"none of {len(candidates)} hits fits: {counted}"
+    best = max(candidates, key=lambda candidate: candidate.score)
+    return common or Status.NO_MATCH, f"none of {len(candidates)} hits fits; the likeliest: {best.reason}"
 
 
 def _judge(title: str, duration_s: float | None, hit: Hit, config: DownloadConfig) -> Candidate:
     alike = round(likeness(title, hit.title, hit.channel), 1)
     offset_s = None if duration_s is None or hit.duration_s is None else hit.duration_s - duration_s
-    score = _score(alike, offset_s, hit)
+    closeness = alike / 100  # where no duration is known the title counts twice
+    if offset_s is not None:
+        longer_clip = offset_s > 0 and CLIP.search(comparable(hit.title))
+        scale_s = LONGER_CLIP_SCALE_S if longer_clip else OFFSET_SCALE_S
+        closeness = math.exp(-max(0.0, abs(offset_s) - FREE_OFFSET_S) / scale_s)
+    points = TITLE_WEIGHT * alike + DURATION_WEIGHT * 100 * closeness
+    score = round(points + BONUS[hit.channel_kind], 1)
     reason = f"title {alike:.0f}"
     reason += "" if offset_s is None else f", {abs(offset_s):.1f} s off"
     reason += f", {hit.channel_kind} channel" if hit.channel_kind else ""
-    refusal = _unusable(hit, config)
-    if refusal is None and config.policy == "scored":
-        refusal = _mismatch(title, hit, alike, abs(offset_s or 0.0))
-    if refusal is None and config.policy == "scored" and score < LEAST_SCORE:
+    if unusable := _unusable(hit, config.max_duration_s):
+        return Candidate(hit, alike, score, *unusable)
+    if config.policy == "scored" and (why := _mismatch(title, hit, alike, abs(offset_s or 0.0))):
+        return Candidate(hit, alike, score, Status.NO_MATCH, why)
+    if config.policy == "scored" and score < LEAST_SCORE:
         why = f"score {score:.1f} is under {LEAST_SCORE:.0f}: {reason}"
-        refusal = (Status.NO_MATCH, "scored too low", why)
-    status, fault, reason = refusal or (None, "", reason)
-    return Candidate(hit, alike, score, status, reason, fault)
+        return Candidate(hit, alike, score, Status.NO_MATCH, why)
+    return Candidate(hit, alike, score, None, reason)
 
 
-def _score(alike: float, offset_s: float | None, hit: Hit) -> float:
-    if offset_s is None:
-        return round((TITLE_WEIGHT + DURATION_WEIGHT) * alike + BONUS[hit.channel_kind], 1)
-    scale_s = LONGER_CLIP_SCALE_S if is_clip(hit.title) and offset_s > 0 else OFFSET_SCALE_S
-    closeness = math.exp(-max(0.0, abs(offset_s) - FREE_OFFSET_S) / scale_s)
-    points = TITLE_WEIGHT * alike + DURATION_WEIGHT * 100 * closeness
-    return round(points + BONUS[hit.channel_kind], 1)
-
-
-def _unusable(hit: Hit, config: DownloadConfig) -> Refusal | None:
+def _unusable(hit: Hit, longest_s: float) -> tuple[Status, str] | None:
+    """Status and reason of a hit that nobody could use, whatever it is called."""
     if not hit.video_id:
-        return Status.NO_MATCH, "without an id", "has no id"
+        return Status.NO_MATCH, "has no id"
     if not hit.url.startswith(("https://", "http://")):
-        return Status.NO_MATCH, "not a web address", "not a web address"
+        return Status.NO_MATCH, "not a web address"
     if hit.live:
-        return Status.LIVE, "live", "is live"
+        return Status.LIVE, "is live"
     if hit.duration_s is None:
-        return Status.NO_MATCH, "without a duration", "states no duration"
-    if hit.duration_s > config.max_duration_s:
-        fault = "over download.max_duration_s"
-        return Status.TOO_LONG, fault, f"{hit.duration_s:,.0f} s is {fault}"
+        return Status.NO_MATCH, "states no duration"
+    if hit.duration_s > longest_s:
+        return Status.TOO_LONG, f"{hit.duration_s:,.0f} s is over download.max_duration_s"
     return None
 
 
-def _mismatch(title: str, hit: Hit, alike: float, offset_s: float) -> Refusal | None:
+def _mismatch(title: str, hit: Hit, alike: float, offset_s: float) -> str:
     if alike < LEAST_TITLE:
-        return Status.NO_MATCH, "of another title", f"title {alike:.0f} is under {LEAST_TITLE:.0f}"
+        return f"title {alike:.0f} is under {LEAST_TITLE:.0f}"
     if offset_s > MOST_OFFSET_S:
-        return Status.NO_MATCH, "of another duration", f"{offset_s:.0f} s off"
+        return f"{offset_s:.0f} s off"
     if hit.channel_kind == "topic" and offset_s > MOST_TOPIC_OFFSET_S:
-        return Status.NO_MATCH, "of another duration", f"{offset_s:.1f} s off, topic channel"
+        return f"{offset_s:.1f} s off, topic channel"
     # Outright: under 25 points less, an instrumental of the exact duration would still pass.
-    if reason := other_version(title, hit.title, hit.channel):
-        return Status.NO_MATCH, "of another version", reason
-    return None
+    return other_version(title, hit.title, hit.channel)
 
 
 # --- the search itself ---

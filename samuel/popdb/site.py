@@ -1,6 +1,5 @@
 """The one door to yt-dlp: what it may do, where its words go, and its failures as statuses of a song."""
 
-import errno
 import io
 import logging
 import re
@@ -17,6 +16,7 @@ from yt_dlp.cookies import YoutubeDLCookieJar
 from yt_dlp.networking.exceptions import HTTPError, TransportError
 from yt_dlp.utils import ContentTooShortError, DownloadError, GeoRestrictedError, YoutubeDLError
 
+from samuel.artifacts import explain_full_disk
 from samuel.audio import ffmpeg
 from samuel.config import DownloadConfig
 from samuel.errors import InputError, OperatorError, SamuelError, SongError
@@ -96,9 +96,14 @@ class _Log:
         logger.warning("yt-dlp: %s", message)
 
 
-def file_options(config: DownloadConfig, folder: Path) -> dict[str, Any]:
-    """yt-dlp's options for a file on this machine, to be written into `folder`: no extractor may run."""
-    return {
+def site_options(config: DownloadConfig, folder: Path) -> dict[str, Any]:
+    """yt-dlp's options for the site: its extractors alone, one video at a time, written into `folder`.
+
+    Raises:
+        InputError: The cookies file cannot be used.
+    """
+    options: dict[str, Any] = {
+        **config.ytdlp,
         "logger": _Log(),
         "quiet": True,
         "noprogress": True,
@@ -112,26 +117,13 @@ def file_options(config: DownloadConfig, folder: Path) -> dict[str, Any]:
         "format": "bestaudio/best",
         "fixup": "never",  # ffmpeg decodes every container as it comes
         "ffmpeg_location": ffmpeg(),
-        "allowed_extractors": [],
-        **dict.fromkeys(("retries", "fragment_retries", "extractor_retries"), config.retries),
-        "skip_unavailable_fragments": False,  # a missing segment would be a silent gap
-    }
-
-
-def site_options(config: DownloadConfig, folder: Path) -> dict[str, Any]:
-    """yt-dlp's options for the site: its extractors alone, one video at a time.
-
-    Raises:
-        InputError: The cookies file cannot be used.
-    """
-    options: dict[str, Any] = {
-        **config.ytdlp,
-        **file_options(config, folder),
         "allowed_extractors": list(config.extractors),
         "extract_flat": "in_playlist",
         "noplaylist": True,
         "geo_bypass": False,
         "sleep_interval_requests": config.request_interval_s,
+        **dict.fromkeys(("retries", "fragment_retries", "extractor_retries"), config.retries),
+        "skip_unavailable_fragments": False,  # a missing segment would be a silent gap
     }
     if config.proxy is not None:
         options["proxy"] = config.proxy
@@ -146,30 +138,19 @@ def read_cookies(path: Path) -> io.StringIO:
     Raises:
         InputError: The file is missing, or not in Netscape's format; the message holds nothing of it.
     """
+    why = "export them from the browser in Netscape's format (cookies.txt)"
     try:
         with path.expanduser().open("rb") as file:
             text = file.read(MOST_COOKIE_BYTES).decode()
         # yt-dlp skips a line that it cannot read, and prints it with all its secrets.
-        if not all(COOKIE_LINE.fullmatch(line) for line in text.split("\n")):
-            raise ValueError  # noqa: TRY301 - said below, as what yt-dlp finds
-        YoutubeDLCookieJar(io.StringIO(text)).load()  # type: ignore[arg-type]
+        if all(COOKIE_LINE.fullmatch(line) for line in text.split("\n")):
+            YoutubeDLCookieJar(io.StringIO(text)).load()  # type: ignore[arg-type]
+            return io.StringIO(text)
     except (UnicodeDecodeError, LoadError, YoutubeDLError, ValueError):
-        remedy = "export them from the browser in Netscape's format (cookies.txt)"
-        raise InputError(f"download.cookies {path}: not a cookies file; {remedy}") from None
+        pass
     except OSError as error:
-        raise InputError(f"download.cookies {path}: {error.strerror}; give a readable file") from None
-    return io.StringIO(text)
-
-
-@contextmanager
-def full_disk_stops() -> Iterator[None]:
-    """Turn a full disk into OperatorError, whoever found it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OperatorError(f"the disk is full: {DISK_REMEDY}") from error
-        raise
+        why = f"{error.strerror}; give a readable file"
+    raise InputError(f"download.cookies {path}: not a cookies file; {why}")
 
 
 @contextmanager
@@ -179,13 +160,13 @@ def translated_errors(folder: Path) -> Iterator[None]:
     Raises:
         OperatorError: No other song would fare better: a bot check, or a full disk.
     """
-    with full_disk_stops():
+    with explain_full_disk(folder, DISK_REMEDY):
         try:
             yield
         except YoutubeDLError as error:
             # Not every way to write says why it failed.
             if shutil.disk_usage(folder).free < DISK_RESERVE_BYTES:
-                raise OperatorError(f"the disk is full: {DISK_REMEDY}") from error
+                raise OperatorError(f"the disk is full; {DISK_REMEDY}") from error
             message = " ".join(str(error).removeprefix("ERROR: ").split())[:500]
             raise SongError(classify(error), message) from error
         except (SamuelError, OSError):
@@ -201,10 +182,16 @@ def classify(error: YoutubeDLError) -> Status:
     Raises:
         OperatorError: No other song would fare better: a bot check, or a full disk.
     """
-    causes = list(_causes(error))
+    # Without the outermost wrapper: its text quotes the query, and a song may be called "Captcha".
+    wrapped = isinstance(error, DownloadError) and error.exc_info and error.exc_info[1]
+    causes: list[BaseException] = []
+    cause: Any = wrapped or error
+    while isinstance(cause, BaseException):
+        causes.append(cause)
+        cause = getattr(cause, "cause", None) or cause.__cause__
     text = " | ".join(str(getattr(cause, "orig_msg", cause)) for cause in causes)
     if re.search(FULL_DISK, text):
-        raise OperatorError(f"the disk is full: {DISK_REMEDY}")
+        raise OperatorError(f"the disk is full; {DISK_REMEDY}")
     if found := re.search(MACHINE_FAULT, text):
         what = "this machine does not let yt-dlp open or write a file"
         raise OperatorError(f"{what} ({found[0]}): {text[-300:]}")
@@ -219,13 +206,3 @@ def classify(error: YoutubeDLError) -> Status:
         return Status.NETWORK
     # An unknown fault may be a change of the site, and may concern every song.
     return Status.SERVER_ERROR
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    # Without the outermost wrapper: its text quotes the query, and a song may be called "Captcha".
-    if isinstance(error, DownloadError) and error.exc_info:
-        error = error.exc_info[1] or error
-    while error is not None:
-        yield error
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__

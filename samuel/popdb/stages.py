@@ -7,26 +7,34 @@ Several songs are in hand at a time: some are read or written while others are c
 """
 
 import logging
+import os
+import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
 from samuel.artifacts import Artifact, digest, make_artifact
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, dbfs, filter_reach, read_wav
+from samuel.codecs import load_codec
 from samuel.codecs.base import Codec, encode_audio
 from samuel.codecs.round_trip import loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
-from samuel.errors import InputError, MissingPartError, SongError
+from samuel.config import Settings
+from samuel.errors import InputError, MissingPartError, SettingsError, SongError
 from samuel.popdb.parts import Parts
+from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status, attempt, find_outcome
 from samuel.popdb.vocal_activity import vocal_activity, vocal_share
 from samuel.separators import Separator
@@ -35,54 +43,30 @@ logger = logging.getLogger(__name__)
 
 # Raise a stage's version when its code gives other bytes for the same input.
 VERSIONS = {"separate": 2, "encode": 2}
-AUDIO = "audio.wav"
-VOCALS = "vocals.flac"
-ACCOMPANIMENT = "accompaniment.flac"
-LATENTS = "latents.safetensors"
-FULL_SCALE = 2**23
-"""Of the 24 bits that stems are stored in."""
-SILENCE_DBFS = -60.0
-"""A song below this level has nothing to separate."""
-MOST_PEAK = 16.0
-"""Lossy sources overshoot full scale by a half; what is far above it was never scaled to it."""
+AUDIO, LATENTS = "audio.wav", "latents.safetensors"
+VOCALS, ACCOMPANIMENT = STEMS = ("vocals.flac", "accompaniment.flac")
+FULL_SCALE = 2**23  # of the 24 bits that stems are stored in
+SILENCE_DBFS = -60.0  # a song below this level has nothing to separate
+MOST_PEAK = 16.0  # lossy sources overshoot full scale by a half; what is far above it was never scaled to it
 
 Done = Callable[[Outcome], object]
-Grid = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a song.
-
-    Attributes:
-        name: As outcomes call it.
-        part: What computes; its identity is recorded under this name.
-        folder: Where what is made of a downloaded song's audio belongs.
-        make: (source on this machine, parts, folder) → the record of what it wrote into the folder.
-    """
-
-    name: str
-    part: Literal["separator", "codec"]
-    folder: Callable[[Artifact, Parts], Path]
-    make: Callable[[Artifact, Parts, Path], dict[str, Any]]
-
-    def part_of(self, parts: Parts) -> Separator | Codec:
-        """The part that computes."""
-        return parts.separator if self.part == "separator" else parts.codec
 
 
 def separate_songs(downloaded: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
     """Audio → stems in `data/stems/<key>`, in the order given; a song that failed before passes through.
 
-    Args:
-        downloaded: What the acquisition gave.
-        parts: Of the run.
-        done: Called with each outcome as it comes.
+    `done` is called with each outcome as it comes.
 
     Raises:
         SamuelError: What concerns all songs; what is done stays.
     """
-    return _run(SEPARATE, downloaded, parts, done)
+
+    def make(audio: Artifact, folder: Path) -> dict[str, Any]:
+        _prove_codec(parts, lambda: read_wav(audio.path(AUDIO)))
+        return separate(parts.separator, audio.path(AUDIO), folder)
+
+    stage = Stage("separate", stems_folder, make, {"separator": parts.separator.identity}, parts.separator)
+    return _run(stage, downloaded, parts, done)
 
 
 def encode_songs(separated: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
@@ -90,15 +74,21 @@ def encode_songs(separated: Sequence[Outcome], parts: Parts, done: Done = lambda
 
     What comes back no longer names its sources, which nobody needs and a long list has many of.
     """
+    retention, frames = parts.settings.retention, parts.settings.popdb.chunk_frames
+
+    def make(stems: Artifact, folder: Path) -> dict[str, Any]:
+        vocals, accompaniment = read_stems(stems.folder, stems.record["stems_scale"])
+        _prove_codec(parts, lambda: vocals + accompaniment)
+        return encode_stems(parts.codec, vocals, accompaniment, frames, folder)
 
     def release_spent(song: Outcome) -> None:
-        retention = parts.settings.retention
         for source, kept in zip(song.sources, (retention.audio, retention.stems), strict=False):
             if song.ok and kept == "remove":
                 parts.store.release(source.folder)
         done(song)
 
-    return [replace(song, sources=()) for song in _run(ENCODE, separated, parts, release_spent)]
+    stage = Stage("encode", latents_folder, make, {"codec": parts.codec.info.model_dump()}, parts.codec)
+    return [replace(song, sources=()) for song in _run(stage, separated, parts, release_spent)]
 
 
 def songs_in_hand(parts: Parts) -> int:
@@ -113,19 +103,18 @@ def reclaim_audio(parts: Parts) -> int:
         How many songs that concerns.
     """
     store, data = parts.store, parts.settings.data
-    released = (audio for audio in store.all(data / "raw") if audio.released and AUDIO in audio.sha256)
-    removed = [replace(audio, record={}) for audio in released]  # of a long list, the records fill memory
+    removed = [
+        (audio.folder, stems_folder(audio, parts), latents_folder(audio, parts))
+        for audio in store.all(data / "raw")
+        if audio.released and AUDIO in audio.sha256
+    ]
     if not removed:
         return 0
-    stems = {artifact.folder for artifact in store.all(data / "stems") if not artifact.released}
-    latents = {artifact.folder for artifact in store.all(data / "latents")}
-    wanted = [
-        audio
-        for audio in removed
-        if latents_folder(audio, parts) not in latents and stems_folder(audio, parts) not in stems
-    ]
+    there = {artifact.folder for artifact in store.all(data / "stems") if not artifact.released}
+    there |= {artifact.folder for artifact in store.all(data / "latents")}
+    wanted = [audio for audio, stems, latents in removed if not {stems, latents} & there]
     for audio in wanted:
-        store.forget(audio.folder)
+        store.forget(audio)
     return len(wanted)
 
 
@@ -142,9 +131,15 @@ def latents_folder(audio: Artifact, parts: Parts) -> Path:
     return parts.settings.data / "latents" / key
 
 
-def round_trip_folder(parts: Parts) -> Path:
-    """The folder that tells that the codec gives back what it encodes."""
-    return parts.settings.data / "latents" / ".round_trips" / digest(parts.codec.info)
+@dataclass(frozen=True)
+class Stage:
+    """One step of a song."""
+
+    name: str  # as outcomes call it
+    folder: Callable[[Artifact, Parts], Path]  # where what is made of a downloaded song's audio belongs
+    make: Callable[[Artifact, Path], dict[str, Any]]  # (source on this machine, folder) → record
+    made_by: dict[str, Any]  # identity of the part, for the record
+    part: Separator | Codec
 
 
 def _run(stage: Stage, songs: Sequence[Outcome], parts: Parts, done: Done) -> list[Outcome]:
@@ -152,75 +147,40 @@ def _run(stage: Stage, songs: Sequence[Outcome], parts: Parts, done: Done) -> li
     # What is known here comes first, as threads that only read small files hinder each other; a store far
     # away is asked by several at a time.
     for place, song in enumerate(songs if parts.settings.store is None else ()):
-        if outcome := _find(stage, song, parts):
+        if outcome := _outcome(stage, song, parts, make=False):
             outcomes[place] = outcome
             done(outcome)
     left = [place for place in range(len(songs)) if place not in outcomes]
+    in_hand = songs_in_hand(parts)
     made = side_by_side(
-        lambda place: _find(stage, songs[place], parts) or _make(stage, songs[place], parts),
-        left,
-        songs_in_hand(parts),
-        stage.part_of(parts).cancel,
+        lambda k: _outcome(stage, songs[k], parts, make=True), left, in_hand, stage.part.cancel
     )
     for number, outcome in made:
+        assert outcome  # noqa: S101 - it was made, or failed
         outcomes[left[number]] = outcome
         done(outcome)
     return [outcomes[place] for place in range(len(songs))]
 
 
-def _find(stage: Stage, song: Outcome, parts: Parts) -> Outcome | None:
-    """The outcome without work: a failed song itself, or what is there; None where work is left.
+def _outcome(stage: Stage, song: Outcome, parts: Parts, *, make: bool) -> Outcome | None:
+    """A song that failed before, what is there, or what is made; None where work is left, unless `make`.
 
     What was removed counts as there while latents that were made of it are.
     """
     if song.artifact is None:
         return replace(song, did_work=False)
-    sources = (*song.sources, song.artifact)
-    folder, record = stage.folder(sources[0], parts), _record(stage, song, parts)
-    found = find_outcome(song.song, stage.name, folder, record, parts.store)
-    if found is None or (_released(found) and not parts.store.find(latents_folder(sources[0], parts))):
-        return None
+    source, sources, store = song.artifact, (*song.sources, song.artifact), parts.store
+    folder, record = stage.folder(sources[0], parts), song.record | stage.made_by
+    found = find_outcome(song.song, stage.name, folder, record, store)
+    released = found and found.artifact and found.artifact.released
+    if found is None or (released and not store.find(latents_folder(sources[0], parts))):
+        if not make:
+            return None
+        if released:
+            store.forget(folder)
+        fetch_and_make = lambda target: stage.make(store.fetch(source), target)  # noqa: E731
+        found = attempt(song.song, stage.name, folder, fetch_and_make, record, store=store)
     return replace(found, sources=sources)
-
-
-def _make(stage: Stage, song: Outcome, parts: Parts) -> Outcome:
-    """The outcome of a stage for a song for which `_find` has nothing."""
-    source, store = cast("Artifact", song.artifact), parts.store  # a failed song is `_find`'s
-    sources = (*song.sources, source)
-    folder, record = stage.folder(sources[0], parts), _record(stage, song, parts)
-
-    def make(target: Path) -> dict[str, Any]:
-        return stage.make(store.fetch(source), parts, target)
-
-    outcome = attempt(song.song, stage.name, folder, make, record, store=store)
-    if _released(outcome):
-        store.forget(folder)
-        outcome = attempt(song.song, stage.name, folder, make, record, store=store)
-    return replace(outcome, sources=sources)
-
-
-def _record(stage: Stage, song: Outcome, parts: Parts) -> dict[str, Any]:
-    made_by = parts.codec.info.model_dump() if stage.part == "codec" else parts.separator.identity
-    return song.record | {stage.part: made_by}
-
-
-def _released(outcome: Outcome) -> bool:
-    return outcome.artifact is not None and outcome.artifact.released
-
-
-def _make_stems(audio: Artifact, parts: Parts, folder: Path) -> dict[str, Any]:
-    path = audio.path(AUDIO)
-    _prove_codec(parts, lambda: read_wav(path))
-    return separate(parts.separator, path, folder)
-
-
-def _make_latents(stems: Artifact, parts: Parts, folder: Path) -> dict[str, Any]:
-    _prove_codec(parts, lambda: np.add(*read_stems(stems.folder, stems.record["stems_scale"])))
-    return encode_pair(parts.codec, stems, parts.settings.popdb.chunk_frames, folder)
-
-
-SEPARATE = Stage("separate", "separator", stems_folder, _make_stems)
-ENCODE = Stage("encode", "codec", latents_folder, _make_latents)
 
 
 def _prove_codec(parts: Parts, read_song: Callable[[], Audio]) -> None:
@@ -245,6 +205,14 @@ def _prove_codec(parts: Parts, read_song: Callable[[], Audio]) -> None:
     make_artifact(round_trip_folder(parts), make)
 
 
+def round_trip_folder(parts: Parts) -> Path:
+    """The folder that tells that the codec gives back what it encodes."""
+    return parts.settings.data / "latents" / ".round_trips" / digest(parts.codec.info)
+
+
+# --- audio → stems ---
+
+
 def separate(separator: Separator, audio_wav: Path, folder: Path) -> dict[str, Any]:
     """Write both stems of a song into `folder`.
 
@@ -256,13 +224,16 @@ def separate(separator: Separator, audio_wav: Path, folder: Path) -> dict[str, A
             song or its vocals hold a value that is no number.
     """
     mix = read_wav(audio_wav)
-    _require_finite(mix, "the song")
+    if not np.isfinite(mix).all():
+        raise SongError(Status.NOT_FINITE, "the song: samples that are no numbers")
     if (peak := float(np.abs(mix).max(initial=0.0))) > MOST_PEAK:
         raise SongError(Status.DECODE_FAILED, f"samples of up to {peak:g}, where full scale is 1")
     if dbfs(mix) < SILENCE_DBFS:
         raise SongError(Status.SILENT, f"{dbfs(mix):.1f} dBFS, under {SILENCE_DBFS:.0f}")
     vocals = separator.vocals(mix)
-    _require_finite(vocals, f"the vocals by {separator.identity}")
+    if not np.isfinite(vocals).all():
+        message = f"the vocals by {separator.identity}: samples that are no numbers"
+        raise SongError(Status.NOT_FINITE, message)
     return {
         "stems_scale": write_stems(mix, vocals, folder),
         "vocals_dbfs": round(dbfs(vocals), 4),
@@ -271,21 +242,11 @@ def separate(separator: Separator, audio_wav: Path, folder: Path) -> dict[str, A
     }
 
 
-def _require_finite(audio: Audio, what: str) -> None:
-    if not np.isfinite(audio).all():
-        raise SongError(Status.NOT_FINITE, f"{what}: samples that are no numbers")
-
-
 def write_stems(mix: Audio, vocals: Audio, folder: Path) -> float:
     """Write `vocals.flac` and `accompaniment.flac`, the mix less the vocals, in 24 bits.
 
-    Song and vocals are rounded to one grid, and the accompaniment is their difference on it: the two sum to
-    the song to the last bit.
-
-    Args:
-        mix: (2, S) float32, finite.
-        vocals: (2, S) float32, finite.
-        folder: Where they go.
+    Song and vocals, each (2, S) and finite, are rounded to one grid, and the accompaniment is their
+    difference on it: the two sum to the song to the last bit.
 
     Returns:
         The scale they are stored at: a half, a quarter, … where something overshoots full scale.
@@ -294,65 +255,44 @@ def write_stems(mix: Audio, vocals: Audio, folder: Path) -> float:
     scale = 1.0
     while highest * scale * FULL_SCALE > FULL_SCALE - 2:  # two roundings meet in the difference
         scale /= 2
-    sung = _on_grid(vocals, scale)
-    for name, grid in ((VOCALS, sung), (ACCOMPANIMENT, _on_grid(mix, scale) - sung)):
+    song, sung = (np.rint(audio * np.float32(scale * FULL_SCALE)).astype(np.int32) for audio in (mix, vocals))
+    for name, grid in ((VOCALS, sung), (ACCOMPANIMENT, song - sung)):
         # libsndfile takes the upper 24 of 32 bits.
         soundfile.write(folder / name, grid.T << 8, SAMPLE_RATE, format="FLAC", subtype="PCM_24")
     return scale
 
 
-def _on_grid(audio: Audio, scale: float) -> Grid:
-    return np.rint(audio * np.float32(scale * FULL_SCALE)).astype(np.int32)
-
-
 def read_stems(folder: Path, scale: float) -> tuple[Audio, Audio]:
-    """Vocals and accompaniment, each (2, S) float32; their sum is exact in float32.
-
-    Args:
-        folder: Where `write_stems` wrote them.
-        scale: What it returned.
+    """Vocals and accompaniment, each (2, S) float32, as `write_stems` stored them; their sum is exact.
 
     Raises:
         InputError: A file is absent or damaged, or they are no pair.
     """
-    vocals, accompaniment = _read(folder / VOCALS, scale), _read(folder / ACCOMPANIMENT, scale)
-    if vocals.shape != accompaniment.shape:
+    stems: list[Audio] = []
+    for path in (folder / name for name in STEMS):
+        try:
+            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{path}: not readable ({error}); remove its folder to mend it") from error
+        if (rate, samples.shape[1]) != (SAMPLE_RATE, CHANNELS):
+            found = f"{rate} Hz, {samples.shape[1]} channels"
+            raise InputError(f"{path}: {found}; expected {SAMPLE_RATE} Hz stereo")
+        stems.append(np.ascontiguousarray(samples.T) / np.float32(scale))
+    if stems[0].shape != stems[1].shape:
         raise InputError(f"{folder}: stems of different length; remove the folder, and they are made again")
-    return vocals, accompaniment
+    return stems[0], stems[1]
 
 
-def _read(path: Path, scale: float) -> Audio:
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise InputError(
-            f"{path}: not readable ({error}); remove its folder to have it made again"
-        ) from error
-    if rate != SAMPLE_RATE or samples.shape[1] != CHANNELS:
-        raise InputError(f"{path}: {rate} Hz, {samples.shape[1]} channels; expected {SAMPLE_RATE} Hz stereo")
-    return np.ascontiguousarray(samples.T) / np.float32(scale)
-
-
-def encode_pair(codec: Codec, stems: Artifact, chunk_frames: int, folder: Path) -> dict[str, Any]:
-    """`encode_stems` of those that `separate` wrote."""
-    vocals, accompaniment = read_stems(stems.folder, stems.record["stems_scale"])
-    return encode_stems(codec, vocals, accompaniment, chunk_frames, folder)
+# --- stems → latents ---
 
 
 def encode_stems(
     codec: Codec, vocals: Audio, accompaniment: Audio, chunk_frames: int, folder: Path
 ) -> dict[str, Any]:
-    """Encode both stems of a song into `folder/latents.safetensors`, whole chunks only.
+    """Encode both stems of a song, each (2, S) at 44.1 kHz, into `folder/latents.safetensors`.
 
     The file holds `vocal` and `accompaniment`, each float16 (N, C, chunk_frames), unscaled; chunk k of both
-    stands for the same stretch of time. The rest after the last chunk is dropped.
-
-    Args:
-        codec: Audio to latents.
-        vocals: (2, S) at 44.1 kHz.
-        accompaniment: (2, S) at 44.1 kHz.
-        chunk_frames: Latent frames of a chunk.
-        folder: Where the file goes.
+    stands for the same stretch of time. The rest after the last whole chunk is dropped.
 
     Returns:
         `chunks`: for each its start_s, vocal_share, vocal_rms_db (dBFS) and mix_peak.
@@ -360,18 +300,28 @@ def encode_stems(
     Raises:
         SongError: too_short where no whole chunk fits, not_finite where a latent is not a float16 number.
     """
-    length_s, needed_s = vocals.shape[1] / SAMPLE_RATE, codec.info.duration_s(chunk_frames)
-    chunks = vocals.shape[1] * codec.info.sample_rate // (chunk_frames * codec.info.hop * SAMPLE_RATE)
+    info = codec.info
+    chunks = vocals.shape[1] * info.sample_rate // (chunk_frames * info.hop * SAMPLE_RATE)
     if chunks == 0:
+        length_s, needed_s = vocals.shape[1] / SAMPLE_RATE, info.duration_s(chunk_frames)
         raise SongError(Status.TOO_SHORT, f"{length_s:.2f} s of audio, one chunk needs {needed_s:.2f} s")
-    latents = {
-        "vocal": _encode_chunks(codec, vocals, chunks, chunk_frames),
-        "accompaniment": _encode_chunks(codec, accompaniment, chunks, chunk_frames),
-    }
+    stems = {"vocal": vocals, "accompaniment": accompaniment}
+    latents = {name: _encode_chunks(codec, stem, chunks, chunk_frames) for name, stem in stems.items()}
     # Not `save_file`: a full disk is an OSError here, and nothing that could be told from a fault there.
     (folder / LATENTS).write_bytes(save(latents))
-    bounds = [codec.info.samples(chunk * chunk_frames) for chunk in range(chunks + 1)]
-    return {"chunks": _describe(vocals, vocals + accompaniment, bounds)}
+    mix = vocals + accompaniment
+    active = vocal_activity(vocals, mix)
+    rows: list[dict[str, float]] = []
+    for first, end in pairwise(info.samples(chunk * chunk_frames) for chunk in range(chunks + 1)):
+        start_s, duration_s = first / SAMPLE_RATE, (end - first) / SAMPLE_RATE
+        row = {
+            "start_s": start_s,
+            "vocal_share": vocal_share(active, start_s, duration_s),
+            "vocal_rms_db": dbfs(vocals[:, first:end]),
+            "mix_peak": float(abs(mix[:, first:end]).max()),
+        }
+        rows.append({name: round(value, 4) for name, value in row.items()})
+    return {"chunks": rows}
 
 
 def _encode_chunks(codec: Codec, stem: Audio, chunks: int, chunk_frames: int) -> Tensor:
@@ -385,18 +335,55 @@ def _encode_chunks(codec: Codec, stem: Audio, chunks: int, chunk_frames: int) ->
     return whole.unflatten(1, (chunks, chunk_frames)).movedim(1, 0).contiguous()
 
 
-def _describe(vocals: Audio, mix: Audio, bounds: Sequence[int]) -> list[dict[str, float]]:
-    """A row for each chunk; `bounds` are the samples at which one ends and the next begins."""
-    active = vocal_activity(vocals, mix)
-    rows: list[dict[str, float]] = []
-    for first, end in pairwise(bounds):
-        share = vocal_share(active, first / SAMPLE_RATE, (end - first) / SAMPLE_RATE)
-        rows.append(
-            {
-                "start_s": round(first / SAMPLE_RATE, 4),
-                "vocal_share": round(share, 4),
-                "vocal_rms_db": round(dbfs(vocals[:, first:end]), 4),
-                "mix_peak": round(float(abs(mix[:, first:end]).max()), 4),
-            }
-        )
-    return rows
+# --- synthetic songs → latents of their true stems ---
+
+TRUE_STEMS, TRUE_STEMS_VERSION = "true-stems/1", 1
+
+
+def encode_true_stems(settings: Settings, songs: int, done: Done) -> list[Outcome]:
+    """Encode the true stems of the first `songs` songs of `songs.seed`, by one process for each core.
+
+    No separator stands between: what one leaves of the band in the vocals would tell a model what to play.
+
+    Raises:
+        SettingsError: The songs are not synthetic, or the codec has weights, which each process would load.
+    """
+    if settings.songs.source != "synthetic" or settings.codec.name != "mel":
+        needed = "songs.source = 'synthetic', encoded by codec.name = 'mel'"
+        raise SettingsError(f"true stems are those of {needed}")
+    outcomes: list[Outcome] = []
+    processes = min(songs, os.cpu_count() or 1)
+    with (
+        ProcessPoolExecutor(processes, get_context("spawn"), _start_worker) as pool,
+        # Closed, what has not begun when this fails never begins.
+        closing(pool.map(partial(encode_true_song, settings), range(songs))) as encoded,
+    ):
+        for outcome in encoded:
+            outcomes.append(outcome)
+            done(outcome)
+    return outcomes
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives the work
+
+
+def encode_true_song(settings: Settings, index: int) -> Outcome:
+    """Song `index` of `songs.seed` → `data/latents/<key>`; nothing is done where it is there."""
+    from samuel.synthetic.song import VERSION, compose
+
+    seed, frames = settings.songs.seed, settings.popdb.chunk_frames
+    codec = load_codec(settings.codec, torch.device("cpu"))
+    key = digest("true stems", TRUE_STEMS_VERSION, VERSION, codec.info, frames, seed, index)
+
+    def make(folder: Path) -> dict[str, Any]:
+        song = compose(seed, index)
+        chunks = encode_stems(codec, song.vocals, song.accompaniment, frames, folder)
+        return {"title": song.title, **chunks}
+
+    made_by = {"separator": TRUE_STEMS, "codec": codec.info.model_dump()}
+    song, recorded = Song(key, ""), {"audio_sha256": key, "video_id": None, **made_by}
+    encoded = attempt(song, "encode", settings.data / "latents" / key, make, recorded)
+    title = encoded.record.get("title", f"song {index} of seed {seed}")
+    return replace(encoded, song=replace(song, title=title))

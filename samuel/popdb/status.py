@@ -1,7 +1,7 @@
 """The state of a song after a stage: a status, and an artifact on disk or the reason why there is none."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -23,8 +23,7 @@ from samuel.errors import SongError
 from samuel.popdb.songs import Song
 from samuel.store import Store
 
-LOCAL = Store(Path())
-"""The data folder alone."""
+LOCAL = Store(Path())  # the data folder alone
 
 
 class Status(StrEnum):
@@ -57,29 +56,17 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The state of one song after a stage.
-
-    Attributes:
-        song: The song.
-        stage: The stage that was tried last: search, match, download, separate or encode.
-        status: `Status.OK`, or why the song goes no further.
-        message: For people; empty when all is well.
-        attempts: How often that stage was tried, over all runs.
-        artifact: The stage's files; None when it failed.
-        record: What the stages up to this one recorded.
-        did_work: True when this run did the work or met the failure, False when it was known before.
-        sources: The artifacts it was made from: the audio, then the stems; empty again once it is encoded.
-    """
+    """The state of one song after a stage."""
 
     song: Song
-    stage: str
-    status: Status
-    message: str
-    attempts: int
-    artifact: Artifact | None
-    record: dict[str, Any]
-    did_work: bool
-    sources: tuple[Artifact, ...] = ()
+    stage: str  # tried last: search, match, download, separate or encode
+    status: Status  # OK, or why the song goes no further
+    message: str  # for people; empty when all is well
+    attempts: int  # how often that stage was tried, over all runs
+    artifact: Artifact | None  # the stage's files; None when it failed
+    record: dict[str, Any]  # what the stages up to this one recorded
+    did_work: bool  # this run did the work or met the failure; else it was known before
+    sources: tuple[Artifact, ...] = ()  # the audio, then the stems; empty again once it is encoded
 
     @property
     def ok(self) -> bool:
@@ -102,10 +89,6 @@ class Failure(BaseModel, frozen=True):
             return cls.model_validate_json(failure_file(folder).read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-
-    def outcome(self, song: Song, stage: str, earlier: dict[str, Any]) -> Outcome:
-        """As the state of a song that was known before."""
-        return Outcome(song, stage, self.status, self.message, self.attempts, None, earlier, did_work=False)
 
 
 def attempt(
@@ -137,20 +120,21 @@ def attempt(
     if found := find_outcome(song, stage, folder, earlier, store):
         return found
     with locked(failure_file(folder)):
-        past, failed = Failure.read(folder), attempts_failed(folder)
-        if past and not ((past.status.retryable or past.limits != limits.get(past.status)) and retry(failed)):
-            return past.outcome(song, stage, earlier)
-        try:
-            artifact = make_artifact(folder, make)
-        except SongError as error:
-            status = Status(error.status)
-            message = _without_paths(str(error), folder, song)
-            failure = Failure(status=status, message=message, attempts=failed + 1, limits=limits.get(status))
-            write_json(failure_file(folder), failure.model_dump(mode="json"))
-            store.publish_failure(folder)
-            return replace(failure.outcome(song, stage, earlier), did_work=True)
-        store.publish(folder)
-    return _success(song, stage, artifact, failed, earlier)
+        past, failed, worked = Failure.read(folder), attempts_failed(folder), False
+        can_change = past and (past.status.retryable or past.limits != limits.get(past.status))
+        if past is None or (can_change and retry(failed)):
+            try:
+                artifact = make_artifact(folder, make)
+                store.publish(folder)
+                return _success(song, stage, artifact, failed, earlier)
+            except SongError as error:
+                status, message = Status(error.status), _without_paths(str(error), folder, song)
+                limit = limits.get(status)
+                past = Failure(status=status, message=message, attempts=failed + 1, limits=limit)
+                write_json(failure_file(folder), past.model_dump(mode="json"))
+                store.publish_failure(folder)
+                worked = True
+    return Outcome(song, stage, past.status, past.message, past.attempts, None, earlier, worked)
 
 
 def find_outcome(
@@ -179,7 +163,6 @@ def _without_paths(message: str, folder: Path, song: Song) -> str:
         own = Path(unquote(urlsplit(song.url).path))
         message = message.replace(song.url, own.name)
         places.append(own.parent)
-    for place in places:
-        for text in (str(place.resolve()), str(place)):
-            message = message.replace(f"file:{text}/", "").replace(f"{text}/", "")
+    for text in (str(path) for place in places for path in (place.resolve(), place)):
+        message = message.replace(f"file:{text}/", "").replace(f"{text}/", "")
     return message.encode("utf-8", "replace").decode()  # a site may say what no file can hold

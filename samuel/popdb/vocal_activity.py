@@ -9,19 +9,12 @@ from numpy.typing import NDArray
 
 from samuel.audio import SAMPLE_RATE, Audio
 
-HOP = SAMPLE_RATE // 20
-"""Samples between frames, 50 ms; a frame is two hops long."""
-HOP_S = 0.05
+HOP, HOP_S = SAMPLE_RATE // 20, 0.05  # samples between frames; a frame is two hops long
 SILENCE_DB = -60.0
-START_DB = -25.0
-STAY_DB = -35.0
-"""Vocal level relative to the song's, at which singing starts and down to which it goes on."""
-BLEED_DB = -20.0
-"""Vocal level relative to the mix of the same frame, below which it is bleed."""
-GAP_FRAMES = 6
-"""Shorter pauses (under 0.3 s) are filled."""
-RUN_FRAMES = 4
-"""Shorter activity (under 0.2 s) is dropped."""
+START_DB, STAY_DB = -25.0, -35.0  # vocal level relative to the song's, at which singing starts and goes on
+BLEED_DB = -20.0  # vocal level relative to the mix of the same frame, below which it is bleed
+GAP_FRAMES = 6  # shorter pauses (under 0.3 s) are filled
+RUN_FRAMES = 4  # shorter activity (under 0.2 s) is dropped
 
 Flags = NDArray[np.bool_]
 
@@ -44,7 +37,10 @@ def vocal_activity(vocals: Audio, mix: Audio) -> Flags:
     present = vocal_db - mix_db > BLEED_DB
     starts = present & (vocal_db > max(song_db + START_DB, SILENCE_DB))
     stays = present & (vocal_db > max(song_db + STAY_DB, SILENCE_DB))
-    active = _hysteresis(starts, stays)
+    # On from a start until the first frame that does not stay.
+    index = np.arange(len(starts))
+    last_start = np.maximum.accumulate(np.where(starts, index, -1))
+    active = last_start > np.maximum.accumulate(np.where(stays, -1, index))
     for first, end in _runs(~active):
         if first > 0 and end < len(active) and end - first < GAP_FRAMES:
             active[first:end] = True
@@ -67,14 +63,6 @@ def _levels_db(audio: Audio) -> NDArray[np.float64]:
     power = np.square(audio, dtype=np.float64).mean(axis=0)
     sums = np.pad(power, (0, (hops + 1) * HOP - len(power))).reshape(-1, HOP).sum(axis=1)
     return 10.0 * np.log10(np.maximum((sums[:-1] + sums[1:]) / (2 * HOP), 1e-12))
-
-
-def _hysteresis(starts: Flags, stays: Flags) -> Flags:
-    """On from a start until the first frame that does not stay."""
-    index = np.arange(len(starts))
-    last_start = np.maximum.accumulate(np.where(starts, index, -1))
-    last_end = np.maximum.accumulate(np.where(stays, -1, index))
-    return last_start > last_end
 
 
 def _runs(flags: Flags) -> NDArray[np.intp]:

@@ -25,8 +25,8 @@ from samuel.artifacts import read_json
 from samuel.audio import read_wav
 from samuel.config import Settings, SongsConfig
 from samuel.errors import DatasetError, InputError, MissingPartError, OperatorError
+from samuel.popdb.accounts import GROUPS_IN_HAND
 from samuel.popdb.dataset import open_popdb
-from samuel.popdb.space import GROUPS_IN_HAND
 from tests.flows.runs import digests, folder_settings, latest_artifacts, states_of_last_run, wait_for
 from tests.popdb.latents import FRAMES, small_settings
 from tests.weights import write_demucs, write_stable_audio

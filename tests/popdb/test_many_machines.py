@@ -106,19 +106,7 @@ def test_a_machine_has_only_what_its_own_work_needs(machines: Machines, third: S
     assert digests(machines.root / "d" / "data" / "popdb") == expected
 
 
-def test_the_same_absolute_folder_on_every_machine(machines: Machines, third: Share) -> None:
-    data = machines.root / "data"
-    settings = machines.settings().model_copy(update={"data": data})
-    songs = songs_of(machines.root)
-    downloaded = acquire_songs(songs, Parts(settings))
-    data.rename(machines.root / "data of a")
-    encoded = stages.encode_songs(stages.separate_songs(downloaded, Parts(settings)), Parts(settings))
-    data.rename(machines.root / "data of b")
-    write_popdb(encoded, settings)
-    assert digests(data / "popdb") == dataset_without_store(machines, songs)
-
-
-@pytest.mark.parametrize("stage", ["audio", "vocals", "latents"])
+@pytest.mark.parametrize("stage", ["audio", "latents"])
 def test_a_piece_that_is_damaged_in_the_store_is_made_again(
     machines: Machines, third: Share, stage: str
 ) -> None:
@@ -130,13 +118,12 @@ def test_a_piece_that_is_damaged_in_the_store_is_made_again(
     assert latents
     entry, name = {
         "audio": (audio, "audio.wav"),
-        "vocals": (stems, "vocals.flac"),
         "latents": (latents, "latents.safetensors"),
     }[stage]
     url = machines.store or ""
     damage(url, entry.sha256[name] + Path(name).suffix)
     # What follows is made anew from it.
-    for later in {"audio": ["stems", "latents"], "vocals": ["latents"], "latents": []}[stage]:
+    for later in {"audio": ["stems", "latents"], "latents": []}[stage]:
         RemoteFolder(url, "store").remove([name for name in names(url) if name.startswith(later)])
 
     def whole_run() -> dict[str, str]:
@@ -148,22 +135,19 @@ def test_a_piece_that_is_damaged_in_the_store_is_made_again(
     assert machines.on("b", whole_run) == dataset_without_store(machines, songs)
 
 
-@pytest.mark.parametrize("stems", ["remove", "keep"])
-def test_removed_audio_comes_back_on_another_machine(machines: Machines, third: Share, stems: str) -> None:
+def test_removed_audio_comes_back_on_another_machine(machines: Machines, third: Share) -> None:
     songs = songs_of(machines.root)
-    gone: dict[str, Any] = {"audio": "remove", "stems": stems}
+    gone: dict[str, Any] = {"audio": "remove", "stems": "remove"}
     settings = machines.settings(retention=gone)
     machines.on("a", lambda: run(songs, settings))
     url = machines.store or ""
-    assert not [name for name in names(url) if name.endswith(".wav")]
-    assert bool([name for name in names(url) if name.endswith(".flac")]) == (stems == "keep")
+    assert not [name for name in names(url) if name.endswith((".wav", ".flac"))]
     assert all(not outcome.did_work for outcome in machines.on("b", lambda: run(songs, settings)))
     other = machines.settings(retention=gone, popdb={"chunk_frames": 72})
-    wanted = 3 if stems == "remove" else 0
-    assert machines.on("c", lambda: stages.reclaim_audio(Parts(other))) == wanted
+    assert machines.on("c", lambda: stages.reclaim_audio(Parts(other))) == 3
     # The machine that released it has its own word for it, which no longer counts.
     assert all(outcome.ok and outcome.did_work for outcome in machines.on("a", lambda: run(songs, other)))
-    assert third.songs == 3 + wanted
+    assert third.songs == 6
     assert machines.on("b", lambda: stages.reclaim_audio(Parts(other))) == 0
 
 

@@ -44,21 +44,16 @@ def test_success_carries_what_came_before_and_is_not_made_again(tmp_path: Path) 
         assert outcome.record == {"video_id": "v", "peak": 0.5}
 
 
-@pytest.mark.parametrize("status", [s for s in Status if not s.retryable and s is not Status.OK])
-def test_a_final_failure_is_not_tried_again(tmp_path: Path, status: Status) -> None:
-    first, again = tried(tmp_path, fail_with(status)), tried(tmp_path, never)
-    assert not first.ok
-    assert (first.did_work, again.did_work) == (True, False)
-    assert (again.status, again.message, again.attempts) == (status, f"because of {status}", 1)
-
-
-@pytest.mark.parametrize("status", [s for s in Status if s.retryable])
-def test_a_passing_failure_is_tried_again_and_counted(tmp_path: Path, status: Status) -> None:
-    for count in (1, 2):
-        assert tried(tmp_path, fail_with(status)).attempts == count
-    for _ in range(2):
-        assert tried(tmp_path, succeed).attempts == 3
-    assert not (tmp_path / "k" / "half.wav").exists()
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+def test_a_failure_is_remembered_and_tried_again_where_it_may_pass(tmp_path: Path, status: Status) -> None:
+    first = tried(tmp_path, fail_with(status))
+    assert (first.ok, first.did_work) == (False, True)
+    again = tried(tmp_path, fail_with(status) if status.retryable else never)
+    assert (again.status, again.message, again.did_work) == (status, f"because of {status}", status.retryable)
+    assert again.attempts == 1 + status.retryable
+    if status.retryable:
+        assert [tried(tmp_path, succeed).attempts for _ in range(2)] == [3, 3]
+        assert not (tmp_path / "k" / "half.wav").exists()
 
 
 @pytest.mark.parametrize(
@@ -79,19 +74,11 @@ def test_what_failed_is_not_tried_without_leave(tmp_path: Path) -> None:
     assert tried(tmp_path, succeed).ok
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"status": "wonderful"}', "\xff"])
+@pytest.mark.parametrize("damage", ["", '{"status": "wonderful"}', "\xff"])
 def test_a_damaged_memory_of_a_failure_is_none(tmp_path: Path, damage: str) -> None:
     tried(tmp_path, fail_with(Status.UNAVAILABLE))
     (tmp_path / "k.failed.json").write_bytes(damage.encode("latin-1"))
     assert tried(tmp_path, succeed).attempts == 1
-
-
-def test_a_message_that_no_file_can_hold_is_kept_as_far_as_it_goes(tmp_path: Path) -> None:
-    def fail(_: Path) -> dict[str, Any]:
-        raise SongError(Status.UNAVAILABLE, "gone \ud800")
-
-    for _ in range(2):
-        assert tried(tmp_path, fail).message == "gone ?"
 
 
 def test_a_message_carries_no_folder_of_this_machine(tmp_path: Path) -> None:
@@ -100,11 +87,13 @@ def test_a_message_carries_no_folder_of_this_machine(tmp_path: Path) -> None:
     song = Song("s1", "a", url=source.as_uri())
 
     def fail(folder: Path) -> dict[str, Any]:
-        words = f"{folder}/source.wav and file:{folder.resolve()}/x.wav and {song.url} and {source}: bad"
+        words = (
+            f"{folder}/source.wav and file:{folder.resolve()}/x.wav and {song.url} and {source}: bad \ud800"
+        )
         raise SongError(Status.DECODE_FAILED, words)
 
     outcome = attempt(song, "download", tmp_path / "data" / "raw" / "k", fail, {})
-    assert outcome.message == "source.wav and x.wav and a #1.wav and a #1.wav: bad"
+    assert outcome.message == "source.wav and x.wav and a #1.wav and a #1.wav: bad ?"
 
 
 def test_those_who_want_the_same_share_one_failure(tmp_path: Path) -> None:

@@ -2,11 +2,21 @@
 
 import csv
 import hashlib
+import json
 import os
 import random
+import subprocess
 import sys
+import traceback
+import zipfile
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -14,11 +24,19 @@ import pytest
 
 from samuel.audio import read_wav
 from samuel.config import LIST_RULES, SongsConfig
-from samuel.errors import InputError
-from samuel.popdb import songs as subject
-from samuel.popdb.songs import Rule, Song, SongList, list_songs, normalise_title
+from samuel.errors import InputError, MissingPartError
+from samuel.popdb.songs import (
+    KAGGLE_FILE,
+    Rule,
+    Song,
+    SongList,
+    fetch_kaggle_list,
+    list_songs,
+    normalise_title,
+)
 from tests.popdb.choice_cases import REAL_LIST, needs_real_list
 
+ROOT = Path(__file__).parents[2]
 HEADER = "song_name,song_popularity,song_duration_ms\n"
 FEATURES = "song_name,song_popularity,song_duration_ms,instrumentalness,speechiness\n"
 FIVE = FEATURES + (
@@ -28,7 +46,6 @@ FIVE = FEATURES + (
     "Long,90,900001,0.1,0.1\n"
     "Band,70,300000,0.501,0.9\n"
 )
-FIVE_TITLES = ("Quiet", "Short", "Edge", "Long", "Band")
 
 
 def csv_list(folder: Path, text: str | bytes, **settings: Any) -> SongList:
@@ -63,7 +80,7 @@ def put(path: Path, content: bytes = b"sound") -> Path:
     return path
 
 
-# --- synthetic ---
+# --- synthetic, folder ---
 
 
 def test_synthetic_songs_are_written_and_listed(tmp_path: Path) -> None:
@@ -75,12 +92,8 @@ def test_synthetic_songs_are_written_and_listed(tmp_path: Path) -> None:
     assert (seen, mix.name, bool(song.title)) == ([0], "mix.wav", True)
     assert mix.is_relative_to(tmp_path / "demo")
     assert read_wav(mix).shape[1] == round((song.duration_s or 0) * 44_100)
-    assert listed.rules == [Rule("songs made here", 0, 1)]
     assert listed.table() == [{"rule": "songs made here", "removed": 0, "left": 1}]
     assert list_songs(config, tmp_path) == listed
-
-
-# --- folder ---
 
 
 def test_folder_lists_audio_below_it_by_relative_path(tmp_path: Path) -> None:
@@ -106,26 +119,24 @@ def test_folder_song_id_is_of_path_and_bytes(tmp_path: Path) -> None:
     assert folder_list(one).songs[0].song_id != song.song_id
 
 
-def test_folder_leaves_out_hidden_files_artifacts_and_its_own_data(tmp_path: Path) -> None:
+def test_folder_leaves_out_what_is_hidden_ours_or_elsewhere(tmp_path: Path) -> None:
     root = tmp_path / "songs"
     for name in ("a.wav", ".b.wav", ".trash/c.wav", "data/raw/x/audio.wav", "run/track/mix.wav"):
         put(root / name)
     put(root / "run" / "track" / "entry.json", b"{}")
-    (root / "pipe.wav").mkdir()
+    (root / "folder.wav").mkdir()
     assert folder_titles(root, root / "data") == ["a"]
     assert folder_titles(root) == ["a", "audio"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
-def test_folder_ignores_links_that_leave_it(tmp_path: Path) -> None:
-    root = tmp_path / "songs"
-    inside, outside = put(root / "a.wav"), put(tmp_path / "elsewhere" / "b.wav")
-    (root / "leaves.wav").symlink_to(outside)
-    (root / "leaves").symlink_to(outside.parent)
-    (root / "stays.wav").symlink_to(inside)
+    (root / "leaves.wav").symlink_to(put(tmp_path / "elsewhere" / "b.wav"))
+    (root / "leaves").symlink_to(tmp_path / "elsewhere")
+    (root / "stays.wav").symlink_to(root / "a.wav")
     (root / "broken.wav").symlink_to(root / "gone.wav")
     (root / "loop.wav").symlink_to(root / "loop.wav")
-    assert folder_titles(root) == ["a", "stays"]
+    assert folder_titles(root, root / "data") == ["a", "stays"]
+    link = tmp_path / "a" / "link"
+    link.parent.mkdir()
+    link.symlink_to(root)
+    assert folder_titles(link, root / "data") == ["a", "stays"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text on this system")
@@ -134,24 +145,20 @@ def test_folder_lists_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert folder_titles(tmp_path / "songs") == ["caf\\xe9"]
 
 
-def test_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_used(tmp_path: Path) -> None:
     put(tmp_path / "empty" / "notes.txt")
     put(tmp_path / "song.wav")
     for name, what in (
-        ("gone", "no such folder; give"),
-        ("song.wav", "is a file, not a folder; give"),
-        ("empty", "no audio file in it; put"),
+        ("gone", "no such folder"),
+        ("song.wav", "is a file, not a folder"),
+        ("empty", "no audio file in it"),
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=f"{name}: {what}"):
             folder_list(tmp_path / name)
-        assert f"{tmp_path / name}: {what}" in str(caught.value)
-
-    def deny(path: Path) -> str:  # root may read everything
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(subject, "sha256", deny)
-    with pytest.raises(InputError, match=r"song\.wav: Permission denied; make it readable"):
-        folder_list(tmp_path)
+    (tmp_path / "mem").mkdir()
+    (tmp_path / "mem" / "a.wav").symlink_to("/proc/self/mem")  # a file that even root cannot read
+    with pytest.raises(InputError, match=r"no audio file"):  # for it lies elsewhere
+        folder_list(tmp_path / "mem")
 
 
 # --- csv: rows ---
@@ -160,14 +167,10 @@ def test_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("title", "normal"),
     [
-        ("\u200bHello", "Hello"),
-        ("a\u200db\ufeff", "ab"),
-        ("  a \t\u00a0 b\n", "a b"),
-        ("\ufb01ne \uff21", "fine A"),
-        ("Cafe\u0301", "Caf\u00e9"),
-        ("Keep CASE!", "Keep CASE!"),
+        ("\u200bHello", "Hello"), ("  a \t\u00a0 b\n", "a b"), ("\ufb01ne \uff21", "fine A"),
+        ("Cafe\u0301", "Caf\u00e9"), ("Keep CASE!", "Keep CASE!"),
     ],
-)
+)  # fmt: skip
 def test_normalised_title(title: str, normal: str) -> None:
     assert normalise_title(title) == normal
 
@@ -187,7 +190,7 @@ def test_csv_titles_stay_text(tmp_path: Path) -> None:
     assert csv_titles(tmp_path, "\ufeff" + HEADER + rows) == [*names[:-1], "line break"]
 
 
-@pytest.mark.parametrize("cell", ["", "abc", "nan", "inf", "-1", "1,5", "1_0", "1e300", "9" * 400])
+@pytest.mark.parametrize("cell", ["", "abc", "nan", "-1", "1,5", "1e300", "9" * 400])
 @pytest.mark.parametrize("column", ["song_popularity", "song_duration_ms"])
 def test_csv_cell_that_is_no_number(cell: str, column: str, tmp_path: Path) -> None:
     cells = {"song_popularity": "50", "song_duration_ms": "60000", column: f'"{cell}"'}
@@ -198,38 +201,29 @@ def test_csv_cell_that_is_no_number(cell: str, column: str, tmp_path: Path) -> N
     assert len(refusal) < 300
 
 
-@pytest.mark.parametrize("cell", ["", "much", "nan", "-0.01", "1.01"])
-@pytest.mark.parametrize("column", ["instrumentalness", "speechiness"])
-def test_csv_share_is_read_where_its_limit_is_set(cell: str, column: str, tmp_path: Path) -> None:
-    shares = {"instrumentalness": "0", "speechiness": "1", column: cell}
-    text = FEATURES + f"Good,1,60000,0,1\nBad,1,60000,{shares['instrumentalness']},{shares['speechiness']}\n"
-    [other] = {"instrumentalness", "speechiness"} - {column}
-    assert csv_titles(tmp_path, text, **{f"max_{other}": 1.0}) == ["Good", "Bad"]
-    refusal = csv_refusal(tmp_path, text, **{f"max_{column}": 1.0})
-    assert f"row 3, {column}: {cell!r} is not a number from 0 to 1; mend" in refusal
-    assert f"no column {column}" in csv_refusal(tmp_path, HEADER + "A,1,1\n", **{f"max_{column}": 0.5})
+@pytest.mark.parametrize("cell", ["", "much", "-0.01", "1.01"])
+def test_csv_share_is_read_where_its_limit_is_set(cell: str, tmp_path: Path) -> None:
+    text = FEATURES + f"Good,1,60000,0,1\nBad,1,60000,{cell},1\n"
+    assert csv_titles(tmp_path, text, max_speechiness=1.0) == ["Good", "Bad"]
+    refusal = csv_refusal(tmp_path, text, max_instrumentalness=1.0)
+    assert f"row 3, instrumentalness: {cell!r} is not a number from 0 to 1; mend" in refusal
+    assert "no column speechiness" in csv_refusal(tmp_path, HEADER + "A,1,1\n", max_speechiness=0.5)
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (
-            "song_name,tempo\nx,1\n",
-            "no column song_popularity, song_duration_ms; found: 'song_name', 'tempo'",
-        ),
-        ("", "no column song_name, song_popularity, song_duration_ms; found: nothing."),
-        ("\n\n", "found: nothing."),
-        ("\x1b[2Jevil,b\nx,1\n", r"found: '\x1b[2Jevil', 'b'."),
+        ("song_name,tempo\nx,1\n", "no column song_popularity, song_duration_ms; the header must name"),
+        ("", "not CSV (No columns"),
         (HEADER, "no song in it"),
-        (HEADER + " \u200b,1,60000\n", "row 2, song_name: empty"),
+        (HEADER + " \u200b,1,60000\n", "row 2, song_name: ' \\u200b' is empty"),
         (HEADER + "short,1\n", "row 2, song_duration_ms: ''"),
-        (HEADER + "x" * 200_000 + ",1,1\n", "row 2, song_name: over 1,000 characters"),
+        (HEADER + "x" * 200_000 + ",1,1\n", "has over 1,000 characters"),
         (HEADER + '"x,1,1\n' * 3, "not CSV (Error tokenizing data."),
         (HEADER.encode() + "Café,1,60000\n".encode("latin-1"), "not UTF-8"),
-        (HEADER[:-1] + "," * 1000 + "\nx,1,1\n", "over 1,000 columns"),
-        (HEADER + "," * 4_000_000, "over 32 MiB or 4,000,000 cells"),
-        (HEADER + "\r" * 4_000_000, "over 32 MiB or 4,000,000 cells"),
-        (HEADER + "x" * 2**25, "over 32 MiB or 4,000,000 cells"),
+        (HEADER[:-1] + "," * 1000 + "\nx,1,1\n", "1,000 columns"),
+        (HEADER + "\r" * 4_000_000, "over 4,000,000 cells"),
+        (HEADER + "x" * 2**25, "over 32 MiB"),
     ],
     ids=lambda text: str(text)[:40],
 )
@@ -238,13 +232,12 @@ def test_csv_that_cannot_be_used(text: str | bytes, complaint: str, tmp_path: Pa
 
 
 def test_csv_path_that_is_no_file(tmp_path: Path) -> None:
-    cases = [(tmp_path / "gone.csv", "no such file"), (tmp_path, "is a folder, not a file")]
+    cases = [(tmp_path / "gone.csv", "No such file"), (tmp_path, "Is a directory")]
     if sys.platform == "linux":  # has a file that even root cannot read
-        cases.append((Path("/proc/self/mem"), "Input/output error; make it readable"))
+        cases.append((Path("/proc/self/mem"), "Input/output error"))
     for path, what in cases:
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=f"{path}: {what}.*; give songs.path"):
             list_songs(SongsConfig(source="csv", path=path), tmp_path)
-        assert f"{path}: {what}" in str(caught.value)
 
 
 # --- csv: recordings and rules ---
@@ -267,26 +260,15 @@ def test_csv_merges_rows_of_one_recording(tmp_path: Path) -> None:
     assert {song.song_id: song for song in shuffled} == {song.song_id: song for song in listed.songs}
 
 
-@pytest.mark.parametrize(("shares", "passes"), [((0.9, 0.1, 0.9), True), ((0.1, 0.9, 0.1), False)])
-def test_features_are_of_the_most_popular_row(
-    shares: tuple[float, ...], passes: bool, tmp_path: Path
-) -> None:
-    first, second, third = shares
-    # the third is the shortest and as popular as the second, which the list has first
-    rows = f"Song,1,200000,{first},0\nSong,8,202000,{second},0\nSong,8,199000,{third},0\nOther,1,60000,0,0\n"
-    titles = csv_titles(tmp_path, FEATURES + rows, max_instrumentalness=0.5)
-    assert titles == (["Song", "Other"] if passes else ["Other"])
-
-
 @pytest.mark.parametrize(
     ("setting", "bound", "titles", "rule"),
     [
         ("min_popularity", 50, ["Short", "Edge", "Long", "Band"], Rule("popularity under 50", 1, 4)),
-        ("min_popularity", 51, ["Short", "Long", "Band"], Rule("popularity under 51", 2, 3)),
         ("min_duration_s", 60, ["Quiet", "Edge", "Long", "Band"], Rule("duration under 60 s", 1, 4)),
         ("max_duration_s", 59.999, ["Short"], Rule("duration over 59.999 s", 4, 1)),
-        ("max_instrumentalness", 0.5, [*FIVE_TITLES[:4]], Rule("instrumentalness over 0.5", 1, 4)),
-        ("max_speechiness", 0.33, [*FIVE_TITLES[:4]], Rule("speechiness over 0.33", 1, 4)),
+        ("max_instrumentalness", 0.5, ["Quiet", "Short", "Edge", "Long"],
+         Rule("instrumentalness over 0.5", 1, 4)),
+        ("max_speechiness", 0.33, ["Quiet", "Short", "Edge", "Long"], Rule("speechiness over 0.33", 1, 4)),
     ],
 )  # fmt: skip
 def test_each_filter_removes_what_is_beyond_its_bound(
@@ -295,30 +277,12 @@ def test_each_filter_removes_what_is_beyond_its_bound(
     listed = csv_list(tmp_path, FIVE, **{setting: bound})
     assert [song.title for song in listed.songs] == titles
     assert listed.rules[2:] == [rule]
-
-
-def test_filters_follow_one_another(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "max_speechiness": 0.9, "max_instrumentalness": 0.5, "max_duration_s": 900, "min_duration_s": 60,
-        "min_popularity": 31,
-    }  # fmt: skip
-    assert set(settings) == set(LIST_RULES) - {"order"}
-    listed = csv_list(tmp_path, FIVE, **settings)
-    assert [song.title for song in listed.songs] == ["Edge"]
-    assert listed.rules[1:] == [
-        Rule("same name, duration within 3 s", 0, 5),
-        Rule("popularity under 31", 1, 4),
-        Rule("duration under 60 s", 1, 3),
-        Rule("duration over 900 s", 1, 2),
-        Rule("instrumentalness over 0.5", 1, 1),
-        Rule("speechiness over 0.9", 0, 1),
-    ]
+    assert setting in LIST_RULES
 
 
 def test_the_sort_comes_before_the_limit(tmp_path: Path) -> None:
     rows = "A,5,60000\nB,9,60000\nC,5,60000\nD,9,60000\nC,7,61000\n"
     assert csv_titles(tmp_path, HEADER + rows) == ["A", "B", "C", "D"]
-    assert csv_titles(tmp_path, HEADER + rows, order="popularity") == ["B", "D", "C", "A"]
     assert csv_titles(tmp_path, HEADER + rows, limit=2) == ["A", "B"]
     listed = csv_list(tmp_path, HEADER + rows, order="popularity", limit=3)
     assert [song.title for song in listed.songs] == ["B", "D", "C"]
@@ -339,9 +303,9 @@ def test_no_song_left(tmp_path: Path) -> None:
 
 
 def plain_loop(path: Path, bounds: dict[str, float]) -> list[tuple[str, float, int]]:
-    """(title, duration, popularity) of each recording that passes, most popular first, by the csv module."""
+    """What is chosen, most popular first, by a loop over the rows."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         for place, cells in enumerate(csv.DictReader(file)):
             title = normalise_title(cells["song_name"])
             row = {"title": title, "place": place, "ms": float(cells["song_duration_ms"])}
@@ -368,16 +332,13 @@ def plain_loop(path: Path, bounds: dict[str, float]) -> list[tuple[str, float, i
     return [(title, duration_s, -popularity) for popularity, _, title, duration_s in sorted(found)]
 
 
-BOUNDS = [
-    {},
-    {
-        "min_popularity": 50, "min_duration_s": 60, "max_duration_s": 900, "max_instrumentalness": 0.5,
-        "max_speechiness": 0.33,
-    },
-]  # fmt: skip
+BOUNDS = {
+    "min_popularity": 50, "min_duration_s": 60, "max_duration_s": 900, "max_instrumentalness": 0.5,
+    "max_speechiness": 0.33,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("bounds", [{}, BOUNDS], ids=["all", "filtered"])
 @pytest.mark.parametrize("source", ["drawn", pytest.param("real", marks=needs_real_list)])
 def test_a_list_is_chosen_as_a_plain_loop_chooses(
     source: str, bounds: dict[str, Any], tmp_path: Path
@@ -413,3 +374,174 @@ def test_real_list() -> None:
     assert titles["16d0d8143a308b40f4ba"] == "22"
     assert titles["c40b8b34aa1a6716b1e5"] == titles["3b83bff1b3215e26b031"] == "TRUE"
     assert "앞자리" in titles.values()  # after a zero-width space in the list
+
+
+# --- the paper's list, by real kagglehub, from a Kaggle on 127.0.0.1 ---
+
+USER, KEY = "someone", "0123456789abcdef0123456789abcdef"
+AUTHORIZATION = f"Basic {b64encode(f'{USER}:{KEY}'.encode()).decode()}"
+SERVICE, STORE = "/api/v1/datasets.DatasetApiService", "/store/archive.zip"
+LIST = (HEADER + "Song,1,60000\n").encode()
+
+
+def zipped(**files: bytes) -> bytes:
+    archive = BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return archive.getvalue()
+
+
+@dataclass
+class LocalKaggle:
+    """A Kaggle that holds one dataset; as an HTTP proxy it is heard on any port."""
+
+    environment: dict[str, str]  # points kagglehub here, and keeps all it writes in a folder
+    archive: bytes = zipped(**{KAGGLE_FILE: LIST})
+    version: int = 1
+    status: int = 200  # sent in place of an answer where it is not 200
+    sent: int | None = None  # bytes of the archive that are sent before it hangs up
+    requests: list[str] = field(default_factory=list)  # paths, with the range where one was asked
+
+
+class Handler(BaseHTTPRequestHandler):
+    kaggle: LocalKaggle
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        path, given = self._seen(), self.headers.get("Authorization", "")
+        status = self.kaggle.status if given == AUTHORIZATION else 401
+        if status != 200:
+            self._send(status, {}, json.dumps({"code": status, "message": f"{given} {KEY}"}).encode())
+        elif path == f"{SERVICE}/GetDataset":
+            self._send(200, {}, json.dumps({"currentVersionNumber": self.kaggle.version}).encode())
+        else:
+            self._send(302, {"Location": f"http://localhost{STORE}"}, b"")
+
+    def do_GET(self) -> None:
+        self._seen()
+        archive = self.kaggle.archive
+        start = int(self.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
+        md5 = b64encode(hashlib.md5(archive, usedforsecurity=False).digest()).decode()
+        store = {"Accept-Ranges": "bytes", "x-goog-hash": f"md5={md5}"}
+        self._send(206 if start else 200, store, archive[start:], self.kaggle.sent)
+
+    def _seen(self) -> str:
+        path = urlsplit(self.path).path
+        self.kaggle.requests.append(f"{path} {self.headers.get('Range', '')}".strip())
+        return path
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes, sent: int | None = None) -> None:
+        self.send_response(status)
+        kind = "application/octet-stream" if "Accept-Ranges" in headers else "application/json"
+        length = {"Content-Type": kind, "Content-Length": str(len(body)), "X-Kaggle-HubVersion": "99.0"}
+        for name, value in {**length, **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[:sent])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalKaggle]:
+    handler = type("Served", (Handler,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        environment = {
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "http_proxy": f"http://127.0.0.1:{server.server_port}",
+            "no_proxy": "", "NO_PROXY": "", "HOME": str(tmp_path), "KAGGLEHUB_CACHE": str(tmp_path / "cache"),
+            "KAGGLE_CONFIG_DIR": str(tmp_path / "config"), "KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY,
+            "KAGGLE_API_TOKEN": "",
+        }  # fmt: skip
+        monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        handler.kaggle = LocalKaggle(environment)
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield handler.kaggle
+        server.shutdown()
+        thread.join()
+
+
+def failure() -> str:
+    """The message fetching fails with: it names the remedies, and shows no secret."""
+    with pytest.raises(MissingPartError) as caught:
+        fetch_kaggle_list()
+    for part in ("kaggle.json", "KAGGLE_KEY", "songs.path", "yasserh/song-popularity-dataset"):
+        assert part in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    for secret in (KEY, AUTHORIZATION, AUTHORIZATION.removeprefix("Basic ")):
+        assert secret not in shown
+    return str(caught.value)
+
+
+def test_each_version_of_the_list_is_fetched_once(kaggle: LocalKaggle, tmp_path: Path) -> None:
+    config = SongsConfig(source="csv")
+    listed = list_songs(config, tmp_path / "data")
+    assert [song.title for song in listed.songs] == ["Song"]
+    assert kaggle.requests == [f"{SERVICE}/GetDataset", f"{SERVICE}/DownloadDataset", STORE]
+    kaggle.requests.clear()
+    assert list_songs(config, tmp_path / "data") == listed
+    assert kaggle.requests == [f"{SERVICE}/GetDataset"]  # which version there is, nothing else
+    hostile = {KAGGLE_FILE: b"another list", "../../x": b"x", str(tmp_path / "y"): b"y"}
+    kaggle.version, kaggle.archive = 2, zipped(**hostile)
+    assert fetch_kaggle_list().read_bytes() == b"another list"
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(tmp_path / "cache" / "datasets") for path in written)
+
+
+def test_nothing_is_printed(kaggle: LocalKaggle) -> None:
+    code = "from samuel.popdb.songs import fetch_kaggle_list; fetch_kaggle_list()"
+    variables, command = {**os.environ, **kaggle.environment}, [sys.executable, "-c", code]
+    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert STORE in kaggle.requests
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_refusal(status: int, kaggle: LocalKaggle) -> None:
+    kaggle.status = status
+    assert f"(HTTP {status})" in failure()
+    kaggle.status = 200
+    assert fetch_kaggle_list().read_bytes() == LIST
+
+
+def test_credentials_that_cannot_be_read_and_a_kaggle_that_is_gone(
+    kaggle: LocalKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delenv("KAGGLE_KEY")
+        path = put(tmp_path / "config" / "kaggle.json", f'{{"username": "someone", "key": "{KEY}"'.encode())
+        assert f"Invalid Kaggle credentials file at {path}" in failure()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert "ProxyError" in failure()
+
+
+def test_a_download_that_breaks_off_is_resumed(kaggle: LocalKaggle) -> None:
+    noise = random.Random(0).randbytes(3 * 2**20)  # noqa: S311
+    kaggle.archive = zipped(**{KAGGLE_FILE: LIST, "noise": noise})
+    kaggle.sent = 2**21 + 5
+    failure()
+    kaggle.sent = None
+    path = fetch_kaggle_list()
+    assert kaggle.requests[-1] == f"{STORE} bytes={2**21}-"
+    assert (path.read_bytes(), path.with_name("noise").read_bytes()) == (LIST, noise)
+
+
+WHOLE = zipped(**{KAGGLE_FILE: LIST})
+
+
+@pytest.mark.parametrize(
+    ("archive", "complaint"),
+    [
+        (b"<html>sign in</html>", "ValueError"),
+        (WHOLE.replace(b"Song,1", b"Sony,1"), "BadZipFile"),
+        (zipped(licence=b"alone"), f"the Kaggle dataset holds no .*{KAGGLE_FILE}"),
+    ],
+)
+def test_a_damaged_archive(archive: bytes, complaint: str, kaggle: LocalKaggle) -> None:
+    kaggle.archive = archive
+    with pytest.raises(MissingPartError, match=complaint):
+        fetch_kaggle_list()
