@@ -49,11 +49,8 @@ def acquire_songs(
     What is known of songs comes first. Those that failed by what might pass are tried again after the others,
     and after a pause. Whoever begins a run calls `parts.rate_limiter.start_run()`: until then a stop holds.
 
-    Args:
-        songs: Of the list.
-        parts: Settings, store and rate limiter of the run.
-        done: Called once for each song, when its first try is over.
-        while_asking: Held while the site is asked; not entered where it need not be.
+    `done` is called once for each song, when its first try is over; `while_asking` is held while the site is
+    asked, and not entered where it need not be.
 
     Raises:
         OperatorError: The run must stop: a bot check, a run of refusals, a full disk. What is done stays.
@@ -90,7 +87,6 @@ def acquire_song(song: Song, parts: Parts, limiter: RateLimiter | None) -> Outco
     """Acquire the audio of one song, tried once: `data/raw/<key>/audio.wav`.
 
     Raises:
-        OperatorError: The run must stop.
         _SiteNeededError: The site would have to be asked, and there is no limiter.
     """
     config, data = parts.settings.download, parts.settings.data

@@ -40,7 +40,6 @@ def fetch_video(
 
     Raises:
         SongError: This video cannot be had; `status` says why.
-        OperatorError: The site wants to see a human, the disk is full, or the run was stopped.
     """
     with limiter.request("download", repeated=repeated):
         resumed = partial.is_dir() and any(partial.iterdir())
@@ -139,11 +138,7 @@ def _decode(
 
 
 def measure(audio: Path) -> dict[str, float]:
-    """duration_s, peak and clipped_share of a WAV file, read block by block.
-
-    Raises:
-        SongError: It holds no sound, values that are no numbers, or more than its format can count.
-    """
+    """duration_s, peak and clipped_share of a WAV file, read block by block; or a SongError."""
     if audio.stat().st_size >= WAV_LIMIT_BYTES:  # the length in its header has wrapped around
         raise SongError(Status.TOO_LONG, "over 3.3 hours do not fit a WAV file")
     peak, clipped = 0.0, 0

@@ -247,11 +247,8 @@ def rank(
 ) -> list[Candidate]:
     """The hits that can be taken, best first, then the refused ones in the site's order.
 
-    Args:
-        title: As the list writes it.
-        duration_s: As the list states it; None: by title alone.
-        hits: In the site's order, which breaks ties and is the order of the policy "first".
-        config: `policy` and `max_duration_s`.
+    Title and duration are as the list states them; without a duration the title decides. The order of the
+    site breaks ties, and is that of the policy "first".
     """
     candidates = [_judge(title, duration_s, hit, config) for hit in hits]
     fit = [candidate for candidate in candidates if candidate.refusal is None]
@@ -332,7 +329,6 @@ def search(
 
     Raises:
         SongError: The site did not answer; `status` says why.
-        OperatorError: The site wants to see a human, or the run was stopped.
     """
     if not title.strip():
         raise SongError(Status.NO_MATCH, "the title is empty: nothing to search for")

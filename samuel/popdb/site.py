@@ -97,11 +97,7 @@ class _Log:
 
 
 def site_options(config: DownloadConfig, folder: Path) -> dict[str, Any]:
-    """yt-dlp's options for the site: its extractors alone, one video at a time, written into `folder`.
-
-    Raises:
-        InputError: The cookies file cannot be used.
-    """
+    """yt-dlp's options for the site: its extractors alone, one video at a time, written into `folder`."""
     options: dict[str, Any] = {
         **config.ytdlp,
         "logger": _Log(),
@@ -177,11 +173,7 @@ def translated_errors(folder: Path) -> Iterator[None]:
 
 
 def classify(error: YoutubeDLError) -> Status:
-    """Status of a song whose search or download ended in `error`.
-
-    Raises:
-        OperatorError: No other song would fare better: a bot check, or a full disk.
-    """
+    """Status of a song whose search or download ended in `error`, unless no other would fare better."""
     # Without the outermost wrapper: its text quotes the query, and a song may be called "Captcha".
     wrapped = isinstance(error, DownloadError) and error.exc_info and error.exc_info[1]
     causes: list[BaseException] = []

@@ -55,10 +55,7 @@ Done = Callable[[Outcome], object]
 def separate_songs(downloaded: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
     """Audio → stems in `data/stems/<key>`, in the order given; a song that failed before passes through.
 
-    `done` is called with each outcome as it comes.
-
-    Raises:
-        SamuelError: What concerns all songs; what is done stays.
+    `done` is called with each outcome as it comes. What concerns all songs is raised; what is done stays.
     """
 
     def make(audio: Artifact, folder: Path) -> dict[str, Any]:
@@ -97,11 +94,7 @@ def songs_in_hand(parts: Parts) -> int:
 
 
 def reclaim_audio(parts: Parts) -> int:
-    """Have audio downloaded again that was removed and is wanted, as other settings ask for other latents.
-
-    Returns:
-        How many songs that concerns.
-    """
+    """Have audio downloaded again that was removed and other settings want; of how many songs."""
     store, data = parts.store, parts.settings.data
     removed = [
         (audio.folder, stems_folder(audio, parts), latents_folder(audio, parts))
@@ -186,8 +179,7 @@ def _outcome(stage: Stage, song: Outcome, parts: Parts, *, make: bool) -> Outcom
 def _prove_codec(parts: Parts, read_song: Callable[[], Audio]) -> None:
     """Have a chunk of a song come back as it was, once for each codec and before the long work.
 
-    Raises:
-        MissingPartError: It does not: these weights give back noise.
+    MissingPartError where it does not: these weights give back noise.
     """
     codec = parts.codec
     samples = codec.info.samples(parts.settings.popdb.chunk_frames)

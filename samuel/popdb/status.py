@@ -107,15 +107,9 @@ def attempt(
     A failure is remembered. One that another try cannot mend is not tried again, unless what its status
     depends on has changed since. Who wants the same artifact at the same time waits for it.
 
-    Args:
-        song: The song.
-        stage: Its name.
-        folder: Where the artifact belongs.
-        make: Makes it in a temporary folder; returns its record.
-        earlier: What the stages before recorded.
-        limits: What a status depends on, as JSON can write it: TOO_LONG on the longest duration.
-        retry: Given how often it has failed; False: it is not tried now.
-        store: Where others may have made it, or met the failure.
+    `make` makes it in a temporary folder and returns its record, which is added to that of the `earlier`
+    stages. `limits` are what a status depends on, as TOO_LONG on the longest duration. `retry` is given how
+    often it has failed, and says whether it is tried now.
     """
     if found := find_outcome(song, stage, folder, earlier, store):
         return found

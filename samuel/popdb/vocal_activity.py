@@ -22,12 +22,7 @@ Flags = NDArray[np.bool_]
 def vocal_activity(vocals: Audio, mix: Audio) -> Flags:
     """Flags for frames of 100 ms every 50 ms: True where somebody sings.
 
-    Args:
-        vocals: (2, S), the vocal stem.
-        mix: (2, S), the song.
-
-    Returns:
-        (F,) flags, F = ceil(S / 2205); frame i is centred at (i + 1) · 50 ms.
+    (2, S) vocal stem and (2, S) song → (F,), F = ceil(S / 2205); frame i is centred at (i + 1) · 50 ms.
     """
     vocal_db, mix_db = _levels_db(vocals), _levels_db(mix)
     audible = mix_db > SILENCE_DB

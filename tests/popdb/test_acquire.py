@@ -22,7 +22,7 @@ from samuel.errors import InputError, MissingPartError, OperatorError, SongError
 from samuel.popdb import acquire as acquisition
 from samuel.popdb.download import measure
 from samuel.popdb.parts import Parts
-from samuel.popdb.site import YtDlp, read_cookies, site_options
+from samuel.popdb.site import YtDlp, site_options
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 from tests.popdb.conftest import Workplace
@@ -138,14 +138,6 @@ def test_one_title_is_searched_once_and_one_video_fetched_once(site: LocalSite, 
     other = workplace.outcomes("Another title", workers=2)
     assert site.requests == ["/search", "/watch/a", "/media/a", "/search"]
     assert len({outcome.record["audio_sha256"] for outcome in outcomes + other}) == 1
-
-
-def test_another_policy_asks_for_no_new_search(site: LocalSite, workplace: Workplace) -> None:
-    site.add_video("first", TONE, title="Something else")
-    site.add_video("best", TONE, title="Wanted")
-    assert workplace.search("Wanted")["video_id"] == "first"
-    assert workplace.search("Wanted", policy="scored")["video_id"] == "best"
-    assert site.requests.count("/search") == 1
 
 
 @pytest.mark.parametrize("page_s", [3.0, None])
@@ -455,19 +447,6 @@ def test_cookies_that_cannot_be_read_are_refused(
     with pytest.raises(MissingPartError, match=r"download\.cookies") as told:
         require(workplace.with_(cookies=cookies), {"csv"})
     assert "secret" not in "".join((str(caught.value), str(told.value), *capfd.readouterr()))
-
-
-def test_lines_that_yt_dlp_reads_are_taken(tmp_path: Path) -> None:
-    lines = [
-        "# a comment",
-        "",
-        "   ",
-        ".x.com\tTRUE\t/\tTRUE\t\tname\t",
-        ".x.com\tTRUE\t/\tTRUE\t1.5\tname\tv",
-    ]
-    text = "\n".join([COOKIES, *lines, ""])
-    (tmp_path / "cookies.txt").write_text(text)
-    assert read_cookies(tmp_path / "cookies.txt").read() == text
 
 
 def test_a_proxy_sees_every_request_and_further_options_reach_yt_dlp(

@@ -103,12 +103,6 @@ def test_what_is_promised_bounds_what_arrives(two: LocalSite, workplace: Workpla
     assert "breaks off (0.81 s of the 4.0 s" in cut.message
 
 
-def test_yt_dlp_tries_again_what_may_pass(site: LocalSite, workplace: Workplace) -> None:
-    site.add_video("a", Answer(b"", 500))
-    assert workplace.outcomes("Any song", retries=2)[0].status == Status.SERVER_ERROR
-    assert site.requests.count("/media/a") == 3
-
-
 @pytest.mark.parametrize("at", [SEARCH, PAGE, MEDIA])
 def test_a_title_is_no_message_of_the_site(at: str, site: LocalSite, workplace: Workplace) -> None:
     title = "Captcha, I am not a bot, HTTP Error 429, No space left on device"
@@ -260,17 +254,6 @@ def rest(site: LocalSite, workplace: Workplace) -> Path:
     return part
 
 
-def test_a_file_that_had_arrived_is_not_fetched_again(
-    rest: Path, site: LocalSite, workplace: Workplace
-) -> None:
-    rest.unlink()
-    rest.with_suffix("").write_bytes(BODY)
-    site.requests.clear()
-    workplace.search()
-    assert site.requests == ["/watch/a"]
-    assert_whole(workplace)
-
-
 UNREADABLE = "what was resumed cannot be read; it will be fetched anew"
 BEYOND = "unable to download video data: HTTP Error 416: Requested Range Not Satisfiable"
 
@@ -294,14 +277,6 @@ def test_a_rest_that_is_no_part_of_this_file_is_fetched_anew(
     assert workplace.entries() == []
     workplace.search()
     assert media_requests(site)[-1] is None
-    assert_whole(workplace)
-
-
-def test_a_rest_of_another_format_is_not_used(rest: Path, site: LocalSite, workplace: Workplace) -> None:
-    site.add_page("a", duration=20.0, ext="flac", format_id="other")
-    site.answers["/media/a"] = Answer(encoded(sine(20.0)))
-    workplace.search()
-    assert media_requests(site)[1:] == [None]
     assert_whole(workplace)
 
 

@@ -164,9 +164,3 @@ def test_a_song_that_failed_for_good_fails_everywhere_without_another_try(
     [second] = machines.on("b", lambda: acquire_songs(songs, Parts(settings)))
     assert (first.did_work, second.did_work) == (True, False)
     assert (first.status, first.message, first.attempts) == (second.status, second.message, second.attempts)
-
-
-def test_a_store_that_cannot_be_written_stops_the_run(machines: Machines) -> None:
-    (machines.root / "store").write_text("a file")
-    with pytest.raises(OperatorError, match=r"file://.* cannot be used .* check settings\.store"):
-        machines.on("a", lambda: acquire_songs(songs_of(machines.root, 1), Parts(machines.settings())))

@@ -1,6 +1,5 @@
 """The pace of requests, by a clock that only sleep moves, and shared by two real processes."""
 
-import errno
 import os
 import signal
 import time
@@ -70,15 +69,6 @@ def test_requests_of_a_kind_are_one_interval_apart(tmp_path: Path, fake: Time) -
     kinds: list[Request] = ["download", "search", "search", "download", "download"]
     assert [waited(limiter, fake, kind) for kind in kinds] == [0, 0, 2, 10, 12]
     assert max(fake.sleeps) == 1.0
-
-
-def test_an_interval_grows_at_random_by_no_more_than_its_jitter(tmp_path: Path, fake: Time) -> None:
-    limiter = limiter_at(tmp_path, fake, download_interval_s=1, jitter=0.5)
-    limiter.wait("download")
-    gaps = [waited(limiter, fake) for _ in range(200)]
-    assert 1 <= min(gaps) < 1.05  # of 200 draws from U(1, 1.5); by chance it fails once in 10⁹
-    assert 1.45 < max(gaps) <= 1.5
-    assert sum(gaps) / 200 == pytest.approx(1.25, abs=0.06)  # six standard errors
 
 
 def test_each_rate_limit_in_a_row_pauses_everybody_twice_as_long(
@@ -254,15 +244,6 @@ def test_no_wait_exceeds_what_the_settings_allow_whatever_the_clock_did(tmp_path
     refuse(after)
     fake.now -= 86_400
     assert [waited(after, fake) for _ in range(2)] == [30, 12]
-
-
-def test_a_full_disk_is_named(tmp_path: Path, fake: Time, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OperatorError, match="the disk is full"):
-        limiter_at(tmp_path, fake).stop("no")
 
 
 # --- several processes ---

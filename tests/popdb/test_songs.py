@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import random
-import subprocess
 import sys
 import traceback
 import zipfile
@@ -36,7 +35,6 @@ from samuel.popdb.songs import (
 )
 from tests.popdb.choice_cases import REAL_LIST, needs_real_list
 
-ROOT = Path(__file__).parents[2]
 HEADER = "song_name,song_popularity,song_duration_ms\n"
 FEATURES = "song_name,song_popularity,song_duration_ms,instrumentalness,speechiness\n"
 FIVE = FEATURES + (
@@ -164,17 +162,6 @@ def test_folder_that_cannot_be_used(tmp_path: Path) -> None:
 # --- csv: rows ---
 
 
-@pytest.mark.parametrize(
-    ("title", "normal"),
-    [
-        ("\u200bHello", "Hello"), ("  a \t\u00a0 b\n", "a b"), ("\ufb01ne \uff21", "fine A"),
-        ("Cafe\u0301", "Caf\u00e9"), ("Keep CASE!", "Keep CASE!"),
-    ],
-)  # fmt: skip
-def test_normalised_title(title: str, normal: str) -> None:
-    assert normalise_title(title) == normal
-
-
 def test_csv_song(tmp_path: Path) -> None:
     rows = "key,song_duration_ms,song_name,song_popularity\r\n1,211500,In  The End,65.6\r\n"
     [song] = csv_list(tmp_path, rows).songs
@@ -190,7 +177,7 @@ def test_csv_titles_stay_text(tmp_path: Path) -> None:
     assert csv_titles(tmp_path, "\ufeff" + HEADER + rows) == [*names[:-1], "line break"]
 
 
-@pytest.mark.parametrize("cell", ["", "abc", "nan", "-1", "1,5", "1e300", "9" * 400])
+@pytest.mark.parametrize("cell", ["", "abc", "nan", "-1", "1,5", "9" * 400])
 @pytest.mark.parametrize("column", ["song_popularity", "song_duration_ms"])
 def test_csv_cell_that_is_no_number(cell: str, column: str, tmp_path: Path) -> None:
     cells = {"song_popularity": "50", "song_duration_ms": "60000", column: f'"{cell}"'}
@@ -199,15 +186,6 @@ def test_csv_cell_that_is_no_number(cell: str, column: str, tmp_path: Path) -> N
     assert f"row 3, {column}: '{cell[:3]}" in refusal
     assert "is not a number from 0 to 1,000,000,000; mend" in refusal
     assert len(refusal) < 300
-
-
-@pytest.mark.parametrize("cell", ["", "much", "-0.01", "1.01"])
-def test_csv_share_is_read_where_its_limit_is_set(cell: str, tmp_path: Path) -> None:
-    text = FEATURES + f"Good,1,60000,0,1\nBad,1,60000,{cell},1\n"
-    assert csv_titles(tmp_path, text, max_speechiness=1.0) == ["Good", "Bad"]
-    refusal = csv_refusal(tmp_path, text, max_instrumentalness=1.0)
-    assert f"row 3, instrumentalness: {cell!r} is not a number from 0 to 1; mend" in refusal
-    assert "no column speechiness" in csv_refusal(tmp_path, HEADER + "A,1,1\n", max_speechiness=0.5)
 
 
 @pytest.mark.parametrize(
@@ -396,12 +374,10 @@ def zipped(**files: bytes) -> bytes:
 class LocalKaggle:
     """A Kaggle that holds one dataset; as an HTTP proxy it is heard on any port."""
 
-    environment: dict[str, str]  # points kagglehub here, and keeps all it writes in a folder
     archive: bytes = zipped(**{KAGGLE_FILE: LIST})
     version: int = 1
     status: int = 200  # sent in place of an answer where it is not 200
-    sent: int | None = None  # bytes of the archive that are sent before it hangs up
-    requests: list[str] = field(default_factory=list)  # paths, with the range where one was asked
+    requests: list[str] = field(default_factory=list)  # paths
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -421,24 +397,22 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._seen()
         archive = self.kaggle.archive
-        start = int(self.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
         md5 = b64encode(hashlib.md5(archive, usedforsecurity=False).digest()).decode()
         store = {"Accept-Ranges": "bytes", "x-goog-hash": f"md5={md5}"}
-        self._send(206 if start else 200, store, archive[start:], self.kaggle.sent)
+        self._send(200, store, archive)
 
     def _seen(self) -> str:
-        path = urlsplit(self.path).path
-        self.kaggle.requests.append(f"{path} {self.headers.get('Range', '')}".strip())
-        return path
+        self.kaggle.requests.append(urlsplit(self.path).path)
+        return self.kaggle.requests[-1]
 
-    def _send(self, status: int, headers: dict[str, str], body: bytes, sent: int | None = None) -> None:
+    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
         kind = "application/octet-stream" if "Accept-Ranges" in headers else "application/json"
         length = {"Content-Type": kind, "Content-Length": str(len(body)), "X-Kaggle-HubVersion": "99.0"}
         for name, value in {**length, **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body[:sent])
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
@@ -457,7 +431,7 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalKag
         monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        handler.kaggle = LocalKaggle(environment)
+        handler.kaggle = LocalKaggle()
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield handler.kaggle
@@ -477,7 +451,9 @@ def failure() -> str:
     return str(caught.value)
 
 
-def test_each_version_of_the_list_is_fetched_once(kaggle: LocalKaggle, tmp_path: Path) -> None:
+def test_each_version_of_the_list_is_fetched_once(
+    kaggle: LocalKaggle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = SongsConfig(source="csv")
     listed = list_songs(config, tmp_path / "data")
     assert [song.title for song in listed.songs] == ["Song"]
@@ -490,14 +466,7 @@ def test_each_version_of_the_list_is_fetched_once(kaggle: LocalKaggle, tmp_path:
     assert fetch_kaggle_list().read_bytes() == b"another list"
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert all(path.is_relative_to(tmp_path / "cache" / "datasets") for path in written)
-
-
-def test_nothing_is_printed(kaggle: LocalKaggle) -> None:
-    code = "from samuel.popdb.songs import fetch_kaggle_list; fetch_kaggle_list()"
-    variables, command = {**os.environ, **kaggle.environment}, [sys.executable, "-c", code]
-    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert STORE in kaggle.requests
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])
@@ -517,17 +486,6 @@ def test_credentials_that_cannot_be_read_and_a_kaggle_that_is_gone(
         assert f"Invalid Kaggle credentials file at {path}" in failure()
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert "ProxyError" in failure()
-
-
-def test_a_download_that_breaks_off_is_resumed(kaggle: LocalKaggle) -> None:
-    noise = random.Random(0).randbytes(3 * 2**20)  # noqa: S311
-    kaggle.archive = zipped(**{KAGGLE_FILE: LIST, "noise": noise})
-    kaggle.sent = 2**21 + 5
-    failure()
-    kaggle.sent = None
-    path = fetch_kaggle_list()
-    assert kaggle.requests[-1] == f"{STORE} bytes={2**21}-"
-    assert (path.read_bytes(), path.with_name("noise").read_bytes()) == (LIST, noise)
 
 
 WHOLE = zipped(**{KAGGLE_FILE: LIST})

@@ -99,25 +99,6 @@ def test_stems_sum_to_the_song(tmp_path: Path, share: float) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("level", "share", "status", "message"),
-    [
-        (0.0009, 0.5, "silent", "dBFS"),
-        (np.nan, 0.5, "not_finite", "the song"),
-        (3e4, 0.5, "decode_failed", "full scale"),
-        (0.1, np.inf, "not_finite", "the vocals by share/1"),
-    ],
-)
-def test_songs_that_cannot_be_separated(
-    tmp_path: Path, level: float, share: float, status: str, message: str
-) -> None:
-    write_wav(tmp_path / "audio.wav", noise(SAMPLE_RATE, level))
-    with pytest.raises(SongError, match=message) as caught:
-        stages.separate(Share(share), tmp_path / "audio.wav", tmp_path)
-    assert caught.value.status == status
-    assert [path.name for path in tmp_path.iterdir()] == ["audio.wav"]
-
-
 # --- latents ---
 
 
@@ -300,12 +281,6 @@ def test_other_settings_want_the_audio_back_unless_there_are_stems(
     assert all(outcome.ok and outcome.did_work for outcome in run(songs, settings))
     assert half.songs == 3 + downloads
     assert files(tmp_path, ".safetensors") == 6
-
-
-def test_a_song_that_failed_keeps_what_it_was_tried_with(tmp_path: Path, half: Share) -> None:
-    settings = small_settings(tmp_path, retention=keeping("remove", "remove"), popdb={"chunk_frames": 128})
-    assert {outcome.status for outcome in run(songs_of(tmp_path), settings)} == {"too_short"}
-    assert (files(tmp_path, "audio.wav"), files(tmp_path, ".flac")) == (3, 6)
 
 
 @pytest.mark.parametrize("stage", ["separate", "encode"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from samuel.errors import OperatorError, SongError
+from samuel.errors import SongError
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status, attempt
 
@@ -67,13 +67,6 @@ def test_a_final_failure_is_tried_again_under_other_limits(
     assert tried(tmp_path, succeed, limits={Status.TOO_LONG: limit}).ok == again
 
 
-def test_what_failed_is_not_tried_without_leave(tmp_path: Path) -> None:
-    tried(tmp_path, fail_with(Status.NETWORK))
-    outcome = tried(tmp_path, succeed, retry=lambda failed: failed != 1)
-    assert (outcome.status, outcome.attempts, outcome.did_work) == (Status.NETWORK, 1, False)
-    assert tried(tmp_path, succeed).ok
-
-
 @pytest.mark.parametrize("damage", ["", '{"status": "wonderful"}', "\xff"])
 def test_a_damaged_memory_of_a_failure_is_none(tmp_path: Path, damage: str) -> None:
     tried(tmp_path, fail_with(Status.UNAVAILABLE))
@@ -108,12 +101,3 @@ def test_those_who_want_the_same_share_one_failure(tmp_path: Path) -> None:
         outcomes = list(executor.map(lambda _: tried(tmp_path, fail), range(8)))
     assert {(outcome.status, outcome.attempts) for outcome in outcomes} == {(Status.UNAVAILABLE, 1)}
     assert len(calls) == 1
-
-
-def test_what_an_operator_must_mend_stops_the_run(tmp_path: Path) -> None:
-    def full(_: Path) -> dict[str, Any]:
-        raise OperatorError("disk full")
-
-    with pytest.raises(OperatorError, match="disk full"):
-        tried(tmp_path, full)
-    assert tried(tmp_path, succeed).attempts == 1

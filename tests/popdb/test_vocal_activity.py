@@ -63,16 +63,3 @@ def test_short_gaps_are_filled_and_short_runs_dropped() -> None:
     assert share(sung((2.0, 4.0), (4.25, 6.0))) == pytest.approx(4.0 / SECONDS, abs=0.01)
     assert share(sung((2.0, 4.0), (5.0, 7.0))) == pytest.approx(4.0 / SECONDS, abs=0.015)
     assert share(sung((9.0, 9.04))) == 0.0
-
-
-def test_silence_has_no_singing() -> None:
-    silence = np.zeros((2, SAMPLE_RATE), dtype=np.float32)
-    assert not vocal_activity(silence, silence).any()
-    assert not vocal_activity(silence, BAND[:, :SAMPLE_RATE]).any()
-
-
-def test_share_counts_the_frames_centred_inside() -> None:
-    active = np.arange(40) < 4  # centred at 0.05, 0.10, 0.15, 0.20 s
-    assert vocal_share(active, 0.0, 0.225) == 1.0
-    assert vocal_share(active, 0.125, 0.2) == pytest.approx(0.5)
-    assert vocal_share(active, 100.0, 1.0) == 0.0
