@@ -100,7 +100,7 @@ def _checked(needs: list[Need], settings: Settings) -> list[Need]:
     for disk in disks.values():
         needed, free = sum(need.n_bytes for _, need in disk), shutil.disk_usage(disk[0][0]).free
         parts = ", ".join(f"{need.name} {need.n_bytes / 1e9:,.2f} GB in {need.folder}" for _, need in disk)
-        line = f"needs about {needed / 1e9:,.1f} GB of disk space ({parts}), {free / 1e9:,.1f} GB free"
+        line = f"needs about {needed / 1e9:,.1f} GB of disk space ({parts}), {free / 1e9:,.2f} GB free"
         logger.info(line)
         if needed > free and settings.retention.check_space:
             removable = [n.name for _, n in disk if getattr(settings.retention, n.name, "") == "keep"]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from samuel.artifacts import explain_full_disk
 from samuel.config import DownloadConfig
 from samuel.errors import OperatorError, SongError
-from samuel.popdb.site import DISK_REMEDY
+from samuel.popdb.site import DISK_REMEDY, SITE_REMEDY
 from samuel.popdb.status import Status
 
 logger = logging.getLogger(__name__)
@@ -29,11 +29,6 @@ logger = logging.getLogger(__name__)
 LONGEST_SLEEP_S = 1.0  # between two looks at the state: a stop is noticed within it
 LOCK_POLL_S = 0.005
 CANCELLED = "the run has ended; start it again. What was downloaded stays"
-REMEDY = (
-    "wait some hours and start again with a larger download.download_interval_s; if that does not help, set "
-    "download.proxy, download.cookies (they can cost you the account) or a PO-token provider for yt-dlp. "
-    "What was downloaded stays"
-)
 NETWORK_REMEDY = "check the connection and the proxy, then start again. What was downloaded stays"
 
 Request = Literal["search", "download"]
@@ -137,7 +132,7 @@ class RateLimiter:
                 logger.warning("the site limits us (%d in a row): nothing is asked until %s", faults, until)
             if state.stopped is not None or faults < self._config.stop_after:
                 return
-            remedy = NETWORK_REMEDY if status == Status.NETWORK else REMEDY
+            remedy = NETWORK_REMEDY if status == Status.NETWORK else SITE_REMEDY
             state.stopped = f"{faults} requests in a row failed, the last one as {status}: {remedy}"
         raise OperatorError(state.stopped)
 

@@ -26,9 +26,10 @@ logger = logging.getLogger(__name__)
 
 DISK_RESERVE_BYTES = 64 * 2**20
 DISK_REMEDY = "make room, or point `data` to another disk, and start again. What was downloaded stays"
-BOT_REMEDY = (
-    "wait some hours and go on with a larger download.download_interval_s, or set up a PO-token provider or "
-    "cookies for yt-dlp (cookies can cost you the account). What was downloaded stays"
+SITE_REMEDY = (
+    "wait some hours and start again with a larger download.download_interval_s; if that does not help, set "
+    "download.proxy, download.cookies (they can cost you the account) or a PO-token provider for yt-dlp. "
+    "What was downloaded stays"
 )
 FULL_DISK = r"No space left on device|Disk quota exceeded|Errno 28\b"
 MACHINE_FAULT = r"\[Errno (?:1|5|13|23|24|30)\]"
@@ -188,7 +189,7 @@ def classify(error: YoutubeDLError) -> Status:
         what = "this machine does not let yt-dlp open or write a file"
         raise OperatorError(f"{what} ({found[0]}): {text[-300:]}")
     if re.search(BOT_CHECK, text, re.IGNORECASE):
-        raise OperatorError(f"the site asks for proof that no robot is at work: {BOT_REMEDY}")
+        raise OperatorError(f"the site asks for proof that no robot is at work: {SITE_REMEDY}")
     if any(isinstance(cause, GeoRestrictedError) for cause in causes):
         return Status.GEO_BLOCKED
     for pattern, status in VERDICTS:

@@ -171,7 +171,10 @@ def _outcome(stage: Stage, song: Outcome, parts: Parts, *, make: bool) -> Outcom
             return None
         if released:
             store.forget(folder)
-        fetch_and_make = lambda target: stage.make(store.fetch(source), target)  # noqa: E731
+
+        def fetch_and_make(target: Path) -> dict[str, Any]:
+            return stage.make(store.fetch(source), target)
+
         found = attempt(song.song, stage.name, folder, fetch_and_make, record, store=store)
     return replace(found, sources=sources)
 

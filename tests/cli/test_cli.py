@@ -62,7 +62,7 @@ def test_download_stops_where_the_audio_finds_no_room(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50_000_000))
     assert main(["download", "--settings", str(settings_of_a_folder(tmp_path))]) == 1
     raw = tmp_path / "data" / "raw"  # twice 211 s, for the list states no duration
-    assert f"0.1 GB of disk space (audio 0.15 GB in {raw}), 0.1 GB free" in capsys.readouterr().err
+    assert f"0.1 GB of disk space (audio 0.15 GB in {raw}), 0.05 GB free" in capsys.readouterr().err
     assert not list(raw.glob("*/entry.json"))
 
 

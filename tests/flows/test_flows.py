@@ -212,7 +212,7 @@ def test_what_is_missing_is_named_before_any_song(
     assert digests(Path(undisturbed.popdb_path)) == before
     monkeypatch.setattr("flows.build_popdb.require", lambda *_: [])  # it wants more than this disk has
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
-    with pytest.raises(OperatorError, match=r"needs about .* 10 MB free; .*songs\.limit"):
+    with pytest.raises(OperatorError, match=r"needs about .* 0\.01 GB free; .*songs\.limit"):
         build_popdb(settings=folder_settings(tmp_path, songs_folder))
     assert not list(tmp_path.glob("data/raw/*/entry.json"))
     assert THREADS + 2 == GROUPS_IN_HAND  # no more songs are in hand than the space for them

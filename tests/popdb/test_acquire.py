@@ -119,16 +119,6 @@ def test_a_blocked_video_gives_way_to_the_next_best_which_stays(
     assert site.requests == []
 
 
-def test_a_second_try_comes_after_the_other_songs(site: LocalSite, workplace: Workplace) -> None:
-    for name in ("first", "second"):
-        site.add_video(name, TONE, title=name.title())
-    site.answers["/media/first"] = Answer(TONE.body, status=503, times=1)
-    first, second = workplace.outcomes("First", "Second", policy="scored", attempts=2, workers=1)
-    assert (first.status, first.attempts, second.attempts) == (Status.OK, 2, 1)
-    media = [path for path in site.requests if "media" in path]
-    assert media == ["/media/first", "/media/second", "/media/first"]
-
-
 def test_one_title_is_searched_once_and_one_video_fetched_once(site: LocalSite, workplace: Workplace) -> None:
     site.add_video("a", TONE)
     songs = [Song(str(number), "Any", duration_s=3.0 + number) for number in range(3)]
