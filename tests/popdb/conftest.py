@@ -18,12 +18,7 @@ from tests.popdb.site import AT_ONCE, LocalSite, serving, yt_dlp_plugin
 
 
 class Workplace:
-    """A data folder, and songs acquired into it.
-
-    Attributes:
-        root: The folder.
-        settings: With a site that is searched at once and without pauses.
-    """
+    """A folder, and songs acquired into its data folder, of a site that is searched without pauses."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -75,11 +70,6 @@ class Workplace:
         """The one audio file that was acquired."""
         [path] = self.root.glob("data/raw/*/audio.wav")
         return path
-
-    def forget(self) -> None:
-        """Lose the search's results, so that the next one asks again."""
-        for path in self.root.glob("data/searches/*/entry.json"):
-            path.unlink()
 
     def _record(self, song: Song, **download: Any) -> dict[str, Any]:
         [outcome] = self.outcomes(song, **download)

@@ -61,26 +61,19 @@ class Answer:
 
     body: bytes
     status: int = 200
-    sent: int | None = None
-    """So many bytes are sent, then the site hangs up; None: all."""
+    sent: int | None = None  # so many bytes are sent, then the site hangs up; None: all
     kind: str = "application/octet-stream"
-    length: int | None = None
-    """Content-Length that is claimed; None: the true one."""
-    bytes_per_s: float | None = None
-    """Rate of a slow body; None: at once."""
-    reset: bool = False
-    """The connection is reset instead of closed."""
-    ranges: bool = True
-    """False: a request for a range gets the whole."""
-    times: int | None = None
-    """So many requests meet the fault (status, sent, reset, length, bytes_per_s); None: all."""
+    length: int | None = None  # Content-Length that is claimed; None: the true one
+    bytes_per_s: float | None = None  # rate of a slow body; None: at once
+    reset: bool = False  # the connection is reset instead of closed
+    times: int | None = None  # so many requests meet the fault; None: all
 
     def now(self) -> "Answer":
         """This answer to one more request: healed where its fault held only for the first ones."""
         if self.times is None:
             return self
         self.times -= 1
-        return self if self.times >= 0 else Answer(self.body, kind=self.kind, ranges=self.ranges)
+        return self if self.times >= 0 else Answer(self.body, kind=self.kind)
 
 
 @dataclass
@@ -88,17 +81,14 @@ class LocalSite:
     """The site's content, and the requests it saw."""
 
     base: str
+    # By path; "/search" is that of every search, "/search?q=<title>" that of one.
     answers: dict[str, Answer] = field(default_factory=dict)
-    """By path; "/search" is that of every search, "/search?q=<title>" that of one."""
-    hits: list[dict[str, Any]] = field(default_factory=list)
-    """Found by a search."""
+    hits: list[dict[str, Any]] = field(default_factory=list)  # found by a search
+    # Ids of the hits that the search for a title finds; where it is not in here, it finds all.
     found: dict[str, list[str]] = field(default_factory=dict)
-    """Ids of the hits that the search for a title finds; where it is not in here, it finds all."""
     queries: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-    """Paths asked for."""
-    headers: list[dict[str, str]] = field(default_factory=list)
-    """Of each request; the path, with its query, is under ":path"."""
+    requests: list[str] = field(default_factory=list)  # paths asked for
+    headers: list[dict[str, str]] = field(default_factory=list)  # of each; the target is under ":path"
 
     def add_video(self, video_id: str, media: Answer, duration: float | None = 3.0, **page: Any) -> None:
         """A hit of every search, its page, and its media; `page` is added to hit and page."""
@@ -121,17 +111,6 @@ class LocalSite:
         media = {"url": f"{self.base}/media/{video_id}", "ext": "flac", "vcodec": "none"}
         page = {"id": video_id, "title": f"Video {video_id}", **media, **fields}
         self.answers[f"/watch/{video_id}"] = Answer(json.dumps(page).encode())
-
-    def add_segmented_video(self, video_id: str, segments: list[bytes], segment_s: float) -> None:
-        """A hit whose media is an HLS playlist of `segments`, at /media/<id>/<number>."""
-        lines = ["#EXTM3U", "#EXT-X-VERSION:3", f"#EXT-X-TARGETDURATION:{segment_s:g}"]
-        for number, body in enumerate(segments):
-            lines += [f"#EXTINF:{segment_s},", f"{self.base}/media/{video_id}/{number}"]
-            self.answers[f"/media/{video_id}/{number}"] = Answer(body)
-        self.answers[f"/media/{video_id}"] = Answer("\n".join([*lines, "#EXT-X-ENDLIST", ""]).encode())
-        fields = {"duration": segment_s * len(segments), "ext": "mp3", "protocol": "m3u8_native"}
-        self.add_hit(video_id, **fields)
-        self.add_page(video_id, **fields)
 
     def sent(self, path: str, header: str) -> list[str | None]:
         """Values of `header` in the requests for `path`."""
@@ -182,7 +161,8 @@ def serving(site: LocalSite | None = None) -> Iterator[LocalSite]:
 
 
 def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
-    start = _range_start(handler, answer)
+    asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+    start = int(asked[1]) if asked and answer.status == 200 else None
     body = answer.body[start or 0 :]
     beyond = start is not None and not body
     handler.send_response(answer.status if start is None else 416 if beyond else 206)
@@ -202,11 +182,6 @@ def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
             handler.connection.close()
     except OSError:  # the client has had enough
         return
-
-
-def _range_start(handler: BaseHTTPRequestHandler, answer: Answer) -> int | None:
-    found = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    return int(found[1]) if found and answer.ranges and answer.status == 200 else None
 
 
 def _write(handler: BaseHTTPRequestHandler, body: bytes, bytes_per_s: float | None) -> None:
