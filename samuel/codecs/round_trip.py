@@ -64,12 +64,7 @@ def round_trip(codec: Codec, audio: Audio) -> RoundTrip:
 
 
 def require_faithful(codec: Codec, audio: Audio) -> RoundTrip:
-    """Refuse a codec that does not give back `audio`, (2, S); its figures where it does.
-
-    Raises:
-        MissingPartError: Too unlike in spectrum or level, or no numbers at all.
-        InputError: The audio is silent.
-    """
+    """Refuse, by a MissingPartError, a codec that does not give back `audio`, (2, S); its figures else."""
     result = round_trip(codec, audio)
     if not result.faithful:
         raise MissingPartError(

@@ -38,18 +38,9 @@ def accompany(
     *,
     sample_rate: int = SAMPLE_RATE,
 ) -> Audio:
-    """Write an accompaniment for a vocal of any length.
+    """Write an accompaniment for a vocal of any length, (2, S) float32 in [-1, 1] at 44.1 kHz, as long as it.
 
-    Args:
-        vocal: An audio file, or samples as `vocal_of` takes them.
-        model: From `load_model`.
-        codec: The codec whose latents the model learned.
-        config: Sampler, steps, guidance and seed.
-        on_step: Called with (steps done, steps in all).
-        sample_rate: Of samples; a file knows its own.
-
-    Returns:
-        (2, S) float32 in [-1, 1] at 44.1 kHz, as long as the vocal.
+    The vocal is an audio file, or samples as `vocal_of` takes them, at `sample_rate`.
 
     Raises:
         InputError: No vocal can be read from it: `vocal_of` says why.
@@ -100,10 +91,6 @@ def mix(vocal: Audio, accompaniment: Audio) -> Audio:
 
 
 def require_codec(model: TrainedModel, codec: Codec) -> None:
-    """Refuse a codec whose latents the model does not know.
-
-    Raises:
-        CheckpointError: It learned another codec's.
-    """
+    """Refuse a codec whose latents the model does not know, by a CheckpointError."""
     if not same_codec(model.codec, codec.info):
         raise CheckpointError(f"the model learned latents of {model.codec}, the codec here is {codec.info}")

@@ -66,9 +66,6 @@ def loudness_lufs(path: Path) -> float | None:
     """Measure integrated loudness in LUFS (ITU-R BS.1770, by ffmpeg's `ebur128`, to a tenth of an LU).
 
     None for silence, and for less than 0.4 s.
-
-    Raises:
-        InputError: ffmpeg cannot read it.
     """
     done = run_ffmpeg([
         "-loglevel", "info", "-nostats", "-protocol_whitelist", "file", *_input(path),
@@ -158,12 +155,7 @@ def write_limited(path: Path, blocks: Iterable[Audio]) -> float:
 
 
 def write_accompaniment(path: Path, source: Path) -> None:
-    """Write a float WAV within full scale as 24-bit WAV or FLAC, by its suffix; whole or not at all.
-
-    Raises:
-        InputError: Another suffix.
-        OperatorError: The disk is full, or the place does not let itself be written to.
-    """
+    """Write a float WAV within full scale as 24-bit WAV or FLAC, by its suffix; whole or not at all."""
     _encode(path, _input(source))
 
 
@@ -179,12 +171,7 @@ def write_mix(path: Path, vocal: Path, accompaniment: Path, balance: Balance) ->
 
 
 def require_writable(path: Path) -> None:
-    """Find out before the long work that `path` can be written; its folder is made where it is not there.
-
-    Raises:
-        InputError: It is a folder or a device, or its suffix is neither .wav nor .flac.
-        OperatorError: Nothing can be written there.
-    """
+    """Find out before the long work that `path` can be written; its folder is made where it is not there."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: no regular file; name one, such as accompaniment.wav")
     _encoder(path)

@@ -66,12 +66,7 @@ class Take:
     seed: int
 
     def require_free(self) -> None:
-        """Refuse to take the place of what was not asked to go: only OUTPUT itself was named.
-
-        Raises:
-            InputError: A file that is no take of ours stands where the mix or the record is to go.
-            OperatorError: Nothing can be written there.
-        """
+        """Refuse to take the place of what was not asked to go: only OUTPUT itself was named."""
         require_writable(self.accompaniment)
         require_writable(self.mix)
         try:
@@ -96,11 +91,7 @@ class Request:
     keep: Keep | None = None
 
     def plan(self) -> list[Take]:
-        """Say where the takes go, in the order of their seeds.
-
-        Raises:
-            InputError: Too many takes, no balance, or an output that is read.
-        """
+        """Say where the takes go, in the order of their seeds; an InputError for what cannot be wanted."""
         if not 1 <= self.takes <= MAX_TAKES:
             raise InputError(f"{self.takes} takes: ask for 1 to {MAX_TAKES}")
         if not -60 <= self.balance_db <= 60:
@@ -226,11 +217,7 @@ def _write(take: Take, vocal: Vocal, decoded: Path, balance_db: float, record: d
 
 
 def ranges_of(text: str) -> tuple[Range, ...]:
-    """Read ranges as people write them: "0-12.5, 30-" are two, the second to the end.
-
-    Raises:
-        InputError: It is something else, or a range ends before it begins.
-    """
+    """Read ranges as people write them: "0-12.5, 30-" are two, the second to the end."""
     found = [RANGE.fullmatch(part) for part in text.split(",")]
     ranges = tuple((float(m[1]), float(m[2] or math.inf)) for m in found if m)
     if len(ranges) < len(found) or any(start >= stop for start, stop in ranges):
@@ -239,11 +226,7 @@ def ranges_of(text: str) -> tuple[Range, ...]:
 
 
 def merged_ranges(ranges: Sequence[Range], duration_s: float) -> tuple[Range, ...]:
-    """Put ranges in order, those that touch in one; one that reaches the end of the vocal has no end.
-
-    Raises:
-        InputError: One is too short to hold a frame between its fades, as where the vocal ends before it.
-    """
+    """Put ranges in order, those that touch in one; one that reaches the end of the vocal has no end."""
     merged: list[Range] = []
     for start, stop in sorted(ranges):
         end = math.inf if stop >= duration_s else stop
@@ -267,11 +250,7 @@ class Existing:
 
     @classmethod
     def of(cls, keep: Keep, vocal: Vocal, workspace: Path) -> "Existing":
-        """Decode it, beside the vocal.
-
-        Raises:
-            InputError: It is shorter than the vocal, or a range is not of the vocal.
-        """
+        """Decode it, beside the vocal; an InputError where it or a range does not fit the vocal."""
         (folder := workspace / "kept").mkdir()
         ranges = merged_ranges(keep.ranges_s, vocal.duration_s)
         audio = vocal_of(keep.accompaniment, folder)

@@ -54,10 +54,9 @@ class Vocal:
     def encode(
         self, codec: Codec, min_frames: int, on_read: Callable[[int, int], object] = lambda *_: None
     ) -> Tensor:
-        """Encode it a stretch at a time, to (1, C, T) codec latents on the CPU.
+        """Encode it a stretch at a time, to (1, C, T) codec latents on the CPU; it goes on in silence.
 
-        T is `min_frames` at least: a shorter vocal goes on in silence. `on_read` gets (samples read, samples
-        in all) before every stretch is encoded.
+        `on_read` gets (samples read, samples in all) before every stretch is encoded.
         """
         samples = max(self.samples, codec.info.samples(min_frames))
 
@@ -77,15 +76,9 @@ def vocal_of(
 ) -> Vocal:
     """Bring any vocal to `workspace` / vocal.wav, whatever its length in little memory.
 
-    Args:
-        source: Any audio file, or an array: (S,), or (C', S) or (S, C'), where the axis of at most 8 entries
-            holds the channels. float has full scale at 1; integers of up to 32 bits are brought to it.
-        workspace: A folder; vocal.wav in it is replaced.
-        sample_rate: Of an array, in Hz; a file states its own.
-        length_s: So much is taken from the beginning; None for all.
-
-    Returns:
-        The vocal. A silent one is a vocal too, and logged as a warning.
+    It is an audio file, or an array at `sample_rate`: (S,), or (C', S) or (S, C'), where the axis of at most
+    8 entries holds the channels. float has full scale at 1; integers of up to 32 bits are brought to it. Only
+    `length_s` from the beginning are taken, where it is given. A silent vocal is logged as a warning.
 
     Raises:
         InputError: It is no audio, damaged, empty or longer than three hours; its samples are NaN, infinite
@@ -108,7 +101,6 @@ def vocal_from_mix(vocal: Vocal, separator: Separator, workspace: Path) -> Vocal
 
     Raises:
         InputError: What the separator gives is NaN, infinite or far above full scale.
-        OperatorError: The disk is full.
     """
     target = workspace / "vocals.wav"
     write_stream(target, [separator.vocals(read_wav(vocal.path))])

@@ -215,11 +215,7 @@ class Training:
         self._ahead: tuple[int, Latents] | None = None
 
     def resume(self) -> None:
-        """Go on from the newest whole checkpoint, if any; metrics written after it are dropped.
-
-        Raises:
-            CheckpointError: It is damaged, or of another training; names what differs.
-        """
+        """Go on from the newest whole checkpoint, if any; metrics written after it are dropped."""
         if saved := next(filter(None, map(find_artifact, checkpoint_folders(self.folder))), None):
             if differing := "; ".join(differences(saved.record["origin"], self.origin)):
                 raise CheckpointError(
@@ -285,11 +281,7 @@ class Training:
         return self.progress.step >= self.config.steps or self.progress.without_gain >= patience
 
     def advance(self) -> dict[str, Any]:
-        """Take one step; validate and save where the settings say so; return and record the metrics.
-
-        Raises:
-            DatasetError: The training diverges, or as for `step`.
-        """
+        """Take one step; validate and save where the settings say so; return and record the metrics."""
         started = time.perf_counter()
         metrics = self.step()
         seconds = time.perf_counter() - started

@@ -1,6 +1,5 @@
 """A song in stretches equals the whole song at once, and asks for no more than a stretch at a time."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -144,32 +143,3 @@ def test_samples_not_wanted_are_not_decoded() -> None:
     latents = codec.encode(music(300))
     assert [piece.shape for piece in decode_windows(codec, latents, 10 * HOP + 7)] == [(2, 10 * HOP + 7)]
     assert len(codec.asked) == 1
-
-
-def test_a_song_without_samples_has_no_frames() -> None:
-    latents = encode_windows(SmallMel(), lambda start, stop: np.zeros((2, stop - start), np.float32), 0)
-    assert latents.shape == (1, 64, 0)
-    assert list(decode_windows(SmallMel(), latents, 0)) == []
-
-
-def test_a_seam_is_like_any_other_place(song: Audio) -> None:
-    codec = SmallMel()
-    latents = codec.encode(torch.from_numpy(song[None]))
-    assert roughness(decode_windows(codec, latents, song.shape[1])) < 1.5
-    codec.window, codec.decode_reach = 24, 0
-    assert roughness(decode_windows(codec, latents, song.shape[1])) > 10.0
-
-
-def roughness(pieces: Iterator[Audio]) -> float:
-    """Second difference where pieces meet, against that at the other ends of frames; root mean squares.
-
-    A click has a large one, however loud the music is around it.
-    """
-    listed = list(pieces)
-    lengths = [piece.shape[1] for piece in listed]
-    bend = np.square(np.diff(np.concatenate(listed, axis=1), n=2)).mean(axis=0)
-    ends = np.arange(HOP, sum(lengths), HOP)
-    met = np.isin(ends, np.cumsum(lengths))
-    at = np.stack([bend[ends - 2], bend[ends - 1]]).mean(axis=0)
-    assert met.sum() >= 5
-    return float(np.sqrt(at[met].mean() / at[~met].mean()))
