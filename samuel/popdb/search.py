@@ -238,8 +238,9 @@ def is_live(entry: Mapping[str, Any]) -> bool:
 def duration_of(entry: Mapping[str, Any]) -> float | None:
     """Duration in seconds that a site states; None where it states none."""
     value = entry.get("duration")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 < value < MOST_SECONDS else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value < MOST_SECONDS else None
 
 
 def rank(

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -351,7 +351,7 @@ def encode_true_stems(settings: Settings, songs: int, done: Done) -> list[Outcom
     with (
         ProcessPoolExecutor(processes, get_context("spawn"), _start_worker) as pool,
         # Closed, what has not begun when this fails never begins.
-        closing(pool.map(partial(encode_true_song, settings), range(songs))) as encoded,
+        closing(cast("Any", pool.map(partial(encode_true_song, settings), range(songs)))) as encoded,
     ):
         for outcome in encoded:
             outcomes.append(outcome)

@@ -156,7 +156,7 @@ def test_inspect_says_what_the_dataset_holds(popdb: Popdb, capsys: pytest.Captur
         "shards     1",
         f"size       {size / 1e6:.1f} MB",
         "separator  repet/1",
-        "mean 0.51",
+        "vocal share of a chunk, 0.51 in the mean",
         "matched             3     1  no_match 1",
         "encoded             3     0",
         "in the dataset      3     0",
