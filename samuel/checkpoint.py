@@ -20,6 +20,7 @@ from samuel.codecs import CodecInfo
 from samuel.config import DiffusionConfig, ModelConfig
 from samuel.errors import CheckpointError
 from samuel.model.unet import SamuelUNet
+from samuel.popdb.dataset import Stats
 from samuel.popdb.loader import Normaliser
 
 MODEL_FORMAT = 2
@@ -28,31 +29,15 @@ MAX_MODEL_BYTES = 2**30  # ours has 60 MB
 MAX_HEADER_BYTES = 2**20  # names and shapes of the weights; ours has 40 kB
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class ChannelStats(_Strict):
-    """Mean and deviation of the latents of a stream, by channel."""
-
-    mean: list[float]
-    std: list[Annotated[float, Field(gt=0)]]
-
-
-class StreamStats(_Strict):
-    """Statistics of the training songs of a dataset."""
-
-    vocal: ChannelStats
-    accompaniment: ChannelStats
-
-
-class ModelRecord(_Strict):
+class ModelRecord(BaseModel):
     """What a model folder says of itself; all that `load_model` needs, and where the model came from."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal[2]
     model: ModelConfig
     diffusion: DiffusionConfig
-    stats: StreamStats
+    stats: Stats
     codec: CodecInfo
     frames: Annotated[int, Field(ge=8, le=2**16, multiple_of=8)]
     training: dict[str, Any] = {}

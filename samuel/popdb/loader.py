@@ -81,10 +81,8 @@ class Batches:
 
     def __init__(self, popdb: Popdb, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
-            where = f"batch_size = {batch_size}, rank = {rank}, world_size = {world_size}"
-            raise SettingsError(
-                f"{where}: there must be a pair in a batch, and the rank below the world's size"
-            )
+            given = f"batch_size = {batch_size}, rank = {rank}, world_size = {world_size}"
+            raise SettingsError(f"{given}: a batch needs a pair, and the rank is below the world's size")
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.pairs = training_pairs(popdb)
         self._normalisers = {torch.device("cpu"): Normaliser.of(popdb.stats)}  # by device
@@ -96,11 +94,12 @@ class Batches:
         count = len(self.pairs)
         first = (step * self.world_size + self.rank) * self.batch_size
         epochs, places = np.divmod(np.arange(first, first + self.batch_size), count)
-        known, self._orders = self._orders, {}
+        orders: dict[int, Places] = {}
         for epoch in range(epochs[0], epochs[-1] + 1):
-            self._orders[epoch] = known[epoch] if epoch in known else epoch_order(count, self.seed, epoch)
-        parts = [order[places[epochs == epoch]] for epoch, order in self._orders.items()]
-        return np.concatenate(parts)
+            known = self._orders.get(epoch)
+            orders[epoch] = epoch_order(count, self.seed, epoch) if known is None else known
+        self._orders = orders
+        return np.concatenate([order[places[epochs == epoch]] for epoch, order in orders.items()])
 
     def pair_ids(self, step: int) -> list[str]:
         """The pairs of step `step`."""

@@ -166,13 +166,12 @@ def read_often(shards: ShardReader, path: Path, sums: Any) -> None:
         sums.put((turn % 3, read(shards, path, turn % 3)[0].float().sum().item()))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_do_not_share_a_position(tmp_path: Path, method: Any) -> None:
+def test_processes_do_not_share_a_position(tmp_path: Path) -> None:
     """A forked process inherits open files, and with them one position that all move."""
     path, shards = written(tmp_path / "shard"), ShardReader()
     truth = [latents()["vocal"][row].float().sum().item() for row in range(3)]
     read(shards, path, 0)
-    context = multiprocessing.get_context(method)
+    context = multiprocessing.get_context("fork")
     sums = context.Queue()
     workers = [context.Process(target=read_often, args=(shards, path, sums)) for _ in range(2)]
     for worker in workers:

@@ -1,6 +1,6 @@
 """Kill a writer at every step it takes, and see what is left.
 
-Run as a program: `python -m tests.popdb.writer_killed FOLDER OPERATION`; prints a JSON line for every kill.
+Run as a program: `python -m tests.popdb.writer_killed FOLDER`; prints a JSON line for every kill.
 A writer is a forked process that counts what it does to files (Python's audit events) and ends itself with
 SIGKILL before the step whose turn it is: no handler runs, no temporary file is removed.
 """
@@ -68,7 +68,7 @@ def main(folder: Path, operation: str) -> None:
     songs = {name: encoded_song(folder, name) for name in "acdef"}
     settings = small_settings(folder, popdb={"path": str(work), "pairs_per_shard": 3})
     wanted = [songs[name] for name in "acd"]
-    start.mkdir()
+    start.mkdir(parents=True)
     if operation == "grow":  # two songs come, one leaves, one has failed: every file changes
         shutil.copytree(write_popdb(wanted, settings).root, start, dirs_exist_ok=True)
         wanted = [*(songs[name] for name in "acef"), failed_song("g", Status.NETWORK)]
@@ -82,10 +82,12 @@ def main(folder: Path, operation: str) -> None:
         found = state(work)
         write_popdb(wanted, settings)
         again = {"faults": verify(work), "same": digests(work) == goal}
-        sys.stdout.write(json.dumps({"step": step, "found": found, "old": old, "new": new, **again}) + "\n")
+        told = {"operation": operation, "step": step, "found": found, "old": old, "new": new, **again}
+        sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()  # or a forked writer has a copy of what waits to be written
         step += 1 if operation == "grow" else 2
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    for operation in ("first", "grow"):
+        main(Path(sys.argv[1]) / operation, operation)
