@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.baselines.pretrained import Pretrained, load_network, quiet_libraries, unusable
+from samuel.baselines.base import Pretrained, load_network, quiet_libraries, unusable
 from samuel.config import MusicGenConfig
 from samuel.device import inference
 
@@ -52,48 +52,47 @@ class MusicGen(Pretrained):
             raise unusable(folder, error) from error
         network.audio_encoder.float()  # rounded to 16 bits, a codec would be heard to hiss
         self.network: Any = network.to(device).eval()
+        self.hop: int = self.network.config.audio_encoder.hop_length
+        self.rate: int = self.processor.feature_extractor.sampling_rate
         return self.network.decoder
 
     def render(self, vocal: Audio, seed: int) -> Audio:
         """(2, S) → (2, S'), as long to a token of 20 ms."""
         from torchaudio.functional import resample
 
-        hop, rate = (
-            self.network.config.audio_encoder.hop_length,
-            self.processor.feature_extractor.sampling_rate,
-        )
-        voice = resample(torch.from_numpy(vocal.mean(axis=0)), SAMPLE_RATE, rate)
-        frames = math.ceil(vocal.shape[1] / SAMPLE_RATE * rate / hop)
-        length = self.processor.feature_extractor.n_samples // hop
+        voice = resample(torch.from_numpy(vocal.mean(axis=0)), SAMPLE_RATE, self.rate)
+        frames = math.ceil(vocal.shape[1] / SAMPLE_RATE * self.rate / self.hop)
+        length = self.processor.feature_extractor.n_samples // self.hop
+        windows = windows_of(frames, length, round(self.config.overlap * length))
+        places = [range(window.start * self.hop, window.stop * self.hop) for window in windows]
+        made, tokens, end = [], None, 0
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), inference(self.device, "fp32"), quiet_libraries():
             torch.manual_seed(seed)
-            made = self._windows(voice, windows_of(frames, length, round(self.config.overlap * length)))
-        stereo = resample(made, rate, SAMPLE_RATE).expand(2, -1)
+            for window, place in zip(windows, places, strict=True):
+                shared = end - window.start
+                prompt = tokens[:, -shared:] if tokens is not None and shared > 0 else None
+                audio, tokens = self._window(voice[place.start : place.stop], len(window), prompt)
+                made.append(audio)
+                end = window.stop
+        stereo = resample(crossfade(made, places), self.rate, SAMPLE_RATE).expand(2, -1)
         return np.ascontiguousarray(stereo.numpy(), dtype=np.float32)
-
-    def _windows(self, voice: Tensor, windows: list[range]) -> Tensor:
-        """(S,) → (1 or 2, T · hop): window after window, each after the end of the one before."""
-        hop = self.network.config.audio_encoder.hop_length
-        made, tokens, before = [], None, range(0)
-        for window in windows:
-            shared = before.stop - window.start
-            prompt = tokens[:, -shared:] if tokens is not None and shared > 0 else None
-            part = voice[window.start * hop : window.stop * hop]
-            audio, tokens = self._window(part, len(window), prompt)
-            made.append(audio)
-            before = window
-        return crossfade(made, [range(window.start * hop, window.stop * hop) for window in windows])
 
     def _window(self, voice: Tensor, frames: int, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
         """(S,) of voice and (K, T') of tokens to begin with → (1 or 2, T · hop) and its (K, T) tokens."""
+        # A voice shorter than 30 s is repeated by the network.
+        inputs = self.processor(
+            audio=[voice.numpy()], sampling_rate=self.rate, text=[self.config.prompt],
+            padding=True, return_tensors="pt",
+        )  # fmt: skip
+        inputs["input_features"] = inputs["input_features"].to(self.network.dtype)
+        begun = {} if prompt is None else {"decoder_input_ids": prompt}
         decoder = self.network.config.decoder
         delays = decoder.num_codebooks // decoder.audio_channels
         known = 0 if prompt is None else prompt.shape[1]
         streamed = _Tokens()
         audio = self.network.generate(
-            **self._inputs(voice),
-            **({} if prompt is None else {"decoder_input_ids": prompt.to(self.device)}),
+            **{name: tensor.to(self.device) for name, tensor in (*inputs.items(), *begun.items())},
             max_new_tokens=frames - known + delays - 1,
             do_sample=True,
             guidance_scale=self.config.guidance_scale,
@@ -105,18 +104,7 @@ class MusicGen(Pretrained):
         tokens = undelay(steps, frames, decoder.audio_channels)
         if prompt is not None:
             tokens[:, :known] = prompt  # what is sampled at its place is never used
-        hop = self.network.config.audio_encoder.hop_length
-        return audio[:, : frames * hop].float().cpu(), tokens
-
-    def _inputs(self, voice: Tensor) -> dict[str, Tensor]:
-        """The prompt's tokens and the voice's chroma; a shorter one is repeated to 30 s by the network."""
-        rate = self.processor.feature_extractor.sampling_rate
-        inputs = self.processor(
-            audio=[voice.numpy()], sampling_rate=rate, text=[self.config.prompt],
-            padding=True, return_tensors="pt",
-        )  # fmt: skip
-        inputs["input_features"] = inputs["input_features"].to(self.network.dtype)
-        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        return audio[:, : frames * self.hop].float().cpu(), tokens
 
 
 class _Tokens:

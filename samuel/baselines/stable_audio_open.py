@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from samuel.audio import SAMPLE_RATE, SLACK_S, Audio
-from samuel.baselines.pretrained import Pretrained, load_network, quiet_libraries, unusable
+from samuel.baselines.base import Pretrained, load_network, quiet_libraries, unusable
 from samuel.config import StableAudioOpenConfig
 from samuel.device import inference
 from samuel.errors import InputError, MissingPartError, SettingsError
@@ -47,8 +47,7 @@ class StableAudioOpen(Pretrained):
             tokens = len(self.pipeline.tokenizer(getattr(self.config, setting) or "").input_ids)
             if tokens > (most := self.pipeline.tokenizer.model_max_length):
                 raise SettingsError(
-                    f"setting {setting}: {tokens} tokens, of which the text encoder reads {most};"
-                    " make it shorter"
+                    f"setting {setting}: {tokens} tokens, of which {most} are read; shorten it"
                 )
         self.pipeline.to(device).set_progress_bar_config(disable=True)
         return self.pipeline.transformer
@@ -62,9 +61,8 @@ class StableAudioOpen(Pretrained):
         """(2, S) → (2, S'), as long unless the vocal is up to a quarter second longer than `longest_s`."""
         vocal_s = vocal.shape[1] / SAMPLE_RATE
         if vocal_s > self.longest_s + SLACK_S:
-            raise InputError(
-                f"the vocal lasts {vocal_s:.2f} s, and {self.name} makes {self.longest_s:.2f} s at most"
-            )
+            longest = f"{self.name} makes {self.longest_s:.2f} s at most"
+            raise InputError(f"the vocal lasts {vocal_s:.2f} s, and {longest}")
         with inference(self.device, "fp32"), quiet_libraries():
             audio = self.pipeline(
                 self.config.prompt,

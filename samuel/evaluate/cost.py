@@ -3,6 +3,7 @@
 import contextlib
 import platform
 import re
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -61,23 +62,18 @@ TABLE_II = (
 
 VERSION = 2
 REPEATS = 3
-NO_COST = "no system states what it cost (system.json)"
+STATED = {"parameters", "conditioning", "device", "machine", "memory", "peak_memory_bytes"}
 
-Memory = Literal["of the process", "of the process since it began", "of the GPU", "not measured"]
+Memory = Literal["of the process", "of the process since it began", "of the GPU"]
 STATUS, CLEAR_REFS, CPUINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/cpuinfo")
-FORGET_THE_PEAK = "5"  # proc(5)
 
 
 def measure_efficiency(evaluation: Evaluation) -> Findings:
-    """Rows of the table of efficiency: measured, and those that systems state of themselves.
-
-    Raises:
-        InputError: Nothing is known of any.
-    """
+    """Rows of the table of efficiency: measured, and those that systems state of themselves."""
     stated = {s.name: row for s in evaluation.lineup.systems if (row := stated_efficiency(s))}
     rows = {**stated, **evaluation.costs}
     if not rows:
-        raise InputError(NO_COST)
+        raise InputError("no system states what it cost (system.json)")
     return Findings(by_system={"efficiency": rows})
 
 
@@ -90,7 +86,7 @@ def stated_efficiency(system: System) -> dict[str, Any] | None:
     if system.record is None:
         return None
     made = [track for name, track in system.record.tracks.items() if name in system.files]
-    row = system.record.model_dump(exclude={"tracks"}) | {"source": "stated", "tracks": len(made)}
+    row = system.record.model_dump(include=STATED) | {"source": "stated", "tracks": len(made)}
     if made:
         factor = median(track.seconds / track.duration_s for track in made)
         row |= {"real_time_factor": factor, "seconds_per_track": factor * TRACK_S, "track_s": TRACK_S}
@@ -114,8 +110,7 @@ def _cost(model: TrainedModel, codec: Codec, config: SamplingConfig, device: tor
     vocal = 0.1 * torch.randn(1, 2, frames * info.hop, generator=torch.Generator().manual_seed(0))
 
     def render() -> object:
-        latents = codec.encode(vocal)
-        return codec.decode(accompany_latents(latents, model, config).float())
+        return codec.decode(accompany_latents(codec.encode(vocal), model, config).float())
 
     track_s = info.duration_s(frames)
     return measure(render, track_s, REPEATS, device) | {
@@ -132,31 +127,25 @@ def measure(
 ) -> dict[str, Any]:
     """Time a call that makes a track of `track_s` from audio to audio on `device`, and watch its memory.
 
-    So many repeats count, and one before them does not, for it loads libraries; memory counts in all.
-
-    Returns:
-        seconds_per_track, the median over the calls; real_time_factor, for a second of audio;
-        peak_memory_bytes, weights included, or None; memory, whose it is; device; machine.
+    The median of so many repeats counts, and one before them does not, for it loads libraries. Memory counts
+    in all, weights included; `real_time_factor` is for a second of audio.
     """
-    peak = Peak(device)
-    _seconds(render, device)
-    seconds = median([_seconds(render, device) for _ in range(repeats)])
+    peak, seconds = Peak(device), list[float]()
+    for _ in range(1 + repeats):
+        started = time.perf_counter()
+        render()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    typical_s = median(seconds[1:])
     return {
-        "seconds_per_track": seconds,
-        "real_time_factor": seconds / track_s,
+        "seconds_per_track": typical_s,
+        "real_time_factor": typical_s / track_s,
         "peak_memory_bytes": peak.bytes(),
         "memory": peak.memory,
         "device": device.type,
         "machine": machine_name(device),
     }
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 class Peak:
@@ -169,26 +158,22 @@ class Peak:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.memory: Memory = "not measured" if sys.platform == "win32" else "of the process since it began"
+        self.memory: Memory = "of the process since it began"
         if device.type == "cuda":
             self.memory = "of the GPU"
             torch.cuda.synchronize(device)  # which also makes the context that the next line wants
             torch.cuda.reset_peak_memory_stats(device)
             return
         with contextlib.suppress(OSError):  # another system, or a sandbox
-            CLEAR_REFS.write_text(FORGET_THE_PEAK)
+            CLEAR_REFS.write_text("5")  # forget the peak: proc(5)
             self.memory = "of the process"
 
-    def bytes(self) -> int | None:
-        """The peak so far; None where nothing tells it."""
+    def bytes(self) -> int:
+        """The peak so far."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if found := re.search(r"^VmHWM:\s*(\d+) kB", _text(STATUS), re.MULTILINE):
             return int(found[1]) * 1024
-        if sys.platform == "win32":
-            return None
-        import resource
-
         unit = 1 if sys.platform == "darwin" else 1024  # bytes or KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -206,7 +191,4 @@ def machine_name(device: torch.device) -> str:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+    return path.read_text(errors="replace") if path.exists() else ""

@@ -5,6 +5,7 @@ Shapes: (2, S) audio at 44.1 kHz; K takes, C channels, T frames of latents.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +34,22 @@ SEEDS = 2**32
 
 def choose_pairs(popdb: Popdb, tracks: int) -> list[dict[str, Any]]:
     """The pairs to accompany: of each held-out song the chunk with most singing, at most `tracks` songs."""
+
+    def vocal_share(pair: dict[str, Any]) -> float:  # less than none where it was not measured
+        return -1.0 if pair["vocal_share"] is None else pair["vocal_share"]
+
     best: dict[str, dict[str, Any]] = {}
     for pair in evaluation_pairs(popdb):
-        if _vocal_share(pair) > _vocal_share(best.setdefault(pair["song_id"], pair)):
+        if vocal_share(pair) > vocal_share(best.setdefault(pair["song_id"], pair)):
             best[pair["song_id"]] = pair
     return list(best.values())[:tracks]
 
 
-def _vocal_share(pair: dict[str, Any]) -> float:
-    """Less than none where it was not measured."""
-    return -1.0 if pair["vocal_share"] is None else pair["vocal_share"]
-
-
 def require_codec(popdb: Popdb, config: CodecConfig) -> None:
-    """Refuse, before the training, a codec that cannot decode what the model will learn.
-
-    Raises:
-        SettingsError: The dataset holds latents of another codec.
-    """
+    """Refuse (SettingsError), before the training, a codec that cannot decode what a model will learn."""
     held = popdb.codec.name
     if held != config.name:
-        raise SettingsError(
-            f"{popdb.location} holds latents of {held!r}; set codec.name to it, not {config.name!r}"
-        )
+        raise SettingsError(f"{popdb.location} holds latents of {held!r}; set codec.name to it")
 
 
 def make_track(
@@ -67,20 +61,12 @@ def make_track(
     root: Path,
     takes: int = 1,
 ) -> Artifact:
-    """Generate one track, or find it.
+    """Generate one track of `takes` takes, K, or find it in `root`.
 
     `vocal.wav`, `accompaniment.wav` (the first take), `mix.wav` and `reference.wav` all come out of the
     codec, so that they can be compared: the reference is the true accompaniment after the codec's round trip.
-    `latents.safetensors` holds the codec latents of all takes (K, C, T) and of the reference (C, T).
-
-    Args:
-        pair: A row of the index.
-        popdb: The dataset.
-        load: Loads model and codec; called only when there is something to do.
-        model_sha256: Digest of the model's weights.
-        config: How it is drawn.
-        root: Where the artifact goes.
-        takes: So many, K, with seeds of their own.
+    `latents.safetensors` holds the codec latents of all takes (K, C, T) and of the reference (C, T). `load`
+    is called only when there is something to do; `model_sha256` is the digest of the model's weights.
 
     Raises:
         CheckpointError: The codec is not the one of the dataset.
@@ -92,28 +78,26 @@ def make_track(
         model, codec = load()
         if not same_codec(popdb.codec, codec.info):
             raise CheckpointError(f"the dataset holds latents of {popdb.codec}, the codec is {codec.info}")
-        drawn = torch.cat([accompany_latents(vocal, model, own) for own in _seeded(config, pair, takes)])
+        seeds = [config.model_copy(update={"seed": seed}) for seed in take_seeds(config.seed, pair, takes)]
+        drawn = torch.cat([accompany_latents(vocal, model, seeded) for seeded in seeds])
         tensors = {"takes": drawn, "reference": reference[0]}
         save_file({n: t.float().cpu().contiguous() for n, t in tensors.items()}, folder / LATENTS)
-        _write_audio(folder, codec, {"vocal": vocal, "accompaniment": drawn[:1], "reference": reference})
+        stems = {"vocal": vocal, "accompaniment": drawn, "reference": reference}
+        audio = {stem: decode_audio(codec, part[0]) for stem, part in stems.items()}
+        audio["accompaniment"] = limited(audio["accompaniment"])
+        audio["mix"] = mix(audio["vocal"], audio["accompaniment"])
+        for stem, samples in audio.items():
+            write_wav(folder / f"{stem}.wav", samples, "PCM_24")
         return {"pair_id": pair["pair_id"], "title": pair["title"], "start_s": pair["start_s"]}
 
     folder = root / f"{pair['pair_id']}-{key}"
     return find_artifact(folder) or make_artifact(folder, make)
 
 
-def _seeded(config: SamplingConfig, pair: dict[str, Any], takes: int) -> list[SamplingConfig]:
+def take_seeds(seed: int, pair: dict[str, Any], takes: int) -> list[int]:
     """Noise of its own for each track and take: shared noise would tie their scores together."""
-    first = int(digest(config.seed, pair["pair_id"])[:8], 16)
-    return [config.model_copy(update={"seed": (first + take) % SEEDS}) for take in range(takes)]
-
-
-def _write_audio(folder: Path, codec: Codec, latents: dict[str, Tensor]) -> None:
-    audio = {stem: decode_audio(codec, part[0]) for stem, part in latents.items()}
-    audio["accompaniment"] = limited(audio["accompaniment"])
-    audio["mix"] = mix(audio["vocal"], audio["accompaniment"])
-    for stem, samples in audio.items():
-        write_wav(folder / f"{stem}.wav", samples, "PCM_24")
+    first = int(digest(seed, pair["pair_id"])[:8], 16)
+    return [(first + take) % SEEDS for take in range(takes)]
 
 
 def limited(audio: Audio) -> Audio:
@@ -155,7 +139,10 @@ def with_ceiling(lineup: Lineup, codec: Codec, root: Path, each: Each = iter) ->
             made[track] = _round_trip(path, codec, root)
         except InputError as error:
             problems.append(Problem(CEILING, track, f"{error}: {NOT_SCORED}"))
-    return lineup.with_ceiling(System(CEILING, made), problems)
+    rest = (system for system in lineup.systems if system is not real)
+    return replace(
+        lineup, systems=(real, System(CEILING, made), *rest), problems=(*lineup.problems, *problems)
+    )
 
 
 def _round_trip(path: Path, codec: Codec, root: Path) -> Path:

@@ -8,8 +8,8 @@ import torch
 from torchaudio.functional import resample
 
 from samuel.audio import SAMPLE_RATE, Audio
+from samuel.baselines.base import quiet_libraries
 from samuel.baselines.musicgen import MusicGen, crossfade, undelay, windows_of
-from samuel.baselines.pretrained import quiet_libraries
 from samuel.config import MusicGenConfig
 
 CPU = torch.device("cpu")
@@ -75,10 +75,9 @@ def test_the_seed_alone_decides(kind: str, request: pytest.FixtureRequest) -> No
 
 
 def test_the_vocals_pitch_conditions_it_and_its_level_does_not(musicgen: MusicGen) -> None:
-    made = musicgen.render(tone(1.5, 220.0), seed=1)
-    assert not np.array_equal(musicgen.render(tone(1.5, 311.0), seed=1), made)
-    assert np.array_equal(musicgen.render(0.5 * tone(1.5, 220.0), seed=1), made)
-    assert np.array_equal(musicgen.render(tone(1.5, 440.0), seed=1), made)  # an octave: the same chroma
+    made = musicgen.render(tone(1.0, 220.0), seed=1)
+    assert not np.array_equal(musicgen.render(tone(1.0, 311.0), seed=1), made)
+    assert np.array_equal(musicgen.render(0.5 * tone(1.0, 220.0), seed=1), made)
 
 
 def test_each_window_goes_on_from_the_last_tokens_of_the_one_before(
@@ -141,11 +140,11 @@ def test_tokens_come_out_of_the_librarys_own_pattern(channels: int, request: pyt
     assert torch.equal(undelay(pattern, 20, channels), tokens)
 
 
-@pytest.mark.parametrize("samples", [1, 441, 2_000])
-def test_a_very_short_or_silent_vocal_is_no_trouble(samples: int, musicgen: MusicGen) -> None:
-    made = musicgen.render(np.zeros((2, samples), np.float32), seed=1)
-    assert samples <= made.shape[1] < samples + SAMPLE_RATE // 50
-    assert np.isfinite(made).all()
+def test_a_very_short_or_silent_vocal_is_no_trouble(musicgen: MusicGen) -> None:
+    for samples in (1, 2_000):
+        made = musicgen.render(np.zeros((2, samples), np.float32), seed=1)
+        assert samples <= made.shape[1] < samples + SAMPLE_RATE // 50
+        assert np.isfinite(made).all()
 
 
 def test_windows_of_the_papers_track() -> None:

@@ -1,3 +1,5 @@
+"""Folders of accompaniments: whole, resumable, and refused where they are somebody else's."""
+
 import hashlib
 import json
 import os
@@ -20,9 +22,7 @@ from samuel.evaluate.cost import stated_efficiency
 from samuel.evaluate.systems import folders
 from tests.generate.voices import voice
 
-HOSTILE = (
-    "--help.wav", "-y.wav", "a b.wav", "歌 é.wav", "<img src=x>&.wav", "$(true);.wav", "a%03d.wav", "x.y.wav",
-)  # fmt: skip
+HOSTILE = ("--help.wav", "a b.wav", "歌 é.wav", "<img src=x>&.wav", "$(true);.wav", "a%03d.wav", "x.y.wav")
 
 
 class Quieter(Renderer):
@@ -32,15 +32,11 @@ class Quieter(Renderer):
     conditioning = "vocal"
 
     def __init__(
-        self,
-        change: Callable[[Audio], Audio] = lambda vocal: 0.5 * vocal,
-        device: str = "cpu",
-        **identity: Any,
-    ) -> None:
-        model = identity.pop("model", "none")
-        super().__init__(
-            model, torch.nn.Linear(1, 1), BaselineConfig(seed=7), torch.device(device), **identity
-        )
+        self, change: Callable[[Audio], Audio] = lambda vocal: 0.5 * vocal, device: str = "cpu",
+        model: str = "none", **identity: Any,
+    ) -> None:  # fmt: skip
+        network, config = torch.nn.Linear(1, 1), BaselineConfig(seed=7)
+        super().__init__(model, network, config, torch.device(device), **identity)
         self.change, self.seeds = change, list[int]()
 
     def render(self, vocal: Audio, seed: int) -> Audio:
@@ -89,26 +85,22 @@ def fails_at_b(error: BaseException) -> Callable[[Audio], Audio]:
     return change
 
 
-def test_each_vocal_gets_a_flac_of_its_name_and_length(vocals: Path, output: Path) -> None:
-    outcomes = run(system := Quieter(), vocals, output)
+def test_each_vocal_gets_a_flac_of_its_name_and_length_and_evaluation_reads_the_record(
+    vocals: Path, output: Path
+) -> None:
+    outcomes = run(system := Quieter(gain=0.5), vocals, output)
     assert [outcome.file for outcome in outcomes] == [output / f"{name}.flac" for name in "abc"]
     for index, name in enumerate("abc"):
         info = soundfile.info(output / f"{name}.flac")
         assert (info.samplerate, info.channels, info.subtype) == (44_100, 2, "PCM_24")
         samples, _ = soundfile.read(output / f"{name}.flac")
         assert np.allclose(samples.T, 0.5 * voice(9_000 + index), atol=2**-22)
-    assert system.seeds == [track_seed(7, name) for name in "abc"]
-    assert [about(output)["tracks"][name]["seed"] for name in "abc"] == system.seeds
-
-
-def test_the_record_is_what_evaluation_reads(vocals: Path, output: Path) -> None:
-    run(Quieter(gain=0.5), vocals, output)
     lineup = folders(vocals, {"mine": output})
     assert lineup.problems == ()
-    record = about(output)
     row = stated_efficiency(lineup.systems[0])
     assert row
     assert row["tracks"] == 3
+    record = about(output)
     assert (record["system"], record["model"], record["parameters"]) == ("Quieter", "none", 2)
     assert (record["conditioning"], record["device"]) == ("vocal", "cpu")
     assert record["settings"].items() >= {"gain": 0.5, "seed": 7}.items()
@@ -120,15 +112,12 @@ def test_the_record_is_what_evaluation_reads(vocals: Path, output: Path) -> None
     assert track["duration_s"] == round(9_001 / 44_100, 6)
     assert 0 <= track["seconds"] < 60
     assert [record["tracks"][name]["warm_up"] for name in "abc"] == [True, False, False]
+    assert [record["tracks"][name]["seed"] for name in "abc"] == system.seeds
+    assert system.seeds == [track_seed(7, name) for name in "abc"]
+    assert len(set(system.seeds)) == 3
 
 
-def test_each_track_has_its_own_seed() -> None:
-    seeds = {track_seed(seed, name) for seed in range(20) for name in ("a", "b", "song 1", "歌")}
-    assert len(seeds) == 80
-    assert all(0 <= seed < 2**32 for seed in seeds)
-
-
-@pytest.mark.parametrize(("extra", "cut", "padded"), [(-441, 0.0, 0.01), (0, 0.0, 0.0), (882, 0.02, 0.0)])
+@pytest.mark.parametrize(("extra", "cut", "padded"), [(-441, 0.0, 0.01), (882, 0.02, 0.0)])
 def test_another_length_is_mended_and_recorded(
     extra: int, cut: float, padded: float, vocals: Path, output: Path
 ) -> None:
@@ -175,32 +164,23 @@ def test_an_interrupted_run_goes_on(vocals: Path, output: Path) -> None:
     assert list(about(output)["tracks"]) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
+def test_tracks_made_otherwise_are_not_mixed_and_another_machine_is_named(vocals: Path, output: Path) -> None:
+    run(Quieter(gain=0.5), vocals, output)
+    before = files_in(output)
+    for other, words in (
         ({"gain": 0.25}, r"settings\.gain: 0\.5 there, 0\.25 here"),
         ({}, r"settings\.gain: 0\.5 there, None here"),
         ({"gain": 0.5, "model": "some"}, "model: 'none' there"),
         ({"gain": 0.5, "device": "meta"}, "device: 'cpu' there, 'meta' here"),
-    ],
-)
-def test_tracks_made_otherwise_are_not_mixed(
-    other: dict[str, Any], words: str, vocals: Path, output: Path
-) -> None:
-    run(Quieter(gain=0.5), vocals, output)
-    before = files_in(output)
-    with pytest.raises(InputError, match=words):
-        run(Quieter(**other), vocals, output)
+    ):
+        with pytest.raises(InputError, match=words):
+            run(Quieter(**other), vocals, output)
     assert files_in(output) == before
-
-
-def test_another_machine_is_named_beside_the_first(vocals: Path, output: Path) -> None:
-    run(Quieter(), vocals, output)
     here = about(output)["machine"]
     text = (output / "system.json").read_text().replace(here, "An abacus, 1 core")
     (output / "system.json").write_text(text)
     for _ in range(2):
-        run(Quieter(), vocals, output)
+        run(Quieter(gain=0.5), vocals, output)
     assert about(output)["machine"] == f"An abacus, 1 core; {here}"
 
 
@@ -208,11 +188,9 @@ def test_another_machine_is_named_beside_the_first(vocals: Path, output: Path) -
     ("name", "content", "words"),
     [
         ("song.flac", b"somebody's", r"holds 'song\.flac' and no system\.json"),
-        ("system.json", b"{", "damaged"),
-        ("system.json", b"[]", "damaged"),
-        ("system.json", b"\xff" * 100, "damaged"),
-        ("system.json", b'{"tracks": {"a": 1}}', "damaged"),
-        ("system.json", b'{"tracks": {}}', "written by something else"),
+        ("system.json", b"\xff" * 4, r"system\.json: Invalid JSON"),
+        ("system.json", b'{"tracks": {"a": 1}}', r"system\.json: tracks\.a: "),
+        ("system.json", b'{"tracks": {}}', "holds tracks made otherwise"),
     ],
 )
 def test_a_folder_of_somebody_else_is_left_alone(
@@ -227,37 +205,35 @@ def test_a_folder_of_somebody_else_is_left_alone(
 
 def test_one_bad_vocal_stops_no_other(vocals: Path, output: Path) -> None:
     (vocals / "0.wav").write_bytes(b"la la la")
-    (vocals / "b.wav").write_bytes(b"")
     soundfile.write(vocals / "empty.wav", np.zeros((0, 2)), SAMPLE_RATE)
     (vocals / "gone.wav").symlink_to("nowhere")
+    write(vocals, "x" * 251 + ".wav")
+    soundfile.write(vocals / "c.ogg", voice(4_000).T, SAMPLE_RATE)
+    undecodable = os.fsdecode(os.fsencode(vocals) + b"/\xff.wav")
+    Path(undecodable).write_bytes((vocals / "a.wav").read_bytes())
     outcomes = run(Quieter(), vocals, output)
     failed = {outcome.vocal.name: outcome.message for outcome in outcomes if outcome.file is None}
-    assert list(failed) == ["0.wav", "b.wav", "empty.wav", "gone.wav"]
-    assert "not readable as audio" in failed["0.wav"]
-    assert "no regular file" in failed["gone.wav"]
-    assert sorted(about(output)["tracks"]) == ["a", "c"]
+    twice = "c.ogg, c.wav: one name, and one accompaniment; rename all but one"
+    assert failed.pop("c.ogg") == failed.pop("c.wav") == twice
+    assert "not UTF-8" in failed.pop("\udcff.wav")
+    assert "too long a name" in failed.pop("x" * 251 + ".wav")
+    assert "not readable as audio" in failed.pop("0.wav")
+    assert "no regular file" in failed.pop("gone.wav")
+    assert list(failed) == ["empty.wav"]
+    assert list(about(output)["tracks"]) == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
+def test_what_a_system_cannot_do_stops_no_other(vocals: Path, output: Path) -> None:
+    for fault, words in (
         (InputError("the vocal is too long"), "the vocal is too long"),
         (torch.OutOfMemoryError("out of memory\nmore"), "out of memory"),
         (ValueError(), "ValueError"),
-    ],
-)
-def test_what_a_system_cannot_do_stops_no_other(
-    fault: Exception, words: str, vocals: Path, output: Path
-) -> None:
-    outcomes = run(Quieter(fails_at_b(fault)), vocals, output)
-    assert [outcome.message for outcome in outcomes] == ["", words, ""]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_no_numbers_are_refused(value: float, vocals: Path, output: Path) -> None:
-    outcomes = run(Quieter(lambda vocal: np.full_like(vocal, value)), vocals, output)
+    ):
+        outcomes = run(Quieter(fails_at_b(fault)), vocals, output)
+        assert [outcome.message for outcome in outcomes] == ["", words, ""]
+    outcomes = run(Quieter(lambda vocal: np.full_like(vocal, np.nan)), vocals, output.parent / "other")
     assert all("no numbers; take precision fp32" in outcome.message for outcome in outcomes)
-    assert list(files_in(output)) == ["system.json"]
+    assert list(files_in(output.parent / "other")) == ["system.json"]
 
 
 def test_a_full_disk_stops_the_run(vocals: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,45 +254,21 @@ def test_hostile_names_are_names(tmp_path: Path, output: Path) -> None:
     assert folders(tmp_path / "vocals", {"mine": output}).problems == ()
 
 
-def test_names_under_which_nothing_can_lie_fail_alone(vocals: Path, output: Path) -> None:
-    write(vocals, "x" * 251 + ".wav")
-    soundfile.write(vocals / "c.ogg", voice(4_000).T, SAMPLE_RATE)
-    undecodable = os.fsdecode(os.fsencode(vocals) + b"/\xff.wav")
-    Path(undecodable).write_bytes((vocals / "a.wav").read_bytes())
-    failed = {
-        outcome.vocal.name: outcome.message for outcome in run(Quieter(), vocals, output) if outcome.message
-    }
-    assert list(about(output)["tracks"]) == ["a", "b"]
-    twice = "c.ogg, c.wav: one name, and one accompaniment; rename all but one"
-    assert failed.pop("c.ogg") == failed.pop("c.wav") == twice
-    assert "not UTF-8" in failed.pop("\udcff.wav")
-    assert "too long a name" in failed.pop("x" * 251 + ".wav")
-    assert failed == {}
-
-
-def test_what_is_no_vocal_is_passed_over_and_named(vocals: Path, output: Path) -> None:
+def test_what_cannot_be_vocals_is_passed_over_or_refused(vocals: Path, output: Path, tmp_path: Path) -> None:
     for name in (".hidden.wav", "notes.txt"):
         (vocals / name).write_bytes(b"")
     (vocals / "more.wav").mkdir()
+    (tmp_path / "empty").mkdir()
     found = vocals_in(vocals, output)
     assert list(found.files) == ["a", "b", "c"]
     assert found.skipped == [
         (".hidden.wav", "hidden"), ("more.wav", "a folder"), ("notes.txt", "no audio file, by its suffix"),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("folder", "output", "words"),
-    [
+    for folder, place, words in (
         ("absent", "out", "no such folder"),
         ("empty", "out", "holds no audio"),
         ("vocals", "empty/../vocals", "would be written over"),
         ("vocals", "vocals/a.wav", "no folder"),
-    ],
-)
-def test_a_folder_that_cannot_be_the_vocals_is_refused(
-    folder: str, output: str, words: str, vocals: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=words):
-        vocals_in(tmp_path / folder, tmp_path / output)
+    ):
+        with pytest.raises(InputError, match=words):
+            vocals_in(tmp_path / folder, tmp_path / place)

@@ -48,39 +48,33 @@ def settings(tmp_path: Path) -> Settings:
     return small_settings(tmp_path)
 
 
-def test_a_track_of_the_papers_length_is_made_and_timed(
+def test_a_track_of_the_papers_length_is_made_and_timed_once_for_model_and_settings(
     model: Artifact, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec, lengths = load_codec(CodecConfig(), CPU), []
     decode = codec.decode
-    monkeypatch.setattr(codec, "decode", lambda latents: lengths.append(latents.shape[-1]) or decode(latents))
-    found = make_cost(lambda: (load_model(model.folder, CPU), codec), model, settings, tmp_path).record
+    monkeypatch.setattr(codec, "decode", lambda latents: lengths.append(latents.shape[-1]))
+    monkeypatch.setattr(cost, "REPEATS", 1)
+
+    def load() -> Any:
+        return load_model(model.folder, CPU), codec
+
+    found = make_cost(load, model, settings, tmp_path).record
     network = load_model(model.folder, CPU).network
     assert found["parameters"] == sum(weights.numel() for weights in network.parameters())
+    assert found["track_s"] == 1024 * 2048 / 44_100
     assert found["track_s"] == pytest.approx(47.55, abs=0.01)
     assert found["real_time_factor"] == pytest.approx(found["seconds_per_track"] / found["track_s"])
-    assert found["seconds_per_track"] > 0
     assert found["device"] == "cpu"
     assert found["peak_memory_bytes"] > 2 * 1024 * 2048 * 4
-    assert lengths == [1024] * 4  # one before it counts
-    assert found["track_s"] == 1024 * 2048 / 44_100
-
-
-def test_it_is_measured_once_for_model_and_settings(
-    model: Artifact, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    assert lengths == [1024] * 2  # one before it counts
+    assert make_cost(load, model, settings, tmp_path).record == found
+    assert len(lengths) == 2
     monkeypatch.setattr(cost, "TRACK_S", 3.0)
-    loaded = []
-
-    def load():  # noqa: ANN202
-        loaded.append(1)
-        return load_model(model.folder, CPU), load_codec(CodecConfig(), CPU)
-
-    first = make_cost(load, model, settings, tmp_path)
-    assert make_cost(load, model, settings, tmp_path).record == first.record
+    monkeypatch.setattr(codec, "decode", lambda latents: lengths.append(latents.shape[-1]) or decode(latents))
     other = settings.model_copy(update={"sampling": settings.sampling.model_copy(update={"steps": 2})})
     make_cost(load, model, other, tmp_path)
-    assert len(loaded) == 2
+    assert lengths[2:] == [64] * 2
 
 
 on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it there")
@@ -119,20 +113,11 @@ def test_what_was_held_for_a_moment_counts_and_what_was_before_does_not() -> Non
     assert busy == pytest.approx(before + 2**28, abs=2**26)
 
 
-def test_a_mark_that_cannot_start_anew_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "CLEAR_REFS", tmp_path / "absent" / "clear_refs")
-    peak = Peak(CPU)
-    assert peak.memory == "of the process since it began"
-    found = peak.bytes()
-    assert found is not None
-    assert found >= 0.9 * psutil.Process().memory_info().rss
-
-
 def test_a_child_does_not_begin_with_what_its_parent_held() -> None:
-    held = np.ones(2**30, np.uint8)
-    code = "from samuel.evaluate.cost import *; import torch; print(Peak(torch.device('cpu')).bytes())"
+    held = np.ones(2**29, np.uint8)
+    code = "from samuel.evaluate.cost import Peak; import torch; print(Peak(torch.device('cpu')).bytes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 2**26 < int(done.stdout) < 2**30
+    assert 2**26 < int(done.stdout) < 2**29 + 2**28
     assert held[-1]
 
 
@@ -155,13 +140,10 @@ def test_the_memory_of_a_gpu_is_that_of_its_tensors() -> None:
 
 
 def test_the_papers_tables_are_those_of_the_paper() -> None:
-    means = {system: list(row.values()) for system, row in TABLE_I.items()}
-    assert means["SAMUeL"] == [5.73, 5.14, 2.93, 4.97]
+    assert list(TABLE_I["SAMUeL"].values()) == [5.73, 5.14, 2.93, 4.97]
     assert all(tuple(row) == AUDIOBOX for row in TABLE_I.values())
-    assert all(1 <= value <= 10 for values in means.values() for value in values)
     slowest, ours = TABLE_II[0], TABLE_II[-1]
-    assert (slowest.system, slowest.at_least) == ("Jukebox", True)
-    assert (ours.system, ours.at_least) == ("SAMUeL", False)
+    assert (slowest.system, slowest.at_least, ours.system) == ("Jukebox", True, "SAMUeL")
     assert ours.real_time_factor == pytest.approx(21 / 47.55)
     assert abs(TRACK_S - 1024 * 2048 / 44100) < 0.01
 

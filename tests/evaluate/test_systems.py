@@ -51,7 +51,7 @@ def test_missing_surplus_and_doubtful_files_are_named_and_the_rest_is_compared(
     assert compared.problems[-1].message.startswith("system.json: ")
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", "\xff", "[" * 100_000, " " * (2**24 + 1)])
+@pytest.mark.parametrize("content", ["[1]", "{", "\xff", "[" * 100_000, " " * (2**26 + 1)])
 def test_a_damaged_record_is_named(vocals: Path, tmp_path: Path, content: str) -> None:
     other = fill(tmp_path / "other", "a.wav", "b.wav", "-c d.wav")
     (other / "system.json").write_text(content, "latin-1")
@@ -61,24 +61,21 @@ def test_a_damaged_record_is_named(vocals: Path, tmp_path: Path, content: str) -
 
 def test_a_record_is_kept(vocals: Path, tmp_path: Path) -> None:
     other = fill(tmp_path / "other", "a.wav", "b.wav", "-c d.wav")
-    (other / "system.json").write_text('{"parameters": 3, "settings": {"seed": 1}}')
+    (other / "system.json").write_text('{"parameters": 3, "settings": {"seed": 1}, "of tomorrow": 1}')
     system = folders(vocals, {"Other": other}).system("Other")
     assert system
-    assert system.record == SystemRecord(parameters=3)
+    assert system.record == SystemRecord(parameters=3, settings={"seed": 1})
 
 
 @pytest.mark.parametrize(
     ("about", "culprit"),
     [
         ({"parameters": -1}, "parameters"),
-        ({"parameters": "many"}, "parameters"),
-        ({"tracks": {"a": {"seconds": 0, "duration_s": 1}}}, "tracks.a.seconds"),
+        ({"parameters": True}, "parameters"),
+        ({"parameters": 10**400}, "parameters"),
+        ({"tracks": {"a": {"seconds": 1e308, "duration_s": 1e-308}}}, "tracks.a.seconds"),
         ({"tracks": {"a": {"seconds": float("nan"), "duration_s": 1}}}, "tracks.a.seconds"),
         ({"tracks": [1]}, "tracks"),
-        ({"tracks": {"a": {"seconds": 1e308, "duration_s": 1e-308}}}, "tracks.a.seconds"),
-        ({"parameters": 10**400}, "parameters"),
-        ({"parameters": True}, "parameters"),
-        ({"peak_memory_bytes": 10**30}, "peak_memory_bytes"),
         ({"machine": "x" * 10_000}, "machine"),
     ],
 )
@@ -96,20 +93,7 @@ def test_a_wrong_figure_is_named_and_all_left_out(
 
 @pytest.mark.parametrize(
     "name",
-    [
-        REAL,
-        CEILING,
-        " ",
-        "real ",
-        "REAL",
-        "r eal",
-        "\uff52eal",
-        "the vocals",
-        "Mix",
-        "a\nb",
-        "x" * 61,
-        "\udcff",
-    ],
+    [REAL, CEILING, " ", "REAL", "r eal", "\uff52eal", "the vocals", "Mix", "a\nb", "x" * 61, "\udcff"],
 )
 def test_the_names_of_others_are_reserved(vocals: Path, name: str) -> None:
     with pytest.raises(InputError, match="cannot be a system's name"):
@@ -119,19 +103,14 @@ def test_the_names_of_others_are_reserved(vocals: Path, name: str) -> None:
 
 
 def test_what_is_not_there_is_named(vocals: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none: no such folder \(Other\)"):
-        folders(vocals, {"Other": tmp_path / "none"})
-    with pytest.raises(InputError, match="no system is given"):
-        folders(vocals, {})
-    with pytest.raises(InputError, match="holds no vocals"):
-        folders(fill(tmp_path / "empty"), {"Other": vocals})
-
-
-def test_further_systems_come_after_the_true_ones(vocals: Path) -> None:
-    compared = folders(vocals, {"Other": vocals}, vocals).with_ceiling(System(CEILING, {}))
-    assert [system.name for system in compared.systems] == [REAL, CEILING, "Other"]
-    compared = folders(vocals, {"Other": vocals}).with_ceiling(System(CEILING, {}))
-    assert [system.name for system in compared.systems] == [CEILING, "Other"]
+    for compared, systems, words in (
+        (vocals, {"Other": tmp_path / "none"}, r"none: no such folder \(Other\)"),
+        (vocals, {"Other": vocals / "a.flac"}, r"a\.flac: not a folder \(Other\)"),
+        (vocals, {}, "no system is given"),
+        (fill(tmp_path / "empty"), {"Other": vocals}, "holds no vocals"),
+    ):
+        with pytest.raises(InputError, match=words):
+            folders(compared, systems)
 
 
 def test_what_is_no_file_is_named(vocals: Path, tmp_path: Path) -> None:
@@ -143,5 +122,3 @@ def test_what_is_no_file_is_named(vocals: Path, tmp_path: Path) -> None:
         ("a", "a link to nothing: not scored"),
         ("?", "its name is not UTF-8; rename it: not scored"),
     }
-    with pytest.raises(InputError, match=r"a\.flac: not a folder \(Other\)"):
-        folders(vocals, {"Other": vocals / "a.flac"})

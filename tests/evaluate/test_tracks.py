@@ -1,6 +1,5 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from samuel.evaluate.tracks import (
     lineup_of,
     make_track,
     require_codec,
+    take_seeds,
     with_ceiling,
 )
 from samuel.generate import accompany_latents
@@ -66,7 +66,7 @@ def test_takes_have_seeds_of_their_own_and_the_first_is_heard(
 ) -> None:
     takes = load_file(track.path("latents.safetensors"))["takes"]
     assert takes.shape == (3, 64, 64)
-    seeds = [config.seed for config in tracks._seeded(SAMPLING, popdb.index[0], 3)]
+    seeds = take_seeds(SAMPLING.seed, popdb.index[0], 3)
     vocal, reference = popdb.read(popdb.index[:1])
     for take, seed in zip(takes, seeds, strict=True):
         drawn = accompany_latents(vocal, load_model(model, CPU), SAMPLING.model_copy(update={"seed": seed}))
@@ -87,16 +87,10 @@ def test_overshoots_are_turned_down_and_not_cut_off(track: Artifact, codec: Code
 
 
 def test_the_lineup_of_a_model_is_its_tracks_and_the_ceiling(track: Artifact) -> None:
-    lineup = lineup_of([track])
-    name = track.record["pair_id"]
+    lineup, name = lineup_of([track]), track.record["pair_id"]
     assert [(found.name, found.title) for found in lineup.tracks] == [(name, track.record["title"])]
-    assert [system.name for system in lineup.systems] == [CEILING, OURS]
-    assert lineup.systems[0].files == {name: track.path("reference.wav")}
-    assert lineup.systems[1].files == {name: track.path("accompaniment.wav")}
-
-
-def with_rows(popdb: Popdb, rows: list[dict[str, Any]]) -> Popdb:
-    return replace(popdb, table=pa.Table.from_pylist(rows, schema=popdb.table.schema))
+    files = {system.name: system.files[name] for system in lineup.systems}
+    assert files == {CEILING: track.path("reference.wav"), OURS: track.path("accompaniment.wav")}
 
 
 def test_the_chunk_with_most_singing_of_each_song_is_chosen(popdb: Popdb) -> None:
@@ -106,7 +100,7 @@ def test_the_chunk_with_most_singing_of_each_song_is_chosen(popdb: Popdb) -> Non
         {"song_id": song, "pair_id": f"{song}-{chunk}", "vocal_share": share, "split": "validation"}
         for (song, chunk), share in sorted(shares.items(), key=lambda item: item[0])
     ]
-    popdb = with_rows(popdb, index)
+    popdb = replace(popdb, table=pa.Table.from_pylist(index, schema=popdb.table.schema))
     assert [pair["pair_id"] for pair in choose_pairs(popdb, 10)] == ["a-1", "b-0", "c-0", "d-1"]
     assert len(choose_pairs(popdb, 2)) == 2
 
@@ -125,9 +119,12 @@ def lineup(tmp_path: Path) -> Lineup:
     return Lineup(tuple(Track(name, name, path) for name, path in files.items()), (System(REAL, files),))
 
 
-def test_the_ceiling_is_the_codecs_round_trip(lineup: Lineup, codec: Codec, tmp_path: Path) -> None:
-    raised = with_ceiling(lineup, codec, tmp_path / "entries")
-    assert [system.name for system in raised.systems] == [REAL, CEILING]
+def test_the_ceiling_is_the_codecs_round_trip_and_found_again(
+    lineup: Lineup, codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = replace(lineup, systems=(System("Other", {}), *lineup.systems))
+    raised = with_ceiling(others, codec, tmp_path / "entries")
+    assert [system.name for system in raised.systems] == [REAL, CEILING, "Other"]
     ceiling = raised.system(CEILING)
     assert ceiling
     assert ceiling.files.keys() == {"a"}
@@ -137,16 +134,10 @@ def test_the_ceiling_is_the_codecs_round_trip(lineup: Lineup, codec: Codec, tmp_
     (problem,) = raised.problems
     assert (problem.system, problem.track) == (CEILING, "b")
     assert "not readable as audio" in problem.message
-
-
-def test_it_is_found_again(
-    lineup: Lineup, codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = with_ceiling(lineup, codec, tmp_path / "entries").system(CEILING)
     monkeypatch.setattr(codec, "encode", None)
-    assert with_ceiling(lineup, codec, tmp_path / "entries").system(CEILING) == first
+    assert with_ceiling(lineup, codec, tmp_path / "entries").system(CEILING) == ceiling
 
 
 def test_without_true_accompaniments_there_is_none(lineup: Lineup, codec: Codec, tmp_path: Path) -> None:
-    alone = Lineup(lineup.tracks, ())
+    alone = replace(lineup, systems=())
     assert with_ceiling(alone, codec, tmp_path / "entries") is alone
