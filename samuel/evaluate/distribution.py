@@ -6,11 +6,10 @@ chance alone. So it is given beside its floor, with true latents on both sides.
 Shapes: N items or tracks, K takes of each, C channels, T frames, D = 2C; all that is compared is normalised.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property, reduce
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
-from operator import add
 from statistics import mean
 from typing import Any
 
@@ -28,14 +27,11 @@ from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Normaliser
 
 VERSION = 1
-TRUE_PAIRS = 512
-"""Held-out pairs that are compared with: 128 MiB of 1024 frames."""
-SLICE = 256
-"""Frames of a slice, 11.9 s of 2048 samples at 44.1 kHz, where recordings of any length are compared."""
+TRUE_PAIRS = 512  # held-out pairs that are compared with: 128 MiB of 1024 frames
+SLICE_S = 11.9  # of recordings of any length: 256 frames of 2048 samples at 44.1 kHz
 SPLITS, SEED = 10, 0
 LEAST_DEVIATION = 1e-3
-AT_A_TIME = 2**15
-"""Frames that stand in memory as float64: 32 MiB of 2 × 64 numbers each."""
+AT_A_TIME = 2**15  # frames that stand in memory as float64: 32 MiB of 2 × 64 numbers each
 HELD_OUT_DESIGN = (
     "What was generated is held to true accompaniments of held-out songs; the floor is as many true items, "
     "of some of these songs, against those of the others."
@@ -44,7 +40,6 @@ CROSSED_DESIGN = (
     "Every system was given the same songs, so its items of one half of them are held to the true items of "
     "the other half, in the mean over random halvings; the floor is the same with true items on both sides."
 )
-UNIT = "squared deviations of the latents"
 
 Latents = Mapping[str, Mapping[str, Tensor]]
 """Codec latents (C, T) by system and track."""
@@ -65,15 +60,9 @@ class Gaussian:
 
     @classmethod
     def of(cls, latents: Tensor) -> "Gaussian":
-        """That of normalised latents (N, C, T), T at least 2.
-
-        Raises:
-            InputError: There is no frame that has a next one, or a latent is not finite.
-        """
+        """That of normalised latents (N, C, T), T at least 2; InputError for others."""
         if latents.ndim != 3 or 0 in latents.shape or latents.shape[-1] < 2:
-            raise InputError(
-                f"latents of shape {tuple(latents.shape)} hold no two frames in a row; they must be (N, C, T)"
-            )
+            raise InputError(f"latents of shape {tuple(latents.shape)}; they must be (N, C, T), T at least 2")
         if not latents.isfinite().all():  # which would end the whole process inside LAPACK
             raise InputError(
                 "the latents hold NaN or infinite numbers; another model or setting must draw them"
@@ -89,28 +78,23 @@ class Gaussian:
                 products += exact.T @ exact
         return cls(items, items * (frames - 1), total, products)
 
-    def __add__(self, other: "Gaussian") -> "Gaussian":
-        """That of both sets together."""
-        items, points = self.items + other.items, self.points + other.points
-        return Gaussian(items, points, self.total + other.total, self.products + other.products)
-
     @classmethod
-    def sum(cls, parts: Iterable["Gaussian"]) -> "Gaussian":
+    def sum(cls, parts: Sequence["Gaussian"]) -> "Gaussian":
         """That of several sets together; there must be one."""
-        return reduce(add, parts)
+        nothing = torch.zeros((), dtype=torch.float64)
+        return cls(
+            sum(part.items for part in parts),
+            sum(part.points for part in parts),
+            sum((part.total for part in parts), nothing),
+            sum((part.products for part in parts), nothing),
+        )
 
-    @property
-    def mean(self) -> Tensor:
-        """(D,)."""
-        return self.total / self.points
-
-    @property
-    def covariance(self) -> Tensor:
-        """(D, D), with one degree of freedom taken off."""
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,), and covariance (D, D) with one degree of freedom taken off."""
         if self.points < 2:
             raise InputError("one frame with its successor has no covariance; add items, or longer ones")
         outer = torch.outer(self.total, self.total) / self.points
-        return (self.products - outer) / (self.points - 1)
+        return self.total / self.points, (self.products - outer) / (self.points - 1)
 
 
 def frechet_distance(generated: Tensor, true: Tensor) -> float:
@@ -120,13 +104,7 @@ def frechet_distance(generated: Tensor, true: Tensor) -> float:
 
     What is fitted is every frame together with the next one, 2C numbers: both which sounds there are and how
     they follow each other. No network judges, so what it says is about latents and not about listening.
-
-    Args:
-        generated: Normalised latents, (N, C, T), T at least 2.
-        true: Normalised latents, (N', C, T'), T' at least 2.
-
-    Raises:
-        InputError: There are not two frames that have a next one, a latent is not finite, or C differs.
+    Both are normalised latents, (N, C, T) and (N', C, T'); InputError where they cannot be compared.
     """
     return gaussian_distance(Gaussian.of(generated), Gaussian.of(true))
 
@@ -138,27 +116,11 @@ def gaussian_distance(first: Gaussian, second: Gaussian) -> float:
     channels = [len(side.total) // 2 for side in (first, second)]
     if channels[0] != channels[1]:
         raise InputError(f"latents of {channels[0]} and of {channels[1]} channels cannot be compared")
-    distance = of_gaussians(first.mean, first.covariance, second.mean, second.covariance)
+    distance = of_gaussians(*first.moments(), *second.moments())
     return float(distance.clamp(min=0.0))  # rounding may leave -1e-12 for equal sets
 
 
-@dataclass(frozen=True)
-class Floor:
-    """Distances of true latents to true latents of other songs, over random splits."""
-
-    mean: float
-    low: float
-    high: float
-    splits: int
-    items: int  # on the smaller side, the least over the splits
-
-    @classmethod
-    def of(cls, distances: Sequence[float], items: int) -> "Floor":
-        """From the distance of each split."""
-        return cls(mean(distances), min(distances), max(distances), len(distances), items)
-
-
-def floor(true: Tensor, songs: Sequence[str], items: int, splits: int, seed: int) -> Floor:
+def floor(true: Tensor, songs: Sequence[str], items: int, splits: int, seed: int) -> dict[str, Any]:
     """Distance of `items` true items to the items of other songs: the floor of a generated set of that size.
 
     What a perfect generator would come to, had its items been drawn like these. They come from as many songs
@@ -166,23 +128,12 @@ def floor(true: Tensor, songs: Sequence[str], items: int, splits: int, seed: int
     songs, so that the rest is still a set to be compared with; then the songs take turns. It is slightly too
     high as a floor: the rest is smaller than the whole true set, and holds none of the drawn songs.
 
-    Args:
-        true: Normalised latents, (N, C, T), T at least 2.
-        songs: The song of each item.
-        items: Size of the generated set; where half of the songs hold fewer, all of theirs are drawn.
-        splits: How many random draws.
-        seed: Of the draws.
-
-    Raises:
-        InputError: There are not two songs, or what `frechet_distance` raises.
+    `true` are normalised latents (N, C, T), `songs` the song of each. Where half of the songs hold fewer than
+    `items`, all of theirs are drawn. InputError without two songs.
     """
-    members: dict[str, list[int]] = {}
-    for place, song in sorted(enumerate(songs), key=lambda found: (found[1], found[0])):
-        members.setdefault(song, []).append(place)
+    members = {song: [n for n, other in enumerate(songs) if other == song] for song in sorted(set(songs))}
     if len(members) < 2:
-        raise InputError(
-            f"the true set has items of {len(members)} songs: a floor needs two, which the split keeps apart"
-        )
+        raise InputError(f"items of {len(members)} songs: a floor needs two, which the split keeps apart")
     parts = {song: Gaussian.of(true[places]) for song, places in members.items()}
     generator = np.random.default_rng(seed + 1)
     distances, counts = [], []
@@ -190,44 +141,44 @@ def floor(true: Tensor, songs: Sequence[str], items: int, splits: int, seed: int
         chosen = order[: min(items, len(order) // 2)]
         turns = zip_longest(*(generator.permutation(members[song]).tolist() for song in chosen))
         drawn = [place for turn in turns for place in turn if place is not None][:items]
-        rest = Gaussian.sum(parts[song] for song in order[len(chosen) :])
+        rest = Gaussian.sum([parts[song] for song in order[len(chosen) :]])
         distances.append(gaussian_distance(Gaussian.of(true[drawn]), rest))
         counts.append(min(len(drawn), rest.items))
-    return Floor.of(distances, min(counts))
+    return _spread(distances, min(counts))
 
 
 def crossed_distances(
     true: BySong, systems: Mapping[str, BySong], splits: int, seed: int
-) -> tuple[dict[str, float], dict[str, Floor]]:
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """Mean distance of each system, and its floor, over random halvings of the songs that it has.
 
     For systems that made accompaniments for the very songs that they are held to: those are near to the true
     ones by the songs alone. So a system's items of one half of the songs are held to the true items of the
     other half, as are the true ones: that is the floor, and both are equally large sets.
-
-    Raises:
-        InputError: There are not two songs.
     """
     if len(true) < 2:
         raise InputError("there are true accompaniments of one song alone: two are needed, one for each side")
 
     def distance(made: BySong, one: Sequence[str], other: Sequence[str]) -> float:
-        return gaussian_distance(
-            Gaussian.sum(made[song] for song in one), Gaussian.sum(true[song] for song in other)
-        )
+        return gaussian_distance(Gaussian.sum([made[s] for s in one]), Gaussian.sum([true[s] for s in other]))
 
     distances: dict[str, float] = {}
-    floors: dict[str, Floor] = {}
+    floors: dict[str, dict[str, Any]] = {}
     for name, items in systems.items():
         songs = sorted(true.keys() & items.keys())
-        if len(songs) < 2:
-            continue
-        half = len(songs) // 2
-        halves = [(order[:half], order[half:]) for order in _orders(songs, splits, seed)]
-        distances[name] = mean(distance(items, one, other) for one, other in halves)
-        least = min(sum(items[song].items for song in one) for one, _ in halves)
-        floors[name] = Floor.of([distance(true, one, other) for one, other in halves], least)
+        if len(songs) > 1:
+            half = len(songs) // 2
+            halves = [(order[:half], order[half:]) for order in _orders(songs, splits, seed)]
+            distances[name] = mean(distance(items, one, other) for one, other in halves)
+            least = min(sum(items[song].items for song in one) for one, _ in halves)
+            floors[name] = _spread([distance(true, one, other) for one, other in halves], least)
     return distances, floors
+
+
+def _spread(distances: Sequence[float], items: int) -> dict[str, Any]:
+    """A floor, of the distance of each split; `items` are on the smaller side, the least over the splits."""
+    bounds = {"mean": mean(distances), "low": min(distances), "high": max(distances)}
+    return bounds | {"splits": len(distances), "items": items}
 
 
 def _orders(names: Sequence[str], splits: int, seed: int) -> Iterator[list[str]]:
@@ -268,7 +219,7 @@ class DatasetSpace:
             raise InputError("no song is held out")
         generated = normaliser.accompaniment(torch.stack([takes[0] for takes in self._takes.values()]))
         true, songs = normaliser.accompaniment(self.popdb.read(rows)[1]), [row["song_id"] for row in rows]
-        distance = gaussian_distance(Gaussian.of(generated), Gaussian.of(true))
+        distance = frechet_distance(generated, true)
         floors = {OURS: floor(true, songs, len(generated), SPLITS, SEED)} if len(set(songs)) > 1 else {}
         items = {OURS: len(generated)}
         return _frechet_summary({OURS: distance}, floors, items, len(true), HELD_OUT_DESIGN)
@@ -281,8 +232,8 @@ class DatasetSpace:
         """Compare the takes of each track."""
         normaliser = Normaliser.of(self.popdb.stats)
         found = diversity([normaliser.accompaniment(takes) for takes in self._takes.values()])
-        rows = [{"track": n, "between_takes": v} for n, v in zip(self._takes, found.tracks, strict=True)]
-        return {"diversity": asdict(found) | {"tracks": rows}}
+        rows = [{"track": n, "between_takes": v} for n, v in zip(self._takes, found["tracks"], strict=True)]
+        return {"diversity": found | {"tracks": rows}}
 
 
 @dataclass(frozen=True)
@@ -305,14 +256,19 @@ class FolderSpace:
 
     def frechet(self, latents: Latents) -> dict[str, Any]:
         """Compare slices of every system, normalised as the true ones are spread, with the true ones."""
+        info = self.codec.info
+        frames = max(2, round(SLICE_S * info.sample_rate / info.hop))
         if not latents.get(REAL):
             raise InputError("no true accompaniments were given (--references)")
-        slices = {name: {song: _slices(part) for song, part in of.items()} for name, of in latents.items()}
-        whole = torch.cat(list(slices[REAL].values()))
-        if not len(whole):
-            slice_s = self.codec.info.duration_s(SLICE)
-            raise InputError(f"no true accompaniment is as long as a slice, {slice_s:.1f} s")
-        centre, deviation = whole.mean(dim=(0, 2), keepdim=True), whole.std(dim=(0, 2), keepdim=True)
+        slices: dict[str, dict[str, Tensor]] = {}  # (N, C, frames), float32
+        for name, songs in latents.items():
+            for song, part in songs.items():
+                whole = part.float()[:, : part.shape[1] // frames * frames]
+                slices.setdefault(name, {})[song] = whole.unflatten(1, (-1, frames)).transpose(0, 1)
+        true = torch.cat(list(slices[REAL].values()))
+        if not len(true):
+            raise InputError(f"no true accompaniment is as long as a slice, {info.duration_s(frames):.1f} s")
+        centre, deviation = true.mean(dim=(0, 2), keepdim=True), true.std(dim=(0, 2), keepdim=True)
         if float(deviation.max()) < LEAST_DEVIATION:
             raise InputError("the true accompaniments never change")
         scale = deviation.clamp(min=LEAST_DEVIATION)
@@ -321,8 +277,8 @@ class FolderSpace:
             for name, songs in slices.items()
         }
         distances, floors = crossed_distances(parts.pop(REAL), parts, SPLITS, SEED)
-        items = {name: found.items for name, found in floors.items()}
-        return _frechet_summary(distances, floors, items, len(whole), CROSSED_DESIGN)
+        items = {name: found["items"] for name, found in floors.items()}
+        return _frechet_summary(distances, floors, items, len(true), CROSSED_DESIGN)
 
     def nearest(self, latents: Latents) -> dict[str, Any]:
         """Look for every track in the training set."""
@@ -343,23 +299,13 @@ Space = DatasetSpace | FolderSpace
 
 
 def _frechet_summary(
-    distances: Mapping[str, float],
-    floors: Mapping[str, Floor],
-    items: Mapping[str, int],
-    true_items: int,
-    design: str,
+    distances: Mapping[str, float], floors: Mapping[str, Any], items: Mapping[str, int], true: int, how: str
 ) -> dict[str, Any]:
     return {
         "frechet": distances,
         "frechet_items": items,
-        "frechet_design": design,
-        "true_items": true_items,
-        "unit": UNIT,
-        "floor": {name: asdict(found) for name, found in floors.items()},
+        "frechet_design": how,
+        "true_items": true,
+        "unit": "squared deviations of the latents",
+        "floor": floors,
     }
-
-
-def _slices(latents: Tensor) -> Tensor:
-    """(C, T) → (T // SLICE, C, SLICE), float32."""
-    count = latents.shape[1] // SLICE
-    return latents.float()[:, : count * SLICE].unflatten(1, (count, SLICE)).transpose(0, 1)

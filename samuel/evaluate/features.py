@@ -19,32 +19,23 @@ from samuel.errors import InputError
 
 Floats = NDArray[np.float32]
 
-LONGEST_S = 15 * 60
-SHORT_S = 5.0
-CLIPPED_SHARE = 1e-3
-"""With more clipped samples the report has a remark."""
-FULL_SCALE = 1.0 - 2.0**-15
-"""The largest positive sample of a 16-bit file."""
-
+LONGEST_S, SHORT_S = 15 * 60, 5.0
+CLIPPED_SHARE = 1e-3  # with more clipped samples the report has a remark
+FULL_SCALE = 1.0 - 2.0**-15  # the largest positive sample of a 16-bit file
 LOG_MEL_HOP, LOG_MEL_FFT = 2048, 4096
 
-RATE = 22_050
-HOP = 512
-ONSET_FFT = 2048
-CHROMA_EVERY = 4  # of the frames: 93 ms
-CHROMA_FFT = 8192
+RATE, HOP = 22_050, 512
+ONSET_FFT, MELS = 2048, 128
+CHROMA_EVERY, CHROMA_FFT = 4, 8192  # every 4 frames: 93 ms
 CHROMA_CENTRE, CHROMA_WIDTH = 4.5, 1.0
 """Octaves above 27.5 Hz: a partial an octave away from 622 Hz weighs e^-½. Of twelve choices of centre, width
 and power this one told true from shuffled pairs of 40 synthetic songs best."""
-MELS = 128
 BLOCK = 512  # frames that are in memory as spectra at a time, at most 17 MB
 TEMPO_WINDOW_S = 8.0  # librosa's own
 
 SILENCE_DBFS = -60.0
-SUNG_BELOW_PEAK_DB = 40.0
-"""Somebody sings in a frame that is no further than this below the loudest."""
-STILL = 1e-6
-"""Onset strengths that deviate by less, in dB, are rounding errors of a signal that never changes."""
+SUNG_BELOW_PEAK_DB = 40.0  # somebody sings in a frame that is no further than this below the loudest
+STILL = 1e-6  # onset strengths that deviate by less, in dB, are rounding errors of a constant signal
 
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 PROFILES = {
@@ -100,29 +91,38 @@ def common_part(*all_features: Features) -> list[Features]:
 
 
 def features(audio: Audio) -> Features:
-    """Measure audio of any length, in about as much memory as it takes itself.
+    """Measure audio (2, S) of any length, in about as much memory as it takes itself.
 
     Its mean is taken out first: a constant is silence. The chroma is that of magnitudes, not of powers, on
     the grid of A = 440 Hz: voice and band are held to the same grid, and a song a quarter of a tone off it
     loses an eighth of its likeness. Beats are librosa's (Ellis, "Beat tracking by dynamic programming",
-    2007), found in this audio alone.
-
-    Raises:
-        InputError: It is not (2, S), or holds NaN or infinite numbers.
+    2007), found in this audio alone. InputError for another shape, NaN and infinite numbers.
     """
-    mono = _mono(audio)
+    import librosa
+
+    if audio.ndim != 2 or audio.shape[0] != CHANNELS:
+        raise InputError(f"audio of shape {audio.shape}; (2, samples) is needed")
+    if not np.isfinite(audio).all():
+        raise InputError("the audio holds NaN or infinite numbers; export it again")
+    mono = 0.5 * audio[0] + 0.5 * audio[1]
+    if mono.size:
+        mono /= max(1.0, float(mono.max()), -float(mono.min()))  # a float file may hold what has no square
+        mono -= np.float32(mono.mean(dtype=np.float64))
+        mono = librosa.resample(mono, orig_sr=SAMPLE_RATE, target_sr=RATE)
     onsets, level_db = _onsets(mono)
-    chroma = _chroma(mono, level_db[::CHROMA_EVERY])
-    silent = not np.any(level_db > SILENCE_DBFS)
+    classes = librosa.filters.chroma(
+        sr=RATE, n_fft=CHROMA_FFT, tuning=0.0, ctroct=CHROMA_CENTRE, octwidth=CHROMA_WIDTH
+    )
+    blocks = [classes @ block for block in _blocks(mono, CHROMA_FFT, CHROMA_EVERY * HOP)]
+    normal = librosa.util.normalize(np.concatenate(blocks, axis=-1), axis=0)
+    chroma = np.where(level_db[::CHROMA_EVERY] > SILENCE_DBFS, normal, np.float32(0.0))
+    silent = not np.any(level_db > SILENCE_DBFS) or onsets.std() < STILL
     beats_s = np.zeros(0) if silent else _beats(onsets)
     return Features(chroma, level_db, onsets, beats_s, key_of(chroma), audio.shape[1] / SAMPLE_RATE)
 
 
 def key_of(chroma: Floats) -> str | None:
-    """The key whose profile correlates best with the mean of a chroma (12, G), from C.
-
-    Krumhansl and Schmuckler's method. None where no pitch class stands out.
-    """
+    """The key whose profile correlates best with the mean of a chroma (12, G): Krumhansl and Schmuckler."""
     mean = chroma.mean(axis=1, dtype=np.float64)
     if np.ptp(mean) < STILL:
         return None
@@ -130,22 +130,6 @@ def key_of(chroma: Floats) -> str | None:
     fits = [np.corrcoef(np.roll(PROFILES[mode], tonic), mean)[0, 1] for tonic, mode in keys]
     tonic, mode = keys[int(np.argmax(fits))]
     return f"{TONICS[tonic]} {mode}"
-
-
-def _mono(audio: Audio) -> Floats:
-    """(2, S) at 44.1 kHz → mean of both channels at 22.05 kHz, without its own mean."""
-    import librosa
-
-    if audio.ndim != 2 or audio.shape[0] != CHANNELS:
-        raise InputError(f"audio of shape {audio.shape}; (2, samples) is needed")
-    if not np.isfinite(audio).all():
-        raise InputError("the audio holds NaN or infinite numbers; export it again")
-    if not audio.size:
-        return np.zeros(0, dtype=np.float32)
-    mono = 0.5 * audio[0] + 0.5 * audio[1]
-    mono /= max(1.0, float(mono.max()), -float(mono.min()))  # a float file may hold what has no square
-    mono -= np.float32(mono.mean(dtype=np.float64))
-    return librosa.resample(mono, orig_sr=SAMPLE_RATE, target_sr=RATE)
 
 
 def _blocks(mono: Floats, n_fft: int, hop: int) -> Iterator[Floats]:
@@ -167,45 +151,19 @@ def _onsets(mono: Floats) -> tuple[Floats, Floats]:
     mels = librosa.filters.mel(sr=RATE, n_fft=ONSET_FFT, n_mels=MELS)
     # Parseval: a spectrum's squares are the frame's power times this; all but the outer bins stand for two.
     scale = ONSET_FFT * float(np.square(librosa.filters.get_window("hann", ONSET_FFT)).sum())
-
-    def reduce(block: Floats) -> Floats:
+    reduced = []
+    for block in _blocks(mono, ONSET_FFT, HOP):
         power = np.square(block)
         total = 2.0 * power.sum(axis=0) - power[0] - power[-1]
-        return np.vstack([mels @ power, total[None] / scale])
-
-    reduced = np.concatenate([reduce(block) for block in _blocks(mono, ONSET_FFT, HOP)], axis=-1)
-    level_db = 10.0 * np.log10(np.maximum(reduced[-1], 1e-12))
-    onsets = librosa.onset.onset_strength(S=librosa.power_to_db(reduced[:-1]), sr=RATE, hop_length=HOP)
+        reduced.append(np.vstack([mels @ power, total[None] / scale]))
+    whole = np.concatenate(reduced, axis=-1)
+    level_db = 10.0 * np.log10(np.maximum(whole[-1], 1e-12))
+    onsets = librosa.onset.onset_strength(S=librosa.power_to_db(whole[:-1]), sr=RATE, hop_length=HOP)
     return onsets.astype(np.float32), level_db
 
 
-def _chroma(mono: Floats, level_db: Floats) -> Floats:
-    """(12, G), each frame's largest 1 and silent frames 0."""
-    import librosa
-
-    classes = librosa.filters.chroma(
-        sr=RATE, n_fft=CHROMA_FFT, tuning=0.0, ctroct=CHROMA_CENTRE, octwidth=CHROMA_WIDTH
-    )
-    blocks = _blocks(mono, CHROMA_FFT, CHROMA_EVERY * HOP)
-    chroma = np.concatenate([classes @ block for block in blocks], axis=-1)
-    return np.where(level_db > SILENCE_DBFS, librosa.util.normalize(chroma, axis=0), np.float32(0.0))
-
-
 def _beats(onsets: Floats) -> NDArray[np.float64]:
-    """Times of the beats in seconds, by librosa's tracker; none where nothing begins."""
-    import librosa
-
-    if onsets.std() < STILL:
-        return np.zeros(0)
-    tempo = librosa.feature.tempo(tg=_mean_tempogram(onsets), sr=RATE, hop_length=HOP)
-    _, beats = librosa.beat.beat_track(
-        onset_envelope=onsets, sr=RATE, hop_length=HOP, bpm=tempo, units="time"
-    )
-    return np.asarray(beats, dtype=np.float64)
-
-
-def _mean_tempogram(onsets: Floats) -> NDArray[np.float64]:
-    """(window, 1), the mean over time of librosa's tempogram, of which 20 minutes would take 1 GB."""
+    """Times of the beats in seconds, by librosa's tracker; its tempogram of 20 minutes would take 1 GB."""
     import librosa
 
     window = int(librosa.time_to_frames(TEMPO_WINDOW_S, sr=RATE, hop_length=HOP))
@@ -216,7 +174,11 @@ def _mean_tempogram(onsets: Floats) -> NDArray[np.float64]:
         total += librosa.feature.tempogram(
             onset_envelope=part, sr=RATE, hop_length=HOP, win_length=window, center=False
         ).sum(axis=1)
-    return total[:, None] / onsets.size
+    tempo = librosa.feature.tempo(tg=total[:, None] / onsets.size, sr=RATE, hop_length=HOP)
+    _, beats = librosa.beat.beat_track(
+        onset_envelope=onsets, sr=RATE, hop_length=HOP, bpm=tempo, units="time"
+    )
+    return np.asarray(beats, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -232,25 +194,21 @@ class Sound:
 
 
 def analyse(path: Path, measures: Mapping[str, Callable[[Audio], float]], codec: Codec | None) -> Sound:
-    """Decode any audio file, measure its first 15 minutes, and encode them where a codec is given.
-
-    Args:
-        path: The file.
-        measures: Scores of the samples alone, by name.
-        codec: Any.
-
-    Raises:
-        InputError: It is not there, no audio, damaged, or holds no sample.
-    """
+    """Decode any audio file, measure its first 15 minutes, and encode them where a codec is given."""
     audio, longer = load_start(path)
-    found = features(audio)
-    remarks = [f"longer than {LONGEST_S // 60} minutes: scored over its first {LONGEST_S // 60}"] * longer
+    found, clipped = features(audio), clipped_share(audio)
+    remarks = {
+        f"longer than {LONGEST_S // 60} minutes: scored over its first {LONGEST_S // 60}": longer,
+        "silent": found.silent,
+        f"clipped: {clipped:.1%} of its samples are at full scale": clipped > CLIPPED_SHARE,
+        f"{found.duration_s:.1f} s: too short to tell beats and key": found.duration_s < SHORT_S,
+    }
     return Sound(
         features=found,
         log_mel=log_mel_db(audio),
         values={name: measure(audio) for name, measure in measures.items()},
         mono=bool(np.array_equal(audio[0], audio[1])),
-        remarks=(*remarks, *_remarks(audio, found)),
+        remarks=tuple(remark for remark, holds in remarks.items() if holds),
         latents=None if codec is None else encode_audio(codec, audio).half(),
     )
 
@@ -258,8 +216,7 @@ def analyse(path: Path, measures: Mapping[str, Callable[[Audio], float]], codec:
 def load_start(path: Path) -> tuple[Audio, bool]:
     """Decode the first 15 minutes of any audio file, (2, S), and tell whether there is more.
 
-    Raises:
-        InputError: It is not there, no audio, damaged, or holds no sample.
+    InputError where it is not there, no audio, damaged, or holds no sample.
     """
     if not path.is_file():
         raise InputError(f"{path.name}: no such file")
@@ -273,21 +230,10 @@ def load_start(path: Path) -> tuple[Audio, bool]:
     return audio[:, :longest], audio.shape[1] > longest
 
 
-def _remarks(audio: Audio, found: Features) -> Iterator[str]:
-    if found.silent:
-        yield "silent"
-    if (share := clipped_share(audio)) > CLIPPED_SHARE:
-        yield f"clipped: {share:.1%} of its samples are at full scale"
-    if found.duration_s < SHORT_S:
-        yield f"{found.duration_s:.1f} s: too short to tell beats and key"
-
-
 def clipped_share(audio: Audio) -> float:
-    """Share of samples whose magnitude is at least 32767 / 32768, 0 to 1; 0 where there is no sample.
+    """Share of samples of both channels whose magnitude is at least 32767 / 32768; 0 without a sample.
 
-    A 16-bit file that was cut off is there at either end, and so is a file that was never cut off but brought
-    to full scale, with a sample or two. Cut-off sound that was turned down, filtered or compressed with loss
-    afterwards is not found. Both channels count.
+    Cut-off sound that was turned down, filtered or compressed with loss afterwards is not found.
     """
     return float(np.mean(np.abs(audio) >= FULL_SCALE)) if audio.size else 0.0
 

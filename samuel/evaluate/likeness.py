@@ -8,11 +8,10 @@ frequencies. Lags and frequencies come first where channels are summed: in batch
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import ceil
 from statistics import mean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,14 +21,12 @@ from samuel.errors import DatasetError, InputError
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Normaliser
 
-TRACKS = 32
-"""Tracks compared with a batch of pairs at a time, which bounds the memory of their correlations."""
-LEAST_SHARE = 0.1
-"""Of an item's mean energy: with less in the overlap, what is alike there counts for less."""
-LEAST_VARIANCE = 0.01
-"""Of the training set's: an overlap that is steadier than this is nearly silent, and counts for less."""
-CONSTANT = 1e-6
-"""Of normalised latents: a take that varies less correlates with nothing."""
+TRACKS = 32  # compared with a batch of pairs at a time, which bounds the memory of their correlations
+PAIRS = 8  # compared at a time: more do not fit the caches, fewer cost more in calls than in sums
+HELD_OUT = 32  # held-out songs of the yardstick
+LEAST_SHARE = 0.1  # of an item's mean energy: with less in the overlap, what is alike there counts for less
+LEAST_VARIANCE = 0.01  # of the training set's: an overlap that is steadier is nearly silent, and counts less
+CONSTANT = 1e-6  # of normalised latents: a take that varies less correlates with nothing
 
 
 class Comparison:
@@ -63,35 +60,26 @@ class Comparison:
         self._spectra = spectra.permute(2, 0, 1).contiguous()  # (F, N, C)
 
     def similarities(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """How alike each track is to each pair (P, C, T') at the lag where they are most alike.
+        """How alike each track is to each pair (P, C, T') at the lag where they are most alike, (N, P).
 
-        Returns:
-            The similarities, float32, and their lags in frames, each (N, P); so much later is the track.
-
-        Raises:
-            InputError: Latents are not finite, or have other channels or frames.
+        And that lag in frames: so much later is the track. InputError for latents of another kind.
         """
         if _frames(pairs, "pairs") != self._pair_frames or pairs.shape[1] != self._tracks.channels:
-            raise InputError(
-                f"pairs of shape {tuple(pairs.shape)} cannot be compared with tracks of"
-                f" {self._tracks.channels} channels: both must come from one codec"
-            )
+            wanted = f"tracks of {self._tracks.channels} channels: both must come from one codec"
+            raise InputError(f"pairs of shape {tuple(pairs.shape)} cannot be compared with {wanted}")
         side = _Side(pairs, *self._of_pair)
         spectra = torch.fft.rfft(side.centred, self._size).permute(2, 1, 0).conj_physical().contiguous()
-        starts = range(0, self._spectra.shape[1], TRACKS)
-        found = [self._most_alike(slice(start, start + TRACKS), side, spectra) for start in starts]
+        found = []
+        for start in range(0, self._spectra.shape[1], TRACKS):
+            group = slice(start, start + TRACKS)
+            circular = torch.fft.irfft(self._spectra[:, group] @ spectra, self._size, dim=0)  # (size, n, P)
+            # Σ(x - x̄)(y - ȳ) = Σxy - Σx Σy / n
+            offsets = self._tracks.means[:, group] @ side.sums.transpose(1, 2)
+            alike = circular[: len(offsets)].sub_(offsets)
+            alike.mul_(self._tracks.weights[:, group, None]).mul_(side.weights[:, None])
+            found.append(alike.max(dim=0))
         values, places = (torch.cat(part) for part in zip(*found, strict=True))
-        return values, places + self._first
-
-    def _most_alike(self, group: slice, pairs: "_Side", spectra: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a group of n tracks: the greatest similarity over the lags, and the lag's place, each (n, P)."""
-        circular = torch.fft.irfft(self._spectra[:, group] @ spectra, self._size, dim=0)  # (size, n, P)
-        # Σ(x - x̄)(y - ȳ) = Σxy - Σx Σy / n
-        offsets = self._tracks.means[:, group] @ pairs.sums.transpose(1, 2)
-        alike = circular[: len(offsets)].sub_(offsets)
-        alike.mul_(self._tracks.weights[:, group, None]).mul_(pairs.weights[:, None])
-        values, places = alike.max(dim=0)
-        return values.clamp(-1.0, 1.0), places
+        return values.clamp(-1.0, 1.0), places + self._first
 
 
 class _Side:
@@ -125,14 +113,7 @@ def _frames(items: Tensor, what: str) -> int:
     return items.shape[-1]
 
 
-PAIRS = 8
-"""Pairs compared at a time: more of them do not fit the caches, fewer cost more in calls than in sums."""
-HELD_OUT = 32
-"""Held-out songs of the yardstick."""
-
-
-@dataclass(frozen=True)
-class Nearest:
+class Nearest(NamedTuple):
     """The training pair that a track is most alike to."""
 
     pair_id: str
@@ -141,40 +122,21 @@ class Nearest:
     lag_frames: int  # so much later than in the pair it comes in the track
 
 
-@dataclass(frozen=True)
-class Yardstick:
-    """Similarities of true accompaniments of held-out songs to the training pairs.
+def suspicious(similarity: float, highest: float | None) -> bool | None:
+    """True where a track may hold what its nearest training pair holds; None without a held-out song.
 
-    They are songs that nobody can have copied into the training pairs, and share with them whatever songs
-    share. None where the dataset holds no songs out.
+    It may where it is nearer to a copy, 1, than to the held-out song that is most alike to a training pair.
+    To be above that song is not enough: of tracks that are as new as the held-out songs, the most alike one
+    is so about every second time.
     """
-
-    n: int  # accompaniments, each of a song of its own
-    median: float | None  # of their similarities to their nearest pair
-    highest: float | None
-
-    @classmethod
-    def of(cls, held_out: Sequence[Nearest]) -> "Yardstick":
-        """From the nearest pairs of held-out accompaniments."""
-        found = [nearest.similarity for nearest in held_out]
-        return cls(len(found), median(found) if found else None, max(found, default=None))
-
-    def suspects(self, similarity: float) -> bool | None:
-        """True where a track may hold what its nearest training pair holds; None without a held-out song.
-
-        It may where it is nearer to a copy, 1, than to the most alike held-out song. To be above that song is
-        not enough: of tracks that are as new as the held-out songs, the most alike one is so about every
-        second time.
-        """
-        return None if self.highest is None else similarity > (1 + self.highest) / 2
+    return None if highest is None else similarity > (1 + highest) / 2
 
 
 def find_copies(latents: Mapping[tuple[str, str], Tensor], popdb: Popdb) -> dict[str, Any]:
-    """`nearest` of the summary: each track's nearest training pair, and the yardstick, in one pass.
+    """`nearest` of the summary, by codec latents (C, T) by system and track, but for those below half a pair.
 
-    Args:
-        latents: Codec latents (C, T) by system and track; shorter than half a pair is left out.
-        popdb: The training set.
+    `nearest_held_out` is the yardstick: similarities of true accompaniments of held-out songs, which nobody
+    can have copied into the training pairs, and which share with them whatever songs share.
     """
     frames, normaliser = popdb.info["chunk_frames"], Normaliser.of(popdb.stats)
     owners, windows = [], []
@@ -184,9 +146,13 @@ def find_copies(latents: Mapping[tuple[str, str], Tensor], popdb: Popdb) -> dict
         windows += found
     if not windows:
         raise InputError(f"every track is shorter than half a pair of the training set, {frames} frames")
-    held_out = held_out_tracks(popdb, normaliser, frames)
+    first: dict[str, dict[str, Any]] = {}  # row of each held-out song, in the order of hashed ids
+    for row in popdb.pairs("validation"):
+        first.setdefault(row["song_id"], row)
+    held_out = _accompaniments(popdb, list(first.values())[:HELD_OUT], normaliser)[..., :frames]
     nearest = nearest_pairs(torch.cat((torch.stack(windows), held_out)), popdb, normaliser)
-    yardstick = Yardstick.of(nearest[len(windows) :])
+    usual = [near.similarity for near in nearest[len(windows) :]]
+    highest = max(usual, default=None)
     best: dict[tuple[str, str], Nearest] = {}
     for owner, near in zip(owners, nearest, strict=False):
         if owner not in best or near.similarity > best[owner].similarity:
@@ -195,18 +161,16 @@ def find_copies(latents: Mapping[tuple[str, str], Tensor], popdb: Popdb) -> dict
         {
             "system": system, "track": track, "pair_id": near.pair_id, "title": near.title,
             "similarity": near.similarity, "lag_s": popdb.codec.duration_s(near.lag_frames),
-            "suspicious": yardstick.suspects(near.similarity),
+            "suspicious": suspicious(near.similarity, highest),
         }
         for (system, track), near in best.items()
     ]  # fmt: skip
-    return {"nearest": rows, "nearest_held_out": asdict(yardstick)}
+    yardstick = {"n": len(usual), "median": median(usual) if usual else None, "highest": highest}
+    return {"nearest": rows, "nearest_held_out": yardstick}
 
 
 def cut_windows(latents: Tensor, frames: int) -> list[Tensor]:
-    """Cut (C, T) into windows (C, frames), the last one at its end; nothing of less than half of one.
-
-    What is a little short is filled with zeros, the mean.
-    """
+    """Cut (C, T) into windows (C, frames), the last one at its end; half of one is filled with zeros."""
     length = latents.shape[1]
     if length < frames:
         return [pad(latents, (0, frames - length))] if 2 * length >= frames else []
@@ -215,13 +179,9 @@ def cut_windows(latents: Tensor, frames: int) -> list[Tensor]:
 
 
 def nearest_pairs(tracks: Tensor, popdb: Popdb, normaliser: Normaliser) -> list[Nearest]:
-    """The nearest training pair of each of some normalised tracks (N, C, T), of any length.
+    """The first nearest training pair of each of some normalised tracks (N, C, T); shards are read once.
 
-    The shards are read once, whatever the number of tracks. Where several pairs are as near, it is the first.
-
-    Raises:
-        InputError: A track is not finite, has other channels or no two frames.
-        DatasetError: There are no training pairs, or their latents are not finite.
+    InputError for tracks, DatasetError for training pairs that are absent or not finite.
     """
     rows = popdb.pairs("train")
     if not rows:
@@ -241,18 +201,6 @@ def nearest_pairs(tracks: Tensor, popdb: Popdb, normaliser: Normaliser) -> list[
     return [Nearest(row["pair_id"], row["title"], value, lag) for row, value, lag in nearest]
 
 
-def held_out_tracks(popdb: Popdb, normaliser: Normaliser, frames: int) -> Tensor:
-    """The beginning of one true accompaniment of each of at most `HELD_OUT` held-out songs.
-
-    Normalised latents (N, C, T), T at most that of a pair, N = 0 where no song is held out; in the order of
-    the index, which is that of hashed ids.
-    """
-    first: dict[str, dict[str, Any]] = {}
-    for row in popdb.pairs("validation"):
-        first.setdefault(row["song_id"], row)
-    return _accompaniments(popdb, list(first.values())[:HELD_OUT], normaliser)[..., :frames]
-
-
 def _accompaniments(popdb: Popdb, rows: Sequence[dict[str, Any]], normaliser: Normaliser) -> Tensor:
     device = normaliser.accompaniment_mean.device
     latents = normaliser.accompaniment(popdb.read(rows)[1].to(device)).cpu()
@@ -262,40 +210,27 @@ def _accompaniments(popdb: Popdb, rows: Sequence[dict[str, Any]], normaliser: No
     return latents
 
 
-@dataclass(frozen=True)
-class Diversity:
-    """Unlikeness of takes: 0 for the same but for level, 1 for unrelated ones; None where not measured.
+def diversity(tracks: Tensor | Sequence[Tensor]) -> dict[str, Any]:
+    """Unlikeness of takes (K, C, T), by track: 0 for the same but for level, 1 for unrelated ones.
 
-    `between_takes` is to be read against `between_songs`, which is as much as takes can differ.
-    """
-
-    takes: int  # of each track, K
-    between_takes: float | None  # of one vocal with different seeds, the mean over the tracks
-    between_songs: float | None  # first takes of different vocals, the mean over all pairs of them
-    tracks: tuple[float | None, ...]  # `between_takes` of each; None where at most one take is not constant
-
-
-def diversity(tracks: Tensor | Sequence[Tensor]) -> Diversity:
-    """One minus the correlation of two takes, frame beside frame over all channels, over pairs of takes.
-
-    The mean of each channel is taken away from each take first: what remains is when and how its sound
-    changes, and not that every take is as bright as the other. A take that is constant is left out.
-
-    Args:
-        tracks: Normalised latents of the takes of each, (K, C, T).
-
-    Raises:
-        InputError: There is no take, or a latent is not finite.
+    One minus the correlation of two takes, frame beside frame over all channels, over pairs of takes. The
+    mean of each channel is taken away first: what remains is when and how its sound changes, and not that
+    every take is as bright as the other. Constant takes are left out. `between_takes` is of one vocal with
+    different seeds; `between_songs`, of first takes of different vocals, is as much as takes can differ.
     """
     shapes = [tuple(track.shape) for track in tracks]
     if not shapes or any(len(shape) != 3 or 0 in shape for shape in shapes):
         raise InputError(f"takes of shapes {shapes}; there must be one, and each must be (K, C, T)")
     if not all(track.isfinite().all() for track in tracks):
         raise InputError("the takes hold NaN or infinite numbers")
-    unlike = tuple(_unlikeness(track) for track in tracks)
+    unlike = [_unlikeness(track) for track in tracks]
     measured = [value for value in unlike if value is not None]
-    between_songs = _unlikeness(torch.stack([track[0] for track in tracks]))
-    return Diversity(len(tracks[0]), mean(measured) if measured else None, between_songs, unlike)
+    return {
+        "takes": len(tracks[0]),
+        "between_takes": mean(measured) if measured else None,
+        "between_songs": _unlikeness(torch.stack([track[0] for track in tracks])),
+        "tracks": unlike,
+    }
 
 
 def _unlikeness(items: Tensor) -> float | None:

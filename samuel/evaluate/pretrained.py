@@ -32,16 +32,6 @@ AUDIOBOX_FILES = ("config.json", "model.safetensors")
 AUDIOBOX_REMEDY = (
     "or set evaluation.audiobox_path to its checkpoint.pt, or leave 'audiobox' out of evaluation.scorers"
 )
-AUDIOBOX_PARTS = {
-    "state_dict": set(),
-    "model_cfg": {
-        "proj_num_layer", "proj_ln", "proj_act_fn", "proj_dropout", "nth_layer", "use_weighted_layer_sum",
-        "precision", "normalize_embed", "output_dim",
-    },
-    "target_transform": set(AUDIOBOX),
-}  # fmt: skip
-"""What the package reads of a checkpoint."""
-
 NETWORK_RATE, WINDOW_S = 16_000, 10
 BATCH_SIZE, BATCH_SIZE_ON_GPU = 1, 16
 """Windows. On two CPU cores (AMD EPYC) a window took 2.2 s of processor time by itself, 2.3 s with another,
@@ -75,14 +65,16 @@ def measure_audiobox(evaluation: Evaluation) -> Findings:
 def load_audiobox(path: Path | None) -> Any:
     """The package's predictor by a checkpoint in its layout, or by the hub's; on a GPU where there is one.
 
-    Raises:
-        MissingPartError: The checkpoint is absent, damaged or of another layout, or the hub is out of reach.
+    MissingPartError where either is absent, damaged or of another layout, or the hub is out of reach.
     """
-    fetched = _fetch_audiobox() if path is None else []
+    fetched = [] if path else [fetch(AUDIOBOX_REPOSITORY, name, AUDIOBOX_REMEDY) for name in AUDIOBOX_FILES]
     for file in fetched:
         verify_blob(file)
-    if path:
-        _check_audiobox(path)
+    if path:  # the package would ask the hub for an absent file, and trusts torch's default where it is there
+        found = _read_checkpoint(_existing(path, "audiobox_path"))
+        axes = found.get("target_transform") if isinstance(found, dict) else None
+        if not (isinstance(axes, dict) and set(AUDIOBOX) <= axes.keys()):
+            raise MissingPartError(f"{path}: not a checkpoint of audiobox_aesthetics; give its checkpoint.pt")
     with quietly():
         from audiobox_aesthetics.infer import initialize_predictor
 
@@ -92,24 +84,25 @@ def load_audiobox(path: Path | None) -> Any:
             refused = hub_error(error, AUDIOBOX_REPOSITORY, AUDIOBOX_REMEDY)
             raise (_unusable(path, error) if path else refused) from error
     state = predictor.model.state_dict()
-    if fetched:
-        _require_all(state, fetched[-1])
+    if fetched:  # which the package loads leniently: a tensor that is not there would stay random
+        from safetensors import safe_open
+
+        with safe_open(fetched[-1], framework="pt") as opened:
+            absent = sorted(state.keys() - opened.keys())
+        if absent:
+            listed = f"lacks {len(absent)} tensors, {absent[0]} among them"
+            raise MissingPartError(f"{fetched[-1]}: {listed}; fetch it again")
     require_finite(state, str(path or AUDIOBOX_REPOSITORY))
     return predictor
 
 
 def audiobox_identity(path: Path | None) -> str:
-    """Tell the weights that `load_audiobox` takes from others: their sha256, or the hub's revision.
-
-    Weights that the local cache does not hold are fetched.
-
-    Raises:
-        MissingPartError: There is no such file, or the hub is out of reach.
-    """
+    """Tell the weights that `load_audiobox` takes from others: their sha256, or the hub's revision."""
     if path:
         return sha256(_existing(path, "audiobox_path"))
-    revisions = sorted({file.parent.name for file in _fetch_audiobox()})  # two where it changed meanwhile
-    return f"{AUDIOBOX_REPOSITORY}@{'+'.join(revisions)}"
+    # In the cache a file is snapshots/<revision>/<name>; two revisions where it changed meanwhile.
+    revisions = {fetch(AUDIOBOX_REPOSITORY, name, AUDIOBOX_REMEDY).parent.name for name in AUDIOBOX_FILES}
+    return f"{AUDIOBOX_REPOSITORY}@{'+'.join(sorted(revisions))}"
 
 
 def score_aesthetics(predictor: Any, audio: Audio, batch_size: int | None = None) -> dict[str, float]:
@@ -135,33 +128,6 @@ def score_aesthetics(predictor: Any, audio: Audio, batch_size: int | None = None
     return {axis: float(np.average([row[axis] for row in rows], weights=lengths)) for axis in AUDIOBOX}
 
 
-def _fetch_audiobox() -> list[Path]:
-    """The hub's files in the local cache, `snapshots/<revision>/<name>`; the last holds the tensors."""
-    return [fetch(AUDIOBOX_REPOSITORY, name, AUDIOBOX_REMEDY) for name in AUDIOBOX_FILES]
-
-
-def _require_all(state: Mapping[str, Tensor], file: Path) -> None:
-    """The package loads from the hub leniently: a tensor that is not there would stay random."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        absent = sorted(state.keys() - opened.keys())
-    if absent:
-        raise MissingPartError(f"{file}: lacks {len(absent)} tensors, {absent[0]} among them; fetch it again")
-
-
-def _check_audiobox(path: Path) -> None:
-    """The package would ask the hub for an absent file, and trusts torch's default where it is there."""
-    found = _read_checkpoint(_existing(path, "audiobox_path"))
-    refused = f"{path}: not a checkpoint of audiobox_aesthetics"
-    for part, keys in AUDIOBOX_PARTS.items():
-        held = found.get(part) if isinstance(found, dict) else None
-        if not isinstance(held, dict):
-            raise MissingPartError(f"{refused} (needs {sorted(AUDIOBOX_PARTS)})")
-        if absent := sorted(keys - held.keys()):
-            raise MissingPartError(f"{refused} ({part} lacks {', '.join(absent)})")
-
-
 def _existing(path: Path, setting: str) -> Path:
     if not path.is_file():
         wrong = "a folder" if path.is_dir() else "no such file"
@@ -183,16 +149,13 @@ def _read_checkpoint(path: Path, *, mmap: bool = False) -> Any:
 
 def _unusable(path: Path, error: Exception) -> MissingPartError:
     # torch names the tensor that does not fit in its second line
-    words = " ".join(line.strip() for line in str(error).splitlines()[:2])
-    return MissingPartError(
-        f"{path}: not a usable checkpoint ({type(error).__name__}: {words:.300}); fetch it again"
-    )
+    words = f"{type(error).__name__}: {' '.join(line.strip() for line in str(error).splitlines()[:2]):.300}"
+    return MissingPartError(f"{path}: not a usable checkpoint ({words}); fetch it again")
 
 
 CLAP_REPOSITORY = "lukewys/laion_clap"
 CLAP_CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
 """CLAP trained on music, which the package takes by default; 2.35 GB."""
-TOKENIZERS = "roberta-base, bert-base-uncased and facebook/bart-base"
 INSTALL_APA = (
     "in a checkout: uv pip install '.[apa]' (pip alone finds no set of versions: laion-clap asks for NumPy 1,"
     " which pyproject.toml overrides for uv). It is under the GPL-3"
@@ -224,11 +187,8 @@ def _pairs(lineup: Lineup, system: System) -> Iterator[Pair]:
     """Vocals with accompaniments, one pair at a time; what cannot be read is named by the other scores."""
     for track in lineup.tracks:
         if track.name in system.files:
-            try:
-                pair = load_start(track.vocal)[0], load_start(system.files[track.name])[0]
-            except InputError:
-                continue
-            yield pair
+            with contextlib.suppress(InputError):
+                yield load_start(track.vocal)[0], load_start(system.files[track.name])[0]
 
 
 class Apa:
@@ -247,33 +207,23 @@ class Apa:
     def __init__(self, embedder: Any, references: Iterable[Pair], seed: int = 0) -> None:
         """Embed the true pairs by CLAP, and the same dealt anew, window by window: some stay with their song.
 
-        The package keeps 100 pairs in memory, 18 MB each of 47.55 s.
-
-        Raises:
-            InputError: The pairs are too few or too short, or not finite.
+        InputError where they are too few, too short or not finite. 100 stay in memory, 18 MB each of 47.55 s.
         """
         self._seed = seed
         with _quiet_and_seeded(seed):
             # Without a GPU it wants the name of a device all the same, and compares that with the network's.
             device = embedder.get_device()
             indices = [device.index or 0] if device.type == "cuda" else [None]
-            package = _import_apa()
+            package = _import("audio_metrics")
             self._metrics = package.AudioMetrics(metrics=["apa"], device_indices=indices, embedder=embedder)
             self._metrics.add_reference(_at_48_khz(references, "true pairs"))
 
     def score(self, candidates: Iterable[Pair]) -> float:
-        """APA of a set of vocals with the accompaniments that were made for them, from 0 to 1.
-
-        Raises:
-            InputError: There are too few or too short ones, one is not finite, or the true pairs are no
-                nearer to each other than to strangers.
-        """
+        """APA of a set of vocals with the accompaniments that were made for them, from 0 to 1."""
         with _quiet_and_seeded(self._seed):
             result = self._metrics.evaluate(_at_48_khz(candidates, "candidates"))
         if not self._metrics.apa_d_x_xp > 0:
-            raise InputError(
-                "the true pairs are all alike, so that none can be told from strangers; give more"
-            )
+            raise InputError("the true pairs are all alike, none can be told from strangers; give more")
         return float(result["apa"])
 
 
@@ -282,21 +232,27 @@ def load_clap(path: Path | None) -> Any:
 
     laion-clap unpickles its checkpoint with no restriction, so that is looked through first. It asks the hub
     for the tokenizers of three language models, and for the weights of one, which the checkpoint replaces.
-
-    Raises:
-        MissingPartError: The package is not installed, the checkpoint is absent, damaged or of another
-            layout, or the hub is out of reach.
+    MissingPartError where the package or the checkpoint is not there or not usable.
     """
-    _import_apa()
+    _import("audio_metrics")
     remedy = f"or set evaluation.apa_path to a copy of it, {APA_REMEDY}"
-    found = path or fetch(CLAP_REPOSITORY, CLAP_CHECKPOINT, remedy)
-    _check_clap(found)
+    path = _existing(path, "apa_path") if path else fetch(CLAP_REPOSITORY, CLAP_CHECKPOINT, remedy)
+    found = _read_checkpoint(path, mmap=True)
+    state = found.get("state_dict", found) if isinstance(found, dict) else None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise MissingPartError(f"{path}: not a checkpoint of laion-clap (needs a state_dict of tensors)")
+    require_finite(state, str(path))
     with quietly(), contextlib.redirect_stderr(io.StringIO()):
-        clap = _build_clap()
+        laion_clap = _import("laion_clap")
         try:
-            clap.load_ckpt(str(found), verbose=False)
+            clap = laion_clap.CLAP_Module(enable_fusion=False, amodel="HTSAT-base")
+        except OSError as error:
+            tokenizers = "roberta-base, bert-base-uncased and facebook/bart-base"
+            raise hub_error(error, tokenizers, APA_REMEDY) from error
+        try:
+            clap.load_ckpt(str(path), verbose=False)
         except (RuntimeError, KeyError) as error:
-            raise _unusable(found, error) from error
+            raise _unusable(path, error) from error
     # Its own constructor would look for the file in another cache, by its name alone, or fetch it unchecked.
     official = import_module("audio_metrics.embedders").LaionCLAP
     embedder = official.__new__(official)
@@ -321,10 +277,8 @@ def _at_48_khz(pairs: Iterable[Pair], what: str) -> Iterator[NDArray[np.float32]
         count, windows = count + 1, windows + len(resampled) // round(CLAP_WINDOW_S * CLAP_RATE)
         yield resampled
     if min(count, windows) < LEAST_PAIRS:
-        raise InputError(
-            f"{count} {what} with {windows} windows of {CLAP_WINDOW_S:g} s in all: adherence is measured"
-            f" between sets, of {LEAST_PAIRS} pairs and windows at least"
-        )
+        held = f"{count} {what} with {windows} windows of {CLAP_WINDOW_S:g} s in all"
+        raise InputError(f"{held}: adherence is measured between sets, give at least {LEAST_PAIRS} of both")
 
 
 @contextlib.contextmanager
@@ -339,27 +293,10 @@ def _quiet_and_seeded(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def _import_apa() -> Any:
+def _import(name: str) -> Any:
     try:
         with quietly():
-            return import_module("audio_metrics")
+            return import_module(name)
     except ImportError as error:
-        raise MissingPartError(f"the package audio-metrics is not usable ({error}); {INSTALL_APA}") from error
-
-
-def _build_clap() -> Any:
-    """The network that the package takes, with weights that are still to be loaded."""
-    try:
-        return import_module("laion_clap").CLAP_Module(enable_fusion=False, amodel="HTSAT-base")
-    except ImportError as error:
-        raise MissingPartError(f"the package laion-clap is not usable ({error}); {INSTALL_APA}") from error
-    except OSError as error:
-        raise hub_error(error, TOKENIZERS, APA_REMEDY) from error
-
-
-def _check_clap(path: Path) -> None:
-    found = _read_checkpoint(_existing(path, "apa_path"), mmap=True)
-    state = found.get("state_dict", found) if isinstance(found, dict) else None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise MissingPartError(f"{path}: not a checkpoint of laion-clap (needs a state_dict of tensors)")
-    require_finite(state, str(path))
+        package = name.replace("_", "-")
+        raise MissingPartError(f"the package {package} is not usable ({error}); {INSTALL_APA}") from error

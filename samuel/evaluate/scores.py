@@ -34,12 +34,9 @@ HIGHER: Better = "higher is better"
 LOWER: Better = "lower is better"
 NEITHER: Better = "neither way is better"
 Need = Literal["audio", "vocal", "reference", "latents", "lineup"]
-
-Each = Callable[[Iterable[Any]], Iterable[Any]]
-"""Wraps a long loop, e.g. in a progress bar."""
+Each = Callable[[Iterable[Any]], Iterable[Any]]  # wraps a long loop, e.g. in a progress bar
 NOT_MEASURED = (InputError, MissingPartError, DatasetError, CheckpointError)
-ALWAYS = "signal"
-"""The scorer that needs no weights, and is not chosen."""
+ALWAYS = "signal"  # the scorer that needs no weights, and is not chosen
 SMOOTHING = 3  # frames, 70 ms: a voice does not start within one frame of a drum
 
 
@@ -85,12 +82,11 @@ class Evaluation:
 class Findings:
     """Values of scores of a whole lineup."""
 
+    # By score, system and track: rows of `scores.parquet`.
     by_track: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
-    """By score, system and track: rows of `scores.parquet`."""
+    # By score and system: in `summary.json` under the score's name.
     by_system: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By score and system: in `summary.json` under the score's name."""
-    weights: Mapping[str, str] = field(default_factory=dict)
-    """By what `summary.json` calls them, which weights measured it."""
+    weights: Mapping[str, str] = field(default_factory=dict)  # which measured it, named as in the summary
 
 
 REGISTRY: dict[str, Score] = {}
@@ -98,11 +94,7 @@ REGISTRY: dict[str, Score] = {}
 
 
 def register(*scores: Score) -> None:
-    """Add scores, which are then measured and shown wherever scores are.
-
-    Raises:
-        ValueError: A score of this name is there.
-    """
+    """Add scores, which are then measured and shown wherever scores are; ValueError where a name is taken."""
     for score in scores:
         if REGISTRY.setdefault(score.name, score) is not score:
             raise ValueError(f"a score {score.name!r} is registered already")
@@ -125,10 +117,10 @@ def in_order(names: Collection[str]) -> list[str]:
 
 
 def follow(vocal: Features, accompaniment: Features) -> dict[str, float]:
-    """Every score that needs a vocal, over the common length, which is that of the shorter.
+    """Every score that needs a vocal, over the length of the shorter.
 
-    An accompaniment that is silent follows nothing and scores 0. NaN where there is nothing to follow: on
-    all scores where the vocal is silent, on one where the vocal has no beat, no onset or no pitch.
+    A silent accompaniment follows nothing and scores 0. NaN where there is nothing to follow: on all scores
+    where the vocal is silent, on one where the vocal has no beat, no onset or no pitch.
     """
     scores = scores_that_need("vocal")
     if accompaniment.silent and not vocal.silent:
@@ -140,10 +132,8 @@ def follow(vocal: Features, accompaniment: Features) -> dict[str, float]:
 
 
 def chroma_likeness(vocal: Features, accompaniment: Features) -> float:
-    """Mean Pearson correlation of the 12 pitch classes over the frames in which somebody sings; -1 to 1.
-
-    A plain cosine would give noise, which has all classes, more than 0.5.
-    """
+    """Mean Pearson correlation of the 12 pitch classes over the frames in which somebody sings; -1 to 1."""
+    # A plain cosine would give noise, which has all classes, more than 0.5.
 
     def centred(chroma: Floats) -> Floats:  # each frame less its mean and of length 1, one without pitch 0
         values = chroma - chroma.mean(axis=0)
@@ -158,8 +148,7 @@ def chroma_likeness(vocal: Features, accompaniment: Features) -> float:
 def beat_f1(reference: Features, accompaniment: Features) -> float:
     """F measure within ±70 ms (`mir_eval.beat.f_measure`) of the beats tracked in each audio alone; 0 to 1.
 
-    The first 5 s count too: mir_eval advises to drop them for listeners, who must find the beat before they
-    tap. NaN where the reference has no beat, 0 where only the accompaniment has none.
+    The first 5 s count too: mir_eval drops them for listeners, who must find the beat before they tap.
     """
     from mir_eval.beat import f_measure
 
@@ -171,10 +160,7 @@ def beat_f1(reference: Features, accompaniment: Features) -> float:
 
 
 def onset_correlation(vocal: Features, accompaniment: Features) -> float:
-    """Pearson correlation of the onset strengths, averaged over 70 ms, where somebody sings; -1 to 1.
-
-    Without a search for the best lag, whose chance level is above 0.
-    """
+    """Pearson correlation, at no lag, of onset strengths over 70 ms, where somebody sings; -1 to 1."""
     from scipy.ndimage import uniform_filter1d
 
     first, second = (
@@ -187,10 +173,7 @@ def onset_correlation(vocal: Features, accompaniment: Features) -> float:
 
 
 def key_agreement(vocal: Features, accompaniment: Features) -> float:
-    """`mir_eval.key.weighted_score` against the vocal's key.
-
-    1 for the same key, 0.5 for its fifth, 0.3 for the relative and 0.2 for the parallel key, else 0.
-    """
+    """`mir_eval.key.weighted_score`: 1 for the vocal's key, 0.5 its fifth, 0.3 relative, 0.2 parallel key."""
     from mir_eval.key import weighted_score
 
     if vocal.key is None:
@@ -274,8 +257,7 @@ register(
 )
 # fmt: on
 
-AUDIOBOX = tuple(score.name for score in REGISTRY.values() if score.scorer == "audiobox")
-"""AudioBox-Aesthetics' axes, each from 1 to 10, in the order of the paper's Table I."""
+AUDIOBOX = tuple(score.name for score in REGISTRY.values() if score.scorer == "audiobox")  # as in Table I
 PARTS = {
     "audiobox": f"AudioBox-Aesthetics ({', '.join(AUDIOBOX)})",
     "following": "whether the vocal is followed",

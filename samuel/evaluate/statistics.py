@@ -17,8 +17,7 @@ RESAMPLES = 9_999
 SEED = 0
 CONFIDENCE = 0.95
 LEAST_RESAMPLED = 6
-AT_A_TIME = 2**22
-"""Numbers drawn at a time: 32 MiB."""
+AT_A_TIME = 2**22  # numbers drawn at a time: 32 MiB
 
 Matrix = NDArray[np.float64]
 
@@ -47,13 +46,16 @@ def mean_interval(values: ArrayLike) -> Interval:
     n = len(found)
     if n < 2:
         return Interval(n, float(found[0]) if n else None, None, None)
+    mean = float(found.mean())
     if n < LEAST_RESAMPLED:
         reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * found.std(ddof=1) / sqrt(n))
-        mean = float(found.mean())
         return Interval(n, mean, mean - reach, mean + reach) if reach else Interval(n, mean, None, None)
     tail = float(stats.norm.cdf(sqrt(n / (n - 1)) * stats.t.ppf((1 - CONFIDENCE) / 2, n - 1)))
-    low, high = np.quantile(_resampled_means(found), [tail, 1 - tail])
-    return Interval(n, float(found.mean()), float(low), float(high))
+    rng = np.random.default_rng(SEED)
+    sizes = map(len, np.array_split(np.empty(RESAMPLES), -(-RESAMPLES // _batch(n))))
+    means = np.concatenate([found[rng.integers(n, size=(size, n))].mean(axis=1) for size in sizes])
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(n, mean, float(low), float(high))
 
 
 def paired_p(differences: ArrayLike) -> float | None:
@@ -67,9 +69,9 @@ def paired_p(differences: ArrayLike) -> float | None:
 
 
 def unpaired_p(first: ArrayLike, second: ArrayLike) -> float | None:
-    """Two-sided p of a difference of means of independent samples, by permuting all values.
+    """Two-sided p of a difference of means of independent samples, by permuting all values but NaN.
 
-    None where one has fewer than two values; NaN are left out.
+    None where one has fewer than two values.
     """
 
     def difference_of_means(one: Matrix, other: Matrix, axis: int = -1) -> Matrix:
@@ -87,6 +89,10 @@ def _permutation_p(samples: tuple[Matrix, ...], statistic: Callable[..., Any], k
         batch=_batch(sum(map(len, samples))), rng=np.random.default_rng(SEED),
     )  # fmt: skip
     return float(result.pvalue)
+
+
+def _batch(n: int) -> int:
+    return max(1, min(RESAMPLES, AT_A_TIME // n))
 
 
 @dataclass(frozen=True)
@@ -122,18 +128,16 @@ def pairing_p(blocks: Sequence[Matrix]) -> float | None:
     Under the null hypothesis the accompaniments could as well have been dealt to the vocals in any other
     order, so the mean over the pairs as they are is compared with its means over random orders, dealt within
     each block (N, N). It is exact whatever the scores' distribution, and although the pairs share vocals.
-    Tracks with NaN are left out as `usable` says.
-
-    Returns:
-        (1 + orders at least as good) / (1 + orders drawn), at least `least_pairing_p`; None with fewer than
-        two tracks in every block.
+    Tracks with NaN are left out as `usable` says. None with fewer than two tracks in every block.
     """
     kept = _usable_parts(blocks)
     if not kept:
         return None
-    own = sum(np.trace(block) for block in kept)
-    rng = np.random.default_rng(SEED)
-    drawn = np.sum([_shuffled_sums(block, rng) for block in kept], axis=0)
+    own, drawn, rng = sum(np.trace(block) for block in kept), np.zeros(RESAMPLES), np.random.default_rng(SEED)
+    for block in kept:
+        places = np.arange(len(block))
+        orders = rng.permuted(np.tile(places, (RESAMPLES, 1)), axis=1)
+        drawn += block[places, orders].sum(axis=1)
     # Rounding must not make an order that is as good seem worse.
     rounding = 1e-9 * sum(float(np.abs(block).max()) * len(block) for block in kept)
     p = (1 + int(np.sum(drawn >= own - rounding))) / (1 + RESAMPLES)
@@ -156,6 +160,10 @@ def usable(block: Matrix) -> NDArray[np.int64]:
         places = np.delete(places, np.argmax(empty.sum(axis=0) + empty.sum(axis=1)))
 
 
+def _usable_parts(blocks: Sequence[Matrix]) -> list[Matrix]:
+    return [block[np.ix_(places, places)] for block in blocks if len(places := usable(block)) > 1]
+
+
 def others(block: Matrix) -> Matrix:
     """Of a square matrix of scores, the mean over the other vocals of each accompaniment: (N,)."""
     off = np.where(np.eye(len(block), dtype=bool), np.nan, block)
@@ -167,24 +175,3 @@ def finite(values: ArrayLike) -> Matrix:
     """The values that are numbers: (N,)."""
     array = np.asarray(values, dtype=np.float64).ravel()
     return array[np.isfinite(array)]
-
-
-def _usable_parts(blocks: Sequence[Matrix]) -> list[Matrix]:
-    return [block[np.ix_(places, places)] for block in blocks if len(places := usable(block)) > 1]
-
-
-def _resampled_means(values: Matrix) -> Matrix:
-    rng, n = np.random.default_rng(SEED), len(values)
-    sizes = [len(part) for part in np.array_split(np.empty(RESAMPLES), -(-RESAMPLES // _batch(n)))]
-    return np.concatenate([values[rng.integers(n, size=(size, n))].mean(axis=1) for size in sizes])
-
-
-def _batch(n: int) -> int:
-    return max(1, min(RESAMPLES, AT_A_TIME // n))
-
-
-def _shuffled_sums(block: Matrix, rng: np.random.Generator) -> Matrix:
-    """Sums over random orders of the vocals: (RESAMPLES,)."""
-    n = len(block)
-    orders = rng.permuted(np.tile(np.arange(n), (RESAMPLES, 1)), axis=1)
-    return block[np.arange(n), orders].sum(axis=1)

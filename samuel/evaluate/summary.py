@@ -14,9 +14,8 @@ vocal or with others', for scores that need one. `summary.json` holds:
     codec, dataset, model, audiobox, apa_weights    what it was measured by, where there is any
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from math import isnan
 from pathlib import Path
 from statistics import median
@@ -57,15 +56,9 @@ SCHEMA = pa.schema(
 )
 WORKERS = 2  # most of the work is NumPy's and librosa's, which leave the interpreter to others
 SLACK_S = 0.1
-BLOCK = 32
-"""Tracks compared with each other's vocals: the work grows with the tracks, not with their square."""
-LIKE_LENGTH = 0.8
-"""Of the median: what is shorter is not compared with other songs' vocals."""
+BLOCK = 32  # tracks compared with each other's vocals: so the work grows with them, not with their square
+LIKE_LENGTH = 0.8  # of the median: what is shorter is not compared with other songs' vocals
 NOT_CHOSEN = "it was not chosen (evaluation.scorers)"
-NO_REFERENCE = "there are no true accompaniments to compare with (--references)"
-NO_OTHERS = "a single track has no other song's vocal"
-NO_SPACE = "no codec was given"
-TOO_SHORT = "much shorter than the others: not compared with other songs' vocals"
 
 Columns = dict[tuple[str, str, str | None], Mapping[str, float | None]]
 """By system, score and against what: the value of each track."""
@@ -79,19 +72,18 @@ def score_lineup(
     costs: Mapping[str, Any] | None = None,
     each: Each = iter,
 ) -> Artifact:
-    """Score every system, or find the scores: `scores.parquet` and `summary.json`.
+    """Score every system, or find the scores in `root`: `scores.parquet` and `summary.json`.
 
-    What cannot be measured is named with its reason, and the rest is.
-
-    Args:
-        lineup: What is compared.
-        config: Which scorers.
-        root: Where artifacts go.
-        space: How latents are compared; none: not at all.
-        costs: Rows of `efficiency`, measured, beside what the systems' own `system.json` states.
-        each: Wraps the loop over tracks.
+    What cannot be measured is named with its reason, and the rest is. `space` compares latents, where there
+    is one; `costs` are rows of `efficiency`, measured, beside what the systems' own `system.json` states.
     """
-    identity = _identity(lineup)
+    made = {path for system in lineup.systems for path in system.files.values()}
+    digests = {path: sha256(path) for path in made | {t.vocal for t in lineup.tracks} if path.is_file()}
+    named = [(track.name, track.title, digests.get(track.vocal)) for track in lineup.tracks]
+    systems = [
+        (s.name, [(n, digests.get(path)) for n, path in sorted(s.files.items())]) for s in lineup.systems
+    ]
+    identity = [named, systems, [asdict(problem) for problem in lineup.problems]]
     findings, missing = measure_lineup(Evaluation(lineup, identity, config, root, costs or {}, each))
     made_of = [list(REGISTRY), asdict(findings), missing]
     folder = root / digest("scores", VERSION, identity, space and space.identity, made_of)
@@ -100,6 +92,12 @@ def score_lineup(
         analysis = analyse_lineup(lineup, space and space.codec, each)
         columns, following = measure_tracks(analysis, findings)
         distribution, missing_latents = compare_latents(space, analysis.sounds)
+        lacking = (
+            {} if len(analysis.vocals) > 1 else {"other vocals": "a single track has no other song's vocal"}
+        )
+        if lineup.reference() is None:
+            reason = "there are no true accompaniments to compare with (--references)"
+            lacking |= {score.part: reason for score in scores_that_need("reference")}
         summary = {
             "version": VERSION,
             "tracks": len(analysis.vocals),
@@ -107,9 +105,9 @@ def score_lineup(
             "scores": _means(columns),
             "following": following,
             "distribution": distribution,
-            "not_measured": missing | _lacking(lineup, analysis) | missing_latents,
-            "problems": [asdict(problem) for problem in (*analysis.problems, *_too_short(analysis))],
-            "vocals": {track.name: sha256(track.vocal) for track in lineup.tracks if track.vocal.is_file()},
+            "not_measured": missing | lacking | missing_latents,
+            "problems": [asdict(problem) for problem in analysis.problems],
+            "vocals": {t.name: digests[t.vocal] for t in lineup.tracks if t.vocal in digests},
             **findings.by_system,
             **findings.weights,
             **(space.described if space else {}),
@@ -119,17 +117,6 @@ def score_lineup(
         return {"tracks": summary["tracks"], "systems": summary["systems"]}
 
     return find_artifact(folder) or make_artifact(folder, make)
-
-
-def _identity(lineup: Lineup) -> list[Any]:
-    """Names, titles, digests and problems: all that is scored, whatever the files are called."""
-    made = {path for system in lineup.systems for path in system.files.values()}
-    digests = {path: sha256(path) for path in made | {t.vocal for t in lineup.tracks} if path.is_file()}
-    tracks = [(track.name, track.title, digests.get(track.vocal)) for track in lineup.tracks]
-    systems = [
-        (s.name, [(n, digests.get(path)) for n, path in sorted(s.files.items())]) for s in lineup.systems
-    ]
-    return [tracks, systems, [asdict(problem) for problem in lineup.problems]]
 
 
 def measure_lineup(evaluation: Evaluation) -> tuple[Findings, dict[str, str]]:
@@ -162,7 +149,7 @@ def compare_latents(
     for score in scores_that_need("latents"):
         try:
             if space is None:
-                raise InputError(NO_SPACE)
+                raise InputError("no codec was given")
             distribution |= score.measure(space, latents)
         except NOT_MEASURED as error:
             missing[score.part] = str(error)
@@ -194,6 +181,13 @@ def analyse_lineup(lineup: Lineup, codec: "Codec | None", each: Each = iter) -> 
         if mono := sum(sound.mono for sound in sounds.values()):
             message = f"mono: both channels are the same in {mono} of {len(sounds)} tracks"
             analysis.problems.append(Problem(name, "", message))
+    too_short = "much shorter than the others: not compared with other songs' vocals"
+    for name, sounds in analysis.sounds.items():
+        blocks = comparable_blocks(
+            analysis.vocals, {track: sound.features for track, sound in sounds.items()}
+        )
+        compared = {track for block in blocks for track in block}
+        analysis.problems.extend(Problem(name, track, too_short) for track in sounds if track not in compared)
     return analysis
 
 
@@ -213,33 +207,29 @@ def _analyse_track(
             if name == VOCALS:
                 return {}, problems
     vocal_s = sounds[VOCALS].features.duration_s
+    reference = next((sounds[name] for name in (REAL, CEILING) if name in sounds), None)
+    compared = {}
     for name, sound in sounds.items():
         problems += [Problem(name, track.name, remark) for remark in sound.remarks]
         own_s = sound.features.duration_s
         if abs(own_s - vocal_s) > SLACK_S:
             common = f"compared over the first {min(own_s, vocal_s):.1f} s"
             problems.append(Problem(name, track.name, f"{own_s:.1f} s, its vocal {vocal_s:.1f} s: {common}"))
-    return _compare_with_reference(sounds), problems
-
-
-def _compare_with_reference(sounds: Mapping[str, Sound]) -> dict[str, Sound]:
-    """Add the scores of a track's sounds that need the true one, and let the spectrograms go."""
-    reference = next((name for name in (REAL, CEILING) if name in sounds), None)
-    compared = {}
-    for name, sound in sounds.items():
         values = dict(sound.values)
-        if reference and name not in (VOCALS, reference):
-            scores = scores_that_need("reference")
-            values |= {score.name: score.measure(sounds[reference], sound) for score in scores}
+        if reference and name != VOCALS and sound is not reference:
+            values |= {score.name: score.measure(reference, sound) for score in scores_that_need("reference")}
         compared[name] = replace(sound, values=values, log_mel=sound.log_mel[:, :0].copy())
-    return compared
+    return compared, problems
 
 
 def measure_tracks(analysis: Analysis, findings: Findings) -> tuple[Columns, dict[str, dict[str, Any]]]:
     """Every number of every track, and by score and system whether its vocal is followed."""
     columns: Columns = {}
     following: dict[str, dict[str, Any]] = {}
-    paired = {name: pairings(analysis.vocals, _features(sounds)) for name, sounds in analysis.sounds.items()}
+    paired = {
+        name: pairings(analysis.vocals, {track: sound.features for track, sound in sounds.items()})
+        for name, sounds in analysis.sounds.items()
+    }
     for score in REGISTRY:
         for system, sounds in analysis.sounds.items():
             if pairing := paired[system].get(score):
@@ -263,13 +253,16 @@ def pairings(vocals: Mapping[str, Features], accompaniments: Mapping[str, Featur
     own = {name: follow(vocals[name], made) for name, made in accompaniments.items() if name in vocals}
     if not own:
         return {}
-    blocks = comparable_blocks(vocals, accompaniments)
-    matrices = [_matrices([vocals[n] for n in names], [accompaniments[n] for n in names]) for names in blocks]
+    blocks, tables = comparable_blocks(vocals, accompaniments), []
+    for names in blocks:
+        every = common_part(*(vocals[name] for name in names), *(accompaniments[name] for name in names))
+        sung, played = every[: len(names)], every[len(names) :]
+        tables.append([[follow(vocal, made) for vocal in sung] for made in played])
     return {
         score.name: Pairing(
             {name: values[score.name] for name, values in own.items()},
             blocks,
-            [found[score.name] for found in matrices],
+            [np.array([[cell[score.name] for cell in row] for row in table]) for table in tables],
         )
         for score in scores_that_need("vocal")
     }
@@ -287,19 +280,6 @@ def comparable_blocks(
             least_s = LIKE_LENGTH * median(both_s.values())
             blocks.append([name for name in names if both_s[name] >= least_s])
     return blocks
-
-
-def _matrices(vocals: Sequence[Features], accompaniments: Sequence[Features]) -> dict[str, np.ndarray]:
-    """By score, accompaniment × vocal, all over one length."""
-    every = common_part(*vocals, *accompaniments)
-    sung, played = every[: len(vocals)], every[len(vocals) :]
-    rows = [[follow(vocal, made) for vocal in sung] for made in played]
-    names = [score.name for score in scores_that_need("vocal")]
-    return {name: np.array([[values[name] for values in row] for row in rows]) for name in names}
-
-
-def _features(sounds: Mapping[str, Sound]) -> dict[str, Features]:
-    return {track: sound.features for track, sound in sounds.items()}
 
 
 def _rows(lineup: Lineup, columns: Columns) -> list[dict[str, Any]]:
@@ -325,19 +305,3 @@ def _means(columns: Columns) -> dict[str, dict[str, Any]]:
             numbers = np.array(list(values.values()), dtype=np.float64)  # None becomes NaN
             means.setdefault(score, {})[system] = asdict(mean_interval(numbers))
     return means
-
-
-def _lacking(lineup: Lineup, analysis: Analysis) -> dict[str, str]:
-    """Reasons why scores that need another vocal or the true accompaniment were not measured."""
-    reasons = {"other vocals": NO_OTHERS} if len(analysis.vocals) < 2 else {}
-    if lineup.reference() is None:
-        reasons |= {score.part: NO_REFERENCE for score in scores_that_need("reference")}
-    return reasons
-
-
-def _too_short(analysis: Analysis) -> list[Problem]:
-    problems = []
-    for system, sounds in analysis.sounds.items():
-        compared = set(chain(*comparable_blocks(analysis.vocals, _features(sounds))))
-        problems += [Problem(system, track, TOO_SHORT) for track in sounds if track not in compared]
-    return problems

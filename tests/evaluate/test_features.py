@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from scipy.stats import pearsonr
 
 from samuel.audio import SAMPLE_RATE, Audio, dbfs, read_wav, write_wav
 from samuel.codecs import load_codec
@@ -15,13 +14,11 @@ from samuel.config import CodecConfig
 from samuel.errors import InputError
 from samuel.evaluate import features as module
 from samuel.evaluate.features import (
-    PROFILES,
     TONICS,
     Features,
     analyse,
     clipped_share,
     features,
-    key_of,
     load_start,
     log_mel_db,
 )
@@ -87,12 +84,12 @@ def test_beats_are_librosas() -> None:
     np.testing.assert_array_equal(measured().beats_s, expected)
 
 
-@pytest.mark.parametrize("bpm", [75.0, 100.0, 128.0])
-def test_beats_of_a_click_track_are_its_clicks(bpm: float) -> None:
-    beats = features(clicks(bpm, first_s=0.3)).beats_s
-    late = (beats - 0.3 + 0.25) % (60.0 / bpm) - 0.25
-    assert np.abs(late).max() < 0.05
-    assert np.diff(beats).mean() == pytest.approx(60.0 / bpm, rel=0.01)
+def test_beats_of_a_click_track_are_its_clicks() -> None:
+    for bpm in (75.0, 128.0):
+        beats = features(clicks(bpm, first_s=0.3)).beats_s
+        late = (beats - 0.3 + 0.25) % (60.0 / bpm) - 0.25
+        assert np.abs(late).max() < 0.05
+        assert np.diff(beats).mean() == pytest.approx(60.0 / bpm, rel=0.01)
 
 
 def test_the_level_of_a_sine_is_its_rms() -> None:
@@ -109,8 +106,7 @@ def test_what_is_sung_is_no_further_than_40_db_below_the_peak() -> None:
     assert sung[middles].tolist() == [True, True, False, False]
 
 
-@pytest.mark.parametrize("tonic", range(12))
-@pytest.mark.parametrize("mode", ["major", "minor"])
+@pytest.mark.parametrize(("tonic", "mode"), [(0, "major"), (3, "minor"), (6, "minor"), (11, "major")])
 def test_the_key_of_a_cadence(tonic: int, mode: str) -> None:
     third = 4 if mode == "major" else 3
     steps = [(0, third, 7), (5, 5 + third, 12), (7, 11, 14), (0, third, 7)]
@@ -118,63 +114,36 @@ def test_the_key_of_a_cadence(tonic: int, mode: str) -> None:
     assert features(stereo(np.concatenate(chords))).key == f"{TONICS[tonic]} {mode}"
 
 
-def test_the_key_has_the_highest_correlation() -> None:
-    chroma = np.random.default_rng(3).random((12, 50)).astype(np.float32)
-    best, best_fit = "", -1.0
-    for mode, profile in PROFILES.items():
-        for tonic in range(12):
-            turned = [profile[(place - tonic) % 12] for place in range(12)]
-            fit = float(np.asarray(pearsonr(chroma.mean(axis=1), turned))[0])
-            if fit > best_fit:
-                best, best_fit = f"{TONICS[tonic]} {mode}", fit
-    assert key_of(chroma) == best
+def test_silence_a_constant_and_a_snippet_are_measured_too() -> None:
+    for samples, level in ((0, 0.0), (1, 0.7), (441, -1.0), (SAMPLE_RATE, 0.0), (SAMPLE_RATE, 0.7)):
+        found = features(np.full((2, samples), level, dtype=np.float32))
+        assert found.silent
+        assert not found.chroma.any()
+        assert not found.sung.any()
+        assert (found.beats_s.size, found.key, found.duration_s) == (0, None, samples / SAMPLE_RATE)
+    for samples in (1, 2, 441, 5000):
+        found = features(music()[:, :samples])
+        assert found.onsets.shape == (1 + -(-samples // 2) // 512,)
+        assert np.isfinite(found.onsets).all()
+        assert np.isfinite(found.chroma).all()
 
 
-@pytest.mark.parametrize("samples", [0, 1, 441, SAMPLE_RATE])
-@pytest.mark.parametrize("level", [0.0, 0.7, -1.0])
-def test_silence_and_a_constant_hold_nothing(samples: int, level: float) -> None:
-    found = features(np.full((2, samples), level, dtype=np.float32))
-    assert found.silent
-    assert not found.chroma.any()
-    assert not found.sung.any()
-    assert found.beats_s.size == 0
-    assert found.key is None
-    assert found.duration_s == samples / SAMPLE_RATE
-
-
-@pytest.mark.parametrize("samples", [1, 2, 441, 5000, SAMPLE_RATE])
-def test_a_snippet_has_features(samples: int) -> None:
-    found = features(music()[:, :samples])
-    assert found.onsets.shape == (1 + -(-samples // 2) // 512,)
-    assert np.isfinite(found.onsets).all()
-    assert np.isfinite(found.chroma).all()
-
-
-def test_a_constant_and_a_gain_change_nothing_but_the_level() -> None:
-    moved = features(0.5 * music() + 0.2)
-    np.testing.assert_allclose(moved.chroma, measured().chroma, atol=0.01)
-    np.testing.assert_array_equal(moved.beats_s, measured().beats_s)
-    np.testing.assert_allclose(moved.level_db[:500], measured().level_db[:500] - 6.02, atol=0.05)
-
-
-@pytest.mark.parametrize("gain", [20.0, 1e30])
-def test_what_exceeds_full_scale_is_measured_like_what_reaches_it(gain: float) -> None:
-    loud = features(music() * np.float32(gain))
-    np.testing.assert_array_equal(
-        loud.beats_s, features(music() / np.abs(music().mean(axis=0)).max()).beats_s
-    )
+def test_what_exceeds_full_scale_is_measured_like_what_reaches_it() -> None:
+    peak = np.abs(music().mean(axis=0)).max()
+    loud, full = features(music() * np.float32(1e30)), features(music() / peak)
+    np.testing.assert_array_equal(loud.beats_s, full.beats_s)
     assert loud.key == measured().key
     assert -30.0 < loud.level_db.max() <= 0.0
 
 
-@pytest.mark.parametrize("stray", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_refused(stray: float) -> None:
-    audio = music()[:, :1000].copy()
-    audio[1, 500] = stray
-    with pytest.raises(InputError, match="NaN or infinite"):
-        features(audio)
+def test_what_is_no_number_is_refused() -> None:
+    for stray in (np.nan, -np.inf):
+        audio = music()[:, :1000].copy()
+        audio[1, 500] = stray
+        with pytest.raises(InputError, match="NaN or infinite"):
+            features(audio)
     with pytest.raises(InputError, match="shape"):
-        features(audio.T)
+        features(music().T)
 
 
 def test_five_minutes_take_no_more_memory_than_the_audio() -> None:
@@ -189,12 +158,12 @@ def test_five_minutes_take_no_more_memory_than_the_audio() -> None:
     assert peak < 1.3 * audio.nbytes
 
 
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
-def test_a_clipped_file_is_clipped_at_both_ends(tmp_path: Path, subtype: str) -> None:
+def test_a_clipped_file_is_clipped_at_both_ends(tmp_path: Path) -> None:
     # libsndfile cuts integers off at 1 - 2^-15 or 1 - 2^-23, and a float not at all.
     wave = np.array([1.5, -1.5, 0.999, -0.999] * 10)
-    soundfile.write(tmp_path / "x.wav", stereo(wave).T, SAMPLE_RATE, subtype=subtype)
-    assert clipped_share(read_wav(tmp_path / "x.wav")) == 0.5
+    for subtype in ("PCM_16", "PCM_24", "FLOAT"):
+        soundfile.write(tmp_path / "x.wav", stereo(wave).T, SAMPLE_RATE, subtype=subtype)
+        assert clipped_share(read_wav(tmp_path / "x.wav")) == 0.5
     assert clipped_share(np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]], np.float32)) == 3 / 8
     assert clipped_share(np.zeros((2, 0), np.float32)) == 0.0
 
@@ -217,20 +186,16 @@ def test_a_file_is_analysed_as_it_is(tmp_path: Path) -> None:
     assert sound.log_mel == pytest.approx(log_mel_db(audio), abs=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("audio", "remark"),
-    [
+def test_what_is_unusual_is_said(tmp_path: Path) -> None:
+    for audio, remark in (
         (np.zeros((2, 6 * SAMPLE_RATE)), "silent"),
         (1.5 * np.ones((2, 6 * SAMPLE_RATE)), "clipped: 100.0% of its samples are at full scale"),
-        (0.1 * np.ones((2, SAMPLE_RATE)), "1.0 s: too short to tell beats and key"),
         (0.1 * np.ones((2, 400)), "0.0 s: too short to tell beats and key"),
-    ],
-)
-def test_what_is_unusual_is_said(audio: np.ndarray, remark: str, tmp_path: Path) -> None:
-    write_wav(tmp_path / "a.wav", audio.astype(np.float32))
-    sound = analyse(tmp_path / "a.wav", {}, None)
-    assert remark in sound.remarks
-    assert sound.mono
+    ):
+        write_wav(tmp_path / "a.wav", audio.astype(np.float32))
+        sound = analyse(tmp_path / "a.wav", {}, None)
+        assert remark in sound.remarks
+        assert sound.mono
 
 
 def test_a_long_file_is_scored_over_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

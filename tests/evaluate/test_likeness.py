@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +11,7 @@ from torch import Tensor
 
 from samuel.errors import DatasetError, InputError
 from samuel.evaluate import likeness
-from samuel.evaluate.likeness import (
-    Comparison,
-    Diversity,
-    Nearest,
-    Yardstick,
-    diversity,
-    held_out_tracks,
-    nearest_pairs,
-)
+from samuel.evaluate.likeness import Comparison, diversity, find_copies, nearest_pairs, suspicious
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Normaliser
 from samuel.popdb.writer import write_popdb
@@ -59,7 +50,10 @@ def by_the_book(track: Tensor, pair: Tensor) -> dict[int, float]:
 
 @pytest.mark.parametrize(("frames", "pair_frames"), [(40, 40), (17, 40), (41, 16), (2, 40), (40, 3), (2, 2)])
 @pytest.mark.parametrize("quiet", [False, True])
-def test_it_is_the_best_of_all_lags(frames: int, pair_frames: int, quiet: bool) -> None:
+def test_it_is_the_best_of_all_lags(
+    frames: int, pair_frames: int, quiet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likeness, "TRACKS", 2)  # fewer than there are
     tracks, pairs = noise(0, 3, 4, frames).cumsum(dim=-1), noise(1, 5, 4, pair_frames).cumsum(dim=-1) + 7
     if quiet:  # halves, so that the least energies count
         tracks[1, :, : frames // 2] = 3.0
@@ -74,7 +68,7 @@ def test_it_is_the_best_of_all_lags(frames: int, pair_frames: int, quiet: bool) 
             assert expected[int(lags[n, p])] == pytest.approx(max(expected.values()), abs=1e-4)
 
 
-@pytest.mark.parametrize("lag", [-500, -300, -1, 0, 1, 77, 300, 512])
+@pytest.mark.parametrize("lag", [-500, 0, 77, 512])
 def test_a_copy_is_found_wherever_it_lies(lag: int) -> None:
     long = noise(0, 8, 3000)
     pair, track = long[None, :, 1000:2024], long[None, :, 1000 - lag : 2024 - lag].clone()
@@ -82,22 +76,6 @@ def test_a_copy_is_found_wherever_it_lies(lag: int) -> None:
     values, lags = similarities(louder, pair.half())
     assert values.flatten().tolist() == pytest.approx([1.0] * 3, abs=1e-3)
     assert lags.flatten().tolist() == [lag] * 3
-
-
-@pytest.mark.parametrize("deviation", [0.3, 1.0, 2.0])
-def test_noise_on_a_copy_counts_by_its_energy(deviation: float) -> None:
-    pair = noise(0, 1, 16, 1000)
-    values, lags = similarities(pair + deviation * noise(1, 1, 16, 1000), pair)
-    assert values.item() == pytest.approx(1 / math.sqrt(1 + deviation**2), abs=0.02)
-    assert lags.item() == 0
-
-
-def test_what_is_unrelated_is_alike_by_chance_alone() -> None:
-    values, _ = similarities(noise(0, 3, 16, 1000), noise(1, 4, 16, 1000))
-    # Pearson's correlation of n values has a deviation of 1 / √n; of 1,001 lags the best is near 3.3 of them.
-    deviation = 1 / math.sqrt(16 * 500)
-    assert float(values.min()) > 0
-    assert float(values.max()) < 5 * deviation
 
 
 def test_silence_is_alike_to_nothing() -> None:
@@ -121,28 +99,17 @@ def test_a_short_likeness_in_a_quiet_stretch_is_not_the_likeness_of_the_whole() 
     assert values.item() < 0.3
 
 
-def test_more_tracks_than_are_compared_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracks, pairs = noise(0, 7, 4, 50), noise(1, 3, 4, 60)
-    whole = similarities(tracks, pairs)
-    monkeypatch.setattr(likeness, "TRACKS", 2)
-    for found, expected in zip(similarities(tracks, pairs), whole, strict=True):
-        assert torch.allclose(found, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("tracks", "pairs", "message"),
-    [
-        (torch.zeros(1, 4, 1), torch.zeros(1, 4, 9), r"tracks of shape \(1, 4, 1\)"),
-        (torch.zeros(4, 9), torch.zeros(1, 4, 9), "tracks of shape"),
-        (torch.zeros(1, 4, 9), torch.zeros(1, 4, 1), "pairs of shape"),
-        (torch.zeros(1, 4, 9), torch.zeros(1, 5, 9), "4 channels"),
-        (torch.full((1, 4, 9), math.nan), torch.zeros(1, 4, 9), "tracks hold NaN"),
-        (torch.zeros(1, 4, 9), torch.full((1, 4, 9), math.inf), "pairs hold NaN"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(tracks: Tensor, pairs: Tensor, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        similarities(tracks, pairs)
+def test_what_cannot_be_compared_is_refused() -> None:
+    some = torch.zeros(1, 4, 9)
+    for tracks, pairs, message in (
+        (torch.zeros(1, 4, 1), some, r"tracks of shape \(1, 4, 1\)"),
+        (torch.zeros(4, 9), some, "tracks of shape"),
+        (some, torch.zeros(1, 5, 9), "4 channels"),
+        (torch.full((1, 4, 9), math.nan), some, "tracks hold NaN"),
+        (some, torch.full((1, 4, 9), math.inf), "pairs hold NaN"),
+    ):
+        with pytest.raises(InputError, match=message):
+            similarities(tracks, pairs)
 
 
 @pytest.fixture(scope="module")
@@ -193,30 +160,20 @@ def test_damaged_latents_are_named(popdb: Popdb) -> None:
 def test_the_yardstick_is_what_held_out_songs_come_to(popdb: Popdb, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, true = popdb.pairs("validation"), accompaniments(popdb, "validation")
     songs = {row["song_id"]: place for place, row in reversed(list(enumerate(rows)))}
-    tracks = true[sorted(songs.values())]
-    assert 2 < len(tracks) < len(true)
-    assert torch.equal(held_out_tracks(popdb, normaliser(popdb), 64), tracks)
-    values = similarities(tracks, accompaniments(popdb, "train"))[0].max(dim=1).values.tolist()
-    found = Yardstick.of(nearest_pairs(tracks, popdb, normaliser(popdb)))
-    assert (found.n, found.highest) == (len(tracks), pytest.approx(max(values), abs=1e-5))
-    assert found.median == pytest.approx(np.median(values), abs=1e-5)
-    copied = accompaniments(popdb, "train")[3:4]
-    noisy = copied + 0.3 * torch.randn(copied.shape, generator=torch.Generator().manual_seed(0))
-    near = nearest_pairs(torch.cat([copied, noisy, true]), popdb, normaliser(popdb))
-    assert [found.suspects(one.similarity) for one in near] == [True] * 2 + [False] * len(true)
+    firsts = true[sorted(songs.values())]
+    assert 2 < len(firsts) < len(true)
+    values = similarities(firsts, accompaniments(popdb, "train"))[0].max(dim=1).values.tolist()
+    copied = popdb.read(popdb.pairs("train")[3:4])[1][0]
+    found = find_copies({("S", "copy"): copied, ("S", "new"): popdb.read(rows[:1])[1][0]}, popdb)
+    yardstick = found["nearest_held_out"]
+    assert yardstick["n"] == len(firsts)
+    assert yardstick["highest"] == pytest.approx(max(values), abs=1e-5)
+    assert yardstick["median"] == pytest.approx(np.median(values), abs=1e-5)
+    assert [row["suspicious"] for row in found["nearest"]] == [True, False]
+    assert [suspicious(value, 0.4) for value in (0.45, 0.69, 0.71, 1.0)] == [False] * 2 + [True] * 2
+    assert suspicious(0.99, None) is None
     monkeypatch.setattr(likeness, "HELD_OUT", 2)
-    assert held_out_tracks(popdb, normaliser(popdb), 20).shape == (2, 64, 20)
-
-
-def test_nearer_to_a_copy_than_to_any_held_out_song_is_suspicious(tmp_path: Path) -> None:
-    held_out = Yardstick.of([Nearest("", "", similarity, 0) for similarity in (0.1, 0.4, 0.2)])
-    assert held_out == Yardstick(3, 0.2, 0.4)
-    assert [held_out.suspects(value) for value in (0.3, 0.45, 0.69, 0.71, 1.0)] == [False] * 3 + [True] * 2
-    alone = write_popdb([encoded_song(tmp_path, "a", 4)], small_settings(tmp_path))
-    tracks = held_out_tracks(alone, normaliser(alone), 64)
-    nothing = Yardstick.of(nearest_pairs(tracks, alone, normaliser(alone)))
-    assert nothing == Yardstick(0, None, None)
-    assert nothing.suspects(0.99) is None
+    assert find_copies({("S", "copy"): copied}, popdb)["nearest_held_out"]["n"] == 2
 
 
 CHANNELS, FRAMES = 8, 4096
@@ -232,37 +189,29 @@ def takes_of(share: float, songs: int = 3, takes: int = 3) -> Tensor:
     return math.sqrt(share) * song + math.sqrt(1 - share) * seed
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_takes_are_as_unlike_as_the_seed_makes_them(share: float) -> None:
-    found = diversity(takes_of(share))
-    assert found.takes == 3
-    assert found.tracks == pytest.approx([1 - share] * 3, abs=0.02)
-    assert found.between_takes == pytest.approx(1 - share, abs=0.02)
-    assert found.between_songs == pytest.approx(1.0, abs=0.02)
-
-
 def test_it_is_one_minus_numpys_correlation_of_centred_takes() -> None:
     found = diversity(takes := takes_of(0.5, songs=2) + torch.arange(8.0)[:, None])
     centred = (takes - takes.mean(dim=-1, keepdim=True)).double().numpy().reshape(2, 3, -1)
     own = [1 - np.corrcoef(track)[np.triu_indices(3, 1)].mean() for track in centred]
-    assert found.tracks == pytest.approx(own, abs=1e-5)
-    assert found.between_takes == pytest.approx(np.mean(own), abs=1e-5)
-    assert found.between_songs == pytest.approx(1 - np.corrcoef(centred[:, 0])[0, 1], abs=1e-5)
+    assert found["tracks"] == pytest.approx(own, abs=1e-5)
+    assert found["between_takes"] == pytest.approx(np.mean(own), abs=1e-5)
+    assert found["between_songs"] == pytest.approx(1 - np.corrcoef(centred[:, 0])[0, 1], abs=1e-5)
 
 
 def test_a_seed_that_does_not_matter_gives_nothing() -> None:
     song = takes_noise(0, 2, 1)
     louder = torch.tensor([1.0, 0.5, 3.0])[None, :, None, None]  # and brighter, which does not count
     found = diversity(song * louder + louder * torch.arange(8.0)[:, None])
-    assert found.between_takes == pytest.approx(0.0, abs=1e-5)
-    assert found.between_songs == pytest.approx(1.0, abs=0.02)
+    assert found["between_takes"] == pytest.approx(0.0, abs=1e-5)
+    assert found["between_songs"] == pytest.approx(1.0, abs=0.02)
 
 
 def test_what_cannot_be_measured_is_none() -> None:
-    assert diversity(takes_noise(0, 2, 1)).between_takes is None
-    assert diversity(takes_noise(0, 2, 1)).tracks == (None, None)
-    assert diversity(takes_noise(0, 1, 2)).between_songs is None
-    assert diversity(takes_noise(0, 1, 1)) == Diversity(1, None, None, (None,))
+    assert diversity(takes_noise(0, 2, 1))["tracks"] == [None, None]
+    assert diversity(takes_noise(0, 1, 2))["between_songs"] is None
+    assert diversity(takes_noise(0, 1, 1)) == {
+        "takes": 1, "between_takes": None, "between_songs": None, "tracks": [None],
+    }  # fmt: skip
 
 
 def test_constant_takes_are_left_out() -> None:
@@ -270,21 +219,17 @@ def test_constant_takes_are_left_out() -> None:
     takes[1] = 2.5  # a silent track
     takes[0, 0] = 0.0  # a silent take
     found = diversity(takes)
-    assert found.tracks[1] is None
-    assert found.tracks[0] == pytest.approx(0.7, abs=0.02)
-    assert found.between_takes == pytest.approx(0.7, abs=0.02)
-    assert found.between_songs is None  # two of three first takes are silent
+    assert found["tracks"][1] is None
+    assert found["tracks"][0] == pytest.approx(0.7, abs=0.02)
+    assert found["between_takes"] == pytest.approx(0.7, abs=0.02)
+    assert found["between_songs"] is None  # two of three first takes are silent
 
 
-@pytest.mark.parametrize(
-    ("tracks", "message"),
-    [
+def test_no_takes_at_all_are_refused() -> None:
+    for tracks, message in (
         ([], "there must be one"),
         ([torch.zeros(2, 3)], r"shapes \[\(2, 3\)\]"),
-        ([torch.zeros(0, 3, 4)], "there must be one"),
         ([torch.full((2, 3, 4), math.nan)], "NaN or infinite"),
-    ],
-)
-def test_no_takes_at_all_are_refused(tracks: list[Tensor], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        diversity(tracks)
+    ):
+        with pytest.raises(InputError, match=message):
+            diversity(tracks)

@@ -1,8 +1,7 @@
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import stats
 
 from samuel.evaluate.statistics import (
@@ -17,7 +16,7 @@ from samuel.evaluate.statistics import (
 )
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 6, 10, 20])
+@pytest.mark.parametrize("n", [2, 5, 6, 20])
 def test_the_interval_holds_the_true_mean_as_often_as_it_says(n: int) -> None:
     rng, hits, narrow = np.random.default_rng(n), 0, 0
     for _ in range(300):
@@ -26,8 +25,8 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says(n: int) -> None:
         assert interval.low is not None
         assert interval.high is not None
         hits += interval.low <= 3.0 <= interval.high
-        plain = stats.bootstrap((values,), np.mean, n_resamples=499, method="percentile", rng=rng)
-        narrow += plain.confidence_interval.low <= 3.0 <= plain.confidence_interval.high
+        plain = np.quantile(values[rng.integers(n, size=(499, n))].mean(axis=1), [0.025, 0.975])
+        narrow += plain[0] <= 3.0 <= plain[1]
     assert hits / 300 > 0.92  # 95 % less two standard errors
     assert narrow < hits  # what plain percentiles would do
 
@@ -66,12 +65,10 @@ def test_a_paired_p_is_that_of_all_signs() -> None:
     assert paired_p([1.0]) is None
 
 
-def test_a_paired_p_agrees_with_wilcoxon_and_is_fair_under_the_null() -> None:
+def test_a_paired_p_agrees_with_the_t_test_and_is_fair_under_the_null() -> None:
     rng = np.random.default_rng(5)
     shifted = rng.normal(0.5, 1.0, 40)
-    p = paired_p(shifted)
-    assert p is not None
-    assert p == pytest.approx(stats.ttest_1samp(shifted, 0.0)[1], abs=0.01)
+    assert paired_p(shifted) == pytest.approx(stats.ttest_1samp(shifted, 0.0)[1], abs=0.01)
     nulls = [paired_p(rng.normal(size=8)) or 1.0 for _ in range(200)]
     assert 0.01 < np.mean(np.array(nulls) < 0.05) < 0.1
 
@@ -83,29 +80,16 @@ def test_an_unpaired_p_is_near_that_of_the_t_test() -> None:
     assert unpaired_p([1.0], other) is None
 
 
-def best_of_all_orders(block: NDArray[np.float64]) -> float:
-    n = len(block)
-    sums = [sum(block[i, order[i]] for i in range(n)) for order in permutations(range(n))]
-    return float(np.mean(np.array(sums) >= np.trace(block) - 1e-12))
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_pairing_p_is_the_share_of_all_orders_that_are_as_good(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    block = rng.normal(size=(6, 6)) + 0.8 * np.eye(6)
-    assert pairing_p([block]) == pytest.approx(best_of_all_orders(block), abs=0.015)
-
-
-def test_blocks_are_dealt_by_themselves() -> None:
+def test_a_pairing_p_is_the_share_of_all_orders_that_are_as_good_dealt_within_blocks() -> None:
     rng = np.random.default_rng(9)
     blocks = [rng.normal(size=(3, 3)) + np.eye(3), 10 + rng.normal(size=(4, 4)) + np.eye(4)]
-    sums = [
-        sum(blocks[0][i, a[i]] for i in range(3)) + sum(blocks[1][i, b[i]] for i in range(4))
-        for a in permutations(range(3))
-        for b in permutations(range(4))
-    ]
-    exact = np.mean(np.array(sums) >= np.trace(blocks[0]) + np.trace(blocks[1]) - 1e-12)
-    assert pairing_p(blocks) == pytest.approx(exact, abs=0.015)
+    for some in (blocks[1:], blocks):
+        sums = [
+            sum(block[range(len(block)), order].sum() for block, order in zip(some, orders, strict=True))
+            for orders in product(*(permutations(range(len(block))) for block in some))
+        ]
+        exact = np.mean(np.array(sums) >= sum(np.trace(block) for block in some) - 1e-12)
+        assert pairing_p(some) == pytest.approx(exact, abs=0.015)
 
 
 def test_tracks_that_could_not_be_measured_are_left_out_of_the_pairing() -> None:
@@ -131,8 +115,6 @@ def test_the_emptiest_tracks_are_left_out_first() -> None:
 
 def test_equal_scores_prove_nothing() -> None:
     assert pairing_p([np.full((5, 5), 0.1) + 0.2]) == 1.0
-    columns = np.tile(np.random.default_rng(0).normal(size=7), (7, 1))
-    assert pairing_p([columns - columns.mean()]) == 1.0  # one accompaniment everywhere, scores about 0
 
 
 def test_the_least_p_is_one_order_of_all() -> None:
