@@ -87,7 +87,7 @@ def planned_fits(settings: Settings) -> list[PlannedFit]:
     for factor in dict.fromkeys(settings.ablation.factors):
         part, values = VALUES[factor]
         others = [value for value in values if value != getattr(getattr(settings, part), factor)]
-        variants += [(factor, value, changed(settings, part, factor, value)) for value in others]
+        variants.extend((factor, value, changed(settings, part, factor, value)) for value in others)
     seeds = [(settings.training.seed + place) % SEEDS for place in range(settings.ablation.seeds)]
     return [
         PlannedFit(factor, value, seed, changed(variant, "training", "seed", seed))

@@ -167,12 +167,13 @@ def test_an_interrupted_run_goes_on(vocals: Path, output: Path) -> None:
 def test_tracks_made_otherwise_are_not_mixed_and_another_machine_is_named(vocals: Path, output: Path) -> None:
     run(Quieter(gain=0.5), vocals, output)
     before = files_in(output)
-    for other, words in (
+    others: tuple[tuple[dict[str, Any], str], ...] = (
         ({"gain": 0.25}, r"settings\.gain: 0\.5 there, 0\.25 here"),
         ({}, r"settings\.gain: 0\.5 there, None here"),
         ({"gain": 0.5, "model": "some"}, "model: 'none' there"),
         ({"gain": 0.5, "device": "meta"}, "device: 'cpu' there, 'meta' here"),
-    ):
+    )
+    for other, words in others:
         with pytest.raises(InputError, match=words):
             run(Quieter(**other), vocals, output)
     assert files_in(output) == before

@@ -127,11 +127,12 @@ def test_a_silent_vocal_cannot_be_followed() -> None:
 
 def test_one_thing_that_is_absent_leaves_the_other_scores() -> None:
     expected = follow(drawn(1), drawn(2))
-    for score, nothing in (
+    absent: tuple[tuple[str, dict[str, Any]], ...] = (
         ("beat_f1", {"beats_s": np.array([])}),
         ("onset_correlation", {"onsets": np.full(800, 0.5, dtype=np.float32)}),
         ("key_agreement", {"key": None}),
-    ):
+    )
+    for score, nothing in absent:
         for name, value in follow(drawn(1, **nothing), drawn(2)).items():
             assert np.isnan(value) if name == score else value == expected[name]
         for name, value in follow(drawn(1), drawn(2, **nothing)).items():
