@@ -207,12 +207,12 @@ def test_a_variant_that_diverges_becomes_a_row(
     results = run(popdb, settings)
     (failed,) = (result for result in results if result.message)
     assert (failed.value, failed.seed, failed.best_loss) == ("snr", 0, None)
-    assert "the loss is nan" in failed.message
+    assert "step 0: loss nan" in failed.message
     assert all(result.best_loss is not None for result in results if result is not failed)
     text = write_table(popdb, settings, results).path("ablation.md").read_text()
     missing = " | ".join(["not measured"] * 4)
     assert f"| loss weight | `snr` | 0 of 1 | {missing} |" in text
-    assert "- `loss_weight = snr`, seed 0: step 0: the loss is nan" in text
+    assert "- `loss_weight = snr`, seed 0: step 0: loss nan" in text
 
 
 @pytest.mark.parametrize(

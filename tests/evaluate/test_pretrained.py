@@ -1,0 +1,458 @@
+"""AudioBox and APA against the packages' own results, and weights that are refused.
+
+APA's package is no part of the environment of the tests. What needs it is skipped where it is not there;
+random CLAP weights have laion-clap's own layout.
+"""
+
+import hashlib
+import json
+import math
+import random
+import sys
+import types
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import constants
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from samuel.audio import SAMPLE_RATE, read_wav, write_wav
+from samuel.config import EvaluationConfig
+from samuel.errors import InputError, MissingPartError
+from samuel.evaluate import pretrained
+from samuel.evaluate.pretrained import (
+    AUDIOBOX_REPOSITORY,
+    CLAP_CHECKPOINT,
+    Apa,
+    Pair,
+    audiobox_identity,
+    load_audiobox,
+    load_clap,
+    measure_apa,
+    measure_audiobox,
+    score_aesthetics,
+)
+from samuel.evaluate.scores import AUDIOBOX, Each, Evaluation
+from samuel.evaluate.summary import NOT_CHOSEN, measure_lineup
+from samuel.evaluate.systems import CEILING, REAL, Lineup, System, Track
+from samuel.hub import quietly
+from tests.evaluate.small_audiobox import small_audiobox
+from tests.evaluate.songs import write_songs
+from tests.hub import local_hub
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+    """A checkpoint of AudioBox, and its network."""
+    with small_audiobox(tmp_path_factory.mktemp("audiobox")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def predictor(written: tuple[Path, Any]) -> Any:
+    return load_audiobox(written[0])
+
+
+def music(samples: int, seed: int) -> Any:
+    """(2, S): noise whose colour and level change, so that no window is like another."""
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal((2, samples)).cumsum(axis=1)
+    return (0.2 * np.sin(noise * np.linspace(0.01, 2.0, samples))).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_scores_are_those_of_the_package(predictor: Any, batch_size: int) -> None:
+    """The whole track in one call of the package's own predictor."""
+    lengths = (SAMPLE_RATE, 10 * SAMPLE_RATE + 1, 10 * SAMPLE_RATE + 441, 25 * SAMPLE_RATE + 7, 1)
+    for track in (*(music(samples, samples) for samples in lengths), np.zeros((2, SAMPLE_RATE), np.float32)):
+        row = score_aesthetics(predictor, track, batch_size)
+        assert tuple(row) == AUDIOBOX
+        with quietly():
+            own = predictor.forward([{"path": torch.from_numpy(track), "sample_rate": SAMPLE_RATE}])[0]
+        assert row == pytest.approx(own, abs=1e-5)  # they differ by 1e-2
+
+
+def test_what_cannot_be_scored_has_no_number_and_axes_keep_their_names(predictor: Any) -> None:
+    broken = music(SAMPLE_RATE, 2)
+    broken[0, 100] = np.nan
+    for track in (broken, np.zeros((2, 0), np.float32)):
+        assert all(math.isnan(value) for value in score_aesthetics(predictor, track).values())
+    # The scale of each axis sets its mean apart: CE 5, CU 6, PC 7, PQ 8.
+    row = score_aesthetics(predictor, tones(440.0, 2.0))
+    assert {axis: round(value) for axis, value in row.items()} == {"CE": 5, "CU": 6, "PC": 7, "PQ": 8}
+
+
+def test_a_batch_does_not_grow_with_a_track(predictor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, batches = predictor.forward, []
+    monkeypatch.setattr(predictor, "forward", lambda batch: batches.append(len(batch)) or forward(batch))
+    score_aesthetics(predictor, music(35 * SAMPLE_RATE, 0), 3)
+    assert batches == [3, 1]
+
+
+NORM = "model.wavlm_model.layer_norm.weight"
+
+
+def test_damaged_checkpoints_and_other_layouts_are_refused(written: tuple[Path, Any], tmp_path: Path) -> None:
+    other, cut = tmp_path / "other.pt", tmp_path / "cut.pt"
+    for part, name, value, told in (
+        ("state_dict", NORM, None, "not a usable checkpoint .*Missing key"),
+        ("state_dict", NORM, torch.zeros(7), "not a usable checkpoint .*size mismatch for wavlm_model"),
+        ("state_dict", NORM, torch.full((16,), torch.nan), "holds values that are no numbers"),
+        ("model_cfg", "proj_ln", None, "not a usable checkpoint .*proj_ln"),
+        ("target_transform", "CU", None, "not a checkpoint of audiobox_aesthetics"),
+        ("target_transform", "CU", {}, "not a usable checkpoint .*mean"),
+    ):
+        found = torch.load(written[0], weights_only=True)
+        found[part] = {key: held for key, held in (found[part] | {name: value}).items() if held is not None}
+        torch.save(found, other)
+        with pytest.raises(MissingPartError, match=r"other\.pt: .*" + told):
+            load_audiobox(other)
+    for content in ({"state_dict": {}}, {"target_transform": ["PQ"]}, [1]):
+        torch.save(content, other)
+        with pytest.raises(MissingPartError, match="not a checkpoint of audiobox_aesthetics"):
+            load_audiobox(other)
+    cut.write_bytes(written[0].read_bytes()[:-1000])
+    with pytest.raises(MissingPartError, match=r"cut\.pt: not a usable checkpoint"):
+        load_audiobox(cut)
+    for ask in (load_audiobox, audiobox_identity):
+        with pytest.raises(MissingPartError, match=r"none\.pt: no such file"):
+            ask(tmp_path / "none.pt")
+    assert audiobox_identity(cut) == hashlib.sha256(cut.read_bytes()).hexdigest()
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.usefixtures("installed")
+def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
+    sprung, path = tmp_path / "sprung", tmp_path / "trap.pt"
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "model_cfg": Trap(sprung), "target_transform": {}}, path)
+    for load in (load_audiobox, load_clap):
+        with pytest.raises(MissingPartError, match=r"trap\.pt: not a usable checkpoint \(UnpicklingError"):
+            load(path)
+    assert not sprung.exists()
+
+
+def test_weights_of_the_hub_score_as_those_of_a_file(
+    written: tuple[Path, Any], predictor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written[1].save_pretrained(tmp_path / "shown")  # the package's own way to publish them
+    with local_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.folders[AUDIOBOX_REPOSITORY] = tmp_path / "shown"
+        fetched = load_audiobox(None)
+        assert audiobox_identity(None) == f"{AUDIOBOX_REPOSITORY}@{hub.commit}"
+        hub.down = True
+        assert audiobox_identity(None) == f"{AUDIOBOX_REPOSITORY}@{hub.commit}"
+        hub.down, hub.commit = False, "decade" + "0" * 34
+        assert audiobox_identity(None) == f"{AUDIOBOX_REPOSITORY}@{hub.commit}"
+    track = tones(440.0, 2.0)
+    assert score_aesthetics(fetched, track) == score_aesthetics(predictor, track)
+
+
+def test_what_the_hub_does_not_hold_or_the_cache_has_damaged_is_told(
+    written: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written[1].save_pretrained(tmp_path / "shown")
+    state = load_file(tmp_path / "shown" / "model.safetensors")
+    del state["proj_layer.CE.0.bias"]
+    save_file(state, tmp_path / "shown" / "model.safetensors")
+    with local_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.folders[AUDIOBOX_REPOSITORY] = tmp_path / "shown"
+        with pytest.raises(MissingPartError, match=r"lacks 1 tensors, proj_layer\.CE\.0\.bias"):
+            load_audiobox(None)
+        [weights] = (tmp_path / "cache").rglob("model.safetensors")
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.resolve().write_bytes(content)
+        with pytest.raises(MissingPartError, match=r"model\.safetensors: damaged"):
+            load_audiobox(None)
+
+
+@pytest.fixture
+def lineup(tmp_path: Path) -> Lineup:
+    """Two true accompaniments, and the same at half their level; the third of either is no audio."""
+    write_songs(tmp_path, 3, 3.0)
+    (tmp_path / "half").mkdir()
+    for name in "ab":
+        write_wav(tmp_path / "half" / f"{name}.wav", 0.5 * read_wav(tmp_path / "true" / f"{name}.wav"))
+    (tmp_path / "half" / "c.wav").write_text("no audio")
+    files = {whose: {n: tmp_path / whose / f"{n}.wav" for n in "abc"} for whose in ("true", "half")}
+    tracks = tuple(Track(name, name, tmp_path / "vocals" / f"{name}.wav") for name in "abc")
+    files["half"]["d"] = tmp_path / "absent.wav"
+    return Lineup(tracks, (System(REAL, files["true"]), System("Half", files["half"])))
+
+
+def evaluation(lineup: Lineup, root: Path, scorer: str, each: Each = iter, **settings: Any) -> Evaluation:
+    config = EvaluationConfig.model_validate({"scorers": (scorer,), **settings})
+    return Evaluation(lineup, "lineup", config, root, each=each)
+
+
+def test_every_readable_file_is_scored_once_but_again_by_other_weights(
+    lineup: Lineup, written: tuple[Path, Any], predictor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def each(items: Iterable[Any]) -> Iterable[Any]:
+        asked.extend(items)
+        return asked
+
+    twice = Lineup(lineup.tracks, (*lineup.systems, System("twice", {"a": lineup.systems[0].files["a"]})))
+    root = tmp_path / "kept"
+    found = measure_audiobox(evaluation(twice, root, "audiobox", each, audiobox_path=written[0]))
+    assert tuple(found.by_track) == AUDIOBOX
+    named = {name: "".join(rows) for name, rows in found.by_track["PQ"].items()}
+    assert named == {"real": "abc", "Half": "ab", "twice": "a"}
+    expected = [score_aesthetics(predictor, read_wav(tmp_path / "true" / f"{name}.wav")) for name in "abc"]
+    for axis, systems in found.by_track.items():
+        assert systems["twice"]["a"] == systems["real"]["a"]
+        assert [systems["real"][n] for n in "abc"] == pytest.approx([row[axis] for row in expected], abs=1e-4)
+    assert len(asked) == 6  # three true ones, two others and the text
+    assert found.weights == {"audiobox": audiobox_identity(written[0])}
+    alone = Lineup(lineup.tracks, lineup.systems[:1])
+    whole = evaluation(alone, root, "audiobox", audiobox_path=written[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "load_audiobox", None)
+        assert measure_audiobox(whole).by_track["PQ"]["real"] == found.by_track["PQ"]["real"]
+    monkeypatch.setattr(pretrained, "audiobox_identity", lambda _: "others")
+    measure_audiobox(whole)
+    assert len(list((root / "audiobox").iterdir())) == 5 + 3
+
+
+def test_what_is_missing_is_said(lineup: Lineup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, missing = measure_lineup(Evaluation(lineup, "lineup", EvaluationConfig(), tmp_path))
+    assert missing["audiobox"] == missing["apa"] == NOT_CHOSEN
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    alone = Lineup(lineup.tracks, lineup.systems[1:])
+    for scorer, compared, settings, reason in (
+        ("audiobox", lineup, {"audiobox_path": tmp_path / "none.pt"}, "none.pt: no such file"),
+        ("audiobox", lineup, {}, "could not be reached"),
+        ("apa", lineup, {"apa_path": tmp_path / "none.pt"}, "none.pt: no such file"),
+        ("apa", alone, {}, "no true accompaniments"),
+    ):
+        found, missing = measure_lineup(evaluation(compared, tmp_path, scorer, **settings))
+        assert reason in missing[scorer]
+        assert found.by_track == {}
+
+
+class Loudness:
+    """Stands for APA's package: level of the candidates over that of the true accompaniments."""
+
+    def __init__(self, _: object, references: Iterable[Pair]) -> None:
+        self.true = self.level(references)
+
+    def score(self, candidates: Iterable[Pair]) -> float:
+        return self.level(candidates) / self.true
+
+    @staticmethod
+    def level(pairs: Iterable[Pair]) -> float:
+        return float(np.mean([np.abs(accompaniment).mean() for _, accompaniment in pairs]))
+
+
+def test_every_other_system_is_measured_by_the_true_pairs(
+    lineup: Lineup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "load_clap", lambda _: "clap")
+    monkeypatch.setattr(pretrained, "Apa", Loudness)
+    found = measure_apa(evaluation(lineup, tmp_path, "apa"))
+    assert found.weights == {"apa_weights": CLAP_CHECKPOINT}
+    # of two songs; the third is no audio
+    assert found.by_system == {"apa": {"Half": pytest.approx(0.5, abs=0.1)}}
+    real, half = lineup.systems
+    through = Lineup(lineup.tracks, (System(CEILING, real.files), half))
+    held = measure_apa(evaluation(through, tmp_path / "through", "apa"))
+    assert held.by_system["apa"].keys() == {"Half"}
+    monkeypatch.setattr(pretrained, "Apa", None)
+    assert measure_apa(evaluation(lineup, tmp_path, "apa")) == found
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the first look goes: a checkpoint is looked through before the package does anything."""
+    if "audio_metrics" not in sys.modules:
+        monkeypatch.setitem(sys.modules, "audio_metrics", types.ModuleType("audio_metrics"))
+
+
+def test_a_missing_package_is_named_with_its_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "audio_metrics", None)  # which is how Python says "not to be imported"
+    for path in (None, tmp_path / "clap.pt"):
+        with pytest.raises(MissingPartError, match=r"audio-metrics .* uv pip install '\.\[apa\]' .* GPL-3"):
+            load_clap(path)
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_is_no_checkpoint_of_clap_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clap, other = tmp_path / "clap.pt", "not a checkpoint of laion-clap"
+    for content, message in (
+        ([torch.zeros(1)], other),
+        ({}, other),
+        ({"state_dict": {"a": 1}}, other),
+        ({"epoch": 3, "model": {"a": torch.zeros(1)}}, other),
+        ({"state_dict": {"a": torch.full((2,), torch.nan)}}, "'a' holds values that are no numbers"),
+    ):
+        torch.save(content, clap)
+        with pytest.raises(MissingPartError, match=rf"clap\.pt: .*{message}"):
+            load_clap(clap)
+    clap.write_bytes(b"<html>")
+    with pytest.raises(MissingPartError, match=r"clap\.pt: not a usable checkpoint.*fetch it again"):
+        load_clap(clap)
+    for nowhere, wrong in ((tmp_path, "a folder"), (tmp_path / "none.pt", "no such file")):
+        with pytest.raises(MissingPartError, match=rf"{wrong}; give a checkpoint \(evaluation\.apa_path"):
+            load_clap(nowhere)
+    said = r"lukewys/laion_clap: .*apa_path to a copy of it, or leave 'apa'"
+    with local_hub(monkeypatch, tmp_path), pytest.raises(MissingPartError, match=said):
+        load_clap(None)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("numpys", ["numpy.core", "numpy._core"])
+def test_losses_that_training_noted_do_no_harm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, numpys: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "laion_clap", None)  # what comes next, when all has been looked through
+    noted = {"best": np.float64(90.14), "loss": np.float32(0.5), "state_dict": {"a": torch.zeros(1)}}
+    torch.save(noted, tmp_path / "new.pt")
+    with zipfile.ZipFile(tmp_path / "new.pt") as new, zipfile.ZipFile(tmp_path / "clap.pt", "w") as old:
+        for name in new.namelist():  # in which each version of NumPy says where its numbers are from
+            old.writestr(name, new.read(name).replace(b"numpy._core", numpys.encode()))
+    with pytest.raises(MissingPartError, match="laion-clap is not usable"):
+        load_clap(tmp_path / "clap.pt")
+
+
+PITCHES = (110.0, 220.0, 440.0, 880.0)
+
+
+def tones(pitch: float, seconds: float) -> NDArray[np.float32]:
+    """(2, S)."""
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    hiss = 0.01 * np.random.default_rng(int(pitch)).standard_normal(len(time))
+    return np.tile((0.3 * np.sin(2 * np.pi * pitch * time) + hiss).astype(np.float32), (2, 1))
+
+
+def pairs_of(accompaniments: tuple[float, ...], seconds: float = 10.5) -> list[Pair]:
+    """The accompaniment is longer than the vocal, which is what counts."""
+    pitches = zip(PITCHES, accompaniments, strict=True)
+    return [(tones(pitch, seconds), tones(other, seconds + 3)) for pitch, other in pitches]
+
+
+TRUE = tuple(1.5 * pitch for pitch in PITCHES)
+NEAR = tuple(1.45 * pitch for pitch in PITCHES)
+STRANGERS = (900.0, 2000.0, 70.0, 333.0)
+
+
+def write_hub(cache: Path) -> None:
+    """The tokenizers that laion-clap asks for, of a few words each, and a language model of one layer."""
+    from transformers import BartConfig, BertConfig, RobertaConfig, RobertaModel
+
+    words = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4, "a": 5}
+    small = RobertaConfig(
+        vocab_size=16, hidden_size=768, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    parts = {"roberta-base": small, "facebook/bart-base": BartConfig(), "bert-base-uncased": BertConfig()}
+    for name, config in parts.items():
+        repository = cache / f"models--{name.replace('/', '--')}"
+        snapshot = repository / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0" * 40)
+        config.save_pretrained(snapshot)
+        (snapshot / "vocab.json").write_text(json.dumps(words))
+        (snapshot / "merges.txt").write_text("#version: 0.2\n")
+        (snapshot / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na")
+    RobertaModel(small).save_pretrained(cache / "models--roberta-base" / "snapshots" / ("0" * 40))
+
+
+def write_clap(path: Path) -> None:
+    """A checkpoint as laion-clap trains it: the name of each tensor begins with `module.`."""
+    import laion_clap  # pyright: ignore[reportMissingImports]
+
+    torch.manual_seed(0)
+    state = laion_clap.CLAP_Module(enable_fusion=False, amodel="HTSAT-base").model.state_dict()
+    state = {f"module.{name}": value for name, value in state.items()}
+    state["module.text_branch.embeddings.position_ids"] = torch.arange(514)[None]  # which later ones lack
+    torch.save({"epoch": 15, "name": "CLAP", "best": np.float64(90.14), "state_dict": state}, path)
+
+
+class Recorder:
+    """Keeps what the network made of each window, with its kind: 1 of a pair, 2 dealt anew."""
+
+    def __init__(self, embedder: Any) -> None:
+        self.embedder, self.sr, self.seen = embedder, embedder.sr, []
+
+    def get_device(self) -> torch.device:
+        return self.embedder.get_device()
+
+    def forward(self, data: dict[str, Any]) -> dict[str, Tensor]:
+        made = self.embedder.forward(data)
+        self.seen += zip(data["category"].tolist(), made["embedding"].double().numpy(), strict=True)
+        return made
+
+    def taken(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Those of pairs and those dealt anew, since the last call."""
+        kinds = [[row for kind, row in self.seen if kind == wanted] for wanted in (1, 2)]
+        self.seen = []
+        return np.array(kinds[0]), np.array(kinds[1])
+
+
+def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    from scipy.linalg import sqrtm
+
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    with np.errstate(all="ignore"), quietly():  # it says that the matrix is singular
+        root = np.trace(np.real(sqrtm(cov_a @ cov_b)))
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    pytest.importorskip("audio_metrics")
+    folder = tmp_path_factory.mktemp("clap")
+    with pytest.MonkeyPatch.context() as patch, quietly():
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        write_hub(folder / "hub")
+        write_clap(folder / CLAP_CHECKPOINT)
+        return load_clap(folder / CLAP_CHECKPOINT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_it_is_the_papers_formula_of_the_embeddings(embedder: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    recorder = Recorder(embedder)
+    state = random.getstate()
+    apa = Apa(recorder, pairs_of(TRUE), seed=3)
+    true, dealt = recorder.taken()
+    assert len(true) == len(dealt) == 8
+    between = distance(true, dealt)
+    for others in (NEAR, STRANGERS):
+        found = apa.score(pairs_of(others))
+        candidates, none = recorder.taken()
+        assert candidates.shape == (8, 512)
+        assert not len(none)
+        expected = 0.5 + (distance(candidates, dealt) - distance(candidates, true)) / (2 * between)
+        assert found == pytest.approx(np.clip(expected, 0, 1), abs=1e-3)
+    assert random.getstate() == state
+    assert capfd.readouterr() == ("", "")
+    Apa(recorder, pairs_of(TRUE), seed=3)
+    _, again = recorder.taken()
+    order, other = (np.lexsort(rows.T[:3].round(3)) for rows in (dealt, again))
+    assert np.allclose(dealt[order], again[other], atol=1e-4)
+    broken = pairs_of(TRUE)
+    broken[1][0][0, 5] = np.nan
+    for pairs, message in (([], "0 candidates with 0 windows"), (broken, "NaN or infinite")):
+        with pytest.raises(InputError, match=message):
+            apa.score(pairs)
