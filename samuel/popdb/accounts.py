@@ -217,7 +217,7 @@ def step_into_dataset(rows: Sequence[Mapping[str, Any]], least: float) -> Step:
 
 
 def overview(popdb: "Popdb") -> Iterator[str]:
-    """The parts of a page about a dataset: counts, vocal shares, funnel.
+    """The parts of a page about a dataset: counts, vocal shares, statistics, funnel.
 
     What the dataset says of itself may be anybody's text: print it through `samuel.cli.options.plain`.
 
@@ -246,6 +246,12 @@ def overview(popdb: "Popdb") -> Iterator[str]:
         most = max(count for _, count in bins)
         rows = [{"sung": name, "chunks": count, "": bar(count, most)} for name, count in bins]
         yield f"vocal share of a chunk, {np.mean(shares):.2f} in the mean\n{text_of(rows)}"
+    yield text_of(
+        [
+            {"latents": stream, "range": f"mean {_spread(of['mean'])}, deviation {_spread(of['std'])}"}
+            for stream, of in popdb.stats.items()
+        ]
+    )
     searched = any(row["video_id"] or row["candidates"] or row["stage"] in SEARCHES for row in songs)
     steps = _steps([(row["stage"], row["status"]) for row in songs], searched=searched)
     least = info["settings"].get("min_vocal_share")  # of an import: none
@@ -254,6 +260,10 @@ def overview(popdb: "Popdb") -> Iterator[str]:
 
 
 # --- text for people ---
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:

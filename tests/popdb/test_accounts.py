@@ -210,9 +210,10 @@ def test_files_are_not_searched_for() -> None:
 
 def test_a_dataset_is_shown_as_its_run(tmp_path: Path) -> None:
     outcomes = [replace(song, song=replace(song.song, url="file:///a")) for song in songs(tmp_path)]
-    counts, shares, became = overview(write_popdb(outcomes, small_settings(tmp_path)))
+    counts, shares, statistics, became = overview(write_popdb(outcomes, small_settings(tmp_path)))
     assert "6 of 2.97 s" in counts
     assert "0.5 to 0.6       6  ████" in shares
+    assert "accompaniment  mean " in statistics
     rows = [step.row() for step in [*funnel(outcomes), Step("in the dataset", 3, {})]]
     assert became == text_of(rows)
 
