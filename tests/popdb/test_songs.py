@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from samuel.audio import read_wav
-from samuel.config import LIST_RULES, SongsConfig
+from samuel.config import SongsConfig
 from samuel.errors import InputError, MissingPartError
 from samuel.popdb.songs import (
     KAGGLE_FILE,
@@ -238,26 +238,6 @@ def test_csv_merges_rows_of_one_recording(tmp_path: Path) -> None:
     assert {song.song_id: song for song in shuffled} == {song.song_id: song for song in listed.songs}
 
 
-@pytest.mark.parametrize(
-    ("setting", "bound", "titles", "rule"),
-    [
-        ("min_popularity", 50, ["Short", "Edge", "Long", "Band"], Rule("popularity under 50", 1, 4)),
-        ("min_duration_s", 60, ["Quiet", "Edge", "Long", "Band"], Rule("duration under 60 s", 1, 4)),
-        ("max_duration_s", 59.999, ["Short"], Rule("duration over 59.999 s", 4, 1)),
-        ("max_instrumentalness", 0.5, ["Quiet", "Short", "Edge", "Long"],
-         Rule("instrumentalness over 0.5", 1, 4)),
-        ("max_speechiness", 0.33, ["Quiet", "Short", "Edge", "Long"], Rule("speechiness over 0.33", 1, 4)),
-    ],
-)  # fmt: skip
-def test_each_filter_removes_what_is_beyond_its_bound(
-    setting: str, bound: float, titles: list[str], rule: Rule, tmp_path: Path
-) -> None:
-    listed = csv_list(tmp_path, FIVE, **{setting: bound})
-    assert [song.title for song in listed.songs] == titles
-    assert listed.rules[2:] == [rule]
-    assert setting in LIST_RULES
-
-
 def test_the_sort_comes_before_the_limit(tmp_path: Path) -> None:
     rows = "A,5,60000\nB,9,60000\nC,5,60000\nD,9,60000\nC,7,61000\n"
     assert csv_titles(tmp_path, HEADER + rows) == ["A", "B", "C", "D"]
@@ -270,13 +250,15 @@ def test_the_sort_comes_before_the_limit(tmp_path: Path) -> None:
 
 def test_no_song_left(tmp_path: Path) -> None:
     text = FIVE + "Edge,1,61000,0,0\n"
-    assert csv_refusal(tmp_path, text, min_popularity=60, max_duration_s=59.5).splitlines() == [
+    bounds = {"min_popularity": 51, "max_instrumentalness": 0.5, "max_speechiness": 0.05}
+    assert csv_refusal(tmp_path, text, **bounds).splitlines() == [
         f"song list {tmp_path / 'list.csv'}: no song is left; loosen songs.min_popularity, "
-        "songs.max_duration_s",
+        "songs.max_instrumentalness, songs.max_speechiness",
         "  rows of the list: 0 removed, 6 left",
         "  same name, duration within 3 s: 1 removed, 5 left",
-        "  popularity under 60: 2 removed, 3 left",
-        "  duration over 59.5 s: 3 removed, 0 left",
+        "  popularity under 51: 2 removed, 3 left",
+        "  instrumentalness over 0.5: 1 removed, 2 left",
+        "  speechiness over 0.05: 2 removed, 0 left",
     ]
 
 
