@@ -35,7 +35,7 @@ types: install  ## types
 	$(BIN)/basedpyright
 
 bench: install  ## speeds and deviations, as ratios within one run; half an hour without a GPU
-	for what in machine training generate exactness scoring pipeline loader separation; do \
+	for what in machine threads training generate exactness scoring pipeline loader separation; do \
 		$(BIN)/python -m benchmarks $$what || exit 1; done
 	$(BIN)/python -m benchmarks.orchestration --songs 1000
 	$(BIN)/python -m tests.rehearsal --songs 100 --faults 0

@@ -6,14 +6,10 @@ they tell less.
 Shapes: B batch, C = 64 latent channels, T frames, S samples at 44.1 kHz.
 """
 
-import multiprocessing
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -21,9 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.clock import seconds
-from benchmarks.network import fastest
-from benchmarks.pipeline import device_name
+from benchmarks.measure import Figure, device_name, fastest, in_gib, in_its_own_process, memory_bytes, seconds
 from benchmarks.weights import write_autoencoder
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
 from samuel.checkpoint import TrainedModel, load_model, save_model
@@ -42,12 +36,9 @@ from samuel.train.trainer import fresh_network
 SONG_S, LONG_S = 300.0, 900.0
 MEL_MEAN, MEL_STD = -4.0, 2.0  # about those of mel latents, so that what is drawn can be decoded
 OUTPUT_STD = 0.1
-ROUNDS = 3
-
-Figure = tuple[str, str]
 
 
-def generation_rows(
+def rows(
     settings: Settings, model: Path | None = None, song_s: float = SONG_S, long_s: float = LONG_S
 ) -> Iterator[Figure]:
     """Yield (what, figure), as they are measured.
@@ -70,8 +61,15 @@ def generation_rows(
         yield "device", device_name(device)
         yield "model", f"trained, {trained.sha256[:12]}" if model else "random weights"
         yield from latents_rows(trained, codec, settings.sampling, song_s)
-        for duration_s in (song_s, long_s):
-            yield from file_rows(place, settings, Path(folder), duration_s)
+        vocal, output = Path(folder) / "vocal.wav", Path(folder) / "accompaniment.wav"
+        for duration_s in (song_s, long_s):  # in a process of its own, its start included
+            write_wav(vocal, singing(duration_s), "PCM_16")
+            began = time.perf_counter()
+            stages_s, peak = in_its_own_process(generate_file, place, settings, vocal, output)
+            whole_s = time.perf_counter() - began
+            stages = ", ".join(f"{stage} {time_s:.1f}" for stage, time_s in stages_s.items())
+            yield f"vocal file of {duration_s:.0f} s", f"{whole_s:.1f} s ({stages})"
+            yield "  peak memory", in_gib(peak)
         if device.type == "cuda":
             yield from gpu_rows(trained, settings, Path(folder), song_s)
 
@@ -85,13 +83,12 @@ def write_random_model(folder: Path, settings: Settings, codec: CodecInfo) -> Pa
             if not parameter.any():  # as the output layer is before training, which would make v = 0
                 parameter.normal_(std=OUTPUT_STD, generator=generator)
     stats = {"mean": [MEL_MEAN] * codec.channels, "std": [MEL_STD] * codec.channels}
-    sections = settings.model_dump(mode="json", include={"model", "diffusion"})
-    record = {
+    record = settings.model_dump(mode="json", include={"model", "diffusion"}) | {
         "stats": dict.fromkeys(STREAMS, stats),
         "codec": codec.model_dump(),
         "frames": settings.popdb.chunk_frames,
     }
-    return save_model(folder, network.state_dict(), {**sections, **record}).folder
+    return save_model(folder, network.state_dict(), record).folder
 
 
 def latents_rows(
@@ -99,51 +96,33 @@ def latents_rows(
 ) -> Iterator[Figure]:
     """The network alone: the paper's way against the setting at hand, a song, and its seams."""
     device = next(model.network.parameters()).device
-    vocal = codec.encode(torch.from_numpy(singing(max(song_s, model.codec.duration_s(model.frames))))[None])
+    chunk_s = model.codec.duration_s(model.frames)
+    vocal = codec.encode(torch.from_numpy(singing(max(song_s, chunk_s)))[None])
     chunk = vocal[..., : model.frames]
-
-    def chosen() -> None:
-        accompany_latents(chunk, model, config)
-
-    chosen()  # loads libraries
-    before_s = seconds(chosen, device)
+    accompany_latents(chunk, model, config)  # loads libraries
+    before_s = seconds(lambda: accompany_latents(chunk, model, config), device)
     paper_s = seconds(lambda: sample_as_the_paper(chunk, model, config), device)
-    chunk_s = mean([before_s, seconds(chosen, device)])
-    yield (
-        f"{_length(chunk, model.codec)}, ddpm, {model.diffusion.timesteps} steps, two calls each",
-        f"{paper_s:.3g} s",
-    )
-    yield (
-        f"{_length(chunk, model.codec)}, {config.sampler}, {config.steps} steps",
-        f"{chunk_s:.3g} s, {paper_s / chunk_s:.1f} × less time",
-    )
+    ours_s = mean([before_s, seconds(lambda: accompany_latents(chunk, model, config), device)])
+    length = f"{chunk_s:.2f} s of latents"
+    yield f"{length}, ddpm, {model.diffusion.timesteps} steps, two calls each", f"{paper_s:.3g} s"
+    less = f"{ours_s:.3g} s, {paper_s / ours_s:.1f} × less time"
+    yield f"{length}, {config.sampler}, {config.steps} steps", less
     drawn: list[Tensor] = []
     whole_s = seconds(lambda: drawn.append(accompany_latents(vocal, model, config)), device)
-    overlap = whole_s / vocal.shape[-1] / (chunk_s / model.frames)
-    yield (
-        f"{_length(vocal, model.codec)} in windows",
-        f"{whole_s:.3g} s, {overlap:.2f} × the time of a frame above",
-    )
+    overlap = whole_s / vocal.shape[-1] / (ours_s / model.frames)
+    windows = f"{model.codec.duration_s(vocal.shape[-1]):.2f} s of latents in windows"
+    yield windows, f"{whole_s:.3g} s, {overlap:.2f} × the time of a frame above"
     yield "  change at their ends", seam_figure(model.normaliser.accompaniment(drawn[0]), windowed(model))
 
 
 def sample_as_the_paper(vocal: Tensor, model: TrainedModel, config: SamplingConfig) -> Tensor:
     """DDPM with a step for every timestep, asked with and without the vocal in two calls, in fp32.
 
-    Args:
-        vocal: Codec latents, (B, C, T).
-        model: From `load_model`.
-        config: Guidance and seed.
-
-    Returns:
-        Normalised latents, (B, C, T).
+    Codec latents (B, C, T) → normalised latents, (B, C, T); of `config` count guidance and seed.
     """
     device = next(model.network.parameters()).device
     schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset).to(device)
-    paper = SamplingConfig(
-        sampler="ddpm", steps=schedule.timesteps, guidance_scale=config.guidance_scale, seed=config.seed
-    )
-    generator = torch.Generator().manual_seed(config.seed)
+    paper = config.model_copy(update={"sampler": "ddpm", "steps": schedule.timesteps, "precision": "fp32"})
 
     def in_two_calls(x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
         """A function cannot show its null condition as the network itself does, and is called again."""
@@ -151,17 +130,13 @@ def sample_as_the_paper(vocal: Tensor, model: TrainedModel, config: SamplingConf
 
     with inference(device, "fp32"):
         condition = model.normaliser.vocal(vocal.to(device))
-        return sample(in_two_calls, condition, schedule, paper, generator)
+        return sample(in_two_calls, condition, schedule, paper, torch.Generator().manual_seed(config.seed))
 
 
 def seam_figure(latents: Tensor, windows: Windowed) -> str:
     """Mean change from frame to frame where windows begin and end, against all other frames.
 
-    Its spread is that of a mean over as many frames that lie anywhere.
-
-    Args:
-        latents: Normalised, (B, C, T).
-        windows: What they were drawn by.
+    Its spread is that of a mean over as many frames that lie anywhere. `latents`: normalised, (B, C, T).
     """
     change = latents.float().diff(dim=-1).abs().mean(dim=(0, 1)).cpu()  # [t]: from frame t to t + 1
     starts = window_starts(latents.shape[-1], windows.frames, windows.overlap)
@@ -178,68 +153,16 @@ def seam_figure(latents: Tensor, windows: Windowed) -> str:
 
 def singing(duration_s: float) -> Audio:
     """(2, S): the voice of a synthetic song, again and again."""
-    vocals, samples = _voice(), round(duration_s * SAMPLE_RATE)
+    vocals, samples = compose(seed=0, index=0).vocals, round(duration_s * SAMPLE_RATE)
     return np.tile(vocals, -(-samples // vocals.shape[1]))[:, :samples]
 
 
-@cache
-def _voice() -> Audio:
-    return compose(seed=0, index=0).vocals
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a process of its own does from beginning to end.
-
-    Attributes:
-        model: Folder of a trained model.
-        settings: device, codec and sampling.
-        vocal: An audio file.
-        output: The accompaniment.
-    """
-
-    model: Path
-    settings: Settings
-    vocal: Path
-    output: Path
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What it took.
-
-    Attributes:
-        stages_s: Time of every stage that `generate` tells of.
-        peak_bytes: Most memory that was resident; None where this is not Linux.
-    """
-
-    stages_s: dict[str, float]
-    peak_bytes: int | None
-
-
-def file_rows(model: Path, settings: Settings, folder: Path, duration_s: float) -> Iterator[Figure]:
-    """From vocal to accompaniment and mix on disk, in a process of its own, its start included."""
-    command = Command(model, settings, folder / "vocal.wav", folder / "accompaniment.wav")
-    write_wav(command.vocal, singing(duration_s), "PCM_16")
-    costs: list[Cost] = []
-    whole_s = seconds(lambda: costs.append(in_its_own_process(command)))
-    stages = ", ".join(f"{stage} {time_s:.1f}" for stage, time_s in costs[0].stages_s.items())
-    yield f"vocal file of {duration_s:.0f} s", f"{whole_s:.1f} s ({stages})"
-    peak = costs[0].peak_bytes
-    yield "  peak memory", "not measured here" if peak is None else f"{peak / 2**30:.2f} GiB"
-
-
-def in_its_own_process(command: Command) -> Cost:
-    """Run a command in a new process, which has nothing in memory."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(run, command).result()
-
-
-def run(command: Command) -> Cost:
-    """Run a command in this process."""
-    device = resolve_device(command.settings.device)
-    model = load_model(command.model, device)
-    codec = load_codec(command.settings.codec, device)
+def generate_file(
+    model: Path, settings: Settings, vocal: Path, output: Path
+) -> tuple[dict[str, float], int | None]:
+    """Go from a vocal to accompaniment and mix on disk: seconds of every stage, most memory that was held."""
+    device = resolve_device(settings.device)
+    trained, codec = load_model(model, device), load_codec(settings.codec, device)
     stages_s: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -249,18 +172,8 @@ def run(command: Command) -> Cost:
         stages_s[what] = stages_s.get(what, 0.0) + now - began
         began = now
 
-    generate(Request(command.vocal, command.output, command.settings.sampling), model, codec, on_progress)
-    return Cost(stages_s, peak_resident_bytes())
-
-
-def peak_resident_bytes() -> int | None:
-    """Most memory that was resident in this process, where Linux tells it.
-
-    Not `ru_maxrss`, which begins with what the process that started this one held.
-    """
-    status = Path("/proc/self/status")
-    found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
-    return int(found[1]) * 1024 if found else None
+    generate(Request(vocal, output, settings.sampling), trained, codec, on_progress)
+    return stages_s, memory_bytes("VmHWM")
 
 
 def gpu_rows(model: TrainedModel, settings: Settings, folder: Path, song_s: float) -> Iterator[Figure]:
@@ -271,22 +184,10 @@ def gpu_rows(model: TrainedModel, settings: Settings, folder: Path, song_s: floa
     weights = {"name": "stable-audio-open", "path": str(folder / "vae")}
     codec = load_codec(parse({"codec": weights | choices}).codec, device)
     own = replace(model, codec=codec.info)
-    for duration_s in (model.codec.duration_s(model.frames), song_s):
-        vocal = singing(duration_s)
+    for vocal in map(singing, (model.codec.duration_s(model.frames), song_s)):
         torch.cuda.reset_peak_memory_stats(device)
-        whole_s = fastest({"": _accompanying(vocal, own, codec, settings.sampling)}, device, ROUNDS)[""]
+        work = {"": lambda vocal=vocal: accompany(vocal, own, codec, settings.sampling)}
+        whole_s = fastest(work, device, rounds=3)[""]
         peak_gb = torch.cuda.max_memory_allocated(device) / 1e9
-        yield (
-            f"{duration_s:.2f} s by the full-size VAE",
-            f"{whole_s:.2f} s, {peak_gb:.2f} GB of the GPU at most",
-        )
-
-
-def _accompanying(
-    vocal: Audio, model: TrainedModel, codec: Codec, config: SamplingConfig
-) -> Callable[[], object]:
-    return lambda: accompany(vocal, model, codec, config)
-
-
-def _length(latents: Tensor, codec: CodecInfo) -> str:
-    return f"{codec.duration_s(latents.shape[-1]):.2f} s of latents"
+        figure = f"{whole_s:.2f} s, {peak_gb:.2f} GB of the GPU at most"
+        yield f"{vocal.shape[1] / SAMPLE_RATE:.2f} s by the full-size VAE", figure

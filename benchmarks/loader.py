@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.clock import seconds
+from benchmarks.measure import CPU, Figure, memory_bytes, seconds
 from samuel.artifacts import Artifact
 from samuel.codecs.mel import MelCodec
 from samuel.config import PopdbConfig
@@ -38,31 +39,43 @@ PAPER_PAIRS, SHORT_FRAMES = 15_713, 64  # what opening costs does not depend on 
 CHUNKS_A_SONG = 4
 PARQUET_PAIRS = 512
 REPEATS = 3
-CPU = torch.device("cpu")
 
-Figure = tuple[str, str]
 Halves = NDArray[np.float16]
 
 
-def loader_rows(pairs: int = PAIRS, frames: int = FRAMES, opened: int = PAPER_PAIRS) -> Iterator[Figure]:
-    """Yield (what, figure), as they are measured.
-
-    Args:
-        pairs: Of the dataset that is written, read and verified.
-        frames: Of its chunks.
-        opened: Pairs of the dataset that is opened.
-    """
+def rows(
+    _settings: Any, pairs: int = PAIRS, frames: int = FRAMES, opened: int = PAPER_PAIRS
+) -> Iterator[Figure]:
+    """Yield (what, figure) of a dataset of so many pairs and frames; `opened`: pairs of one to open."""
     with tempfile.TemporaryDirectory() as folder:
-        latents = noise(pairs, frames)
+        root, latents = Path(folder), noise(pairs, frames)
         yield "dataset", f"{pairs:,} pairs of {frames} frames, {latents.nbytes / 1e6:.0f} MB"
-        yield "writing, digests and fsync included", _writing(Path(folder), latents)
-        popdb = open_popdb(Path(folder) / "popdb")
-        yield f"memory growth over an epoch of {pairs:,}", _memory_growth(popdb)
-        yield from _reading(popdb, latents, Path(folder))
-        yield "the same, page cache dropped before", _cold(popdb)
+        times_s = [
+            seconds(lambda name=name: write_noise(root / name, latents)) for name in ("popdb", "again")
+        ]
+        yield "writing, digests and fsync included", f"{latents.nbytes / min(times_s) / 1e6:,.0f} MB/s"
+        popdb = open_popdb(root / "popdb")
+        batches, steps = Batches(popdb, BATCH, seed=0), range(-(-pairs // BATCH))
+        growth = f"memory growth over an epoch of {pairs:,}"
+        if (before := memory_bytes("VmRSS")) is None:
+            yield growth, "not measured here"
+        else:
+            held = [batches.at(step, CPU) is not None and memory_bytes("VmRSS") for step in steps]
+            yield growth, f"{(max(before, *map(int, held)) - before) / 2**20:.0f} MiB"
+        yield from reading_rows(batches, latents, root)
+        if hasattr(os, "posix_fadvise"):
+            for shard in set(popdb.table["shard"].to_pylist()):
+                descriptor = os.open(popdb.root / shard, os.O_RDONLY)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(descriptor)
+            cold = _rate(lambda: (batches.at(step, CPU) for step in steps), len(steps), 1)
+            yield "the same, page cache dropped before", f"{cold:,.0f} pairs/s"
         yield "verify", verify_figure(popdb, latents.nbytes)
-        del latents
-        yield f"opening {opened:,} pairs", _opening(Path(folder), opened)
+        location = write_noise(root / "opened", noise(opened, SHORT_FRAMES)).root
+        first_s, *times_s = [
+            seconds(lambda: open_popdb(location).dataset("train")) for _ in range(REPEATS + 1)
+        ]
+        yield f"opening {opened:,} pairs", f"{min(times_s):.3f} s, {first_s:.3f} s the first time"
 
 
 def noise(pairs: int, frames: int) -> Halves:
@@ -74,76 +87,53 @@ def noise(pairs: int, frames: int) -> Halves:
 
 def write_noise(folder: Path, latents: Halves) -> Popdb:
     """A dataset of latents (N, 2, C, T), all of them to train on, by the writer that every dataset has."""
-    frames = latents.shape[-1]
-    songs = [_song(start, latents) for start in range(0, len(latents), CHUNKS_A_SONG)]
+    frames, codec = latents.shape[-1], MelCodec.info.model_dump()
+    measured = {"start_s": 0.0, "vocal_share": 0.5, "vocal_rms_db": -20.0, "mix_peak": 0.9}
+
+    def song(start: int) -> Outcome:
+        name, count = f"{start // CHUNKS_A_SONG:06d}", min(CHUNKS_A_SONG, len(latents) - start)
+        record = {"audio_sha256": name, "codec": codec, "chunks": [measured] * count}
+        artifact = Artifact(Path(name), record, {LATENTS: name})
+        return Outcome(Song(name, name), "encode", Status.OK, "", 1, artifact, record, did_work=True)
+
+    def read(new: Sequence[Row]) -> Iterator[Pair]:
+        for row in new:
+            place = int(row["song_id"]) * CHUNKS_A_SONG + row["chunk"]
+            vocal, accompaniment = torch.from_numpy(latents[place])
+            yield vocal, accompaniment
+
+    songs = [song(start) for start in range(0, len(latents), CHUNKS_A_SONG)]
     groups = {song.record["audio_sha256"]: song.record["audio_sha256"] for song in songs}
     config = PopdbConfig(chunk_frames=frames, validation_share=0.0)
     made_of = {
         "source": "synthetic",
         "separator": "noise/1",
-        "codec": MelCodec.info.model_dump(),
+        "codec": codec,
         "chunk_frames": frames,
         "settings": config.model_dump(mode="json", exclude={"path", "cache"}),
     }
-    rows = pair_rows(songs, groups, 0.0, config.validation_share, config.seed)
-
-    def read(new: Sequence[Row]) -> Iterator[Pair]:
-        tensors = (torch.from_numpy(latents[_place(row)]) for row in new)
-        return ((vocal, accompaniment) for vocal, accompaniment in tensors)
-
-    content = Content(rows, read, song_rows(songs, groups), made_of)
+    pairs = pair_rows(songs, groups, 0.0, config.validation_share, config.seed)
     target = Folder(folder)
     with target.locked():
-        return save(target, content, None)
+        return save(target, Content(pairs, read, song_rows(songs, groups), made_of), None)
 
 
-def _song(start: int, latents: Halves) -> Outcome:
-    name = f"{start // CHUNKS_A_SONG:06d}"
-    count = min(CHUNKS_A_SONG, len(latents) - start)
-    measured = {"start_s": 0.0, "vocal_share": 0.5, "vocal_rms_db": -20.0, "mix_peak": 0.9}
-    record = {"audio_sha256": name, "codec": MelCodec.info.model_dump(), "chunks": [measured] * count}
-    entry = Artifact(Path(name), record, {LATENTS: name})
-    return Outcome(Song(name, name), "encode", Status.OK, "", 1, entry, record, did_work=True)
+def reading_rows(batches: Batches, latents: Halves, folder: Path) -> Iterator[Figure]:
+    """Shuffled batches, and what they are compared with.
 
-
-def _place(row: Row) -> int:
-    return int(row["song_id"]) * CHUNKS_A_SONG + row["chunk"]
-
-
-def _writing(folder: Path, latents: Halves) -> str:
-    places = [folder / name for name in ("popdb", "again")]
-    times_s = [seconds(lambda place=place: write_noise(place, latents)) for place in places]
-    return _megabytes(latents.nbytes, min(times_s))
-
-
-def _memory_growth(popdb: Popdb) -> str:
-    before = resident_bytes()
-    if before is None:
-        return "not measured here"
-    most = before
-    batches = Batches(popdb, BATCH, seed=0)
-    for step in range(_steps(popdb)):
-        batches.at(step, CPU)
-        most = max(most, resident_bytes() or 0)
-    return f"{(most - before) / 2**20:.0f} MiB"
-
-
-def resident_bytes() -> int | None:
-    """Memory of this process that is not swapped out; None where the system does not tell it like Linux."""
-    try:
-        pages = Path("/proc/self/statm").read_text("ascii").split()[1]
-    except OSError:
-        return None
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _reading(popdb: Popdb, latents: Halves, folder: Path) -> Iterator[Figure]:
-    """Shuffled batches, and what they are compared with."""
-    batches, steps = Batches(popdb, BATCH, seed=0), range(_steps(popdb))
-    places = [batches.places(step) for step in steps]
-    rate = _rate(lambda: (_as_float32(batches.pairs.batch(some)) for some in places), len(places))
+    Each goes into a new array, as a loader has to hand it over: a batch may be kept while others are read.
+    """
+    places = [batches.places(step) for step in range(-(-len(latents) // BATCH))]
+    steps = range(len(places))
+    rate = _rate(lambda: (_as_float32(*batches.pairs.batch(some)) for some in places), len(places))
     yield f"batches of {BATCH}, shuffled, float32", f"{rate:,.0f} pairs/s"
-    for what, baseline in _from_memory(latents, places):
+    delivered = torch.from_numpy(latents).float().numpy()
+    for what, batch in {
+        "a copy made float32": lambda some: _as_float32(*torch.from_numpy(latents[some]).unbind(1)),
+        "a copy of their float16": lambda some: latents[some],
+        "a copy of their float32": lambda some: delivered[some],
+    }.items():
+        baseline = _rate(lambda batch=batch: map(batch, places), len(places))
         yield f"  against {what}", f"{rate / baseline:.2f} of {baseline:,.0f} pairs/s"
     parquet = _parquet_rate(folder / "pairs.parquet", latents[:PARQUET_PAIRS])
     yield "  against a Parquet list column", f"{rate / parquet:.1f} × {parquet:,.0f} pairs/s"
@@ -151,72 +141,12 @@ def _reading(popdb: Popdb, latents: Halves, folder: Path) -> Iterator[Figure]:
     yield "  left in float16, as for a GPU", f"{read:,.0f} pairs/s"
     normalised = _rate(lambda: (batches.at(step, CPU) for step in steps), len(places))
     yield "  normalised on the CPU", f"{normalised:,.0f} pairs/s"
-    workers = max(_rate_of_workers(batches, 2 * len(places)) for _ in range(REPEATS))
-    yield "  normalised, read by 2 workers", f"{workers:,.0f} pairs/s"
-
-
-def _as_float32(latents: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return latents[0].float(), latents[1].float()
-
-
-def _from_memory(latents: Halves, places: Sequence[Places]) -> Iterator[tuple[str, float]]:
-    """What the batches are compared with, and its pairs/s.
-
-    Each goes into a new array, as a loader has to hand it over: a batch may be kept while others are read.
-    """
-
-    def batch(some: Places) -> object:
-        vocal, accompaniment = torch.from_numpy(latents[some]).unbind(1)
-        return _as_float32((vocal, accompaniment))
-
-    yield "a copy made float32", _rate(lambda: map(batch, places), len(places))
-    yield "a copy of their float16", _rate(lambda: (latents[some] for some in places), len(places))
-    delivered = torch.from_numpy(latents).float().numpy()
-    yield "a copy of their float32", _rate(lambda: (delivered[some] for some in places), len(places))
-
-
-def _parquet_rate(path: Path, latents: Halves) -> float:
-    """Pairs/s of such batches from the layout in which Parquet is fastest: a pair a row group, plain."""
-    length = latents[0, 0].size
-    columns = {
-        stream: pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(latents[:, i]).ravel()), length
-        )
-        for i, stream in enumerate(STREAMS)
-    }
-    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    pq.write_table(pa.table(columns), path, row_group_size=1, **plain)
-    shape = (-1, *latents.shape[2:])
-    with pq.ParquetFile(path, memory_map=True) as file:
-
-        def batch(places: Places) -> object:
-            table = file.read_row_groups(places.tolist()).combine_chunks()
-            flat = (table[stream].chunk(0).flatten().to_numpy().copy() for stream in STREAMS)
-            vocal, accompaniment = (torch.from_numpy(values).reshape(shape) for values in flat)
-            return _as_float32((vocal, accompaniment))
-
-        order = np.random.default_rng(0).permutation(len(latents))
-        some = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-        return _rate(lambda: map(batch, some), len(some))
-
-
-def _rate_of_workers(batches: Batches, steps: int) -> float:
-    """Pairs/s after the first batch: workers take a while to start."""
-    stream = batches.on(CPU, steps=steps + 1, num_workers=2)
-    next(stream)
-    return BATCH * steps / seconds(lambda: [None for _ in stream])
-
-
-def _cold(popdb: Popdb) -> str:
-    """Read all pairs once, each from disk."""
-    if not hasattr(os, "posix_fadvise"):
-        return "not measured here"
-    for shard in set(popdb.table["shard"].to_pylist()):
-        descriptor = os.open(popdb.root / shard, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-    batches, steps = Batches(popdb, BATCH, seed=0), range(_steps(popdb))
-    return f"{_rate(lambda: (batches.at(step, CPU) for step in steps), len(steps), 1):,.0f} pairs/s"
+    rates = []
+    for _ in range(REPEATS):
+        stream = batches.on(CPU, steps=2 * len(places) + 1, num_workers=2)
+        next(stream)  # workers take a while to start
+        rates.append(BATCH * 2 * len(places) / seconds(lambda stream=stream: [None for _ in stream]))
+    yield "  normalised, read by 2 workers", f"{max(rates):,.0f} pairs/s"
 
 
 def verify_figure(popdb: Popdb, size: int) -> str:
@@ -230,28 +160,32 @@ def verify_figure(popdb: Popdb, size: int) -> str:
         if faults := verify(popdb.root):
             raise DatasetError(f"{popdb.location}: {faults[0]}")
 
-    return _megabytes(size, min(seconds(work) for _ in range(REPEATS)))
+    return f"{size / min(seconds(work) for _ in range(REPEATS)) / 1e6:,.0f} MB/s"
 
 
-def _opening(folder: Path, pairs: int) -> str:
-    root = write_noise(folder / "opened", noise(pairs, SHORT_FRAMES)).root
-    first_s, *times_s = [seconds(lambda: open_popdb(root).dataset("train")) for _ in range(REPEATS + 1)]
-    return f"{min(times_s):.3f} s, {first_s:.3f} s the first time"
+def _as_float32(vocal: Tensor, accompaniment: Tensor) -> tuple[Tensor, Tensor]:
+    return vocal.float(), accompaniment.float()
 
 
-def _steps(popdb: Popdb) -> int:
-    return -(-len(popdb.table) // BATCH)
+def _parquet_rate(path: Path, latents: Halves) -> float:
+    """Pairs/s of such batches from the layout in which Parquet is fastest: a pair a row group, plain."""
+    length, shape = latents[0, 0].size, (-1, *latents.shape[2:])
+    values = [pa.array(np.ascontiguousarray(latents[:, i]).ravel()) for i in range(len(STREAMS))]
+    columns = [pa.FixedSizeListArray.from_arrays(array, length) for array in values]
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(pa.table(columns, list(STREAMS)), path, row_group_size=1, **plain)
+    with pq.ParquetFile(path, memory_map=True) as file:
+
+        def batch(places: Places) -> object:
+            table = file.read_row_groups(places.tolist()).combine_chunks()
+            flat = (table[stream].chunk(0).flatten().to_numpy().copy() for stream in STREAMS)
+            return _as_float32(*(torch.from_numpy(values).reshape(shape) for values in flat))
+
+        order = np.random.default_rng(0).permutation(len(latents))
+        some = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+        return _rate(lambda: map(batch, some), len(some))
 
 
 def _rate(batches: Callable[[], Iterable[object]], count: int, repeats: int = REPEATS) -> float:
     """Pairs/s of `count` batches."""
-
-    def work() -> None:
-        for _ in batches():
-            pass
-
-    return BATCH * count / min(seconds(work) for _ in range(repeats))
-
-
-def _megabytes(size: int, time_s: float) -> str:
-    return f"{size / time_s / 1e6:,.0f} MB/s"
+    return BATCH * count / min(seconds(lambda: [None for _ in batches()]) for _ in range(repeats))

@@ -16,8 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +35,17 @@ THREADS = 3  # as the flow has
 SONGS_AN_HOUR = 300  # what a guest may download: no stage of the real run is slower on a GPU
 SHARE, MEMORY_BYTES, DATABASE_BYTES, RERUN_S = 0.01, 2**30, 500e6, 60.0  # what is to be reached
 RECORD_S = 120  # the recorder has a backlog when a run of many short tasks is over
-Row = tuple[str, str]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
-    """A run, as its process and the one that watched it saw it.
+    """A run, as its process and the one that watched it saw it."""
 
-    Attributes:
-        states: Of the task runs that the process ended, by name.
-        flow_run: Its id on the server; empty for a loop.
-        wall_s: Of the whole process, its imports and the sending of its last states included.
-        cpu_s: Processor time of the process.
-        peak_bytes: Most resident memory.
-    """
-
-    states: dict[str, int] = field(default_factory=dict)
-    flow_run: str = ""
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    peak_bytes: int = 0
+    states: dict[str, int]  # of the task runs that the process ended, by name
+    flow_run: str  # its id on the server; empty for a loop
+    wall_s: float  # of the whole process, its imports and the sending of its last states included
+    cpu_s: float
+    peak_bytes: int
 
 
 def work_on(song: Song, stage: str, settings: Settings, sleep_s: float) -> Outcome:
@@ -69,33 +60,22 @@ def work_on(song: Song, stage: str, settings: Settings, sleep_s: float) -> Outco
     return Outcome(song, stage, Status.OK, "", 1, artifact, artifact.record, did_work=artifact.made)
 
 
-def made_up(songs: int) -> list[Song]:
-    """Make the songs of a list."""
-    names = (hashlib.sha256(str(number).encode()).hexdigest() for number in range(songs))
-    return [Song(name[:20], f"Title {name}", duration_s=211.0) for name in names]
-
-
-def run_loop(settings: Settings, songs: Sequence[Song], sleep_s: float) -> Measured:
+def run_loop(settings: Settings, songs: Sequence[Song], sleep_s: float) -> dict[str, Any]:
     """Run the stages by threads alone."""
-
-    def through(song: Song) -> None:
-        for stage in STAGES:
-            work_on(song, stage, settings, sleep_s)
-
     with ThreadPoolExecutor(THREADS) as threads:
-        list(threads.map(through, songs))
-    return Measured()
+        list(threads.map(lambda song: [work_on(song, stage, settings, sleep_s) for stage in STAGES], songs))
+    return {"states": {}, "flow_run": ""}
 
 
-def run_flow(settings: Settings, songs: Sequence[Song], sleep_s: float) -> Measured:
+def run_flow(settings: Settings, songs: Sequence[Song], sleep_s: float) -> dict[str, Any]:
     """Run the stages as the tasks of a flow."""
     from prefect import Task, flow
     from prefect.cache_policies import NO_CACHE
     from prefect.runtime import flow_run
 
+    from flows import tasks
     from flows.artifacts import SongProgress
     from flows.runner import workers
-    from flows.tasks import RETRIED, Group, gather, groups, shown_songs, submit
 
     states = Counter[str]()
 
@@ -103,56 +83,49 @@ def run_flow(settings: Settings, songs: Sequence[Song], sleep_s: float) -> Measu
         states[state.name] += 1
 
     def stage_task(name: str) -> Any:
-        def run(songs: Sequence[Any], parts: Parts, group: str) -> Group[Outcome]:
+        def run(songs: Sequence[Any], parts: Parts, group: str) -> tasks.Group[Outcome]:
             listed = (song.song if isinstance(song, Outcome) else song for song in songs)
-            return shown_songs([work_on(song, name, parts.settings, sleep_s) for song in listed])
+            return tasks.shown_songs([work_on(song, name, parts.settings, sleep_s) for song in listed])
 
-        options: dict[str, Any] = {**RETRIED, "cache_policy": NO_CACHE, "on_completion": [count]}
+        options: dict[str, Any] = {**tasks.RETRIED, "cache_policy": NO_CACHE, "on_completion": [count]}
         return Task(run, name=name, task_run_name=f"{name} {{group}}", **options)
 
     @flow(name="orchestration")
     def measured() -> str:
-        parts = Parts(settings)
         with workers(settings, THREADS) as team:
-            tasks = [stage_task(name) for name in STAGES]
+            stages, groups = [stage_task(name) for name in STAGES], tasks.groups(songs, settings)
             progress = SongProgress(songs, settings)
-            gather(submit(team, tasks, parts, groups(songs, settings)), progress.add)
+            tasks.gather(tasks.submit(team, stages, Parts(settings), groups), progress.add)
         return str(flow_run.id)
 
     run = measured()
-    return Measured(dict(states), run)
+    return {"states": dict(states), "flow_run": run}
 
 
 def measure(kind: str, data: Path, songs: int, sleep_s: float) -> Measured:
     """Run the flow or the loop in a process of its own, which is looked at while it runs."""
-    result = data.parent / "result.json"
+    result, log = data.parent / "result.json", data.parent / "log"
     command = [sys.executable, "-m", "benchmarks.orchestration", "--run", kind, str(data), str(result)]
     command += ["--songs", str(songs), "--seconds", str(sleep_s)]
     started, peak, cpu_s = time.perf_counter(), 0, 0.0
-    with (data.parent / "log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     looked_at = psutil.Process(process.pid)
     while process.poll() is None:
-        try:
-            peak = max(peak, looked_at.memory_info().rss)
-            cpu_s = sum(looked_at.cpu_times()[:2])
-        except psutil.NoSuchProcess:
-            continue
+        with suppress(psutil.NoSuchProcess):
+            peak, cpu_s = max(peak, looked_at.memory_info().rss), sum(looked_at.cpu_times()[:2])
         time.sleep(0.1)
     if process.returncode:
-        raise SystemExit(f"error: the measured {kind} failed\n{(data.parent / 'log').read_text()[-1500:]}")
-    told = Measured(**read_json(result))
-    told.wall_s, told.cpu_s, told.peak_bytes = time.perf_counter() - started, cpu_s, peak
-    return told
+        raise SystemExit(f"error: the measured {kind} failed\n{log.read_text()[-1500:]}")
+    return Measured(**read_json(result), wall_s=time.perf_counter() - started, cpu_s=cpu_s, peak_bytes=peak)
 
 
 def recorded(run: Measured) -> Counter[str]:
     """Count a run's task runs on the server by state, once they are those that its process ended."""
-    from flows.server import ask
+    from flows.serve import ask
 
-    deadline = time.monotonic() + RECORD_S
+    deadline, of_run = time.monotonic() + RECORD_S, {"flow_runs": {"id": {"any_": [run.flow_run]}}}
     while True:
-        of_run = {"flow_runs": {"id": {"any_": [run.flow_run]}}}
         found = Counter[str]()
         for name in run.states:
             wanted = {"task_runs": {"state": {"name": {"any_": [name]}}}}
@@ -164,45 +137,42 @@ def recorded(run: Measured) -> Counter[str]:
         time.sleep(0.3)
 
 
-def rows(songs: int, sleep_s: float, home: Path) -> Iterator[Row]:
-    """Yield (what, figure), as they are measured."""
-    database = home / "prefect"
+def rows(songs: int, sleep_s: float, home: Path) -> Iterator[tuple[str, str]]:
+    """Yield (what, figure), as they are measured; a bound that is not kept has NO behind it."""
+
+    def database_bytes() -> int:  # of SQLite's files, with what it has yet to move into the database
+        return sum(path.stat().st_size for path in (home / "prefect").glob("prefect.db*"))
+
+    def bound(kept: bool, words: str) -> str:
+        return f"{words}: {'yes' if kept else 'NO'}"
+
     yield "machine", f"{os.cpu_count()} processors, busy with {os.getloadavg()[0]:.1f} tasks before we began"
     yield "stages", f"stand-ins for {songs:,} songs, which sleep {sleep_s:g} s and write a small artifact"
-    for rerun in (False, True):
-        before, name = size_of(database), "rerun" if rerun else "run"
+    for name in ("run", "rerun"):
+        before = database_bytes()
         loop = measure("loop", home / "loop", songs, sleep_s)
         flow = measure("flow", home / "flow", songs, sleep_s)
         yield f"{name}: the plain loop", f"{loop.wall_s:.1f} s, processor {loop.cpu_s:.1f} s"
-        goal = f"; {reached(flow.wall_s < RERUN_S, f'under {RERUN_S:.0f} s')}" if rerun else ""
-        yield f"{name}: the flow", f"{flow.wall_s:.1f} s, processor {flow.cpu_s:.1f} s{goal}"
-        if not rerun:
+        yield f"{name}: the flow", f"{flow.wall_s:.1f} s, processor {flow.cpu_s:.1f} s"
+        if name == "run":
             extra_s, real_s = flow.wall_s - loop.wall_s, 3600 * songs / SONGS_AN_HOUR
-            tasks = sum(flow.states.values())
+            count = sum(flow.states.values())
             yield (
                 "flow less loop",
-                f"{extra_s:.1f} s, {1000 * extra_s / tasks:.0f} ms for each of {tasks} tasks",
+                f"{extra_s:.1f} s, {1000 * extra_s / count:.0f} ms for each of {count} tasks",
             )
-            goal = reached(extra_s < SHARE * real_s, f"under {SHARE:.0%}")
-            yield "share of the real run", f"{extra_s / real_s:.3%} of {real_s / 3600:.1f} h; {goal}"
-        memory = reached(flow.peak_bytes < MEMORY_BYTES, "under 1 GiB")
+            kept = bound(extra_s < SHARE * real_s, f"under {SHARE:.0%}")
+            yield "share of the real run", f"{extra_s / real_s:.3%} of {real_s / 3600:.1f} h; {kept}"
+        else:
+            yield "  of the rerun", bound(flow.wall_s < RERUN_S, f"under {RERUN_S:.0f} s")
+        memory = bound(flow.peak_bytes < MEMORY_BYTES, "under 1 GiB")
         yield f"{name}: memory at its peak", f"{flow.peak_bytes / 2**20:,.0f} MiB; {memory}"
         found = recorded(flow)
-        same = "the same as the client's" if found == flow.states else f"NOT the client's: {flow.states}"
+        same = bound(found == flow.states, f"the client's {flow.states}")
         yield f"{name}: the server's task runs", f"{dict(found)}; {same}"
-        grown = size_of(database) - before
-        goal = reached(grown < DATABASE_BYTES, f"under {DATABASE_BYTES / 1e6:.0f} MB")
-        yield f"{name}: growth of the database", f"{grown / 1e6:.1f} MB; {goal}"
-
-
-def size_of(database: Path) -> int:
-    """Return the bytes of SQLite's files, with what it has yet to move into the database."""
-    return sum(path.stat().st_size for path in database.glob("prefect.db*"))
-
-
-def reached(yes: bool, bound: str) -> str:
-    """Say whether a bound is kept."""
-    return f"{bound}: {'yes' if yes else 'NO'}"
+        grown = database_bytes() - before
+        kept = bound(grown < DATABASE_BYTES, f"under {DATABASE_BYTES / 1e6:.0f} MB")
+        yield f"{name}: growth of the database", f"{grown / 1e6:.1f} MB; {kept}"
 
 
 def main() -> int:
@@ -214,25 +184,25 @@ def main() -> int:
     options = parser.parse_args()
     if options.run:
         kind, data, result = options.run
-        settings = parse({"data": data, "device": "cpu"})
-        run = partial(run_flow if kind == "flow" else run_loop, settings, made_up(options.songs))
-        write_json(Path(result), asdict(run(options.seconds)))
+        names = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(options.songs)]
+        songs = [Song(name[:20], f"Title {name}", duration_s=211.0) for name in names]
+        run = run_flow if kind == "flow" else run_loop
+        write_json(Path(result), run(parse({"data": data, "device": "cpu"}), songs, options.seconds))
         return 0
-    with tempfile.TemporaryDirectory(prefix="samuel-orchestration-") as name, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        home, port = Path(name), probe.getsockname()[1]
-        probe.close()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="samuel-orchestration-") as name:
         # What a person has set for their own server, its database above all, is not for this one.
         for variable in [variable for variable in os.environ if variable.startswith("PREFECT_")]:
             del os.environ[variable]
-        os.environ.update(PREFECT_HOME=str(home / "prefect"), SAMUEL_PREFECT_PORT=str(port))
-        from flows import processes, server  # only now: the port is read when it is imported
+        os.environ.update(PREFECT_HOME=str(Path(name) / "prefect"), SAMUEL_PREFECT_PORT=str(port))
+        from flows import processes, serve  # only now: the port is read when it is imported
 
-        os.environ.update(server.environment())
-        process = server.start_server()
+        os.environ.update(serve.environment())
+        process = serve.start_server()
         try:
-            server.wait_until_healthy(process)
-            for what, figure in rows(options.songs, options.seconds, home):
+            serve.wait_until_healthy(process)
+            for what, figure in rows(options.songs, options.seconds, Path(name)):
                 print(f"{what:<32}  {figure}", flush=True)
         finally:
             processes.stop(process)

@@ -14,22 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.clock import seconds
+from benchmarks.measure import Figure, seconds
 from samuel.artifacts import digest, read_jsonl
-from samuel.checkpoint import TrainedModel
-from samuel.config import Sampler, SamplingConfig, parse
-from samuel.device import inference, uses_bf16
+from samuel.checkpoint import TrainedModel, load_model
+from samuel.config import Sampler, SamplingConfig, Settings, parse
+from samuel.device import inference, resolve_device, uses_bf16
 from samuel.errors import CheckpointError, InputError
 from samuel.evaluate.distribution import frechet_distance
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.sample import sample
-from samuel.popdb.dataset import Popdb
+from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.loader import evaluation_dataset
 
-ITEMS = 64
-BATCH = 16
-REFERENCE: tuple[Sampler, int] = ("ddpm", 800)
-"""The paper's."""
+ITEMS, BATCH = 64, 16
+REFERENCE: tuple[Sampler, int] = ("ddpm", 800)  # the paper's
 CANDIDATES: tuple[tuple[Sampler, int], ...] = (
     ("dpmsolver++", 6), ("dpmsolver++", 8), ("dpmsolver++", 10), ("dpmsolver++", 12), ("dpmsolver++", 16),
     ("dpmsolver++", 20), ("dpmsolver++", 30), ("unipc", 6), ("unipc", 8), ("unipc", 10), ("unipc", 12),
@@ -39,18 +37,24 @@ CANDIDATES: tuple[tuple[Sampler, int], ...] = (
 Row = dict[str, Any]
 
 
-def plan(guidance_scale: float, seeds: int, reference_seeds: int) -> list[SamplingConfig]:
-    """What is drawn: every candidate with its seeds, and the reference last, as it takes longest.
-
-    Raises:
-        SettingsError: No accompaniment can be guided so.
-    """
-    of_all = {"guidance_scale": guidance_scale}
-    return [
-        parse({"sampling": {**of_all, "sampler": sampler, "steps": steps, "seed": seed}}).sampling
-        for sampler, steps in (*CANDIDATES, REFERENCE)
+def rows(
+    settings: Settings, model: Path, record: Path, frames: int, seeds: int, reference_seeds: int
+) -> Iterator[Figure]:
+    """Yield (setting, distance) of every draw, then (setting, mean and deviation over its seeds)."""
+    trained = load_model(model, resolve_device(settings.device))
+    popdb = open_popdb(settings.popdb_path, settings.popdb.cache)
+    guided = {"guidance_scale": settings.sampling.guidance_scale}
+    planned = [
+        parse({"sampling": {**guided, "sampler": sampler, "steps": steps, "seed": seed}}).sampling
+        for sampler, steps in (*CANDIDATES, REFERENCE)  # the reference last, as it takes longest
         for seed in range(reference_seeds if (sampler, steps) == REFERENCE else seeds)
     ]
+    drawn: list[Row] = []
+    for row in draws(trained, popdb, planned, frames, record):
+        drawn.append(row)
+        setting = f"{row['sampler']}, {row['steps']} steps, seed {row['seed']}"
+        yield setting, f"{row['frechet']:.3f}, {row['seconds']:.1f} s"
+    yield from summary(drawn)
 
 
 def draws(
@@ -61,7 +65,7 @@ def draws(
     Args:
         model: A trained model.
         popdb: Where the vocals, and the true accompaniments, come from.
-        planned: From `plan`.
+        planned: The settings.
         frames: Length of an item.
         record: JSON lines of what was drawn with whatever model; what is in it is not drawn again.
 
@@ -76,10 +80,11 @@ def draws(
     vocal, true = held_out(popdb, frames)
     if model.codec != popdb.codec:
         raise CheckpointError(
-            f"the model learned latents of {model.codec}, {popdb.location} holds {popdb.codec}"
+            f"the model learned latents of {model.codec}, {popdb.location} has {popdb.codec}"
         )
     key = digest(model.sha256, popdb.info, frames)
-    _end_with_whole_line(record)
+    if record.exists():  # cut off what a kill left of a line, or the next one would be written behind it
+        os.truncate(record, record.read_bytes().rfind(b"\n") + 1)
     drawn = {_config(row): row for row in read_jsonl(record) if row["key"] == key}
     for config in planned:
         if config not in drawn:
@@ -90,45 +95,34 @@ def draws(
         yield drawn[config]
 
 
-def table(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """A row for each setting: mean and deviation over its seeds, and the ratio to the reference's mean."""
+def summary(drawn: Sequence[Row]) -> Iterator[Figure]:
+    """Yield (setting, mean and deviation over its seeds, and the ratio to the reference's mean)."""
     distances: dict[SamplingConfig, list[float]] = {}
-    for row in rows:
+    for row in drawn:
         distances.setdefault(_config(row).model_copy(update={"seed": 0}), []).append(row["frechet"])
-    sampler, steps = REFERENCE
-    return [
-        {
-            "sampler": config.sampler,
-            "steps": str(config.steps),
-            "guidance": _guidance(config),
-            "Fréchet distance": _spread(values),
-            "to the reference": _ratio(
-                values, distances.get(config.model_copy(update={"sampler": sampler, "steps": steps}), [])
-            ),
-        }
-        for config, values in distances.items()
-    ]
+    for config, values in distances.items():
+        like = config.model_copy(update={"sampler": REFERENCE[0], "steps": REFERENCE[1]})
+        spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+        ratio = (
+            f", {mean(values) / mean(distances[like]):.3f} of the reference's" if like in distances else ""
+        )
+        setting = f"{config.sampler}, {config.steps} steps, guidance {config.guidance_scale:g}"
+        yield setting, f"{mean(values):.3f}{spread}{ratio}"
 
 
 def held_out(popdb: Popdb, frames: int) -> tuple[Tensor, Tensor]:
-    """Vocals and accompaniments of `ITEMS` stretches spread evenly over the held-out pairs.
+    """Vocals and accompaniments of `ITEMS` stretches spread evenly over the held-out pairs, each (N, C, T).
 
     Pairs are cut into as many stretches of `frames` frames as they hold. A small dataset gives fewer items.
-
-    Returns:
-        Codec latents, float32, each (N, C, frames).
 
     Raises:
         InputError: No pair is as long, or a stretch has less than two frames.
     """
     pairs, length = evaluation_dataset(popdb), popdb.shape[1]
     if not 2 <= frames <= length:
-        raise InputError(
-            f"items of {frames} frames: give from 2 to {length}, the length of a pair of the dataset"
-        )
-    stretches = [
-        (place, start) for place in range(len(pairs)) for start in range(0, length - frames + 1, frames)
-    ]
+        raise InputError(f"items of {frames} frames: give from 2 to {length}, the length of a pair")
+    starts = range(0, length - frames + 1, frames)
+    stretches = [(place, start) for place in range(len(pairs)) for start in starts]
     chosen = np.linspace(0, len(stretches) - 1, min(ITEMS, len(stretches))).round().astype(int)
     vocals, accompaniments = [], []
     for place, start in (stretches[number] for number in chosen):
@@ -142,13 +136,10 @@ def _draw(model: TrainedModel, vocal: Tensor, true: Tensor, config: SamplingConf
     device = next(model.network.parameters()).device
     schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset)
     generator = torch.Generator().manual_seed(config.seed)
-    condition = model.normaliser.vocal(vocal.to(device))
-    drawn: list[Tensor] = []
-
-    precision = "bf16" if uses_bf16(device, config.precision) else "fp32"
+    condition, drawn = model.normaliser.vocal(vocal.to(device)), list[Tensor]()
 
     def draw() -> None:
-        with inference(device, precision):
+        with inference(device, "bf16" if uses_bf16(device, config.precision) else "fp32"):
             parts = condition.split(BATCH)
             drawn.extend(sample(model.network, part, schedule, config, generator) for part in parts)
 
@@ -160,24 +151,3 @@ def _draw(model: TrainedModel, vocal: Tensor, true: Tensor, config: SamplingConf
 def _config(row: Row) -> SamplingConfig:
     """The settings of a row; one that is older than a setting was drawn with its default."""
     return SamplingConfig.model_validate({k: v for k, v in row.items() if k in SamplingConfig.model_fields})
-
-
-def _end_with_whole_line(record: Path) -> None:
-    """Cut off what a kill left of a line, or the next one would be written behind it."""
-    if record.exists():
-        os.truncate(record, record.read_bytes().rfind(b"\n") + 1)
-
-
-def _guidance(config: SamplingConfig) -> str:
-    """The scale, and whatever else is not as in the defaults."""
-    named = {"sampler", "steps", "guidance_scale", "seed"}
-    others = config.model_dump(mode="json", exclude=named, exclude_defaults=True)
-    return ", ".join([f"{config.guidance_scale:g}", *(f"{name} = {value}" for name, value in others.items())])
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{mean(values):.3f}"
-
-
-def _ratio(values: Sequence[float], reference: Sequence[float]) -> str:
-    return f"{mean(values) / mean(reference):.3f}" if reference else ""

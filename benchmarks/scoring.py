@@ -1,4 +1,4 @@
-"""How long the scorers take, and with how much memory: each way in a process of its own, on the same tracks.
+"""How long scoring takes, and with how much memory: each way in a process of its own, on the same tracks.
 
 Random weights of the full size cost the same as the real ones.
 """
@@ -7,11 +7,9 @@ import contextlib
 import io
 import json
 import math
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +18,26 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from benchmarks.lineup import lineup_rows
-from benchmarks.pipeline import Row, device_name, music
+from benchmarks.measure import Figure, device_name, in_gib, in_its_own_process
+from benchmarks.pipeline import music
 from samuel.audio import SAMPLE_RATE, read_wav, write_wav
-from samuel.config import Settings
+from samuel.codecs import load_codec
+from samuel.config import CodecConfig, EvaluationConfig, Settings
 from samuel.device import resolve_device
 from samuel.evaluate.cost import Peak
+from samuel.evaluate.distribution import FolderSpace
 from samuel.evaluate.pretrained import WINDOW_S, load_audiobox, score_aesthetics
 from samuel.evaluate.scores import AUDIOBOX
+from samuel.evaluate.summary import score_lineup
+from samuel.evaluate.systems import folders
+from samuel.evaluate.tracks import with_ceiling
 from samuel.hub import quietly
+from samuel.report.report import write_evaluation_report
+from samuel.synthetic.song import compose
 
 TRACK_S = 47.55
 TRACKS = {"cpu": 4, "cuda": 40, "mps": 4}
+LINEUP_TRACKS, SEED = 20, 7
 ROUNDS = 2
 MODEL = {
     "proj_num_layer": 5, "proj_ln": True, "proj_act_fn": "gelu", "proj_dropout": 0.0, "nth_layer": 13,
@@ -44,58 +50,38 @@ Scores = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Cost:
-    """What scoring all tracks took.
+    """What scoring all tracks took."""
 
-    Attributes:
-        score_s: From the first file to the last score; the weights were there before.
-        peak_bytes: Most memory that was held; None where nothing tells it.
-        memory: Whose it is.
-        scores: A row for each track.
-    """
-
-    score_s: float
-    peak_bytes: int | None
+    score_s: float  # from the first file to the last score; the weights were there before
     memory: str
     scores: Scores
 
 
-def scoring_rows(
-    settings: Settings, tracks: int | None = None, track_s: float | None = None
-) -> Iterator[Row]:
-    """Yield (what, figure), as they are measured.
-
-    Args:
-        settings: device.
-        tracks: How many; none: as many as take some minutes.
-        track_s: Their duration; none: the paper's.
-    """
-    device = resolve_device(settings.device)
-    count, duration_s = tracks or TRACKS[device.type], track_s or TRACK_S
-    yield "device", device_name(device)
-    yield "tracks", f"{count} of {duration_s:.2f} s"
-    yield from audiobox_rows(count, duration_s)
-    yield from lineup_rows(tracks, track_s)
-
-
-def audiobox_rows(count: int, duration_s: float) -> Iterator[Row]:
-    """Windows of all tracks in batches of one size, against the package's own command.
+def rows(settings: Settings, songs: int | None = None, seconds: float | None = None) -> Iterator[Figure]:
+    """Yield (what, figure): AudioBox here against the package's own command, then all other scores.
 
     Both take a GPU where there is one. They take turns, and the faster of two times counts.
     """
+    device, track_s = resolve_device(settings.device), seconds or TRACK_S
+    count = songs or TRACKS[device.type]
+    yield "device", device_name(device)
+    yield "tracks", f"{count} of {track_s:.2f} s"
     with tempfile.TemporaryDirectory() as folder:
-        weights, files = Path(folder) / "checkpoint.pt", write_tracks(Path(folder), count, duration_s)
+        weights, files = Path(folder) / "checkpoint.pt", write_tracks(Path(folder), count, track_s)
         write_audiobox(weights)
-        rounds = [
-            [in_its_own_process(way, weights, files) for way in (own_command, batched)] for _ in range(ROUNDS)
-        ]
+        ways = (own_command, batched)
+        rounds = [[in_its_own_process(way, weights, files) for way in ways] for _ in range(ROUNDS)]
     theirs, ours = (min(costs, key=lambda cost: cost.score_s) for costs in zip(*rounds, strict=True))
-    windows = count * math.ceil(duration_s / WINDOW_S)
-    yield "AudioBox by its own command", _figure(theirs, windows)
-    yield (
-        "AudioBox, batched here",
-        f"{_figure(ours, windows)}, {ours.score_s / theirs.score_s:.2f} × the time",
-    )
+    windows = count * math.ceil(track_s / WINDOW_S)
+    yield "AudioBox by its own command", f"{theirs.score_s / windows:.2f} s a window, {theirs.memory}"
+    ratio = f"{ours.score_s / theirs.score_s:.2f} × the time"
+    yield "AudioBox, batched here", f"{ours.score_s / windows:.2f} s a window, {ours.memory}, {ratio}"
     yield "  largest difference of a score", f"{difference(theirs.scores, ours.scores):.0e}"
+    count = songs or LINEUP_TRACKS
+    with tempfile.TemporaryDirectory() as folder:
+        write_folders(Path(folder), count, track_s)
+        took_s, memory = in_its_own_process(evaluate, Path(folder))
+    yield f"all but AudioBox, {count} tracks of {track_s:.2f} s", f"{took_s:.1f} s, {memory}"
 
 
 def own_command(weights: Path, files: list[Path]) -> Cost:
@@ -117,16 +103,20 @@ def own_command(weights: Path, files: list[Path]) -> Cost:
 
 def batched(weights: Path, files: list[Path]) -> Cost:
     """The same by `samuel.evaluate.pretrained`."""
-    return _cost(
-        lambda: load_audiobox(weights),
-        lambda predictor: [score_aesthetics(predictor, read_wav(file)) for file in files],
-    )
+
+    def work(predictor: Any) -> Scores:
+        return [score_aesthetics(predictor, read_wav(file)) for file in files]
+
+    return _cost(lambda: load_audiobox(weights), work)
 
 
-def in_its_own_process(way: Callable[..., Cost], weights: Path, files: list[Path]) -> Cost:
-    """Score in a new process, which has nothing in memory."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(way, weights, files).result()
+def _cost(load: Callable[[], Any], work: Callable[[Any], Scores]) -> Cost:
+    peak = Peak(resolve_device("auto"))
+    with quietly():
+        predictor = load()
+    began = time.perf_counter()
+    scores = work(predictor)
+    return Cost(time.perf_counter() - began, f"{in_gib(peak.bytes())} {peak.memory}", scores)
 
 
 def difference(one: Scores, other: Scores) -> float:
@@ -136,8 +126,7 @@ def difference(one: Scores, other: Scores) -> float:
 
 def write_tracks(folder: Path, count: int, duration_s: float) -> list[Path]:
     """A synthetic song at different levels, 44.1 kHz stereo."""
-    files = [folder / f"{number}.wav" for number in range(count)]
-    song = music(duration_s)
+    files, song = [folder / f"{number}.wav" for number in range(count)], music(duration_s)
     for number, file in enumerate(files):
         write_wav(file, song * np.float32(0.9**number))
     return files
@@ -154,19 +143,25 @@ def write_audiobox(path: Path) -> None:
     torch.save({"state_dict": named, "model_cfg": MODEL, "target_transform": SCALE}, path)
 
 
-def _cost(load: Callable[[], Any], work: Callable[[Any], Scores]) -> Cost:
-    peak = Peak(resolve_device("auto"))
-    with quietly():
-        predictor = load()
-    began = time.perf_counter()
-    scores = work(predictor)
-    return Cost(time.perf_counter() - began, peak.bytes(), peak.memory, scores)
+def write_folders(root: Path, count: int, duration_s: float) -> None:
+    """`vocals`, `true` and `shifted`, which is another song's, from the middle of synthetic songs."""
+    for name in ("vocals", "true", "shifted"):
+        (root / name).mkdir()
+    for number in range(count):
+        song, samples = compose(seed=SEED, index=number), round(duration_s * SAMPLE_RATE)
+        first = max(0, (song.mix.shape[1] - samples) // 2)
+        vocal, mix = (audio[:, first : first + samples] for audio in (song.vocals, song.mix))
+        write_wav(root / "vocals" / f"{number:03d}.wav", vocal, "PCM_16")
+        write_wav(root / "true" / f"{number:03d}.wav", mix - vocal, "PCM_16")
+        write_wav(root / "shifted" / f"{(number + 1) % count:03d}.wav", mix - vocal, "PCM_16")
 
 
-def _figure(cost: Cost, windows: int) -> str:
-    held = (
-        "memory not measured"
-        if cost.peak_bytes is None
-        else f"{cost.peak_bytes / 2**30:.2f} GiB {cost.memory}"
-    )
-    return f"{cost.score_s / windows:.2f} s a window, {held}"
+def evaluate(root: Path) -> tuple[float, str]:
+    """From the folders to the report, with the embedded codec: seconds, and the most memory held."""
+    cpu = resolve_device("cpu")
+    peak, began, codec = Peak(cpu), time.perf_counter(), load_codec(CodecConfig(), cpu)
+    lineup = folders(root / "vocals", {"shifted": root / "shifted"}, root / "true")
+    lineup = with_ceiling(lineup, codec, root / "through-codec")
+    scores = score_lineup(lineup, EvaluationConfig(), root / "scores", FolderSpace(codec))
+    write_evaluation_report(lineup, scores, root / "report")
+    return time.perf_counter() - began, in_gib(peak.bytes())

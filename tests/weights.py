@@ -1,7 +1,6 @@
 """Small weights, mostly random, in the layouts in which the real ones are published."""
 
 import json
-from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.weights import autoencoder_config, random_autoencoder, write_autoencoder
 from samuel.hub import quietly
 
 STRIDES = [2, 4, 4, 8, 8]
@@ -23,52 +23,19 @@ ONE_HOT = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.
 """Each model of a bag has its say in one source alone, as in htdemucs_ft."""
 
 
-def autoencoder_config(channels: int = 4, c_mults: Sequence[int] = (1, 1, 1, 1, 1)) -> dict[str, Any]:
-    """A Stable Audio autoencoder of the true strides and latents, with few channels."""
-    shape = {"channels": channels, "c_mults": list(c_mults), "strides": STRIDES, "use_snake": True}
-    return {
-        "encoder": {"type": "oobleck", "config": {"in_channels": 2, "latent_dim": 128, **shape}},
-        "decoder": {
-            "type": "oobleck",
-            "config": {"out_channels": 2, "latent_dim": 64, "final_tanh": False, **shape},
-        },
-        "bottleneck": {"type": "vae"},
-        "latent_dim": 64,
-        "downsampling_ratio": 2048,
-        "io_channels": 2,
-    }
-
-
-def build_autoencoder(config: dict[str, Any]) -> Any:
-    """The network that stable-audio-tools makes of it, with weights drawn from a fixed seed."""
-    with quietly(), torch.random.fork_rng():
-        from stable_audio_tools.models.autoencoders import create_autoencoder_from_config
-
-        torch.manual_seed(0)
-        return create_autoencoder_from_config({"sample_rate": 44100, "model": config}).eval()
-
-
 def write_stable_audio(folder: Path, *, faithful: bool = False) -> Any:
-    """`model_config.json` and `model.safetensors`, with tensors of a diffusion model besides; the network.
+    """`model_config.json` and `model.safetensors`, with a tensor of a diffusion model besides; the network.
 
     Args:
         folder: Where they go.
         faithful: Weights that reconstruct what lies below 200 Hz, instead of random ones.
     """
-    config = autoencoder_config(2, (1, 1, 1, 4, 32)) if faithful else autoencoder_config()
-    network = build_autoencoder(config)
+    config = autoencoder_config(2, (1, 1, 1, 4, 32)) if faithful else autoencoder_config(4, (1,) * 5)
+    network = random_autoencoder(config)
     if faithful:
         _make_faithful(network)
-    state = {f"pretransform.model.{name}": value.contiguous() for name, value in network.state_dict().items()}
-    state["model.model.transformer.weight"] = torch.full((64, 64), torch.nan)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "model.safetensors")
-    whole = {
-        "model_type": "diffusion_cond",
-        "sample_rate": 44100,
-        "model": {"pretransform": {"type": "autoencoder", "iterate_batch": True, "config": config}},
-    }
-    (folder / "model_config.json").write_text(json.dumps(whole))
+    other = {"model.model.transformer.weight": torch.full((64, 64), torch.nan)}
+    write_autoencoder(folder, config, network, other)
     return network
 
 
@@ -79,12 +46,17 @@ def _make_faithful(network: Any) -> None:
     Activations and residual units do nothing. Of the strides the first average, the last sort the samples of
     a frame into channels: 2 · 32 values to a frame of 2048.
     """
+    from stable_audio_tools.models.autoencoders import ResidualUnit
+
     for name, value in network.named_parameters():
         if name.endswith("beta"):
             value.fill_(20.0)  # log β: the activation is x + sin²(αx) / β
         elif name.endswith("bias"):
             value.zero_()
-    _silence_residuals(network)
+    for module in network.modules():
+        if isinstance(module, ResidualUnit):
+            last: Any = module.layers[3]
+            _put(last, torch.zeros_like(last.weight_v))
     encoder, decoder = network.encoder.layers, network.decoder.layers
     fine = 1
     for index, (stride, phases) in enumerate(zip(STRIDES, PHASES, strict=True)):
@@ -96,15 +68,6 @@ def _make_faithful(network: Any) -> None:
     encoder[7].bias[64:] = -20.0  # softplus(-20) is nothing: the deviation stays 1e-4
     _put(decoder[0], _passing(64, 7))
     _put(decoder[7], _passing(2, 7))
-
-
-def _silence_residuals(network: nn.Module) -> None:
-    from stable_audio_tools.models.autoencoders import ResidualUnit
-
-    for module in network.modules():
-        if isinstance(module, ResidualUnit):
-            last: Any = module.layers[3]
-            _put(last, torch.zeros_like(last.weight_v))
 
 
 def _put(convolution: Any, kernel: Tensor) -> None:
@@ -147,10 +110,7 @@ def _sharpening(phases: int) -> Tensor:
 def write_demucs(folder: Path, name: str = "tiny", weights: list[list[float]] | None = None) -> Path:
     """A local repository with an HTDemucs of 272 k parameters; the path of its weights.
 
-    Args:
-        folder: Where it goes.
-        name: Of the bag.
-        weights: For a bag of as many models as rows: what each model counts in each of SOURCES.
+    A bag has as many models as `weights` has rows: what each model counts in each of SOURCES.
     """
     with quietly():
         from demucs.states import save_with_checksum
@@ -169,14 +129,11 @@ def write_demucs_hub(
     weights: list[list[float]] | None = None,
     segment: float | None = None,
 ) -> Path:
-    """The same models as a repository of the hub: YAML and safetensors; the path of the first one's weights.
+    """The same models as a repository of the hub: YAML and safetensors; the path of the first weights."""
 
-    Args:
-        folder: Where it goes.
-        name: Of the model.
-        weights: For a bag of as many models as rows: what each model counts in each of SOURCES.
-        segment: Seconds of a segment, where the bag states them.
-    """
+    def fraction(value: Fraction) -> dict[str, Any]:
+        return {"_type": "fraction", "numerator": value.numerator, "denominator": value.denominator}
+
     folder.mkdir(parents=True, exist_ok=True)
     packages = _tiny_demucs(len(weights or [[]]))
     for signature, package in packages.items():
@@ -184,7 +141,7 @@ def write_demucs_hub(
         metadata = {
             "klass": f"{klass.__module__}.{klass.__qualname__}",
             "args": json.dumps(package["args"]),
-            "kwargs": json.dumps(package["kwargs"], default=_fraction),
+            "kwargs": json.dumps(package["kwargs"], default=fraction),
         }
         state = {key: value.contiguous() for key, value in package["state"].items()}
         save_file(state, folder / f"{signature}.safetensors", metadata)
@@ -215,28 +172,16 @@ def _write_bag(
     path: Path, signatures: list[str], weights: list[list[float]] | None, segment: float | None = None
 ) -> None:
     bag = {"models": signatures, "weights": weights, "segment": segment}
-    lines = [f"{key}: {json.dumps(value)}\n" for key, value in bag.items() if value is not None]
-    path.write_text("".join(lines))
-
-
-def _fraction(value: Fraction) -> dict[str, Any]:
-    return {"_type": "fraction", "numerator": value.numerator, "denominator": value.denominator}
+    path.write_text(
+        "".join(f"{key}: {json.dumps(value)}\n" for key, value in bag.items() if value is not None)
+    )
 
 
 AUDIOBOX_MODEL = {
-    "proj_num_layer": 1,
-    "proj_ln": False,
-    "proj_act_fn": "gelu",
-    "proj_dropout": 0.0,
-    "nth_layer": 13,
-    "use_weighted_layer_sum": True,
-    "precision": "32",
-    "normalize_embed": True,
-    "output_dim": 1,
-}
-AUDIOBOX_SCALE = {
-    axis: {"mean": 5.0 + index, "std": 1.0} for index, axis in enumerate(["CE", "CU", "PC", "PQ"])
-}
+    "proj_num_layer": 1, "proj_ln": False, "proj_act_fn": "gelu", "proj_dropout": 0.0, "nth_layer": 13,
+    "use_weighted_layer_sum": True, "precision": "32", "normalize_embed": True, "output_dim": 1,
+}  # fmt: skip
+AUDIOBOX_SCALE = {axis: {"mean": 5.0 + n, "std": 1.0} for n, axis in enumerate(["CE", "CU", "PC", "PQ"])}
 
 
 def write_audiobox(path: Path) -> nn.Module:
