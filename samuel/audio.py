@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -28,8 +28,7 @@ STOPPED = 255  # ffmpeg's exit code after a signal that it heard
 # Its exit codes are those of its errors, negative, in one byte.
 DISK_FULL = {256 - number: number for number in (errno.ENOSPC, errno.EDQUOT)}
 INVALID_DATA = 183
-ROOM = 2**20
-"""Bytes: a disk with less is full."""
+ROOM_BYTES = 2**20  # a disk with less is full
 SLACK_S = 0.25
 """What a file may fall short of the duration it states: codecs add and trim a little at either end."""
 # `-ac 2` would spread mono over both channels by √½. Everything becomes one channel or two as ever, and one
@@ -42,6 +41,8 @@ CONTAINERS = (
 """What ffmpeg may take a file for: recordings. It knows playlists and scripts too, which name other files."""
 
 Audio = NDArray[np.float32]
+Read = Callable[[int, int], Audio]
+"""(start, stop) → the samples [start, stop) of a song, (2, stop - start)."""
 
 
 class CutShortError(InputError):
@@ -73,16 +74,11 @@ def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]"
 
 
 def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) -> None:
-    """Decode the first audio stream of any file into a 44.1 kHz stereo float32 WAV.
+    """Decode the first audio stream of any file, at most `longest_s`, into a 44.1 kHz stereo float32 WAV.
 
     Float, because a lossy source overshoots full scale and 16 bits would clip it. Mono goes into both
-    channels at its own level; more than two are mixed down. A playlist that is dressed up as audio is
-    none.
-
-    Args:
-        source: The file. What follows its audio, such as a tag of another format, does not matter.
-        target: The WAV; removed where this fails.
-        longest_s: So much is decoded at most: a small file may hold days of silence.
+    channels at its own level; more than two are mixed down. What follows the audio, such as a tag of another
+    format, does not matter. `target` is removed where this fails.
 
     Raises:
         CutShortError: The file breaks off before the duration that it states.
@@ -91,24 +87,44 @@ def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) ->
         OSError: The disk is full.
     """
     limit = [] if longest_s is None else ["-t", f"{longest_s:f}"]
-    arguments = [
-        "-loglevel", "level+info", "-nostats",
-        "-xerror", *_untrusted(source), "-map", "0:a:0", *limit,
-        "-map_metadata", "-1", "-fflags", "+bitexact", "-af", TO_STEREO,
-        "-c:a", "pcm_f32le", "-f", "wav", "-y", f"file:{target.resolve()}",
-    ]  # fmt: skip
-    try:
-        done = run_ffmpeg(arguments)
-    except (OperatorError, OSError):
-        target.unlink(missing_ok=True)
-        raise
-    if fault := _fault(source, done, target, longest_s):
-        target.unlink(missing_ok=True)
-        raise fault
+    with ExitStack() as failed:
+        failed.callback(target.unlink, missing_ok=True)
+        done = run_ffmpeg([
+            "-loglevel", "level+info", "-nostats", "-xerror", *_untrusted(source), "-map", "0:a:0", *limit,
+            "-map_metadata", "-1", "-fflags", "+bitexact", "-af", TO_STEREO,
+            "-c:a", "pcm_f32le", "-f", "wav", "-y", f"file:{target.resolve()}",
+        ])  # fmt: skip
+        # The header's 58 bytes are no more than rounding.
+        written_s = target.stat().st_size / (4 * CHANNELS * SAMPLE_RATE) if target.is_file() else 0.0
+        said = done.stderr.decode(errors="replace")
+        stated_s = _stated_s(said)
+        # ffmpeg ends well where an MP3, an OGG or a WebM breaks off, and ill where anything but audio follows
+        # a whole MP3 or FLAC. So the duration decides, where the file states one.
+        short = stated_s is not None and written_s < min(stated_s, longest_s or stated_s) - SLACK_S
+        whole = stated_s is not None and written_s > 0.0 and not short
+        remedy = "give a whole WAV, FLAC, OGG, MP3 or M4A"
+        if done.returncode == 0 and short:
+            reason = f"{written_s:.2f} s of the {stated_s} s that it states"
+            raise CutShortError(f"{source}: breaks off ({reason}); {remedy}")
+        if done.returncode and not (whole and done.returncode & 0xFF == INVALID_DATA):
+            faults = re.findall(r"^(?:\[.*? @ .*?\] )*\[(?:error|fatal)\] (.+)$", said, re.MULTILINE)
+            reason = faults[0].strip() if faults else "unknown reason"
+            raise InputError(f"{source}: not readable as audio ({reason}); {remedy}")
+        failed.pop_all()
+
+
+def _stated_s(said: str) -> float | None:
+    """Seconds of audio that a file states, by ffmpeg's report of it; None where nothing can be held to it."""
+    stated = re.search(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d\.\d+),", said, re.MULTILINE)
+    film = re.search(r"^\[info\]   Stream #.*: Video: (?!.*\(attached pic\))", said, re.MULTILINE)
+    if stated is None or film or "Estimating duration from bitrate" in said:
+        return None  # pictures may outlast their sound, and a guess is none
+    hours, minutes, seconds = stated.groups()
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
 def channels_of(source: Path) -> int | None:
-    """How many channels the first audio stream of any file has; None where ffmpeg finds no audio in it."""
+    """Channels of the first audio stream of any file; None where ffmpeg finds no audio in it."""
     done = run_ffmpeg([
         "-loglevel", "info", *_untrusted(source),
         "-map", "0:a:0", "-frames:a", "1", "-c:a", "pcm_s16le", "-f", "wav", "pipe:1",
@@ -160,34 +176,19 @@ def write_wav(path: Path, audio: Audio, subtype: str = "FLOAT") -> None:
 
 @contextmanager
 def failed_write_told(path: Path) -> Iterator[None]:
-    """Have an error of libsndfile while it writes a file become an OSError; libsndfile does not say which.
-
-    Raises:
-        OSError: The disk is full, or something else is wrong with it.
-    """
+    """Have an error of libsndfile while it writes a file become an OSError; libsndfile does not say which."""
     try:
         yield
     except soundfile.LibsndfileError as error:
-        full = shutil.disk_usage(path.parent).free < ROOM
+        full = shutil.disk_usage(path.parent).free < ROOM_BYTES
         number = errno.ENOSPC if full else errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def load_audio(path: Path, workspace: Path) -> Audio:
-    """Decode any audio file to (2, S) float32 by way of a temporary WAV in `workspace`.
-
-    Raises:
-        InputError: The file is missing or holds no audio.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    wav = workspace / "decoded.wav"
-    decode_to_wav(path, wav)
-    return read_wav(wav)
-
-
-Read = Callable[[int, int], Audio]
-"""(start, stop) → the samples [start, stop) of a song, (2, stop - start)."""
+    """Decode any audio file to (2, S) float32 by way of a WAV in `workspace`; errors of `decode_to_wav`."""
+    decode_to_wav(path, workspace / "decoded.wav")
+    return read_wav(workspace / "decoded.wav")
 
 
 def resample(audio: Audio, from_rate: int, to_rate: int) -> Audio:
@@ -197,16 +198,9 @@ def resample(audio: Audio, from_rate: int, to_rate: int) -> Audio:
 
 
 def resampled(read: Read, samples: int, from_rate: int, to_rate: int) -> tuple[Read, int]:
-    """Read a song at another rate; each stretch is that of the whole song resampled.
+    """Read a song of so many samples at another rate: how, and its samples there.
 
-    Args:
-        read: Reads the song.
-        samples: Of the whole song.
-        from_rate: Of what `read` gives.
-        to_rate: Of what the result gives.
-
-    Returns:
-        How to read it, and its samples.
+    Each stretch is that of the whole song resampled.
     """
     if from_rate == to_rate:
         return read, samples
@@ -248,12 +242,7 @@ def si_sdr_db(estimate: Audio, reference: Audio) -> float:
     Source: Le Roux et al., "SDR – half-baked or well done?" (2019), eq. 4 and 5. Both channels are one
     vector: a separator may not balance them for itself.
 
-    Args:
-        estimate: (2, S), ŝ.
-        reference: (2, S), s; not silent.
-
-    Returns:
-        dB; inf for a scaled copy, -inf for an estimate that holds nothing of the reference.
+    (2, S) ŝ and (2, S) s, not silent → dB; inf for a scaled copy, -inf for what holds nothing of s.
     """
     s, s_hat = (np.asarray(audio, dtype=np.float64).ravel() for audio in (reference, estimate))
     target = (s_hat @ s) / (s @ s) * s
@@ -261,41 +250,3 @@ def si_sdr_db(estimate: Audio, reference: Audio) -> float:
     if kept == 0.0 or lost == 0.0:
         return math.inf if kept else -math.inf
     return 10.0 * math.log10(kept / lost)
-
-
-def _fault(
-    source: Path, done: "subprocess.CompletedProcess[bytes]", target: Path, longest_s: float | None
-) -> InputError | None:
-    """Why `target` is not all the audio of `source`, which ffmpeg decoded; None where it is.
-
-    ffmpeg ends well where an MP3, an OGG or a WebM breaks off, and ill where anything but audio follows a
-    whole MP3 or FLAC. So the duration decides, where the file states one.
-    """
-    said = done.stderr.decode(errors="replace")
-    # The header's 58 bytes are no more than rounding.
-    written_s = target.stat().st_size / (4 * CHANNELS * SAMPLE_RATE) if target.is_file() else 0.0
-    stated_s = _stated_s(said)
-    short = stated_s is not None and written_s < min(stated_s, longest_s or stated_s) - SLACK_S
-    remedy = "give a whole WAV, FLAC, OGG, MP3 or M4A"
-    if done.returncode == 0:
-        reason = f"{written_s:.2f} s of the {stated_s} s that it states"
-        return CutShortError(f"{source}: breaks off ({reason}); {remedy}") if short else None
-    whole = stated_s is not None and written_s > 0.0 and not short
-    if whole and done.returncode & 0xFF == INVALID_DATA:
-        return None
-    reasons = re.findall(r"^(?:\[.*? @ .*?\] )*\[(?:error|fatal)\] (.+)$", said, re.MULTILINE)
-    reason = reasons[0].strip() if reasons else "unknown reason"
-    return InputError(f"{source}: not readable as audio ({reason}); {remedy}")
-
-
-def _stated_s(said: str) -> float | None:
-    """Seconds of audio that a file states, by ffmpeg's report of it; None where nothing can be held to it.
-
-    That is so where ffmpeg guessed from the file's size, and in a film, whose pictures may outlast its sound.
-    """
-    stated = re.search(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d\.\d+),", said, re.MULTILINE)
-    film = re.search(r"^\[info\]   Stream #.*: Video: (?!.*\(attached pic\))", said, re.MULTILINE)
-    if stated is None or film or "Estimating duration from bitrate" in said:
-        return None
-    hours, minutes, seconds = stated.groups()
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)

@@ -1,17 +1,6 @@
-"""Everything that can go wrong, as a tree.
+"""Everything that can go wrong: messages name the culprit and the remedy.
 
-SamuelError
-├── SettingsError      a setting is out of range, or names a part that does not exist
-├── InputError         something the user gave: a song list, a folder, an audio file
-├── MissingPartError   weights, a program or a machine feature that is not there
-├── DatasetError       POPDB is absent, half-written or not what its index says
-│   └── NewerFormatError   its format is newer than what this version reads
-├── CheckpointError    a checkpoint is absent, damaged or belongs to other settings
-├── OperatorError      the run must stop and a person must act: a bot check, a full disk
-├── StoppedError       work that was ended because other work failed, which has its own error
-└── SongError          one song failed; the others go on, and this becomes its status
-
-Messages name the culprit and the remedy. Only SongError is caught inside the pipeline.
+Only SongError is caught inside the pipeline.
 """
 
 from typing import TYPE_CHECKING
@@ -25,39 +14,39 @@ class SamuelError(Exception):
 
 
 class SettingsError(SamuelError):
-    """A setting is out of range or unknown."""
+    """A setting is out of range, or names a part that does not exist."""
 
 
 class InputError(SamuelError):
-    """Input given by the user cannot be used."""
+    """Something the user gave cannot be used: a song list, a folder, an audio file."""
 
 
 class MissingPartError(SamuelError):
-    """Weights, a program or hardware that the chosen part needs is not there."""
+    """Weights, a program or a machine feature that is not there."""
 
 
 class DatasetError(SamuelError):
-    """POPDB is absent or not what its index says."""
+    """POPDB is absent, half-written or not what its index says."""
 
 
 class NewerFormatError(DatasetError):
-    """POPDB is of a format that a later version writes."""
+    """Its format is newer than what this version reads."""
 
 
 class CheckpointError(SamuelError):
-    """A checkpoint is absent, damaged or of other settings."""
+    """A checkpoint is absent, damaged or belongs to other settings."""
 
 
 class OperatorError(SamuelError):
-    """The run stops until a person has acted."""
+    """The run must stop and a person must act: a bot check, a full disk."""
 
 
 class StoppedError(SamuelError):
-    """Ended because other work of the same run failed."""
+    """Work that was ended because other work failed, which has its own error."""
 
 
 class SongError(SamuelError):
-    """One song failed. `status` is a name from `samuel.popdb.status`."""
+    """One song failed; the others go on, and `status`, of `samuel.popdb.status`, becomes its own."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(status, message)  # both, so that it survives pickling between processes

@@ -7,9 +7,8 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,27 +16,17 @@ from torch import Tensor
 from samuel.artifacts import sha256
 from samuel.errors import MissingPartError, OperatorError, SamuelError
 
-if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
-
 LOOK_TIMEOUT_S = 5.0
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 RELOGIN = "log in again with `hf auth login` or correct HF_TOKEN"
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why the Hugging Face hub does not give a file.
-
-    Attributes:
-        reason: What happened; repeats no token, no address of a download and nothing the server wrote.
-        remedy: What the user can do about it.
-        gated: Whether terms must be accepted first.
-    """
+class Refusal(NamedTuple):
+    """Why the hub gives no file; repeats no token, no address of a download, nothing the server wrote."""
 
     reason: str
     remedy: str
-    gated: bool = False
+    gated: bool = False  # terms must be accepted first
 
 
 @contextlib.contextmanager
@@ -59,15 +48,7 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def require_finite(state: Mapping[str, Tensor], what: str) -> None:
-    """Refuse weights that no training run would have kept.
-
-    Args:
-        state: Tensors by name.
-        what: Where they are from; begins the message.
-
-    Raises:
-        MissingPartError: A tensor holds NaN or an infinity.
-    """
+    """Refuse weights that hold NaN or an infinity, with a MissingPartError that begins with `what`."""
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise MissingPartError(f"{what}: {name!r:.120} holds values that are no numbers; fetch it again")
@@ -84,11 +65,9 @@ def verify_blob(path: Path) -> None:
     """
     if not path.is_symlink():
         return
-    # One link only: the blob may itself lead on to a store for all repositories, named by another digest.
-    blob = path.readlink()
-    if blob.parent.name != "blobs" or not re.fullmatch("[0-9a-f]{64}", blob.name):
-        return
-    if sha256(path) != blob.name:
+    blob = path.readlink()  # one link only: it may lead on to a store for all repositories, by another digest
+    published = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
+    if published and sha256(path) != blob.name:
         raise MissingPartError(
             f"{path}: damaged, its bytes are not those that the hub published; delete {path.resolve()} and"
             " fetch it again"
@@ -96,15 +75,10 @@ def verify_blob(path: Path) -> None:
 
 
 def fetch(repository: str, name: str, remedy: str) -> Path:
-    """A file of a Hugging Face repository, from the local cache or the hub.
-
-    Args:
-        repository: `owner/name`.
-        name: The file.
-        remedy: What the user can do without the hub; ends the message.
+    """A file of a Hugging Face repository `owner/name`, from the local cache or the hub.
 
     Raises:
-        MissingPartError: It is gated, absent, or out of reach (after about 25 s of retries).
+        MissingPartError: It is gated, absent, or out of reach (after 25 s of retries); ends with `remedy`.
         OperatorError: The disk is full.
     """
     from huggingface_hub import hf_hub_download
@@ -141,12 +115,9 @@ def refusal(repository: str, names: Sequence[str]) -> Refusal | None:
 
 
 def hub_error(error: Exception, repository: str, remedy: str) -> SamuelError:
-    """Turn whatever came out of huggingface_hub into an error that says what to do.
+    """Turn what came out of huggingface_hub, or what read a fetched file, into an error that says what to do.
 
-    Args:
-        error: Of huggingface_hub, or of what read the fetched file.
-        repository: `owner/name`.
-        remedy: What the user can do without the hub, beginning with "or"; ends the message.
+    `remedy` is what the user can do without the hub, beginning with "or"; it ends the message.
     """
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return OperatorError(f"disk full while fetching {repository}; free space or move HF_HOME, then rerun")
@@ -154,55 +125,39 @@ def hub_error(error: Exception, repository: str, remedy: str) -> SamuelError:
     return MissingPartError(f"{repository}: {refused.reason}; {refused.remedy}, {remedy}")
 
 
-def _explain(error: Exception, repository: str) -> Refusal:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.HfHubHTTPError):
-        return _answered(error, repository)
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        return _explain(error.__cause__, repository)  # it only says that the cache cannot help either
-    if isinstance(error, errors.HFValidationError):
-        return Refusal("no such folder, and no name of a hub repository (owner/name)", "correct it")
-    return _unreached(error) or _broken(error)
-
-
-def _unreached(error: Exception) -> Refusal | None:
-    """What no answer means; None where the error is of another kind."""
+def _explain(error: BaseException, repository: str) -> Refusal:
     import httpx2
     from huggingface_hub import errors
 
-    if isinstance(error, UnicodeEncodeError):  # of a header
-        return Refusal("your login is no token of the hub", RELOGIN)
-    reason = "not in the local cache, and the hub could not be reached"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return Refusal(f"{reason} (offline mode)", "unset HF_HUB_OFFLINE")
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.FileMetadataError | httpx2.HTTPError):
-        return Refusal(f"{reason} ({type(error).__name__})", "connect to the internet")
-    return None
-
-
-def _broken(error: Exception) -> Refusal:
-    """What a fault after the hub's answer means."""
-    lines = str(error).splitlines() or [""]
-    if lines[0].startswith("Consistency check failed"):  # and then the address, which may be a signed one
-        return Refusal("the download broke off", "fetch it again")
-    return Refusal(f"not usable ({type(error).__name__}: {lines[0]})", "fetch it again")
-
-
-def _answered(error: "HfHubHTTPError", repository: str) -> Refusal:
-    """What the hub's own answer means."""
-    from huggingface_hub import errors
-
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        return _explain(error.__cause__, repository)  # it only says that the cache cannot help either
     page = f"https://huggingface.co/{getattr(error, 'repo_id', None) or repository}"
-    status = error.response.status_code
-    if isinstance(error, errors.GatedRepoError):
-        return Refusal("gated", f"accept the terms at {page}, then {LOGIN}", gated=True)
-    if isinstance(error, errors.RepositoryNotFoundError):
-        reason = f"the hub shows no such repository to you ({page})"
-        return Refusal(reason, f"correct its name, or where it is private {LOGIN}")
-    if isinstance(error, errors.EntryNotFoundError):
-        file = Path(error.response.url.path).name
-        return Refusal(f"the hub's repository holds no {file} ({page})", "correct its name")
-    if status in (401, 403):
-        return Refusal(f"the hub refuses your login (HTTP {status})", RELOGIN)
-    return Refusal(f"the hub could not be reached (it answered HTTP {status})", "try again later")
+    away = "not in the local cache, and the hub could not be reached"
+    line = (str(error).splitlines() or [""])[0]
+    match error:
+        case errors.HFValidationError():
+            why = "no such folder, and no name of a hub repository (owner/name)", "correct it"
+        case errors.GatedRepoError():
+            why = "gated", f"accept the terms at {page}, then {LOGIN}"
+        case errors.RepositoryNotFoundError():
+            remedy = f"correct its name, or where it is private {LOGIN}"
+            why = f"the hub shows no such repository to you ({page})", remedy
+        case errors.RemoteEntryNotFoundError(response=response):
+            file = Path(response.url.path).name
+            why = f"the hub's repository holds no {file} ({page})", "correct its name"
+        case errors.HfHubHTTPError(response=response) if response.status_code in (401, 403):
+            why = f"the hub refuses your login (HTTP {response.status_code})", RELOGIN
+        case errors.HfHubHTTPError(response=response):
+            answered = f"it answered HTTP {response.status_code}"
+            why = f"the hub could not be reached ({answered})", "try again later"
+        case UnicodeEncodeError():  # of a header
+            why = "your login is no token of the hub", RELOGIN
+        case errors.OfflineModeIsEnabled():
+            why = f"{away} (offline mode)", "unset HF_HUB_OFFLINE"
+        case errors.LocalEntryNotFoundError() | errors.FileMetadataError() | httpx2.HTTPError():
+            why = f"{away} ({type(error).__name__})", "connect to the internet"
+        case _ if line.startswith("Consistency check failed"):  # and then the address, maybe a signed one
+            why = "the download broke off", "fetch it again"
+        case _:
+            why = f"not usable ({type(error).__name__}: {line})", "fetch it again"
+    return Refusal(*why, gated=isinstance(error, errors.GatedRepoError))

@@ -15,35 +15,23 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
+# Files that the hub keeps apart: their etag is the sha256 of their bytes, others' that of a git blob.
 LFS = (".safetensors", ".th", ".pt")
-"""Files that the hub keeps apart: their etag is the sha256 of their bytes, others' that of a git blob."""
 
 
 @dataclass
 class LocalHub:
-    """What the server shows; change it while it runs.
+    """What the server shows; change it while it runs."""
 
-    Attributes:
-        address: `http://127.0.0.1:port`.
-        folders: The files of each repository, `owner/name` → folder.
-        gated: Repositories whose terms must be accepted.
-        accepted: Tokens whose owner has accepted all terms.
-        known: Tokens of anybody else; one in neither set is no login at all.
-        down: Answer everything with 503.
-        short: Send half of each file as if it were all of it.
-        commit: What `main` stands for; where it is empty, this is some other server.
-        requests: (method, path) of everything that was asked.
-    """
-
-    address: str = ""
-    folders: dict[str, Path] = field(default_factory=dict)
-    gated: set[str] = field(default_factory=set)
-    accepted: set[str] = field(default_factory=set)
-    known: set[str] = field(default_factory=set)
-    down: bool = False
-    short: bool = False
-    commit: str = "c0ffee" + "0" * 34
-    requests: list[tuple[str, str]] = field(default_factory=list)
+    address: str = ""  # http://127.0.0.1:port
+    folders: dict[str, Path] = field(default_factory=dict)  # the files of each repository, `owner/name`
+    gated: set[str] = field(default_factory=set)  # repositories whose terms must be accepted
+    accepted: set[str] = field(default_factory=set)  # tokens whose owner has accepted all terms
+    known: set[str] = field(default_factory=set)  # tokens of anybody else; others are no login at all
+    down: bool = False  # answer everything with 503
+    short: bool = False  # send half of each file as if it were all of it
+    commit: str = "c0ffee" + "0" * 34  # what `main` stands for; where it is empty, this is some other server
+    requests: list[tuple[str, str]] = field(default_factory=list)  # method and path of all that was asked
 
     def refusal(self, repository: str, token: str) -> tuple[int, str, str] | None:
         """Status, error code and words of a refusal; None where the token opens the repository."""
@@ -113,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the server's name
-        """Say nothing."""
+        pass
 
     def _answer(self, *, with_body: bool) -> None:
         self.hub.requests.append((self.command, self.path))
@@ -134,13 +122,10 @@ class Handler(BaseHTTPRequestHandler):
         if code:
             self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", words)
-        self._send_commit()
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def _send_commit(self) -> None:
         if self.hub.commit:
             self.send_header("X-Repo-Commit", self.hub.commit)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _give(self, path: Path, *, with_body: bool) -> None:
         content = path.read_bytes()
@@ -150,16 +135,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         sent = content[first : len(content) // 2] if self.hub.short and with_body else content[first:]
         self.send_header("Content-Length", str(len(sent)))
-        self._send_commit()
-        self.send_header("ETag", f'"{_git_etag(content)}"')
+        if self.hub.commit:
+            self.send_header("X-Repo-Commit", self.hub.commit)
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        self.send_header("ETag", f'"{blob.hexdigest()}"')
         if path.suffix in LFS:
             self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header("X-Linked-Size", str(len(content)))
         self.end_headers()
         if with_body:
             self.wfile.write(sent)
-
-
-def _git_etag(content: bytes) -> str:
-    blob = f"blob {len(content)}\0".encode() + content
-    return hashlib.sha1(blob, usedforsecurity=False).hexdigest()

@@ -9,6 +9,7 @@ import soundfile
 import samuel.audio
 from samuel.audio import (
     SAMPLE_RATE,
+    Audio,
     CutShortError,
     channels_of,
     dbfs,
@@ -17,32 +18,10 @@ from samuel.audio import (
     read_blocks,
     read_wav,
     run_ffmpeg,
+    si_sdr_db,
     write_wav,
 )
 from samuel.errors import InputError
-
-
-def tone(rate: int, seconds: float = 1.0, hz: float = 441.0) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * hz * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
-
-
-def test_wav_round_trip_is_exact(tmp_path: Path) -> None:
-    audio = np.random.default_rng(0).normal(size=(2, 1000)).astype(np.float32)
-    write_wav(tmp_path / "a.wav", audio)
-    assert np.array_equal(read_wav(tmp_path / "a.wav"), audio)
-
-
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (48_000, 2), (44_100, 2)])
-def test_any_file_becomes_44100_stereo(tmp_path: Path, suffix: str, rate: int, channels: int) -> None:
-    path = tmp_path / f"-a:b %20#? \N{GUITAR}.{suffix}"
-    soundfile.write(path, np.stack([tone(rate)] * channels, axis=1), rate)
-    audio = load_audio(path, tmp_path)
-    assert audio.shape[0] == 2
-    assert audio.dtype == np.float32
-    assert abs(audio.shape[1] / SAMPLE_RATE - 1.0) < 0.06
-    spectrum = np.abs(np.fft.rfft(audio[0, :SAMPLE_RATE]))
-    assert abs(int(spectrum.argmax()) * SAMPLE_RATE / min(audio.shape[1], SAMPLE_RATE) - 441.0) < 3.0
 
 
 def noise(samples: int, channels: int) -> np.ndarray:
@@ -54,7 +33,23 @@ def convert(source: Path, target: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16", "PCM_24", "PCM_U8"])
+# What is read.
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_any_file_becomes_44100_stereo(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"-a:b %20#? \N{GUITAR}.{suffix}"
+    for rate, channels in ((8_000, 1), (48_000, 2)):
+        tone = (0.5 * np.sin(2 * np.pi * 441 * np.arange(rate) / rate)).astype(np.float32)
+        soundfile.write(path, np.stack([tone] * channels, axis=1), rate)
+        audio = load_audio(path, tmp_path)
+        assert (audio.shape[0], audio.dtype) == (2, np.float32)
+        assert abs(audio.shape[1] / SAMPLE_RATE - 1.0) < 0.06
+        spectrum = np.abs(np.fft.rfft(audio[0, :SAMPLE_RATE]))
+        assert abs(int(spectrum.argmax()) * SAMPLE_RATE / min(audio.shape[1], SAMPLE_RATE) - 441.0) < 3.0
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_24"])
 def test_mono_is_in_both_channels_at_its_own_level(tmp_path: Path, subtype: str) -> None:
     path = tmp_path / "mono.wav"
     audio = noise(44_100, 1)
@@ -64,27 +59,21 @@ def test_mono_is_in_both_channels_at_its_own_level(tmp_path: Path, subtype: str)
     np.testing.assert_array_equal(load_audio(path, tmp_path), [expected, expected])
 
 
-@pytest.mark.parametrize("layout", ["stereo", "2.1", "3.0", "quad", "5.0", "5.1", "5.1(side)", "7.1"])
-@pytest.mark.parametrize(("rate", "subtype"), [(44_100, "FLOAT"), (48_000, "PCM_16")])
-def test_more_channels_are_mixed_as_ffmpeg_does(tmp_path: Path, layout: str, rate: int, subtype: str) -> None:
-    channels = {"stereo": 2, "2.1": 3, "3.0": 3, "quad": 4, "5.0": 5, "7.1": 8}.get(layout, 6)
-    soundfile.write(tmp_path / "plain.wav", noise(rate // 4, channels), rate, subtype=subtype)
-    codec = {"FLOAT": "pcm_f32le", "PCM_16": "pcm_s16le"}[subtype]
+@pytest.mark.parametrize("layout", ["stereo", "2.1", "quad", "5.1", "5.1(side)", "7.1"])
+def test_more_channels_are_mixed_as_ffmpeg_does(tmp_path: Path, layout: str) -> None:
+    channels = {"stereo": 2, "2.1": 3, "quad": 4, "7.1": 8}.get(layout, 6)
+    soundfile.write(tmp_path / "plain.wav", noise(12_000, channels), 48_000, subtype="FLOAT")
     path = tmp_path / "song.wav"
-    convert(tmp_path / "plain.wav", path, "-af", f"channelmap=channel_layout={layout}", "-c:a", codec)
+    convert(tmp_path / "plain.wav", path, "-af", f"channelmap=channel_layout={layout}", "-c:a", "pcm_f32le")
     convert(path, tmp_path / "two.wav", "-ar", "44100", "-ac", "2", "-c:a", "pcm_f32le")
     np.testing.assert_array_equal(load_audio(path, tmp_path), read_wav(tmp_path / "two.wav"))
 
 
-@pytest.mark.parametrize("channels", [1, 2, 6, 8, 9, 24, 64, 65, 200])
-@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16"])
-def test_channels_are_counted_whatever_their_number(tmp_path: Path, channels: int, subtype: str) -> None:
+def test_channels_are_those_of_the_first_audio_stream_whatever_their_number(tmp_path: Path) -> None:
     path = tmp_path / "a b:%20.wav"
-    soundfile.write(path, noise(4_410, channels), SAMPLE_RATE, subtype=subtype)
-    assert channels_of(path) == channels
-
-
-def test_channels_are_those_of_the_first_audio_stream(tmp_path: Path) -> None:
+    for channels in (1, 2, 8, 64, 65, 200):
+        soundfile.write(path, noise(4_410, channels), SAMPLE_RATE, subtype="PCM_16")
+        assert channels_of(path) == channels
     soundfile.write(tmp_path / "six.wav", noise(44_100, 6), SAMPLE_RATE)
     soundfile.write(tmp_path / "one.wav", noise(44_100, 1), SAMPLE_RATE)
     second = ["-f", "lavfi", "-i", "color=d=1:s=16x16:r=5", "-i", str(tmp_path / "one.wav")]
@@ -95,13 +84,70 @@ def test_channels_are_those_of_the_first_audio_stream(tmp_path: Path) -> None:
     assert channels_of(tmp_path / "text.wav") is None
 
 
-def test_blocks_in_a_row_are_the_file(tmp_path: Path) -> None:
-    audio = noise(1_000, 2).T
-    write_wav(tmp_path / "a.wav", audio)
-    blocks = list(read_blocks(tmp_path / "a.wav", 300))
-    assert [block.shape for block in blocks] == [(2, 300), (2, 300), (2, 300), (2, 100)]
-    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), audio)
-    assert {block.dtype for block in blocks} == {np.dtype(np.float32)}
+# What is damaged, or none.
+
+
+@pytest.mark.parametrize("cover", [False, True])
+def test_a_file_that_breaks_off_is_refused_by_the_duration_it_states(tmp_path: Path, cover: bool) -> None:
+    soundfile.write(tmp_path / "song.wav", noise(4 * SAMPLE_RATE, 2), SAMPLE_RATE)
+    png = tmp_path / "cover.png"
+    convert(tmp_path / "song.wav", png, "-f", "lavfi", "-i", "color=s=16x16", "-map", "1:v", "-frames:v", "1")
+    pictured = ["-i", str(png), "-map", "0:a", "-map", "1:v", "-disposition:v", "attached_pic"]
+    path = tmp_path / "song.mp3"
+    convert(tmp_path / "song.wav", path, *(pictured if cover else []))
+    content = path.read_bytes()
+    assert load_audio(path, tmp_path).shape[1] > 3.9 * SAMPLE_RATE
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CutShortError, match=r"song\.mp3: breaks off \([12]\.\d\d s of the [34]\.\d+ s that"):
+        decode_to_wav(path, tmp_path / "out.wav")
+    assert not (tmp_path / "out.wav").exists()
+    decode_to_wav(path, tmp_path / "out.wav", 1.0)  # it holds as much as is wanted
+    assert read_wav(tmp_path / "out.wav").shape == (2, SAMPLE_RATE)
+
+
+def test_what_is_beside_the_audio_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "song.flac"
+    soundfile.write(path, noise(SAMPLE_RATE, 2), SAMPLE_RATE)
+    whole = load_audio(path, tmp_path)
+    pictures = ["-f", "lavfi", "-i", "color=d=4:s=16x16:r=5", "-map", "0:a", "-map", "1:v"]
+    convert(path, tmp_path / "film.mkv", *pictures, "-c:a", "flac")  # which outlast its sound
+    path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))
+    for file in (path, tmp_path / "film.mkv"):
+        np.testing.assert_array_equal(load_audio(file, tmp_path), whole)
+
+
+def test_no_title_speaks_for_ffmpeg(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "song.wav", noise(4 * SAMPLE_RATE, 2), SAMPLE_RATE)
+    lines = "No space left on device\n[info]   Duration: 00:00:00.50, \n[error] No space left on device"
+    path = tmp_path / "No space left on device.flac"
+    convert(tmp_path / "song.wav", path, "-metadata", f"title={lines}")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"not readable as audio \((?!No space)"):
+        decode_to_wav(path, tmp_path / "out.wav")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("song.wav", b""),
+        ("song.wav", b"<html>not audio</html>"),
+        ("song.wav", b"RIFF\x00\x00\x00\x00WAVE"),
+        ("song.mp3", b"#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1:1/a.ts\n"),
+        ("list.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nneighbour.wav\n#EXT-X-ENDLIST\n"),
+        ("list.wav", b"ffconcat version 1.0\nfile 'neighbour.wav'\n"),
+        ("list.ffconcat", b"ffconcat version 1.0\nfile 'neighbour.wav'\n"),
+    ],
+)
+def test_no_audio_is_named_reads_no_neighbour_and_leaves_nothing(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    write_wav(tmp_path / "neighbour.wav", np.full((2, 44_100), 0.1, dtype=np.float32))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: not readable as audio \((?!.*0x)"):
+        decode_to_wav(tmp_path / name, tmp_path / "out.wav")
+    assert not (tmp_path / "out.wav").exists()
+    assert channels_of(tmp_path / name) is None
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -116,102 +162,41 @@ def test_a_full_disk_is_told_by_ffmpegs_exit_code(
         run_ffmpeg([])
 
 
-def test_what_follows_the_audio_does_not_matter(tmp_path: Path) -> None:
-    path = tmp_path / "song.flac"
-    soundfile.write(path, noise(44_100, 2), SAMPLE_RATE)
-    whole = load_audio(path, tmp_path)
-    path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))
-    np.testing.assert_array_equal(load_audio(path, tmp_path), whole)
+# Files of our own.
 
 
-@pytest.mark.parametrize("cover", [False, True])
-def test_a_file_that_breaks_off_is_refused_by_the_duration_it_states(tmp_path: Path, cover: bool) -> None:
-    soundfile.write(tmp_path / "song.wav", noise(4 * SAMPLE_RATE, 2), SAMPLE_RATE)
-    png = tmp_path / "cover.png"
-    convert(tmp_path / "song.wav", png, "-f", "lavfi", "-i", "color=s=16x16", "-map", "1:v", "-frames:v", "1")
-    pictured = ["-i", str(png), "-map", "0:a", "-map", "1:v", "-disposition:v", "attached_pic"]
-    path = tmp_path / "song.mp3"
-    convert(tmp_path / "song.wav", path, *(pictured if cover else []))
-    content = path.read_bytes()
-    assert load_audio(path, tmp_path).shape[1] > 3.9 * SAMPLE_RATE
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(
-        CutShortError, match=r"song\.mp3: breaks off \([12]\.\d\d s of the [34]\.\d+ s that it"
-    ):
-        decode_to_wav(path, tmp_path / "out.wav")
-    assert not (tmp_path / "out.wav").exists()
-    decode_to_wav(path, tmp_path / "out.wav", 1.0)  # it holds as much as is wanted
-    assert read_wav(tmp_path / "out.wav").shape == (2, SAMPLE_RATE)
-
-
-def test_the_pictures_of_a_film_may_outlast_its_sound(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "song.wav", noise(SAMPLE_RATE, 2), SAMPLE_RATE)
-    pictures = ["-f", "lavfi", "-i", "color=d=4:s=16x16:r=5", "-map", "0:a", "-map", "1:v"]
-    convert(tmp_path / "song.wav", tmp_path / "film.mkv", *pictures, "-c:a", "flac")
-    expected, _ = soundfile.read(tmp_path / "song.wav", dtype="float32")
-    np.testing.assert_array_equal(load_audio(tmp_path / "film.mkv", tmp_path), expected.T)
-
-
-def test_no_title_speaks_for_ffmpeg(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "song.wav", noise(4 * SAMPLE_RATE, 2), SAMPLE_RATE)
-    lines = "No space left on device\n[info]   Duration: 00:00:00.50, \n[error] No space left on device"
-    path = tmp_path / "No space left on device.flac"
-    convert(tmp_path / "song.wav", path, "-metadata", f"title={lines}")
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"not readable as audio \((?!No space)"):
-        decode_to_wav(path, tmp_path / "out.wav")
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>not audio</html>", b"RIFF\x00\x00\x00\x00WAVE"])
-def test_no_audio_is_named_and_leaves_nothing(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "song.wav"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"song\.wav: not readable as audio \((?!.*0x)"):
-        decode_to_wav(path, tmp_path / "out.wav")
-    assert not (tmp_path / "out.wav").exists()
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent\.wav: no such file"):
-        load_audio(tmp_path / "absent.wav", tmp_path)
-
-
-def test_a_playlist_in_disguise_reaches_no_network(tmp_path: Path) -> None:
-    path = tmp_path / "song.mp3"
-    path.write_text("#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1:1/a.ts\n")
-    with pytest.raises(InputError, match="not readable as audio"):
-        decode_to_wav(path, tmp_path / "out.wav")
-
-
-def test_another_rate_is_refused(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.zeros((100, 1)), 8_000)
+def test_a_wav_of_ours_comes_back_whole_in_blocks_and_with_the_same_bytes(tmp_path: Path) -> None:
+    audio = noise(1_000, 2).T
+    for subtype in ("PCM_24", "FLOAT"):
+        write_wav(tmp_path / "first.wav", audio, subtype)
+        time.sleep(1.1)  # libsndfile would write the time of day
+        write_wav(tmp_path / "second.wav", audio, subtype)
+        assert (tmp_path / "first.wav").read_bytes() == (tmp_path / "second.wav").read_bytes()
+    np.testing.assert_array_equal(read_wav(tmp_path / "first.wav"), audio)
+    blocks = list(read_blocks(tmp_path / "first.wav", 300))
+    assert [block.shape for block in blocks] == [(2, 300), (2, 300), (2, 300), (2, 100)]
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), audio)
+    soundfile.write(tmp_path / "other.wav", np.zeros((100, 1)), 8_000)
     with pytest.raises(InputError, match="8000 Hz, 1 channels"):
-        read_wav(tmp_path / "a.wav")
+        read_wav(tmp_path / "other.wav")
+
+
+# Levels. Over whole periods, tones of different frequencies are orthogonal.
+
+TIME_S = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+TONE, OTHER = (np.tile(np.sin(2 * np.pi * hz * TIME_S), (2, 1)).astype(np.float32) for hz in (220.0, 300.0))
 
 
 def test_level_of_a_sine_and_of_silence() -> None:
-    assert dbfs(np.stack([tone(44_100)] * 2)) == pytest.approx(-9.03, abs=0.01)
+    assert dbfs(0.5 * TONE) == pytest.approx(-9.03, abs=0.01)
     assert dbfs(np.zeros((2, 10), dtype=np.float32)) == pytest.approx(-120.0)
 
 
-def test_the_same_samples_give_the_same_bytes_at_any_time(tmp_path: Path) -> None:
-    audio = np.random.default_rng(0).normal(size=(2, 1000)).astype(np.float32)
-    for subtype in ("FLOAT", "PCM_24"):
-        write_wav(tmp_path / "first.wav", audio, subtype)
-        time.sleep(1.1)
-        write_wav(tmp_path / "second.wav", audio, subtype)
-        assert (tmp_path / "first.wav").read_bytes() == (tmp_path / "second.wav").read_bytes()
-
-
-@pytest.mark.parametrize("name", ["list.ffconcat", "list.wav", "list.m3u8"])
-def test_a_playlist_dressed_as_audio_reads_no_neighbour(name: str, tmp_path: Path) -> None:
-    write_wav(tmp_path / "neighbour.wav", np.full((2, 44_100), 0.1, dtype=np.float32))
-    scripts = {
-        "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nneighbour.wav\n#EXT-X-ENDLIST\n",
-    }
-    script = scripts.get(name.split(".")[1], "ffconcat version 1.0\nfile 'neighbour.wav'\n")
-    (tmp_path / name).write_text(script)
-    with pytest.raises(InputError, match="not readable as audio"):
-        decode_to_wav(tmp_path / name, tmp_path / "decoded.wav")
-    assert channels_of(tmp_path / name) is None
+@pytest.mark.parametrize(("level", "expected_db"), [(0.1, 20.0), (1.0, 0.0), (10.0, -20.0)])
+def test_si_sdr_is_the_ratio_to_what_is_orthogonal_at_any_scale(level: float, expected_db: float) -> None:
+    for gain in (1.0, 0.01, -3.0):
+        estimate: Audio = (gain * (TONE + level * OTHER)).astype(np.float32)
+        assert si_sdr_db(estimate, TONE) == pytest.approx(expected_db, abs=1e-3)
+    # (s, 0) is (s, s)/2, which is the reference, and (s, -s)/2, which is as strong: no balance is mended.
+    one_side: Audio = (TONE * np.array([[1.0], [0.0]])).astype(np.float32)
+    assert si_sdr_db(one_side, TONE) == pytest.approx(0.0, abs=1e-9)
