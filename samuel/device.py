@@ -1,8 +1,9 @@
-"""A network applied to the items of many songs, in batches as large as the device holds.
+"""Which device computes, how exactly; and a network applied to the items of many songs, in batches.
 
 Whoever has items queues them and waits; of those who wait, one computes the next batch for all. So segments
-of different songs share a batch, and while one song is computed others are read and written. What becomes
-part of the dataset is filled up with zeros to whole batches: then no item's result depends on its neighbours.
+of different songs share a batch as large as the device holds, and while one song is computed others are read
+and written. What becomes part of the dataset is filled up with zeros to whole batches: then no item's result
+depends on its neighbours.
 """
 
 import os
@@ -12,8 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from samuel.config import Precision, TrainingPrecision
 from samuel.errors import MissingPartError, StoppedError
 
-# Which device computes, how exactly, and whose turn it is.
+SHARE_OF_FREE_MEMORY = 0.8
+"""The rest is for what two measured batches do not show: fragments, libraries that load later."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -70,14 +70,21 @@ def compiled(module: nn.Module, device: torch.device) -> nn.Module:
     return torch.compile(module)  # type: ignore[return-value]
 
 
-@cache
-def turn(device: torch.device) -> threading.Lock:
-    """Held by the thread that launches work on `device`: two networks at once would want twice the memory."""
-    return threading.Lock()
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory ran out; the libraries below torch say so in words of their own."""
+    words = ("out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-SHARE_OF_FREE_MEMORY = 0.8
-"""The rest is for what two measured batches do not show: fragments, libraries that load later."""
+@dataclass(frozen=True, eq=False)
+class _Item:
+    tensor: Tensor
+    future: "Future[Tensor]"
+
+    @property
+    def taken(self) -> bool:
+        """True once it needs nobody any more to compute it."""
+        return self.future.running() or self.future.done()
 
 
 class Batcher:
@@ -92,6 +99,7 @@ class Batcher:
         size: int | None = None,
         most: int = 1,
         fill: bool = True,
+        turn: "threading.Lock | None" = None,
     ) -> None:
         """Nothing is computed yet.
 
@@ -102,13 +110,13 @@ class Batcher:
             size: Items of a batch; none: as many as the GPU's memory holds, one elsewhere.
             most: Never more than so many by itself.
             fill: Whether a batch always has its full size.
+            turn: Held by who launches work; networks that share it do not want their memory at the same time.
         """
-        self._fill = fill
-        self._network, self._device, self._most, self._given = network, device, most, size
+        self._network, self._device, self._precision = network, device, precision
+        self._given, self._most, self._fill = size, most, fill
+        self._turn, self._queueing = turn or threading.Lock(), threading.Lock()
         self._sizes: dict[torch.Size, int] = {}
-        self._precision: Precision = precision
         self._queue: list[_Item] = []
-        self._queueing = threading.Lock()
 
     def __call__(self, items: Sequence[Tensor]) -> list[Tensor]:
         """The results of `items` in their order, float32 on the CPU.
@@ -131,68 +139,68 @@ class Batcher:
 
     def cancel(self) -> None:
         """Drop what is queued; those who wait for it get a StoppedError."""
-        with self._queueing:
-            queued = list(self._queue)
-        self._drop(queued)
+        self._drop(self._queue)
 
-    def _compute_next(self, own: Sequence["_Item"]) -> None:
-        """Compute a batch, unless all of one's own items were taken while one waited for the turn."""
-        with ExitStack() as held:
-            held.enter_context(turn(self._device))
-            if all(item.taken for item in own):
-                return
-            with _Batch(self._take()) as items:
-                results = self._results([item.tensor for item in items])
-                finished = self._mark()
-                held.close()  # a GPU goes on computing while the next one queues its batch
-                if finished:
-                    finished.synchronize()
-                for item, result in zip(items, results, strict=True):
-                    item.future.set_result(result)
-
-    def _take(self) -> "list[_Item]":
-        """The first items of the queue that have the shape of its first."""
-        with self._queueing:
-            first = self._queue[0].tensor if self._queue else None
-        if first is None:
-            return []
-        size = self._size(first)
-        with self._queueing:
-            alike = [item for item in self._queue if item.tensor.shape == first.shape][:size]
-            taken = [item for item in alike if item.future.set_running_or_notify_cancel()]
-            self._queue = [item for item in self._queue if not item.taken]
-        return taken
-
-    def _drop(self, items: "Sequence[_Item]") -> None:
+    def _drop(self, items: Sequence[_Item]) -> None:
         with self._queueing:
             for item in items:
                 item.future.cancel()
             self._queue = [item for item in self._queue if not item.taken]
 
+    def _compute_next(self, own: Sequence[_Item]) -> None:
+        """Compute a batch, unless all of one's own items were taken while one waited for the turn."""
+        with ExitStack() as held:
+            held.enter_context(self._turn)
+            if all(item.taken for item in own):
+                return
+            batch = self._take()
+            try:
+                results = self._results([item.tensor for item in batch])
+                finished = torch.cuda.Event() if self._device.type == "cuda" else None
+                if finished:
+                    finished.record()
+                held.close()  # a GPU goes on computing while the next one queues its batch
+                if finished:
+                    finished.synchronize()
+                for item, result in zip(batch, results, strict=True):
+                    item.future.set_result(result)
+            except BaseException as error:
+                for item in batch:
+                    if not item.future.done():
+                        item.future.set_exception(error)
+                if not isinstance(error, Exception):  # else its owners raise it, each in its thread
+                    raise
+
+    def _take(self) -> list[_Item]:
+        """The first items of the queue that have the shape of its first."""
+        with self._queueing:
+            if not self._queue:
+                return []
+            first = self._queue[0].tensor
+            alike = [item for item in self._queue if item.tensor.shape == first.shape]
+            batch = alike[: self._size(first)]
+            taken = [item for item in batch if item.future.set_running_or_notify_cancel()]
+            self._queue = [item for item in self._queue if not item.taken]
+        return taken
+
     def _results(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The results on the CPU, on their way there from a GPU; in halves where the memory runs out."""
-        if not tensors:
-            return []
-        size = self._size(tensors[0])
-        if len(tensors) > size:
-            parts = [tensors[start : start + size] for start in range(0, len(tensors), size)]
-            return [result for part in parts for result in self._results(part)]
-        try:
-            return self._launch(tensors, size if self._fill else len(tensors))
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            self._halve(tensors[0].shape, error)
-        # Here and not above: the exception would keep the memory that ran out.
-        return self._results(tensors)
-
-    def _halve(self, shape: torch.Size, error: RuntimeError) -> None:
-        if self._sizes[shape] == 1:
-            raise MissingPartError(
-                f"{self._device}: out of memory with one item at a time; free memory there, or set "
-                "device = 'cpu'"
-            ) from error
-        self._sizes[shape] //= 2
+        results: list[Tensor] = []
+        while len(results) < len(tensors):
+            size = self._size(tensors[0])
+            part = tensors[len(results) : len(results) + size]
+            try:
+                results += self._launch(part, size if self._fill else len(part))
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise MissingPartError(
+                        f"{self._device}: out of memory with one item at a time; free memory there, or set"
+                        " device = 'cpu'"
+                    ) from error
+                self._sizes[tensors[0].shape] = size // 2
+        return results
 
     def _launch(self, tensors: Sequence[Tensor], size: int) -> list[Tensor]:
         empty = [torch.zeros_like(tensors[0])] * (size - len(tensors))
@@ -203,14 +211,6 @@ class Batcher:
             results = self._network(stacked.to(self._device, non_blocking=True))
         # Queued here, in its place: fetched later, it would wait for whatever was queued meanwhile.
         return list(results[: len(tensors)].float().to("cpu", non_blocking=self._device.type == "cuda"))
-
-    def _mark(self) -> torch.cuda.Event | None:
-        """What tells when everything that was queued so far is done; None where nothing is queued."""
-        if self._device.type != "cuda":
-            return None
-        event = torch.cuda.Event()
-        event.record()
-        return event
 
     def _size(self, item: Tensor) -> int:
         """Items of a batch of this item's shape."""
@@ -236,55 +236,13 @@ class Batcher:
         return batch_size(peaks[1], peaks[2], torch.cuda.mem_get_info(self._device)[0], self._most)
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU's memory ran out; the libraries below torch say so in words of their own."""
-    words = ("out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
-
-
 def batch_size(peak_of_one: int, peak_of_two: int, free: int, most: int) -> int:
-    """The largest power of two, up to `most`, that fits into `free` bytes.
+    """The largest power of two, up to `most`, that fits into `free` bytes, by the peaks of two batches.
 
     A power of two, so that the same card chooses the same size while its free memory varies a little.
-
-    Args:
-        peak_of_one: Bytes that a batch of one takes.
-        peak_of_two: Bytes that a batch of two takes.
-        free: Bytes at hand.
-        most: Never more items.
     """
-    each = max(peak_of_two - peak_of_one, 1)
-    more = (SHARE_OF_FREE_MEMORY * free - peak_of_one) // each
+    more = (SHARE_OF_FREE_MEMORY * free - peak_of_one) // max(peak_of_two - peak_of_one, 1)
     size = 1
     while size * 2 <= min(1 + more, most):
         size *= 2
     return size
-
-
-@dataclass(frozen=True, eq=False)
-class _Item:
-    tensor: Tensor
-    future: "Future[Tensor]"
-
-    @property
-    def taken(self) -> bool:
-        """True once it needs nobody any more to compute it."""
-        return self.future.running() or self.future.done()
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Items that are computed together. What goes wrong with them, their owners raise, each in its thread."""
-
-    items: "list[_Item]"
-
-    def __enter__(self) -> "list[_Item]":
-        return self.items
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        for item in self.items:
-            if error and not item.future.done():
-                item.future.set_exception(error)
-        return isinstance(error, Exception)

@@ -12,7 +12,7 @@ from torchaudio.functional import melscale_fbanks
 
 from samuel.audio import SAMPLE_RATE
 from samuel.codecs.base import CodecInfo, pad_to_frames
-from samuel.config import CodecConfig, Precision
+from samuel.config import CodecConfig
 
 HOP = 2048
 BANDS = 64
@@ -34,8 +34,8 @@ TINY = 1e-32
 """Least squared magnitude whose phase is believed: the silent keep theirs finite."""
 
 
-def load(config: CodecConfig, device: torch.device, decoding: Precision | None = None) -> "MelCodec":
-    """The codec on `device`; it has one precision."""
+def load(config: CodecConfig, device: torch.device, *_: object) -> "MelCodec":
+    """The codec on `device`; it has one precision, and takes little memory."""
     return MelCodec(device)
 
 

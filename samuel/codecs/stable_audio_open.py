@@ -8,6 +8,7 @@ Legend: B batch, S samples at 44.1 kHz, C channels, T latent frames.
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -104,6 +105,7 @@ class StableAudioCodec:
         device: torch.device,
         config: CodecConfig,
         decoding: Precision | None = None,
+        turn: "threading.Lock | None" = None,
     ) -> None:
         """Move the autoencoder, as stable-audio-tools builds it, to `device`.
 
@@ -116,11 +118,11 @@ class StableAudioCodec:
         self._sampled = config.posterior == "sample"
         self._encoder = Batcher(
             lambda audio: autoencoder.encode(audio, skip_bottleneck=True),
-            device, precision=config.precision, size=config.batch, most=MAX_BATCH,
+            device, precision=config.precision, size=config.batch, most=MAX_BATCH, turn=turn,
         )  # fmt: skip
         self._decoder = Batcher(
-            autoencoder.decode, device,
-            precision=decoding or config.precision, size=config.batch, most=MAX_BATCH, fill=False,
+            autoencoder.decode, device, precision=decoding or config.precision, size=config.batch,
+            most=MAX_BATCH, fill=False, turn=turn,
         )  # fmt: skip
 
     def encode(self, audio: Tensor) -> Tensor:
@@ -199,7 +201,12 @@ class _Autoencoder(BaseModel, extra="ignore"):
     pretransform: None = None
 
 
-def load(config: CodecConfig, device: torch.device, decoding: Precision | None = None) -> StableAudioCodec:
+def load(
+    config: CodecConfig,
+    device: torch.device,
+    decoding: Precision | None = None,
+    turn: "threading.Lock | None" = None,
+) -> StableAudioCodec:
     """The codec from `config.path`: a folder in the layout of stable-audio-tools, or `owner/name` on the hub.
 
     Raises:
@@ -219,7 +226,7 @@ def load(config: CodecConfig, device: torch.device, decoding: Precision | None =
     architecture, state = _read_config(files[0]), _read_weights(files[1])
     autoencoder = _build(architecture, state, *files)
     identity = hashlib.sha256(weights_sha256(state).encode() + json_bytes(architecture)).hexdigest()
-    return StableAudioCodec(autoencoder, identity, device, config, decoding)
+    return StableAudioCodec(autoencoder, identity, device, config, decoding, turn)
 
 
 def _read_config(file: Path) -> dict[str, Any]:

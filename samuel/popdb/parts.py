@@ -27,6 +27,7 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._lock = threading.RLock()
+        self._turn = threading.Lock()  # two networks at once would want twice the memory
         self._loaded: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type["Parts"], tuple[Settings]]:
@@ -55,14 +56,16 @@ class Parts:
         """Audio ↔ latents."""
         from samuel.codecs import load_codec
 
-        return self._once("codec", lambda: load_codec(self.settings.codec, self.device))
+        return self._once("codec", lambda: load_codec(self.settings.codec, self.device, turn=self._turn))
 
     @property
     def separator(self) -> "Separator":
         """A song → its vocals."""
         from samuel.separators import load_separator
 
-        return self._once("separator", lambda: load_separator(self.settings.separator, self.device))
+        return self._once(
+            "separator", lambda: load_separator(self.settings.separator, self.device, self._turn)
+        )
 
     def _once(self, name: str, load: Callable[[], Part]) -> Part:
         with self._lock:

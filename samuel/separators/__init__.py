@@ -5,6 +5,7 @@ is a module of this folder, named like it, with a `load` like theirs, and its na
 `samuel.config.SeparatorName`.
 """
 
+import threading
 from importlib import import_module
 from typing import Protocol
 
@@ -29,10 +30,14 @@ class Separator(Protocol):
         ...
 
 
-def load_separator(config: SeparatorConfig, device: torch.device) -> Separator:
+def load_separator(
+    config: SeparatorConfig, device: torch.device, turn: "threading.Lock | None" = None
+) -> Separator:
     """The separator that the settings name; `repet` computes on the CPU whatever the device.
+
+    `turn` is held while it computes, by who shares its memory.
 
     Raises:
         MissingPartError: Its weights are absent, damaged or out of reach.
     """
-    return import_module(f"samuel.separators.{config.name.replace('-', '_')}").load(config, device)
+    return import_module(f"samuel.separators.{config.name.replace('-', '_')}").load(config, device, turn)

@@ -5,8 +5,12 @@ song gives the same stems every time. Legend: S samples at 44.1 kHz, L samples o
 """
 
 import re
+import threading
+from fractions import Fraction
+from importlib import import_module
 from importlib.metadata import version
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +33,12 @@ MAX_BATCH = 32
 """Segments of a batch: about four minutes of song."""
 SOURCE = "vocals"
 NETWORKS = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
+# What official files hold beside tensors and a network: the length of a segment, losses by epoch.
+SCALAR = np.float64(0).__reduce__()[0]  # by its name in NumPy 2, and in NumPy 1
+HARMLESS: list[Any] = [
+    Fraction, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType,
+    SCALAR, (SCALAR, "numpy.core.multiarray.scalar"),
+]  # fmt: skip
 REMEDY = "or set separator.repo to a folder with its weights, or separator.name to 'repet'"
 
 
@@ -46,6 +56,7 @@ class DemucsSeparator:
         *,
         precision: Precision = "fp32",
         batch: int | None = None,
+        turn: "threading.Lock | None" = None,
     ) -> None:
         """Move the networks to `device`; `batch` is of segments, by default as many as the GPU holds."""
         singers = _singers(model)
@@ -65,7 +76,7 @@ class DemucsSeparator:
             # Only the vocals leave the GPU; and a copy, or on a CPU they would keep the other sources alive.
             batcher = Batcher(
                 lambda segments, network=network: network(segments)[:, network.sources.index(SOURCE)].clone(),
-                device, precision=precision, size=batch, most=MAX_BATCH,
+                device, precision=precision, size=batch, most=MAX_BATCH, turn=turn,
             )  # fmt: skip
             self._members.append((network, weight, batcher))
 
@@ -115,7 +126,9 @@ def _apply(network: Any, batcher: Batcher, wave: Tensor) -> Tensor:
     return total / weights
 
 
-def load(config: SeparatorConfig, device: torch.device) -> DemucsSeparator:
+def load(
+    config: SeparatorConfig, device: torch.device, turn: "threading.Lock | None" = None
+) -> DemucsSeparator:
     """The model that the settings name, from a local repository or the hub.
 
     Raises:
@@ -128,9 +141,7 @@ def load(config: SeparatorConfig, device: torch.device) -> DemucsSeparator:
         raise MissingPartError(f"separator.model = {name!r} is of the hub; unset separator.repo for it")
     try:
         with quietly():
-            from demucs.pretrained import get_model
-
-            model: Any = _from_hub(name) if repo is None else get_model(name, repo)
+            model: Any = _from_hub(name) if repo is None else _from_folder(name, repo)
             _require_ours(model, name)
     except SamuelError:
         raise
@@ -140,7 +151,7 @@ def load(config: SeparatorConfig, device: torch.device) -> DemucsSeparator:
         raise MissingPartError(
             f"{where}: demucs cannot load {name!r} ({reason}); fetch its weights again"
         ) from error
-    return DemucsSeparator(model, name, device, precision=config.precision, batch=config.batch)
+    return DemucsSeparator(model, name, device, precision=config.precision, batch=config.batch, turn=turn)
 
 
 def hub_repository(model: str) -> tuple[str, str]:
@@ -157,12 +168,8 @@ def _from_hub(model: str) -> Any:
     from demucs.hf import load_safetensors_model
 
     repository, listing = hub_repository(model)
-    file = fetch(repository, listing, REMEDY)
-    bag: Any = yaml.safe_load(file.read_text("utf-8"))
-    signatures = bag["models"]
-    if not all(isinstance(name, str) and re.fullmatch(r"\w{1,64}", name) for name in signatures):
-        raise MissingPartError(f"{file}: no list of models; fetch it again, {REMEDY}")
-    paths = [fetch(repository, f"{signature}.safetensors", REMEDY) for signature in signatures]
+    bag = _read_bag(fetch(repository, listing, REMEDY))
+    paths = [fetch(repository, f"{signature}.safetensors", REMEDY) for signature in bag["models"]]
     for path in paths:
         verify_blob(path)
         # Demucs calls whatever class a file names; a stranger's could name anything.
@@ -175,6 +182,43 @@ def _from_hub(model: str) -> Any:
             )
     networks = [load_safetensors_model(path) for path in paths]
     return BagOfModels(networks, bag.get("weights"), bag.get("segment")).eval()
+
+
+def _from_folder(name: str, repo: Path) -> Any:
+    """What demucs would make of a folder's files, if they lie in it and hold no code.
+
+    Demucs unpickles them; here nothing becomes of a file but tensors, numbers and demucs' own networks.
+    """
+    from demucs.apply import BagOfModels
+    from demucs.repo import check_checksum
+    from demucs.states import load_model
+
+    kinds = [
+        getattr(import_module(module), kind) for module, _, kind in (n.rpartition(".") for n in NETWORKS)
+    ]
+
+    def load_network(signature: str) -> Any:
+        [path] = [file for file in repo.glob("*.th") if file.stem.partition("-")[0] == signature]
+        if not path.resolve().is_relative_to(repo.resolve()):
+            raise MissingPartError(f"{path}: leads out of its folder; put the file there")
+        if digest := path.stem.partition("-")[2]:
+            check_checksum(path, digest)
+        with torch.serialization.safe_globals([*kinds, *HARMLESS]):
+            return load_model(torch.load(path, "cpu", weights_only=True))
+
+    listing = repo / f"{name}.yaml"
+    if not listing.is_file():
+        return load_network(name)
+    bag = _read_bag(listing)
+    return BagOfModels([load_network(one) for one in bag["models"]], bag.get("weights"), bag.get("segment"))
+
+
+def _read_bag(listing: Path) -> dict[str, Any]:
+    """A list of models, of which none is a path."""
+    bag: Any = yaml.safe_load(listing.read_text("utf-8"))
+    if not all(isinstance(name, str) and re.fullmatch(r"\w{1,64}", name) for name in bag["models"]):
+        raise MissingPartError(f"{listing}: no list of models; fetch it again, {REMEDY}")
+    return bag
 
 
 def _require_ours(model: Any, name: str) -> None:

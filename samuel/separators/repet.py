@@ -24,7 +24,7 @@ HIGH_PASS_HZ = 100.0
 Spectrum = NDArray[np.float32]
 
 
-def load(config: SeparatorConfig, device: torch.device) -> "RepetSeparator":
+def load(config: SeparatorConfig, device: torch.device, *_: object) -> "RepetSeparator":
     """The separator; it computes on the CPU whatever the device."""
     return RepetSeparator()
 

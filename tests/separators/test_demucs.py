@@ -153,6 +153,31 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         load_tiny(tmp_path)
 
 
+class Trap:
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (self.made,)
+
+
+def test_a_folder_runs_nobodys_code_and_its_files_lie_in_it(tmp_path: Path) -> None:
+    path, loose = write_demucs(tmp_path / "repo"), tmp_path / "repo" / "tiny0000.th"
+    package = torch.load(path, weights_only=False)
+    path.unlink()
+    torch.save(package | {"training_args": {"best": np.float64(0.5)}}, loose)  # as official ones may
+    load_tiny(tmp_path / "repo")
+    torch.save(package | {"training_args": Trap(tmp_path / "was-here")}, loose)
+    with pytest.raises(MissingPartError, match="Weights only load failed"):
+        load_tiny(tmp_path / "repo")
+    assert not (tmp_path / "was-here").exists()
+    torch.save(package, tmp_path / "elsewhere.th")
+    loose.unlink()
+    loose.symlink_to(tmp_path / "elsewhere.th")
+    with pytest.raises(MissingPartError, match="leads out of its folder"):
+        load_tiny(tmp_path / "repo")
+
+
 def test_absent_model_and_folder_are_named(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingPartError, match="cannot load 'other'"):
         load_tiny(repository, "other")
