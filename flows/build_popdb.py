@@ -8,27 +8,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from flows import artifacts
+from flows import artifacts, tasks
 from flows.runner import Workers, parts_here, until_run_ends, workers
-from flows.tasks import (
-    AS_PRESET,
-    DOWNLOADS,
-    RETRIED,
-    Group,
-    Overrides,
-    bar,
-    chosen,
-    create_limit,
-    gather,
-    gpu_slot,
-    group_sizes,
-    groups,
-    run_name,
-    shown,
-    shown_songs,
-    slot,
-    submit,
-)
+from flows.tasks import AS_PRESET, RETRIED, Group, Overrides, bar, gpu_slot, shown_songs
 from samuel.config import Preset
 from samuel.doctor import dataset_parts, require
 from samuel.popdb import songs as catalog
@@ -37,14 +19,14 @@ from samuel.popdb.accounts import counted, require_space
 from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.parts import Parts
-from samuel.popdb.songs import Song, SongList
+from samuel.popdb.songs import SongList
 from samuel.popdb.status import Outcome
 from samuel.popdb.writer import require_place, write_popdb
 
 THREADS = 3  # a group downloads while the one before it is separated and the one before that encoded
 
 
-@flow(name="build-popdb", flow_run_name=run_name("{songs.source}-{separator.name}-{codec.name}"))
+@flow(name="build-popdb", flow_run_name=tasks.run_name("{songs.source}-{separator.name}-{codec.name}"))
 def build_popdb(preset: Preset = "demo", settings: Overrides = AS_PRESET) -> dict[str, Any]:
     """Build the dataset POPDB from a list of songs.
 
@@ -52,14 +34,12 @@ def build_popdb(preset: Preset = "demo", settings: Overrides = AS_PRESET) -> dic
         preset: demo, the embedded parts, or paper, the paper's run.
         settings: What is to differ from the preset: songs, parts, where to write.
     """
-    parts = Parts(chosen(preset, settings))
+    parts = Parts(tasks.chosen(preset, settings))
     with workers(parts.settings, THREADS) as run:
         run.submit(examine, computes=True, parts=parts).result()
         listed = list_songs(parts)
         artifacts.show_list(listed)
-        largest = max(group_sizes(len(listed.songs), parts.settings), default=1)
-        require_space(listed.songs, parts.settings, largest)
-        outcomes = prepare(run, listed.songs, parts)
+        outcomes = prepare(run, listed, parts)
         popdb = run.submit(assemble, outcomes=Group(outcomes), parts=parts).result()
     artifacts.show_dataset(popdb, outcomes)
     counts = popdb.info["counts"]
@@ -68,16 +48,18 @@ def build_popdb(preset: Preset = "demo", settings: Overrides = AS_PRESET) -> dic
     return cast("dict[str, Any]", Completed(message=message, data={"path": popdb.location, **counts}))
 
 
-def prepare(run: Workers, songs: Sequence[Song], parts: Parts) -> list[Outcome]:
+def prepare(run: Workers, listed: SongList, parts: Parts) -> list[Outcome]:
     """Take songs to paired latents, group by group; what became of each."""
+    groups = tasks.groups(listed.songs, parts.settings)
+    require_space(listed.songs, parts.settings, max((len(group) for _, group in groups), default=1))
     if parts.settings.songs.source == "csv":
-        create_limit(DOWNLOADS)
-    progress = artifacts.SongProgress(songs, parts.settings)
+        tasks.create_limit(tasks.DOWNLOADS)
+    progress = artifacts.SongProgress(listed.songs, parts.settings)
     parts.rate_limiter.start_run()  # whoever starts a run has read why the last one stopped
     with ExitStack() as broken_off:
         broken_off.callback(parts.rate_limiter.cancel)  # the groups to come would download for nobody
-        tasks = submit(run, (download, separate, encode), parts, groups(songs, parts.settings))
-        outcomes = gather(tasks, progress.add)
+        futures = tasks.submit(run, (download, separate, encode), parts, groups)
+        outcomes = tasks.gather(futures, progress.add)
         broken_off.pop_all()
     return outcomes
 
@@ -98,11 +80,11 @@ def list_songs(parts: Parts) -> SongList:
 
 
 @task(task_run_name="download {group}", tags=["download"], cache_policy=NO_CACHE, **RETRIED)
-def download(songs: Sequence[Song], parts: Parts, group: str) -> Group[Outcome]:
+def download(songs: Sequence[catalog.Song], parts: Parts, group: str) -> Group[Outcome]:
     """Songs → audio."""
     with bar(songs, f"download {group}") as progress:
-        done = until_run_ends(lambda _: progress.update())
-        return shown_songs(acquire_songs(songs, parts_here(parts), done, while_asking=slot(DOWNLOADS)))
+        done, asking = until_run_ends(lambda _: progress.update()), tasks.slot(tasks.DOWNLOADS)
+        return shown_songs(acquire_songs(songs, parts_here(parts), done, while_asking=asking))
 
 
 @task(task_run_name="separate {group}", tags=["separate"], cache_policy=NO_CACHE, **RETRIED)
@@ -125,4 +107,4 @@ def encode(songs: Sequence[Outcome], parts: Parts, group: str) -> Group[Outcome]
 def assemble(outcomes: Sequence[Outcome], parts: Parts) -> Popdb:
     """Latents → POPDB."""
     popdb = write_popdb(list(outcomes), parts.settings, parts.store)
-    return shown(popdb, cached=not popdb.made, what=f"{popdb.info['counts']['pairs']} pairs")
+    return tasks.shown(popdb, cached=not popdb.made, what=f"{popdb.info['counts']['pairs']} pairs")

@@ -9,10 +9,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from flows.server import UI_URL, ensure_server, environment
-from samuel.config import Settings, read_settings
+from flows.serve import UI_URL, ensure_server, environment
+from samuel.config import read_settings
 from samuel.errors import SamuelError
 
 
@@ -27,27 +26,19 @@ def main() -> int:
     try:
         settings = read_settings(options.settings, options.overrides)
         ensure_server()
-        made = run_flows(settings)
+        # Imported now, so that Prefect finds the server's address in the environment.
+        from flows.build_popdb import build_popdb
+        from flows.train_and_eval import train_and_eval
+
+        dataset, made = build_popdb(settings=settings), train_and_eval(settings=settings)
     except SamuelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"\ndataset        {made['dataset']}")
-    print(f"checkpoint     {made['model']}")
+    print(f"\ndataset        {dataset['path']}\ncheckpoint     {made['model']}")
     for path in made["accompaniments"]:
         print(f"accompaniment  {path}")
-    print(f"report         {made['report']}")
-    print(f"history        make serve, then {UI_URL}")
+    print(f"report         {made['report']}\nhistory        make serve, then {UI_URL}")
     return 0
-
-
-def run_flows(settings: Settings) -> dict[str, Any]:
-    """Run one flow after the other; where their results are."""
-    # Imported now, so that Prefect finds the server's address in the environment.
-    from flows.build_popdb import build_popdb
-    from flows.train_and_eval import train_and_eval
-
-    dataset = build_popdb(settings=settings)
-    return {"dataset": dataset["path"], **train_and_eval(settings=settings)}
 
 
 if __name__ == "__main__":

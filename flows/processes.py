@@ -3,8 +3,8 @@
     python -m flows.processes COMMAND ARGUMENT …
 
 runs a command and, when the command or the process that started this one ends, ends all that the command has
-left behind, in whatever session: Prefect's worker and torchrun give their children sessions of their own,
-which no signal to a group reaches. The kernel tells of a parent's death on Linux alone.
+left behind, in whatever session: Prefect's worker and torchrun give their children sessions of their own. The
+kernel tells of a parent's death on Linux alone.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -27,13 +27,7 @@ GRACE_S = 10.0  # from SIGTERM to SIGKILL
 def spawn(
     command: Sequence[str], environment: Mapping[str, str] | None = None, log: Path | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Start a command in a session of its own: Ctrl-C reaches it only through us, and it ends when we do.
-
-    Args:
-        command: What to run.
-        environment: Its variables; none: ours.
-        log: Takes what it prints, after what is there; none: our own terminal.
-    """
+    """Start a command that ends when we do, out of reach of Ctrl-C; it prints into `log`, or where we do."""
     with contextlib.ExitStack() as opened:
         output = opened.enter_context(log.open("ab")) if log else None
         return _start([sys.executable, "-m", "flows.processes", *command], environment, output)
@@ -67,33 +61,28 @@ def main() -> int:
             code = _start(sys.argv[1:]).wait()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _end_descendants()
+        # SIGTERM first, so that flow runs can tell the server what became of them.
+        psutil.wait_procs(_signalled_descendants(signal.SIGTERM), GRACE_S)
+        while left := _signalled_descendants(signal.SIGKILL):
+            psutil.wait_procs(left, timeout=1)
     return code if code >= 0 else 128 - code
 
 
 def _start(
     command: Sequence[str], environment: Mapping[str, str] | None = None, output: object = None
 ) -> "subprocess.Popen[bytes]":
+    def end_with_parent() -> None:
+        if LIBC:
+            LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
     return subprocess.Popen(
         command, env=environment, stdout=output, stderr=output, start_new_session=True,  # type: ignore[arg-type]
-        preexec_fn=_end_with_parent,  # noqa: PLW1509  (one call, looked up before)
+        preexec_fn=end_with_parent,  # noqa: PLW1509  (one call, looked up before)
     )  # fmt: skip
 
 
-def _end_with_parent() -> None:
-    if LIBC:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _end_descendants() -> None:
-    """SIGTERM first, so that flow runs can tell the server what became of them."""
-    psutil.wait_procs(_signalled(psutil.Process().children(recursive=True), signal.SIGTERM), GRACE_S)
-    while left := _signalled(psutil.Process().children(recursive=True), signal.SIGKILL):
-        psutil.wait_procs(left, timeout=1)
-
-
-def _signalled(processes: Iterable[psutil.Process], number: signal.Signals) -> list[psutil.Process]:
-    found = list(processes)
+def _signalled_descendants(number: signal.Signals) -> list[psutil.Process]:
+    found = psutil.Process().children(recursive=True)
     for process in found:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # a second of imports, for the few who have a cluster
 
 GPU = "GPU"  # the resource that a Dask worker with a GPU offers, as Dask's own guides name it
 CONNECT_S = 20
+LOOK_S = 0.5
+TAIL_BYTES = 8192  # of a file of metrics: many rows
 SECRETS = {
     "HF_TOKEN": "samuel-hf-token",
     "KAGGLE_USERNAME": "samuel-kaggle-username",
@@ -43,28 +45,25 @@ SECRETS = {
 _ending: set[str] = set()  # flow runs that are ending early: nothing else tells a task that is a thread
 
 Value = TypeVar("Value")
-OnStep = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Those who run the tasks of a flow.
-
-    Attributes:
-        runner: Prefect's, started.
-        client: Of the Dask cluster, where there is one.
-        gpu: Whether tasks that compute may only run where a Dask worker offers a GPU.
-    """
+    """Those who run the tasks of a flow."""
 
     runner: TaskRunner[Any]
     client: "PrefectDaskClient | None" = None
-    gpu: bool = False
+    gpu: bool = False  # tasks that compute may only run where a Dask worker offers a GPU
 
     def submit(
         self, task: Task[..., Any], *, computes: bool = False, **parameters: Any
     ) -> PrefectFuture[Any]:
         """Have a task run once its parameters are there; it `computes` on a GPU where there is one."""
-        with _needing_a_gpu() if computes and self.gpu else nullcontext():
+        with ExitStack() as annotated:
+            if computes and self.gpu:
+                from dask.base import annotate
+
+                annotated.enter_context(annotate(resources={GPU: 1}))
             return self.runner.submit(task, parameters)
 
 
@@ -116,11 +115,7 @@ def run_ends() -> Callable[[], bool]:
 
 
 def until_run_ends(callback: Callable[[Value], object]) -> Callable[[Value], None]:
-    """Wrap the callback of a long work, so that nothing more begins once the run ends; to be made in a task.
-
-    Raises:
-        StoppedError: It ends.
-    """
+    """Wrap the callback of a task's long work, which raises StoppedError once the run ends."""
     ends = run_ends()
 
     def called(value: Value) -> None:
@@ -149,26 +144,27 @@ def _mark(run: str, *, ends: bool) -> None:
 def _dask_workers(settings: Settings) -> "Iterator[Workers]":
     from prefect_dask.task_runners import DaskTaskRunner
 
-    address, patience = settings.runner.address, {"timeout": CONNECT_S}
+    address = settings.runner.address
     local = {
         "n_workers": settings.runner.workers,
         "threads_per_worker": 1,
         "host": "127.0.0.1",
         "dashboard_address": "127.0.0.1:0",  # any free port: 8787 may be taken
-        # Plugins are for the command line, and fail in a worker's loop.
-        "env": {"PREFECT_PLUGINS_ENABLED": "false"},
+        "env": {
+            "PREFECT_PLUGINS_ENABLED": "false"
+        },  # they are for the command line, and fail in a worker's loop
         "resources": {GPU: 1} if resolve_device(settings.device).type == "cuda" else {},
     }
-    where = {"address": address} if address else {"cluster_kwargs": local}
-    with DaskTaskRunner(**where, client_kwargs=patience) as runner:  # type: ignore[arg-type]
+    where: Any = {"address": address} if address else {"cluster_kwargs": local}
+    with DaskTaskRunner(**where, client_kwargs={"timeout": CONNECT_S}) as runner:
         try:
             client = runner.client  # reaches the scheduler now, and not with the first task
         except OSError as error:  # a refused connection, a timeout, an unknown host
             if not address:
                 raise
             raise MissingPartError(
-                f"runner.address: no Dask scheduler answers at {address} ({type(error).__name__}); start"
-                " one with `dask scheduler`, correct the address, or set runner.kind = 'threads'"
+                f"runner.address: no Dask scheduler answers at {address} ({type(error).__name__}); start one"
+                " with `dask scheduler`, correct the address, or set runner.kind = 'threads'"
             ) from error
         client.run(_hold, {name: os.environ[name] for name in SECRETS if name in os.environ})
         offered = [worker["resources"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
@@ -190,12 +186,6 @@ def wants_gpu(offered: list[dict[str, float]], settings: Settings) -> bool:
     return found and settings.device in ("auto", "cuda")
 
 
-def _needing_a_gpu() -> Any:
-    from dask.base import annotate
-
-    return annotate(resources={GPU: 1})
-
-
 def _hold(secrets: Mapping[str, str]) -> None:
     for name, value in secrets.items():
         os.environ.setdefault(name, value)
@@ -203,12 +193,10 @@ def _hold(secrets: Mapping[str, str]) -> None:
 
 # torchrun.
 
-LOOK_S = 0.5
-TAIL_BYTES = 8192  # of a file of metrics: many rows
-LOGGED_LINES = 60
 
-
-def fit_by_torchrun(settings: Settings, run: Path, on_step: OnStep, ends: Callable[[], bool]) -> Artifact:
+def fit_by_torchrun(
+    settings: Settings, run: Path, on_step: Callable[[dict[str, Any]], object], ends: Callable[[], bool]
+) -> Artifact:
     """Train on `training.processes` processes of this machine, from the last checkpoint where there is one.
 
     Told to end, torchrun has them take the step in hand and write a checkpoint. Killed, or when this process
@@ -230,8 +218,8 @@ def fit_by_torchrun(settings: Settings, run: Path, on_step: OnStep, ends: Callab
     processes, gpus = settings.training.processes, torch.cuda.device_count()
     if resolve_device(settings.device).type == "cuda" and processes > gpus:
         raise MissingPartError(
-            f"training.processes = {processes}: each needs a GPU of its own, and this machine has {gpus};"
-            f" set training.processes = {gpus}"
+            f"training.processes = {processes}: each needs a GPU of its own, and this machine has {gpus}; set"
+            f" training.processes = {gpus}"
         )
     with tempfile.TemporaryDirectory(prefix="samuel-") as folder:  # which nobody else can read
         file, log = Path(folder) / "settings.json", Path(folder) / "log"
@@ -240,15 +228,32 @@ def fit_by_torchrun(settings: Settings, run: Path, on_step: OnStep, ends: Callab
         torchrun += ["--nproc-per-node", str(processes), "-m", "samuel.cli", "train", "--settings", str(file)]
         process = spawn(torchrun, log=log)
         try:
-            _follow(process, run / "training" / "metrics.jsonl", on_step, ends)
-        finally:
-            _stop_torchrun(process)
-        if process.returncode:
-            raise SamuelError(_why(log.read_text("utf-8", "replace"), process.returncode))
+            seen = 0
+            while process.poll() is None:
+                if ends():
+                    raise StoppedError("the run has ended; started again, it goes on from its checkpoint")
+                row = newest_row(run / "training" / "metrics.jsonl")
+                if row and row["step"] != seen:
+                    seen = row["step"]
+                    on_step(row)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(LOOK_S)
+        finally:  # torchrun alone first: a training that is told twice ends without its checkpoint
+            with suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):
+                for agent in psutil.Process(process.pid).children():
+                    agent.terminate()
+                process.wait(1.5 * GRACE_S)
+            stop(process)
+        said = log.read_text("utf-8", "replace")
     model = find_artifact(run / "model")
-    if model is None:
-        raise SamuelError(f"{run / 'model'}: not there after the training; start it again")
-    return Artifact(model.folder, model.record, model.sha256, made=True)
+    if process.returncode or model is None:
+        get_run_logger().error("the training processes said\n%s", "\n".join(said.splitlines()[-60:]))
+        own = re.findall(r"^error: (.+)", said, re.MULTILINE)  # torchrun's words only repeat that they failed
+        ended = (
+            f"the training processes ended with {exit_words(process.returncode)}; the log has what they said"
+        )
+        raise SamuelError(own[-1] if own else ended)
+    return replace(model, made=True)
 
 
 def newest_row(metrics: Path) -> dict[str, Any] | None:
@@ -260,39 +265,3 @@ def newest_row(metrics: Path) -> dict[str, Any] | None:
         return json.loads(lines[-2]) if len(lines) > 1 else None
     except (FileNotFoundError, ValueError):  # none yet, or damaged by a kill: the training mends that
         return None
-
-
-def _follow(
-    process: "subprocess.Popen[bytes]", metrics: Path, on_step: OnStep, ends: Callable[[], bool]
-) -> None:
-    seen = 0
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(LOOK_S)
-            return
-        if ends():
-            raise StoppedError("the run has ended; started again, the training goes on from its checkpoint")
-        row = newest_row(metrics)
-        if row and row["step"] != seen:
-            seen = row["step"]
-            on_step(row)
-
-
-def _stop_torchrun(process: "subprocess.Popen[bytes]") -> None:
-    """End torchrun alone first: a training that is told twice ends without its checkpoint."""
-    with suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):
-        for agent in psutil.Process(process.pid).children():
-            agent.terminate()
-        process.wait(1.5 * GRACE_S)
-    stop(process)
-
-
-def _why(output: str, code: int) -> str:
-    """The last that the processes said themselves: torchrun's own words only repeat that they failed."""
-    get_run_logger().error("the training processes said\n%s", "\n".join(output.splitlines()[-LOGGED_LINES:]))
-    said = re.findall(r"^error: (.+)", output, re.MULTILINE)
-    return (
-        said[-1]
-        if said
-        else f"the training processes ended with {exit_words(code)}; the log has what they said"
-    )

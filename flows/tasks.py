@@ -4,7 +4,7 @@ import sys
 from collections import UserList
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import accumulate
+from itertools import pairwise
 from queue import SimpleQueue
 from typing import Annotated, Any, TypeVar, cast
 
@@ -39,20 +39,20 @@ def form_over_presets(_: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
     schema = handler(Settings.__pydantic_core_schema__)
     tree = handler.resolve_ref_schema(schema)
     tree["properties"].pop("preset", None)
-    _describe_defaults(tree, PRESETS["paper"], handler)
+
+    def describe_defaults(section: Any, paper: Mapping[str, Any]) -> None:
+        for name, field in section["properties"].items():
+            values = {"demo": field.pop("default", None), "paper": paper.get(name)}
+            if "$ref" in field:
+                describe_defaults(handler.resolve_ref_schema(field), paper.get(name, {}))
+                continue
+            for preset, value in values.items():
+                if value is not None:
+                    field["description"] += f"{'; ' if preset == 'demo' else ', '}{preset}: "
+                    field["description"] += f"{value:,}" if isinstance(value, int) else f"{value}"
+
+    describe_defaults(tree, PRESETS["paper"])
     return schema
-
-
-def _describe_defaults(section: Any, paper: Mapping[str, Any], handler: GetJsonSchemaHandler) -> None:
-    for name, field in section["properties"].items():
-        default = field.pop("default", None)
-        if "$ref" in field:
-            _describe_defaults(handler.resolve_ref_schema(field), paper.get(name, {}), handler)
-        elif default is not None or name in paper:
-            ours, theirs = (
-                f"{value:,}" if isinstance(value, int) else f"{value}" for value in (default, paper.get(name))
-            )
-            field["description"] += f"; demo: {ours}" + (f", paper: {theirs}" if name in paper else "")
 
 
 Overrides = Annotated[
@@ -98,23 +98,14 @@ MOST_TASKS_IN_LITTLE_SPACE = 220  # where audio is removed: it lies there until 
 FIRST_TASKS = 8  # of a long list: they are small all the same, so that there is soon something to see
 
 
-def group_sizes(songs: int, settings: Settings) -> list[int]:
-    """Return how many songs each task of a stage takes, of so many."""
-    most = MOST_TASKS_IN_LITTLE_SPACE if settings.retention.audio == "remove" else MOST_TASKS
-    size = max(1, min(SONGS_PER_TASK, -(-songs // LEAST_TASKS)))
-    first = FIRST_TASKS if songs > size * most else 0
-    left = songs - first * size
-    then = max(size, -(-left // (most - first)))
-    return [*[size] * first, *[then] * (left // then), *([left % then] if left % then else [])]
-
-
 def groups(songs: Sequence[Item], settings: Settings) -> list[tuple[str, Group[Item]]]:
-    """Split songs into the groups that one task takes, each with its name, such as `songs 1-3`."""
-    sizes = group_sizes(len(songs), settings)
-    return [
-        (f"songs {end - size + 1}-{end}", Group(songs[end - size : end]))
-        for size, end in zip(sizes, accumulate(sizes), strict=True)
-    ]
+    """Split songs into the groups that one task of a stage takes, each with its name, such as `songs 1-3`."""
+    most = MOST_TASKS_IN_LITTLE_SPACE if settings.retention.audio == "remove" else MOST_TASKS
+    size = max(1, min(SONGS_PER_TASK, -(-len(songs) // LEAST_TASKS)))
+    first = FIRST_TASKS if len(songs) > size * most else 0
+    then = max(size, -(-(len(songs) - first * size) // (most - first)))
+    starts = [*range(0, first * size, size), *range(first * size, len(songs), then), len(songs)]
+    return [(f"songs {start + 1}-{end}", Group(songs[start:end])) for start, end in pairwise(starts)]
 
 
 def submit(
@@ -145,13 +136,20 @@ def gather(
     flow with its own error; others only say that they never ran, or were stopped.
 
     Args:
-        stages: What `submit` gave; emptied, for a future keeps what its task brought.
+        stages: What `submit` gave; emptied, for a future keeps what its task brought, and so would Prefect's
+            own `as_completed`.
         tell: Given the number of a stage, and what became of some songs there, as they come.
     """
+    where = {f.task_run_id: (s, p) for s, stage in enumerate(stages) for p, f in enumerate(stage)}
+    final, ended = len(stages) - 1, SimpleQueue[PrefectFuture[Group[Outcome]]]()
+    while stages:
+        for future in stages.pop():
+            future.add_done_callback(ended.put)
     followed: Exception | None = None
     last: dict[int, Group[Outcome]] = {}
-    final = len(stages) - 1
-    for stage, place, future in _as_they_end(stages):
+    for _ in where:
+        future = ended.get()
+        stage, place = where[future.task_run_id]
         try:
             outcomes = future.result()
         except (StoppedError, UnfinishedRun) as error:
@@ -165,23 +163,8 @@ def gather(
     return [outcome for place in sorted(last) for outcome in last[place]]
 
 
-def _as_they_end(
-    stages: "list[list[PrefectFuture[Data]]]",
-) -> "Iterator[tuple[int, int, PrefectFuture[Data]]]":
-    """Stage, place and future of each that ends; Prefect's own `as_completed` would hold all of them."""
-    where = {f.task_run_id: (s, p) for s, stage in enumerate(stages) for p, f in enumerate(stage)}
-    ended = SimpleQueue[PrefectFuture[Data]]()
-    while stages:
-        for future in stages.pop():
-            future.add_done_callback(ended.put)
-    for _ in where:
-        future = ended.get()
-        yield *where[future.task_run_id], future
-
-
-# Retries: a song that fails is no fault of its task, as the stages remember and retry songs themselves. What
-# reaches a task concerns all songs. A connection that broke may come back; a full disk, missing weights or a
-# bug do not mend themselves, and are shown at once.
+# Retries: stages remember and retry songs themselves, so that what reaches a task concerns all songs. A
+# connection that broke may come back; a full disk, missing weights or a bug are shown at once.
 
 
 def may_pass(task: Any, run: Any, state: Any) -> bool:
@@ -194,8 +177,7 @@ def may_pass(task: Any, run: Any, state: Any) -> bool:
     return False
 
 
-# Pauses of 10, 20, 40, 80 and 160 s, and up to half as much again: a server or a bucket may be away for five
-# minutes.
+# After 10, 20, 40, 80 and 160 s, and up to half as much again: a bucket may be away for five minutes.
 RETRIED: dict[str, Any] = {
     "retries": 5,
     "retry_delay_seconds": exponential_backoff(10),
@@ -206,9 +188,9 @@ RETRIED: dict[str, Any] = {
 # Limits: how many tasks may do the same at a time, over all runs, processes and machines of a Prefect server.
 # The UI shows them and who holds them, `prefect gcl update` changes them.
 
-# Every song list of every run asks the same site; its pace is kept by whoever shares a data folder, and this
-# is what holds between those that do not.
-DOWNLOADS = "samuel-download"
+DOWNLOADS = (
+    "samuel-download"  # the pace holds for whoever shares a data folder; this between those who do not
+)
 GPU_LIMIT = "samuel-gpu"
 LEASE_S = 120  # a killed holder blocks the others for so long, and a server may be away for as long
 
@@ -259,9 +241,8 @@ def shown(data: Data, *, cached: bool, what: str) -> Data:
 
     The files decide: Prefect's own cache would go on answering after a file is gone.
     """
-    if not cached:
-        return data
-    return cast("Data", Completed(name="Cached", message=f"{what}: already there", data=data))
+    state = Completed(name="Cached", message=f"{what}: already there", data=data)
+    return cast("Data", state) if cached else data
 
 
 def shown_songs(outcomes: Sequence[Outcome]) -> Group[Outcome]:

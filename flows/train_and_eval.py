@@ -59,24 +59,16 @@ def train_and_eval(preset: Preset = "demo", settings: Overrides = AS_PRESET) -> 
 
 
 def summary(model: Artifact, measured: Mapping[str, Any]) -> str:
-    """Say in one line what a run ends with.
-
-    Args:
-        model: The trained model.
-        measured: The summary of its scores.
-    """
+    """Say in one line what a run ends with: its model, and the first of the scores that were measured."""
     progress = model.record["progress"]
     held = "held-out" if model.record["held_out"] else "training"
-    words = [
-        counted(progress["step"], "step"),
-        f"{held} loss {number(progress['best_loss'], 4)} of v at step {progress['best_step']:,}",
-        f"{counted(measured['tracks'], 'track')} scored",
-    ]
+    best = f"{held} loss {number(progress['best_loss'], 4)} of v at step {progress['best_step']:,}"
+    words = f"{counted(progress['step'], 'step')}; {best}; {counted(measured['tracks'], 'track')} scored"
     ours = {name: systems[OURS] for name, systems in measured["scores"].items() if OURS in systems}
-    if first := next(iter(in_order(ours)), None):
-        found = find_score(first)
-        words.append(f"{found.title} {number(ours[first]['mean'], found.digits)} ({found.unit})")
-    return "; ".join(words)
+    for name in in_order(ours)[:1]:
+        found = find_score(name)
+        words += f"; {found.title} {number(ours[name]['mean'], found.digits)} ({found.unit})"
+    return words
 
 
 @task(task_run_name="check the parts", cache_policy=NO_CACHE)

@@ -10,7 +10,6 @@ same bytes, nothing may have been made twice, and no run may be shown as running
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import statistics
@@ -33,6 +32,7 @@ from prefect.exceptions import ObjectNotFound  # noqa: E402
 
 from samuel.artifacts import read_jsonl  # noqa: E402
 from samuel.config import Settings, parse  # noqa: E402
+from tests.flows.runs import digests  # noqa: E402
 from tests.flows.serving import Served  # noqa: E402
 
 FLOWS = ("build-popdb/demo", "train-and-eval/demo")
@@ -61,13 +61,7 @@ AWAY = (httpx.HTTPError, RuntimeError, ObjectNotFound)  # the server is away, bo
 
 
 class Chaos:
-    """`make serve` whose processes are killed now and then, and what was seen of the files meanwhile.
-
-    Args:
-        home: Where the folders are made, and Prefect keeps its database.
-        seed: Of the moments and the victims.
-        sizes: The demo's settings, less the folders.
-    """
+    """`make serve` whose processes are killed now and then, and what was seen of the files meanwhile."""
 
     def __init__(self, home: Path, seed: int, sizes: dict[str, Any]) -> None:
         self.home, self.sizes, self.left, self.runs = home, sizes, 0, 0
@@ -88,15 +82,10 @@ class Chaos:
         for flow in FLOWS:
             while not self._run(flow, settings, root):
                 pass
-        popdb = [path for path in Path(settings.popdb_path).rglob("*") if path.is_file()]
-        kept = [
-            f
-            for p in ("model/model.safetensors", "samples/*/accompaniment.wav")
-            for f in root.glob(f"artifacts/*/{p}")
-        ]
-        return {
-            str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(popdb + kept)
-        }
+        made = ("artifacts/*/model/model.safetensors", "artifacts/*/samples/*/accompaniment.wav")
+        kept = {str(path.relative_to(root)) for pattern in made for path in root.glob(pattern)}
+        popdb = Path(settings.popdb_path).relative_to(root)
+        return {n: d for n, d in digests(root).items() if n in kept or Path(n).is_relative_to(popdb)}
 
     def unfinished(self) -> list[str]:
         """Name the runs that are still shown as not over."""
@@ -111,7 +100,11 @@ class Chaos:
 
     def _run(self, flow: str, settings: Settings, root: Path) -> bool:
         """Submit a flow and follow it; whether it came to its end."""
-        run = self._submit(flow, settings)
+        run = None
+        while not run:
+            self._keep_serving()
+            with contextlib.suppress(*AWAY):
+                run = self.served.run(flow, settings)
         self.runs += 1
         at_work, deadly = self._draw.random() < AT_START, False
         next_s = seen_s = time.monotonic()
@@ -140,13 +133,6 @@ class Chaos:
                     return False
             time.sleep(0.05)
         raise TimeoutError(f"{flow}: not over after {RUN_S} s")
-
-    def _submit(self, flow: str, settings: Settings) -> FlowRun:
-        while True:
-            self._keep_serving()
-            with contextlib.suppress(*AWAY):
-                return self.served.run(flow, settings)
-            time.sleep(0.5)
 
     def _keep_serving(self) -> None:
         if self.served.process.poll() is not None:  # as systemd would
@@ -219,7 +205,7 @@ def steps_since_checkpoint(root: Path) -> int:
 
 
 def main() -> int:
-    """0 where every kill was survived, and everything is as if there had been none."""
+    """Return 0 where every kill was survived, and everything is as if there had been none."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")

@@ -47,7 +47,6 @@ def below(module: str, *rooms: str) -> bool:
         ("samuel.popdb.loader", ("samuel.train", "samuel.generate", "samuel.evaluate")),
         ("samuel.checkpoint", ("samuel.train", "samuel.generate", "samuel.evaluate")),
         ("samuel.generate", ("samuel.train", "samuel.evaluate", "samuel.report", "samuel.app")),
-        ("flows.server", ("prefect",)),
         ("flows.processes", ("prefect",)),
         ("flows.serve", ("prefect",)),
     ],

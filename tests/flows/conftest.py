@@ -6,6 +6,8 @@ import pytest
 import soundfile
 from prefect.testing.utilities import prefect_test_harness
 
+from tests.flows.serving import Served, serving
+
 RATE = 44_100
 
 
@@ -16,6 +18,13 @@ def server() -> Iterator[str]:
         from prefect.settings import PREFECT_API_URL
 
         yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A running `make serve`."""
+    with serving(tmp_path_factory.mktemp("home")) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tests.flows.runs import wait_for
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.flows.runs import ROOT, wait_for
 
 
 class Served:
@@ -45,27 +43,25 @@ class Served:
             )
 
     def said(self) -> str:
-        """What it has printed."""
         return self.log.read_text("utf-8", "replace")
 
     def until_said(self, words: str, times: int = 1) -> None:
-        """Wait until it has printed a regular expression so many times."""
         wait_for(lambda: len(re.findall(words, self.said())) >= times, self.said)
 
     def child(self, words: str) -> psutil.Process:
-        """The process below it whose command line ends like this, or has it."""
-        return wait_for(lambda: self._found(words), self.said)[-1]
+        """The youngest process below it with these words in its command: what fences it in has them too."""
 
-    def _found(self, words: str) -> list[psutil.Process]:
-        found = []
-        for child in self.everyone():
-            with contextlib.suppress(psutil.Error):
-                if words in " ".join(child.cmdline()):
-                    found.append(child)
-        return found
+        def found() -> list[psutil.Process]:
+            processes = []
+            for child in self.everyone():
+                with contextlib.suppress(psutil.Error):
+                    if words in " ".join(child.cmdline()):
+                        processes.append(child)
+            return processes
+
+        return wait_for(found, self.said)[-1]
 
     def everyone(self) -> list[psutil.Process]:
-        """All processes below it."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def end(self) -> int:
@@ -74,19 +70,15 @@ class Served:
         return self.process.wait(timeout=60)
 
     def healthy(self) -> bool:
-        """Whether its server answers."""
-        try:
+        with contextlib.suppress(httpx.HTTPError):
             return httpx.get(f"{self.environment['PREFECT_API_URL']}/health").is_success
-        except httpx.HTTPError:
-            return False
+        return False
 
     @contextmanager
     def client(self) -> Iterator[SyncPrefectClient]:
-        """A client of its server."""
-        settings = {PREFECT_API_URL: self.environment["PREFECT_API_URL"]}
         password = self.environment.get("PREFECT_SERVER_API_AUTH_STRING")
-        known = temporary_settings({**settings, PREFECT_API_AUTH_STRING: password})
-        with known, get_client(sync_client=True) as client:
+        settings = {PREFECT_API_URL: self.environment["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: password}
+        with temporary_settings(settings), get_client(sync_client=True) as client:
             yield client
 
     def run(self, deployment: str, settings: Any) -> FlowRun:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from prefect import flow, task
 from safetensors.torch import load_file
 
 from flows.build_popdb import build_popdb
+from flows.processes import spawn
 from flows.runner import GPU, fit_by_torchrun, newest_row, parts_here, run_ends, wants_gpu, workers
 from flows.train_and_eval import train, train_and_eval
 from samuel.artifacts import Artifact, find_artifact
@@ -28,11 +28,10 @@ from samuel.popdb.dataset import open_popdb
 from samuel.popdb.parts import Parts
 from samuel.popdb.writer import write_popdb
 from samuel.train import fit, run_folder
-from tests.flows.runs import digests, folder_settings, wait_for
+from tests.flows.runs import ROOT, digests, folder_settings, wait_for
 from tests.popdb.latents import encoded_song, small_settings
-from tests.train.trainings import ignore, put_nan
+from tests.train.trainings import ignore
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 HERE: dict[str, Any] = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 pytestmark = [
     # Of Dask's own sockets and processes, which it leaves to the end of the interpreter.
@@ -64,14 +63,11 @@ def cluster() -> Iterator[LocalCluster]:
                 process.terminate()
 
 
-def on(cluster: LocalCluster) -> dict[str, str]:
-    return {"kind": "dask", "address": cluster.scheduler_address}
-
-
 def test_tasks_run_where_they_can_hear_the_end_and_load_parts_once(
     cluster: Any, server: str, tmp_path: Path
 ) -> None:
-    settings = small_settings(tmp_path, runner=on(cluster)).model_copy(update={"device": "auto"})
+    dask = {"kind": "dask", "address": cluster.scheduler_address}
+    settings = small_settings(tmp_path, runner=dask).model_copy(update={"device": "auto"})
     begun, heard = tmp_path / "begun", tmp_path / "heard"
 
     @task
@@ -108,49 +104,43 @@ def test_tasks_run_where_they_can_hear_the_end_and_load_parts_once(
     wait_for(heard.exists)
 
 
-def test_a_worker_killed_in_mid_run_harms_nobody(
-    on_threads: Settings, songs_folder: Path, tmp_path: Path
+def test_a_worker_killed_in_mid_run_harms_nobody_and_others_train(
+    cluster: Any, on_threads: Settings, songs_folder: Path, tmp_path: Path
 ) -> None:
-    two: Any = LocalCluster(n_workers=2, **HERE)
-    with two as local:
-        settings = folder_settings(tmp_path, songs_folder, runner=on(local))
+    settings = folder_settings(tmp_path, songs_folder, runner={"kind": "dask", "workers": 2})
+    others = psutil.Process().children()
 
-        def kill() -> None:
-            wait_for(lambda: any((settings.data / "stems").glob("*/entry.json")), pause_s=0.005)
-            os.kill(next(iter(local.workers.values())).pid, signal.SIGKILL)
+    def kill() -> None:
+        wait_for(lambda: any((settings.data / "stems").glob("*/entry.json")), pause_s=0.005)
+        ours = (child for child in psutil.Process().children() if child not in others)
+        next(child for child in ours if "spawn_main" in " ".join(child.cmdline())).kill()
 
-        killer = threading.Thread(target=kill)
-        killer.start()
-        build_popdb(settings=settings)
-        killer.join()
+    killer = threading.Thread(target=kill)
+    killer.start()
+    build_popdb(settings=settings)
+    killer.join()
     assert digests(Path(settings.popdb_path)) == digests(Path(on_threads.popdb_path))
-
-
-def test_a_training_on_a_worker_of_our_own_ends_in_a_report(on_threads: Settings) -> None:
-    settings = on_threads.model_copy(update={"runner": RunnerConfig(kind="dask", workers=1)})
-    made = train_and_eval(settings=settings)
+    runner = RunnerConfig(kind="dask", address=cluster.scheduler_address)
+    made = train_and_eval(settings=on_threads.model_copy(update={"runner": runner, "device": "auto"}))
     assert Path(made["report"]).is_file()
 
 
-def test_a_gpu_that_nobody_offers_is_told_before_the_work(tmp_path: Path) -> None:
-    settings = {
-        device: small_settings(tmp_path).model_copy(update={"device": device})
-        for device in ("cuda", "auto", "cpu")
-    }
-    with pytest.raises(MissingPartError, match=r"none of 2 Dask workers offers a GPU.*--resources GPU=1"):
-        wants_gpu([{}, {"memory": 1.0}], settings["cuda"])
-    assert wants_gpu([{}, {GPU: 1.0}], settings["cuda"])
-    assert not wants_gpu([{}], settings["auto"])
-    assert not wants_gpu([{GPU: 1.0}], settings["cpu"])
-
-
-def test_a_scheduler_that_does_not_answer_is_named(
+def test_a_gpu_or_scheduler_that_is_not_there_is_told_before_the_work(
     server: str, songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    auto, cuda, cpu = (
+        small_settings(tmp_path).model_copy(update={"device": device}) for device in ("auto", "cuda", "cpu")
+    )
+    with pytest.raises(MissingPartError, match=r"none of 2 Dask workers offers a GPU.*--resources GPU=1"):
+        wants_gpu([{}, {"memory": 1.0}], cuda)
+    assert wants_gpu([{}, {GPU: 1.0}], cuda)
+    assert not wants_gpu([{}], auto)
+    assert not wants_gpu([{GPU: 1.0}], cpu)
     monkeypatch.setattr("flows.runner.CONNECT_S", 1)
     runner = {"kind": "dask", "address": "tcp://127.0.0.1:9"}
-    words = r"no Dask scheduler answers at tcp://127.0.0.1:9 .*dask scheduler"
-    with pytest.raises(MissingPartError, match=words):
+    with pytest.raises(
+        MissingPartError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*dask sched"
+    ):
         build_popdb(settings=folder_settings(tmp_path, songs_folder, runner=runner))
     assert not list(tmp_path.glob("data/raw/*/entry.json"))
 
@@ -209,30 +199,7 @@ def test_two_processes_make_the_model_that_one_makes(server: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("temporary_files_here")
-def test_a_training_ends_with_a_checkpoint_when_the_run_ends(tmp_path: Path) -> None:
-    settings, run = together(tmp_path, **LONG)
-    modes: set[int] = set()
-    steps: list[int] = []
-
-    def on_step(row: dict[str, Any]) -> None:
-        steps.append(row["step"])
-        modes.update(path.stat().st_mode & 0o777 for path in (tmp_path / "tmp").glob("samuel-*"))
-
-    with pytest.raises(StoppedError, match="goes on from its checkpoint"):
-        fit_by_torchrun(settings, run, on_step, lambda: bool(steps))
-    assert not children(tmp_path)
-    (checkpoint,) = run.glob("training/step-*")
-    newest = newest_row(run / "training" / "metrics.jsonl")
-    assert newest
-    assert checkpoint.name == f"step-{newest['step']:08d}"
-    assert 0 < steps[0] <= newest["step"] < LONG["steps"]
-    assert modes == {0o700}  # nobody else reads the settings
-    assert not list((tmp_path / "tmp").iterdir())
-
-
-@pytest.mark.usefixtures("temporary_files_here")
-@pytest.mark.parametrize("whom", ["the flow's process", "torchrun's agent"])
-def test_nobody_is_left_when_one_is_killed(tmp_path: Path, whom: str) -> None:
+def test_killed_it_leaves_nobody_and_told_to_end_it_leaves_a_checkpoint(tmp_path: Path) -> None:
     settings, run = together(tmp_path, **LONG)
     (tmp_path / "settings.json").write_text(settings.model_dump_json())
     command = [sys.executable, "-c", CHILD, str(tmp_path / "settings.json"), str(run)]
@@ -241,28 +208,43 @@ def test_nobody_is_left_when_one_is_killed(tmp_path: Path, whom: str) -> None:
     wait_for(lambda: newest_row(metrics) or parent.poll() is not None)
     assert parent.poll() is None, parent.communicate()[1]
     assert len(children(tmp_path)) == 4  # who fences them in, the agent and two that train
-    ((agent,),) = [fence.children() for fence in parent.children()]
-    (parent if whom == "the flow's process" else agent).send_signal(signal.SIGKILL)
-    errors = parent.communicate(timeout=60)[1]
+    parent.kill()
+    parent.communicate(timeout=60)
     wait_for(lambda: not children(tmp_path))
     assert find_artifact(run / "model") is None
-    if whom == "torchrun's agent":
-        assert "SamuelError" in errors
+
+    modes: set[int] = set()
+    steps: list[int] = []
+
+    def on_step(row: dict[str, Any]) -> None:
+        steps.append(row["step"])
+        modes.update(path.stat().st_mode & 0o777 for path in (tmp_path / "tmp").glob("samuel-*"))
+
+    with pytest.raises(StoppedError, match="goes on from its checkpoint"):
+        fit_by_torchrun(settings, run, on_step, lambda: len(steps) > 1)  # the first is of before
+    assert not children(tmp_path)
+    newest = newest_row(metrics)
+    assert newest
+    assert (run / "training" / f"step-{newest['step']:08d}").is_dir()
+    assert steps[0] < steps[1] <= newest["step"] < LONG["steps"]
+    assert modes == {0o700}  # nobody else reads the settings
 
 
-@pytest.mark.usefixtures("temporary_files_here")
-def test_what_went_wrong_is_told_in_the_words_of_the_training(server: str, tmp_path: Path) -> None:
-    settings, run = together(tmp_path, batch_size=4)
-    popdb = open_popdb(settings.popdb_path)
-    broken = popdb.pairs("train")[3]["pair_id"]
-    put_nan(popdb, broken, "vocal")
+def test_what_went_wrong_is_told_in_the_words_of_the_training(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, run = together(tmp_path)
+    script = ["sh", "-c", "echo 'error: step 0: NaN'; echo torchrun says that it failed; exit 3"]
+    monkeypatch.setattr("flows.runner.spawn", lambda _, log: spawn(script, log=log))
 
     @flow
     def trained() -> Artifact:
         return fit_by_torchrun(settings, run, ignore, lambda: False)
 
-    words = f"^step 0: NaN or infinity in the latents of {broken}; run samuel verify"
-    with pytest.raises(SamuelError, match=words):
+    with pytest.raises(SamuelError, match=r"^step 0: NaN$"):
+        trained()
+    script[-1] = "exit 3"
+    with pytest.raises(SamuelError, match="the training processes ended with exit code 3"):
         trained()
 
 
@@ -282,5 +264,3 @@ def test_the_newest_row_is_the_last_whole_one(tmp_path: Path) -> None:
     assert newest_row(path) is None
     path.write_text("".join(json.dumps({"step": n, "fill": "x" * 50}) + "\n" for n in range(1000)) + '{"st')
     assert newest_row(path) == {"step": 999, "fill": "x" * 50}
-    os.truncate(path, 0)
-    assert newest_row(path) is None

@@ -2,56 +2,55 @@
 
 import contextlib
 import http.client
+import importlib.util
+import json
 import os
 import re
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import psutil
 import pytest
+import yaml
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.states import Cancelling, Completed, Pending, Running
 
 from flows import serve
-from flows.serve import crash_orphaned_tasks, end_cancelled_processes, expect_heartbeats, register_automation
+from flows.processes import exit_words, spawn, stop
+from flows.serve import ServerError, crash_orphaned_tasks, crash_silent_runs, end_cancelled_processes
 from samuel.config import Settings
-from tests.flows.runs import digests, folder_settings, wait_for
-from tests.flows.serving import ROOT, Served, free_port, serving
+from samuel.popdb import stages
+from samuel.popdb.acquire import acquire_songs
+from samuel.popdb.parts import Parts
+from samuel.popdb.songs import list_songs
+from samuel.popdb.writer import write_popdb
+from tests.flows.runs import ROOT, digests, folder_settings, wait_for
+from tests.flows.serving import Served, free_port, serving
 
-# Each is the last of those that match: the process that fences it in has its command line too, and is older.
 ENGINE, WORKER, SERVER = "-m prefect.engine", "-m prefect worker start", "-m prefect server start"
 PASSWORD = "somebody:a-word-that-nobody-else-writes"
 pytestmark = pytest.mark.timeout(900)  # each run boots its own Python
 SHORT = timedelta(seconds=1)
-HOLD = """
-import time
-from prefect.concurrency.sync import concurrency
-with concurrency("held", lease_duration=60, strict=True):
-    print("holding", flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("home")) as served:
-        yield served
 
 
 @pytest.fixture
 def client(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
     """A client of the server, which our own requests go to as well."""
-    monkeypatch.setattr("flows.server.API_URL", served.environment["PREFECT_API_URL"])
+    monkeypatch.setattr(serve, "API_URL", served.environment["PREFECT_API_URL"])
     with served.client() as client:
         yield client
 
@@ -59,66 +58,73 @@ def client(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPref
 # What is registered.
 
 
-def prefect(served: Served, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def prefect(served: Served, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "prefect", *arguments]
-    environment = {**served.environment, "COLUMNS": "200"}
+    environment = {**served.environment, "COLUMNS": "200", **variables}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_deployments_run_by_the_names_of_the_readme(served: Served) -> None:
     with served.client() as client:
-        found = client.read_deployments()
-    parameters = {deployment.name: deployment.parameters for deployment in found}
-    assert parameters == {
-        "build-popdb": {"preset": "paper"}, "train-and-eval": {"preset": "paper"},
-        "ablate": {"preset": "paper"}, "demo": {},
-    }  # fmt: skip
-    soon = ("--start-in", "10 hours")
-    for name in ("build-popdb", "train-and-eval/demo"):
-        run = prefect(
-            served, "deployment", "run", name, *soon, "--param", 'settings={"training": {"steps": 5}}'
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
-        assert "Created flow run" in run.stdout
-    assert prefect(served, "deployment", "run", "no-such-flow").returncode == 1
+        parameters = {deployment.name: deployment.parameters for deployment in client.read_deployments()}
+    paper = {"preset": "paper"}
+    assert parameters == {"build-popdb": paper, "train-and-eval": paper, "ablate": paper, "demo": {}}
+    later = ("--start-in", "10 hours", "--param", 'settings={"training": {"steps": 5}}')
+    run = prefect(served, "deployment", "run", "build-popdb", *later)
+    assert run.returncode == 0, run.stdout + run.stderr
     with served.client() as client:
-        submitted = [run for run in client.read_flow_runs() if run.state_name == "Scheduled"]
-        given = sorted((run.parameters for run in submitted), key=len)
-        for run in submitted:
-            client.delete_flow_run(run.id)
-    over = {"settings": {"training": {"steps": 5}}}
-    assert given == [over, {"preset": "paper", **over}]
+        (submitted,) = [run for run in client.read_flow_runs() if run.state_name == "Scheduled"]
+        client.delete_flow_run(submitted.id)
+    assert submitted.parameters == {"preset": "paper", "settings": {"training": {"steps": 5}}}
+    nowhere = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    run = prefect(served, "deployment", "run", "build-popdb", **nowhere)
+    assert run.returncode == 1
+    assert "no Prefect server answers at http://127.0.0.1:9/api" in run.stderr
+    assert "start one with `make serve`" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "name", "value"),
-    [
-        ("settings.training.steps", "settings", {"training": {"steps": 0}}),
-        ("'stepps' was unexpected", "settings", {"training": {"stepps": 5}}),
-        ("preset", "preset", "papers"),
-        ("settings.store", "settings", {"store": "s3://me:secret@bucket/x"}),
-        ("settings.popdb.path", "settings", {"popdb": {"path": "s3://me:secret@bucket/x"}}),
-        ("settings.download.proxy", "settings", {"download": {"proxy": "http://me:secret@host:1"}}),
-    ],
-)
-def test_wrong_parameters_are_refused_before_a_run_exists(
-    client: SyncPrefectClient, words: str, name: str, value: Any
-) -> None:
+def test_wrong_parameters_are_refused_before_a_run_exists(client: SyncPrefectClient) -> None:
     found = client.read_deployment_by_name("train-and-eval/demo")
     before = len(client.read_flow_runs())
-    with pytest.raises(Exception, match=re.escape(words)):
-        client.create_flow_run_from_deployment(found.id, parameters={name: value})
+    for words, parameters in {
+        "settings.training.steps": {"settings": {"training": {"steps": 0}}},
+        "'stepps' was unexpected": {"settings": {"training": {"stepps": 5}}},
+        "preset": {"preset": "papers"},
+        "settings.popdb.path": {"settings": {"popdb": {"path": "s3://me:secret@bucket/x"}}},
+        "settings.download.proxy": {"settings": {"download": {"proxy": "http://me:secret@host:1"}}},
+    }.items():
+        with pytest.raises(Exception, match=re.escape(words)):
+            client.create_flow_run_from_deployment(found.id, parameters=parameters)
     assert len(client.read_flow_runs()) == before
 
 
-def test_without_a_server_a_short_name_says_what_to_start(served: Served, tmp_path: Path) -> None:
-    environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "prefect", "deployment", "run", "build-popdb"]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert "no Prefect server answers at http://127.0.0.1:9/api" in run.stderr
-    assert "make serve" in run.stderr
-    assert "Traceback" not in run.stderr
+def test_the_commands_of_deploy_are_those_of_the_code() -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    server, worker = compose["services"]["server"], compose["services"]["worker"]
+    unit = (ROOT / "deploy" / "samuel.service").read_text()
+    lines = [server["command"][-1], worker["command"], server["healthcheck"]["test"], unit]
+    for line in lines:
+        for module in re.findall(r"python -m ([\w.]+)", line):
+            assert importlib.util.find_spec(module), module
+        for module, name in re.findall(r"from ([\w.]+) import (\w+)", line):
+            assert hasattr(importlib.import_module(module), name), (module, name)
+    for options, command in (
+        (re.search(r"flows\.serve(.*)", worker["command"]), [sys.executable, "-m", "flows.serve"]),
+        (re.search(r"prefect (server start.*)", server["command"][-1]), [sys.executable, "-m", "prefect"]),
+    ):
+        assert options
+        given = options[1].split()
+        told = subprocess.run(
+            [*command, *given, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert all(option in told.stdout for option in given if option.startswith("--"))
+    copied = re.findall(r"^COPY (.+) \S+$", compose["x-samuel"]["build"]["dockerfile_inline"], re.MULTILINE)
+    assert [name for line in copied for name in line.split() if not (ROOT / name).exists()] == []
+    host = server["environment"]["PREFECT_SERVER_DATABASE_CONNECTION_URL"].partition("@")[2]
+    port = re.search(r"port=(\d+)", compose["services"]["database"]["command"])
+    assert port
+    assert host == f"127.0.0.1:{port[1]}/{compose['services']['database']['environment']['POSTGRES_DB']}"
 
 
 # Runs whose process is gone.
@@ -147,15 +153,21 @@ def end(client: SyncPrefectClient, run: FlowRun) -> None:
 
 
 def test_a_silent_run_is_crashed_and_told_what_to_do_and_a_heard_one_lives(client: SyncPrefectClient) -> None:
+    def watched(silence: timedelta) -> bool:
+        with contextlib.suppress(OSError):  # as the watch does it, which looks again where SQLite is busy
+            crash_silent_runs(silence)
+            return True
+        return False
+
     silent, unborn, alive = (flow_run(client, state) for state in (Running(), Pending(), Running()))
     for _ in range(2):  # again leaves one automation
-        wait_for(lambda: registered(timedelta(seconds=15)))
+        wait_for(lambda: watched(timedelta(seconds=15)))
     (found,) = client.read_automations_by_name(serve.AUTOMATION)
     assert found.enabled
-    expect_heartbeats()
+    event = {"event": serve.HEARTBEAT, "resource": {"prefect.resource.id": f"prefect.flow-run.{alive.id}"}}
     for _ in range(2):
         time.sleep(9)
-        beat(alive.id)
+        serve.ask("/events", [event | {"occurred": serve.now(), "id": str(serve.uuid4())}])
     for run in (silent, unborn):
         wait_for(lambda: client.read_flow_run(run.id).state_name == "Crashed")  # noqa: B023
         message = str(client.read_flow_run(run.id).state.message)  # type: ignore[union-attr]
@@ -163,58 +175,38 @@ def test_a_silent_run_is_crashed_and_told_what_to_do_and_a_heard_one_lives(clien
         assert "Start it again: what is done stays done" in message
     state = client.read_flow_run(alive.id).state_name
     end(client, alive)
-    wait_for(lambda: registered(serve.SILENCE))
+    wait_for(lambda: watched(serve.SILENCE))
     assert state == "Running"
 
 
-def registered(silence: timedelta) -> bool:
-    """As the watch does it, which looks again where a busy SQLite has the server answer 503."""
-    with contextlib.suppress(OSError):
-        register_automation(silence)
-        return True
-    return False
-
-
-def beat(run: UUID) -> None:
-    event = {"event": serve.HEARTBEAT, "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"}}
-    serve.ask("/events", [event | {"occurred": serve.now(), "id": str(serve.uuid4())}])
-
-
-def test_tasks_end_with_their_flow_run(client: SyncPrefectClient) -> None:
-    over, alive = flow_run(client, Running()), flow_run(client, Running())
+def test_tasks_and_processes_end_with_their_flow_run(client: SyncPrefectClient) -> None:
+    over, cancelled, alive = (flow_run(client, Running()) for _ in range(3))
     tasks = [task_run(client, run, state) for run in (over, alive) for state in (Running(), Pending())]
     done = task_run(client, over, Completed())
-    end(client, over)
-    crash_orphaned_tasks()
-    assert client.read_task_run(tasks[0].id).state_name == "Running"  # its last words may be on their way
-    time.sleep(1.5)
-    crash_orphaned_tasks(SHORT)
-    names = [client.read_task_run(run.id).state_name for run in (*tasks, done)]
-    end(client, alive)
-    assert names == ["Crashed", "Crashed", "Running", "Pending", "Completed"]
-    assert "ended without it" in str(client.read_task_run(tasks[0].id).state)
-
-
-def test_a_process_that_did_not_hear_of_its_cancellation_is_ended(client: SyncPrefectClient) -> None:
-    cancelled, alive = flow_run(client, Running()), flow_run(client, Running())
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
     deaf, other = (
         subprocess.Popen(command, env={**os.environ, "PREFECT__FLOW_RUN_ID": str(run.id)})
         for run in (cancelled, alive)
     )
     try:
+        end(client, over)
         client.set_flow_run_state(cancelled.id, Cancelling(), force=True)
+        crash_orphaned_tasks()
+        assert client.read_task_run(tasks[0].id).state_name == "Running"  # its last words may be on their way
         assert end_cancelled_processes() == 0  # it may be about to end by itself
         time.sleep(1.5)
+        crash_orphaned_tasks(SHORT)
+        names = [client.read_task_run(run.id).state_name for run in (*tasks, done)]
+        assert names == ["Crashed", "Crashed", "Running", "Pending", "Completed"]
+        assert "ended without it" in str(client.read_task_run(tasks[0].id).state)
         assert end_cancelled_processes(SHORT) == 1
         assert deaf.wait(timeout=30) == -signal.SIGTERM
         assert other.poll() is None
     finally:
-        for process in (deaf, other):
+        for process, run in ((deaf, cancelled), (other, alive)):
             process.kill()
             process.wait()
-        end(client, cancelled)
-        end(client, alive)
+            end(client, run)
 
 
 # Kills under a run.
@@ -245,20 +237,13 @@ def at_work(served: Served, settings: Settings, pieces: int) -> tuple[FlowRun, p
     return run, process
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    served: Served, songs_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    """Digests of the dataset of two runs over one folder, which share the work."""
-    settings = folder_settings(tmp_path_factory.mktemp("undisturbed"), songs_folder)
-    runs = [served.run("build-popdb/demo", settings) for _ in range(2)]
-    assert {served.until_state(run, "Completed") for run in runs} == {"6 pairs from 3 of 6 songs"}
-    return digests(Path(settings.popdb_path))
-
-
 def test_killed_in_three_ways_a_build_goes_on_to_the_same_bytes_and_can_be_cancelled(
-    served: Served, undisturbed: dict[str, str], songs_folder: Path, tmp_path: Path
+    served: Served, songs_folder: Path, tmp_path: Path
 ) -> None:
+    undisturbed = folder_settings(tmp_path / "undisturbed", songs_folder)
+    parts, listed = Parts(undisturbed), list_songs(undisturbed.songs, undisturbed.data).songs
+    songs = stages.encode_songs(stages.separate_songs(acquire_songs(listed, parts), parts), parts)
+    write_popdb(songs, undisturbed)
     killed = folder_settings(tmp_path / "killed", songs_folder)
 
     run, process = at_work(served, killed, 1)
@@ -277,12 +262,12 @@ def test_killed_in_three_ways_a_build_goes_on_to_the_same_bytes_and_can_be_cance
     first = served.child(SERVER)
     first.kill()
     served.until_said("the server ended with SIGKILL; it starts again")
-    served.until_state(run, "Completed")
+    assert served.until_state(run, "Completed") == "6 pairs from 3 of 6 songs"
     assert served.child(SERVER).pid != first.pid
 
     after = entries(tmp_path / "killed")
     assert made.items() <= made_by_two.items() <= after.items(), "something was done twice"
-    assert digests(Path(killed.popdb_path)) == undisturbed
+    assert digests(Path(killed.popdb_path)) == digests(Path(undisturbed.popdb_path))
 
     cancelled = folder_settings(tmp_path / "cancelled", songs_folder)
     run, process = at_work(served, cancelled, 1)
@@ -292,20 +277,6 @@ def test_killed_in_three_ways_a_build_goes_on_to_the_same_bytes_and_can_be_cance
     served.until_state(run, "Cancelled")
     assert psutil.wait_procs(family, timeout=5)[1] == []
     assert "Failed to initialize plugins" not in served.said()
-
-
-@pytest.mark.slow  # a minute
-def test_a_server_that_is_silent_for_a_minute_ends_no_run(
-    served: Served, undisturbed: dict[str, str], songs_folder: Path, tmp_path: Path
-) -> None:
-    settings = folder_settings(tmp_path, songs_folder)
-    run, _ = at_work(served, settings, 1)
-    server = served.child(SERVER)
-    server.suspend()
-    time.sleep(60)
-    server.resume()
-    assert served.until_state(run, "Completed") == "6 pairs from 3 of 6 songs"
-    assert digests(Path(settings.popdb_path)) == undisturbed
 
 
 def unfinished(served: Served) -> list[str]:
@@ -337,28 +308,6 @@ def test_all_killed_at_once_nothing_is_shown_as_running_for_ever(
         assert served.end() == 0
 
 
-@pytest.mark.slow  # a lease lasts a minute at least
-def test_a_slot_comes_back_though_holder_and_server_were_killed(served: Served, tmp_path: Path) -> None:
-    with served.client() as client:
-        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="held", limit=1))
-    (tmp_path / "hold.py").write_text(HOLD)
-    served.environment["PYTHONPATH"] = str(tmp_path)
-    holder = served.start("hold")
-
-    def taken() -> int:
-        with served.client() as client:
-            return client.read_global_concurrency_limit_by_name("held").active_slots
-
-    served.until_said("holding")
-    assert taken() == 1
-    first = served.child(SERVER)
-    first.kill()
-    wait_for(lambda: served.child(SERVER).pid != first.pid, served.said)
-    holder.kill()
-    holder.wait()
-    wait_for(lambda: served.healthy() and taken() == 0, served.said)
-
-
 @pytest.mark.slow  # a server of its own
 def test_with_a_password_all_works_and_it_stands_nowhere(
     songs_folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -381,6 +330,129 @@ def test_killed_it_takes_its_children_along(served: Served) -> None:
     served.process.kill()
     served.process.wait()
     assert psutil.wait_procs(left, timeout=40)[1] == []
+
+
+# Whose server answers at our port, and processes that end with the one that started them.
+
+
+def at_port(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    monkeypatch.setattr(serve, "API_URL", f"http://127.0.0.1:{port}/api")
+    monkeypatch.setattr(serve, "PORT", port)
+
+
+@contextmanager
+def greeting(words: bytes) -> Iterator[int]:
+    """A program that takes connections, says `words` and nothing more; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    caller, _ = ours.accept()
+                    with caller:
+                        caller.sendall(words)
+                        caller.recv(1000)
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield ours.getsockname()[1]
+        ours.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def answering(answers: dict[str, Any]) -> Iterator[tuple[int, list[str | None]]]:
+    """An HTTP server with these answers: JSON, or a status. Its port, and the Authorization headers."""
+    credentials: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            credentials.append(self.headers["Authorization"])
+            answer = answers.get(self.path, 404)
+            self.send_response(answer if type(answer) is int else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as ours:
+        threading.Thread(target=ours.serve_forever, args=(0.02,), daemon=True).start()
+        yield ours.server_port, credentials
+        ours.shutdown()
+
+
+def test_whose_server_is_at_the_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_port(monkeypatch, free_port())
+    assert serve.take_port()
+    for words, complaint in ((b"", "gives no answer"), (b"SSH-2.0-OpenSSH_9.6\r\n", "is no Prefect server")):
+        with greeting(words) as port:
+            at_port(monkeypatch, port)
+            with pytest.raises(
+                ServerError, match=rf"port {port} is taken.*{complaint}.*set SAMUEL_PREFECT_P"
+            ):
+                serve.take_port()
+    ours = version("prefect")
+    for health, found, complaint in (
+        (404, 404, "is no Prefect server"),
+        ({"status": "fine"}, "1", "is no Prefect server"),
+        (True, "3.1.4", f"server of Prefect 3.1.4, and {ours}"),
+        (True, 401, "wants another authentication string"),
+    ):
+        with answering({"/api/health": health, "/api/admin/version": found}) as (port, _):
+            at_port(monkeypatch, port)
+            with pytest.raises(ServerError, match=complaint):
+                serve.take_port()
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:word")  # serves both sides
+    with answering({"/api/health": True, "/api/admin/version": ours}) as (port, credentials):
+        at_port(monkeypatch, port)
+        assert not serve.take_port()
+    assert credentials == ["Basic bWU6d29yZA=="] * 2
+    assert serve.environment()["PREFECT_API_AUTH_STRING"] == "me:word"
+
+
+def test_a_server_that_stops_at_once_says_why(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "prefect.db")) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.execute("INSERT INTO alembic_version VALUES ('0123456789ab')")
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "SAMUEL_PREFECT_PORT": str(free_port())}
+    command = [sys.executable, "-m", "flows.serve"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Can't locate revision identified by '0123456789ab'; did another Prefect write its" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# Starts a process in a session of its own, as Prefect's worker and torchrun do, and says which.
+STRAY = """
+import subprocess, sys, os, signal, time
+stray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print(stray.pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(9)"])
+def test_nothing_is_left_of_a_command_that_ends(tmp_path: Path, end: str) -> None:
+    process = spawn([sys.executable, "-c", STRAY + end], log=tmp_path / "log")
+    assert exit_words(process.wait(timeout=60)) == ("SIGKILL" if "KILL" in end else "exit code 9")
+    assert not psutil.pid_exists(int((tmp_path / "log").read_text()))
+
+
+@pytest.mark.parametrize("how", ["stopped", "parent killed"])
+def test_nothing_is_left_of_a_command_whose_parent_ends(tmp_path: Path, how: str) -> None:
+    log, command = tmp_path / "log", [sys.executable, "-c", STRAY + "time.sleep(600)"]
+    if how == "stopped":
+        process = spawn(command, log=log)
+        wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
+        stop(process)
+        assert exit_words(process.returncode) == "SIGTERM"
+    else:
+        spawning = "from flows.processes import spawn; from pathlib import Path; import time;"
+        spawning += f"spawn({command!r}, log=Path({str(log)!r})); time.sleep(600)"
+        parent = subprocess.Popen([sys.executable, "-c", spawning], cwd=ROOT)
+        wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not psutil.pid_exists(int(log.read_text())))
 
 
 # Reports and their audio, by a real socket.
@@ -425,20 +497,17 @@ def test_pages_come_as_what_they_are_and_audio_in_parts(port: int) -> None:
     assert ask(port, "/run/report/audio/a%20b.flac", "HEAD")[1]["content-length"] == str(len(AUDIO))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+def test_nothing_else_is_there(port: int) -> None:
+    for path in (
         "/../secret.txt", "/run/../../secret.txt", "/%2e%2e/secret.txt", "/run/%2e%2e%2f%2e%2e%2fsecret.txt",
         "/..%5csecret.txt", "//etc/passwd", "/%2fetc/passwd", "/run/report/link.txt",
         "/run/report/folder/secret.txt", "/run/report/report.html%00.png", "/" + "a" * 5000, "/",
         "/run/report/", "/run/report",
-    ],
-)  # fmt: skip
-def test_nothing_else_is_there(port: int, path: str) -> None:
-    status, _, body = ask(port, path)
-    assert status == 404
-    assert SECRET not in body
-    assert b"report.html" not in body  # no folder is listed
+    ):  # fmt: skip
+        status, _, body = ask(port, path)
+        assert status == 404, path
+        assert SECRET not in body
+        assert b"report.html" not in body  # no folder is listed
 
 
 def test_it_only_reads_and_only_for_this_machine(port: int) -> None:
