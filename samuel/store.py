@@ -208,27 +208,28 @@ class Store:
         Raises:
             OperatorError: They are gone, or damaged.
         """
-        folder, remote = self.root / _key(artifact.folder), self.remote
-
-        def download(target: Path) -> dict[str, Any]:
-            for name, expected in artifact.sha256.items() if remote else ():
-                there = f"{_key(folder)}/{_object(artifact, name)}"
-                if not remote.get(there, target / name) or sha256(target / name) != expected:
-                    logger.warning("%s/%s: gone, or damaged", remote.location, there)
-                    remote.remove([there])  # so that it is published, or made, again
-                    raise OperatorError(f"{artifact.path(name)}: at {remote.location} damaged, or {GONE}")
-            return artifact.record
-
+        folder = self.root / _key(artifact.folder)
         with locked(failure_file(folder)):  # what one thread has fetched another must not take from it
             for place in dict.fromkeys((artifact.folder, folder)):
                 here = find_artifact(place)
                 if here and not here.released and here.sha256 == artifact.sha256:
                     return here
-            if remote:
-                self._learn_failure(folder, remote.sizes(_key(folder)))
-                forget(folder)  # released, or made here of other bytes
-                return make_artifact(folder, download)
-        raise OperatorError(f"{artifact.folder}: {GONE}")
+            remote = self.remote
+            if remote is None:
+                raise OperatorError(f"{artifact.folder}: {GONE}")
+
+            def download(target: Path) -> dict[str, Any]:
+                for name, expected in artifact.sha256.items():
+                    there = f"{_key(folder)}/{_object(artifact, name)}"
+                    if not remote.get(there, target / name) or sha256(target / name) != expected:
+                        logger.warning("%s/%s: gone, or damaged", remote.location, there)
+                        remote.remove([there])  # so that it is published, or made, again
+                        raise OperatorError(f"{artifact.path(name)}: at {remote.location} damaged, or {GONE}")
+                return artifact.record
+
+            self._learn_failure(folder, remote.sizes(_key(folder)))
+            forget(folder)  # released, or made here of other bytes
+            return make_artifact(folder, download)
 
     def publish(self, folder: Path) -> None:
         """Have other machines find the artifact that was made at `folder`; its manifest is copied last."""

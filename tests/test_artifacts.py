@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_two_processes_make_an_artifact_once_after_one_that_was_killed(tmp_path:
     """The killed one leaves no artifact, and no lock that anybody waits for."""
     context = multiprocessing.get_context("spawn")
 
-    def start(*, die: bool) -> multiprocessing.process.BaseProcess:
+    def start(*, die: bool) -> BaseProcess:
         process = context.Process(target=count_and_make, args=(tmp_path / "a",), kwargs={"die": die})
         process.start()
         return process
