@@ -21,7 +21,7 @@ from samuel.device import resolve_device
 from samuel.errors import DatasetError, SettingsError
 from samuel.model.unet import SamuelUNet, parameter_count
 from samuel.popdb.dataset import Popdb
-from samuel.report.html import bullets, plain, section, table
+from samuel.report.html import Markdown, bullets, plain, section, table
 from samuel.report.report import caveats
 from samuel.train import fit, run_folder
 
@@ -345,7 +345,7 @@ def _cells(row: Row) -> list[str]:
 
     count, whole = row.best.count if row.best else 0, len(row.results)
     difference = "–" if row.as_set else mean(row.difference, "+z.5f")
-    return [
+    cells = [
         row.factor.replace("_", " "),
         f"`{row.value}`{' (as set)' if row.as_set else ''}",
         str(count) if count == whole else f"{count} of {whole}",
@@ -354,3 +354,4 @@ def _cells(row: Row) -> list[str]:
         mean(row.conditioning_gain, "+z.4f"),
         f"{difference} {MARK}" if row.difference and row.difference.marked else difference,
     ]
+    return [*map(Markdown, cells)]

@@ -5,13 +5,10 @@ Shapes: C latent channels, T frames; (2, S) audio at 44.1 kHz; spectrograms (64,
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import librosa
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -24,7 +21,7 @@ from samuel.generate import mix
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.shards import STREAMS
 from samuel.popdb.vocal_activity import HOP_S, vocal_activity
-from samuel.report.plots import drawable
+from samuel.report.plots import band_of, drawable, save
 
 SHEET = "contact-sheet.png"
 CLIP_S = 15.0
@@ -36,29 +33,13 @@ DEVIATIONS = {"vmin": -3.0, "vmax": 3.0, "cmap": "RdBu_r"}
 TICKS_HZ = (500, 2000, 8000)
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Strip:
-    """A row of the sheet.
-
-    Attributes:
-        row: Its row of the index.
-        pictures: For each stream (64, F): mel spectrogram in dB, or the latents in standard deviations.
-        clip_s: Where the clip begins and ends in the chunk; none without audio.
-    """
-
-    row: Row
-    pictures: Sequence[NDArray[Any]]
-    clip_s: tuple[float, float] | None = None
+Strip = tuple[Row, list[NDArray[Any]], tuple[float, float] | None]
+"""A row of the index, a picture (64, F) of each stream, and where the clip begins and ends in the chunk."""
 
 
 def choose_strips(popdb: Popdb, count: int) -> list[Row]:
-    """Choose at most `count` pairs from the least to the most sung, of as many different songs as can be.
-
-    One pair is a middle one.
-    """
-    rows = sorted(popdb.index, key=lambda row: (np.nan_to_num(_share(row), nan=-1.0), row["pair_id"]))
+    """Choose at most `count` pairs from the least to the most sung, of as many different songs as can be."""
+    rows = sorted(popdb.index, key=lambda row: (row["vocal_share"] or -1.0, row["pair_id"]))
     last, count = len(rows) - 1, min(count, len(rows))
     places = [last // 2] if count == 1 else np.linspace(0, last, count).round().astype(int).tolist()
     chosen: dict[int, str] = {}
@@ -71,58 +52,48 @@ def choose_strips(popdb: Popdb, count: int) -> list[Row]:
 
 
 def write_contact_sheet(
-    popdb: Popdb,
-    rows: Sequence[Row],
-    codec: Codec | None,
-    folder: Path,
+    popdb: Popdb, rows: Sequence[Row], codec: Codec | None, folder: Path,
     on_pair: Callable[[], object] = lambda: None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write `contact-sheet.png`, and of each pair the 15 s with most singing as WAV files beside it.
 
     The clips are `<pair_id>-vocal.wav`, `-accompaniment.wav` and `-mix.wav`, 16 bits. The sheet shows what
     was decoded, all of it on one scale; without a codec it shows the latents, and there are no clips.
-
-    Args:
-        popdb: The dataset.
-        rows: Index rows of the pairs to show.
-        codec: The one whose latents the dataset holds, where it is available.
-        folder: Where to write; files of these names are replaced, each in one step, the sheet last.
-        on_pair: Called after each pair.
-
-    Returns:
-        The sheet's path.
+    Files of these names are replaced, each in one step, the sheet last; `on_pair` is called after each pair.
 
     Raises:
         DatasetError: The latents of a pair are not those that were written.
         MissingPartError: The codec is another.
     """
     if codec and not same_codec(popdb.codec, codec.info):
-        raise MissingPartError(
-            f"the dataset holds latents of {popdb.codec}, the codec at hand is {codec.info}; "
-            "give the weights of the former"
-        )
+        held = f"the dataset holds latents of {popdb.codec}, the codec at hand is {codec.info}"
+        raise MissingPartError(f"{held}; give the weights of the former")
     strips: list[Strip] = []
     for row in rows:
         latents = [stream.float() for stream in popdb.read_checked(row)]
         if codec:
             stems = [codec.decode(stream[None])[0].float().cpu().numpy() for stream in latents]
             clip_s = most_sung_s(stems[0], stems[1])
-            write_clips(row["pair_id"], stems, clip_s, folder)
-            strips.append(Strip(row, [log_mel_db(stem) for stem in stems], clip_s))
+            vocal, accompaniment = (
+                stem[:, slice(*(round(s * SAMPLE_RATE) for s in clip_s))] for stem in stems
+            )
+            # The dataset may be anybody's, and its pair ids any text.
+            name = re.sub(r"[^\w-]", "_", row["pair_id"], flags=re.ASCII)[:100]
+            clips = (vocal, accompaniment, mix(vocal, accompaniment))
+            for stem, clip in zip((*STREAMS, "mix"), clips, strict=True):
+                with replacing(folder / f"{name}-{stem}.wav") as temporary:
+                    write_wav(temporary, clip, "PCM_16")
+            strips.append((row, [log_mel_db(stem) for stem in stems], clip_s))
         else:
-            scales = [
-                {name: np.array(popdb.stats[of][name])[:, None] for name in ("mean", "std")} for of in STREAMS
-            ]
-            pictures = [
-                (stream.numpy() - scale["mean"]) / scale["std"]
-                for stream, scale in zip(latents, scales, strict=True)
-            ]
-            strips.append(Strip(row, pictures))
+            pictures = []
+            for of, stream in zip(STREAMS, latents, strict=True):
+                mean, std = (np.array(popdb.stats[of][name])[:, None] for name in ("mean", "std"))
+                pictures.append((stream.numpy() - mean) / std)
+            strips.append((row, pictures, None))
         on_pair()
     with replacing(folder / SHEET) as temporary:
         chunk_s = popdb.codec.duration_s(popdb.info["chunk_frames"])
-        sheet = draw_sheet(strips, chunk_s, decoded=codec is not None)
-        sheet.savefig(temporary, format="png", dpi=100, metadata={"Software": ""})
+        save(draw_sheet(strips, chunk_s, decoded=codec is not None), temporary, dpi=100)
     return folder / SHEET
 
 
@@ -137,67 +108,38 @@ def most_sung_s(vocal: Audio, accompaniment: Audio, length_s: float = CLIP_S) ->
     return start_s, start_s + length_s
 
 
-def write_clips(pair_id: str, stems: Sequence[Audio], clip_s: tuple[float, float], folder: Path) -> None:
-    """Write both stems and their mix, cut to the clip, as WAV files."""
-    first, end = (round(second * SAMPLE_RATE) for second in clip_s)
-    vocal, accompaniment = (stem[:, first:end] for stem in stems)
-    # The dataset may be anybody's, and its pair ids any text.
-    name = re.sub(r"[^\w-]", "_", pair_id, flags=re.ASCII)[:100]
-    for stem, clip in zip((*STREAMS, "mix"), (vocal, accompaniment, mix(vocal, accompaniment)), strict=True):
-        with replacing(folder / f"{name}-{stem}.wav") as temporary:
-            write_wav(temporary, clip, "PCM_16")
-
-
 def draw_sheet(strips: Sequence[Strip], chunk_s: float, *, decoded: bool) -> Figure:
-    """Draw a row for each pair, both streams side by side, on one scale."""
+    """Draw a row for each pair, both streams side by side, on one scale: dB, or standard deviations."""
     height = TOP_INCHES + ROW_INCHES * len(strips) + BOTTOM_INCHES
     figure = Figure(figsize=(WIDTH_INCHES, height))
     # Fixed margins, and axes that share nothing: matplotlib takes time by the square of the rows otherwise.
     bottom, top = BOTTOM_INCHES / height, 1 - TOP_INCHES / height
     figure.subplots_adjust(left=0.05, right=0.91, bottom=bottom, top=top, wspace=0.05, hspace=0.25)
     axes = figure.subplots(len(strips), 2, squeeze=False)
+    box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 2}
     image = None
-    for plots, strip in zip(axes, strips, strict=True):
-        for plot, name, picture in zip(plots, STREAMS, strip.pictures, strict=True):
-            extent = (0, chunk_s, 0, len(picture))
-            scale = DECIBELS if decoded else DEVIATIONS
+    for plots, (row, pictures, clip_s) in zip(axes, strips, strict=True):
+        for plot, name, picture in zip(plots, STREAMS, pictures, strict=True):
             image = plot.imshow(
-                picture, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **scale
+                picture, origin="lower", aspect="auto", extent=(0, chunk_s, 0, len(picture)),
+                interpolation="nearest", **(DECIBELS if decoded else DEVIATIONS),
+            )  # fmt: skip
+            plot.text(
+                0.99, 0.94, name, transform=plot.transAxes, ha="right", va="top", color="white", bbox=box
             )
-            _annotate(plot, name, strip.clip_s)
+            for second in clip_s or ():
+                plot.axvline(second, color="white", linewidth=1, linestyle="--")
             if decoded:
-                plot.set_yticks(_mel_bands(TICKS_HZ), [f"{hertz / 1000:g}" for hertz in TICKS_HZ])
+                plot.set_yticks(band_of(TICKS_HZ, 64), [f"{hertz / 1000:g}" for hertz in TICKS_HZ])
             plot.label_outer()
-        plots[0].set_title(_title(strip.row), loc="left", fontsize=9)
+        share = row["vocal_share"]
+        sung = "vocal share not measured" if share is None else f"sung {share:.0%}"
+        start = "" if row["start_s"] is None else f"from {row['start_s']:.1f} s · "
+        title, pair_id = (drawable(str(row[name] or ""))[:LONGEST_NAME] for name in ("title", "pair_id"))
+        plots[0].set_title(f"{title} · {pair_id} · {start}{row['split']} · {sung}", loc="left", fontsize=9)
         plots[0].set_ylabel("kHz" if decoded else "channel")
     for plot in axes[-1]:
         plot.set_xlabel("seconds of the chunk; between the lines: the clip" if decoded else "seconds")
-    if image is not None:
-        label = "mel power, dB" if decoded else "standard deviations from the channel's mean"
-        figure.colorbar(image, cax=figure.add_axes((0.925, bottom, 0.012, top - bottom)), label=label)
+    label = "mel power, dB" if decoded else "standard deviations from the channel's mean"
+    figure.colorbar(image, cax=figure.add_axes((0.925, bottom, 0.012, top - bottom)), label=label)
     return figure
-
-
-def _annotate(plot: Axes, name: str, clip_s: tuple[float, float] | None) -> None:
-    box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 2}
-    plot.text(0.99, 0.94, name, transform=plot.transAxes, ha="right", va="top", color="white", bbox=box)
-    for second in clip_s or ():
-        plot.axvline(second, color="white", linewidth=1, linestyle="--")
-
-
-def _title(row: Row) -> str:
-    sung = "vocal share not measured" if np.isnan(_share(row)) else f"sung {_share(row):.0%}"
-    start = "" if row["start_s"] is None else f"from {row['start_s']:.1f} s · "
-    title, pair_id = (drawable(str(row[name] or ""))[:LONGEST_NAME] for name in ("title", "pair_id"))
-    return f"{title} · {pair_id} · {start}{row['split']} · {sung}"
-
-
-def _share(row: Row) -> float:
-    """Vocal share; NaN where it was not measured."""
-    return np.nan if row["vocal_share"] is None else row["vocal_share"]
-
-
-def _mel_bands(frequencies_hz: Sequence[float]) -> list[float]:
-    """Places of frequencies on the axis of `log_mel_db`; band b is drawn from b to b + 1."""
-    centres = librosa.mel_frequencies(n_mels=64 + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
-    return [float(np.interp(hertz, centres, np.arange(64))) + 0.5 for hertz in frequencies_hz]

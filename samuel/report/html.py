@@ -1,7 +1,7 @@
-"""A report as one HTML file that opens alone in a browser: pictures inside, players for audio beside it.
+"""Pages as Markdown, and as HTML files that open alone: pictures inside, players for audio beside them.
 
-A page is written as Markdown, whose pieces the first functions make. The text may hold anybody's names: HTML
-in it stays text, and the page forbids itself scripts and the network.
+Templates (`*.md.j2`) write the Markdown. Any text that they put in is escaped, as it may be anybody's, unless
+it is `Markdown` already. On a page, HTML in it stays text, and the page forbids itself scripts and network.
 """
 
 import base64
@@ -12,45 +12,58 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
 NOT_MEASURED = "not measured"
 NONE = "–"
-JOINERS = "\u200c\u200d"
-"""Of several scripts and of emoji: not printable, and yet harmless."""
+JOINERS = "\u200c\u200d"  # of several scripts and of emoji: not printable, and yet harmless
+HERE = Path(__file__).parent
+STYLE = (HERE / "style.css").read_text("utf-8")
+PICTURE = re.compile(r"[\w.-]+\.png", re.ASCII)
+AUDIO = re.compile(r"audio/[\w-][\w.-]*/[\w-][\w.-]*\.flac", re.ASCII)
+OPEN_TABLE = '<div class="scroll" role="region" tabindex="0" aria-label="table">\n<table>\n'
+ASIDE = re.compile(r"\[[^\[\]]*\]|\([^()]*\)")
 
 
-def plain(text: str) -> str:
-    """A title as one line of Markdown that cannot be mistaken for markup.
+class Markdown(str):
+    """Text that is markup, or escaped already."""
+
+
+def plain(value: object) -> Markdown:
+    """A title as one line of Markdown that cannot be mistaken for markup; `Markdown` as it is.
 
     Without control characters and marks that turn the direction of writing.
     """
-    line = " ".join(text.split())
-    shown = (c if c.isprintable() or c in JOINERS else "?" for c in line)
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~$&" else c for c in shown)
+    if isinstance(value, Markdown):
+        return value
+    shown = (c if c.isprintable() or c in JOINERS else "?" for c in " ".join(str(value).split()))
+    return Markdown("".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~$&" else c for c in shown))
 
 
-def section(*parts: str) -> str:
-    """Parts of a section, those that are there, with an empty line between them."""
-    return "\n\n".join(part for part in parts if part)
+def section(*parts: str) -> Markdown:
+    """Those parts that are there, with an empty line between them."""
+    return Markdown("\n\n".join(part for part in parts if part))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A table whose first `words` columns are words, on the left; the others are numbers, on the right."""
-    rule = ["---"] * words + ["--:"] * (len(head) - words)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
-
-
-def bullets(lines: Iterable[str]) -> str:
+def bullets(lines: Iterable[str]) -> Markdown:
     """A list."""
-    return "\n".join(f"- {line}" for line in lines)
+    return Markdown("\n".join(f"- {line}" for line in lines))
 
 
-def enumerated(words: Sequence[str]) -> str:
-    """Words as a sentence has them: "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+def table(head: Iterable[object], rows: Iterable[Iterable[object]], words: int = 1) -> Markdown:
+    """A table, escaped; its first `words` columns are words on the left, the others numbers on the right."""
+    titles = [*map(plain, head)]
+    rule = ["---"] * words + ["--:"] * (len(titles) - words)
+    lines = (titles, rule, *(map(plain, cells) for cells in rows))
+    return Markdown("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+
+
+def enumerated(words: Iterable[object]) -> Markdown:
+    """Words, escaped, as a sentence has them: "a, b and c"."""
+    *before, last = [*map(plain, words)] or [Markdown()]
+    return Markdown(f"{', '.join(before)} and {last}" if before else last)
 
 
 def counted(count: int, noun: str) -> str:
@@ -58,73 +71,78 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def number(value: float | None, digits: int = 3, sign: str = "") -> str:
+def number(value: float | None, digits: int = 3, sign: str = "") -> Markdown:
     """A number with so many digits after the point."""
-    return NOT_MEASURED if value is None else f"{value:{sign}z.{digits}f}"
+    return Markdown(NOT_MEASURED if value is None else f"{value:{sign}z.{digits}f}")
 
 
-def interval(low: float | None, high: float | None, digits: int = 2, sign: str = "") -> str:
+def interval(low: float | None, high: float | None, digits: int = 2, sign: str = "") -> Markdown:
     """An interval in brackets, with one digit more where it would look empty; nothing where there is none."""
     if low is None or high is None:
-        return ""
+        return Markdown()
     if low < high and number(low, digits) == number(high, digits):
         digits += 1
-    return f"[{number(low, digits, sign)}, {number(high, digits, sign)}]"
+    return Markdown(f"[{number(low, digits, sign)}, {number(high, digits, sign)}]")
 
 
 def probability(p: float | None) -> str:
     """A p-value: four digits, as few tests have more to say."""
-    if p is None:
-        return NOT_MEASURED
-    return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+    return NOT_MEASURED if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
-STYLE = Path(__file__).with_name("style.css").read_text("utf-8")
-PICTURE = re.compile(r"[\w.-]+\.png", re.ASCII)
-AUDIO = re.compile(r"audio/[\w-][\w.-]*/[\w-][\w.-]*\.flac", re.ASCII)
-ASIDE = re.compile(r"\[[^\[\]]*\]|\([^()]*\)")
-POLICY = (
-    "default-src 'none'; img-src data:; media-src 'self' file:; style-src 'sha256-{style}'; base-uri 'none'; "
-    "form-action 'none'"
-)
+TEMPLATES = Environment(  # noqa: S701  (no HTML: `finalize` escapes for Markdown)
+    loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True,
+    finalize=plain,
+)  # fmt: skip
+TEMPLATES.globals |= {
+    function.__name__: function for function in (Markdown, bullets, counted, enumerated, number, table)
+} | {"NONE": NONE}
+
+
+def render(template: str, values: dict[str, Any]) -> Markdown:
+    """The text that a template of this folder makes of values, with single empty lines."""
+    text = TEMPLATES.get_template(template).render(values)
+    return Markdown(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
 
 
 def page(markdown: str, folder: Path, title: str) -> str:
-    """Render a whole page, with a section for each heading of the second level.
+    """Render CommonMark with tables as a page, with a section for each heading of the second level.
 
-    Pictures that the text names and that lie in `folder` are inside; a link to `audio/<system>/<track>.flac`
-    becomes a player.
-
-    Args:
-        markdown: CommonMark with tables. Any HTML in it is shown as text.
-        folder: Where the pictures lie.
-        title: Of the browser's tab.
+    Pictures that it names and that lie in `folder` are inside; a link to `audio/<system>/<track>.flac` is a
+    player; any HTML in it is shown as text.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    renderer = _PageRenderer(folder)
-    head, *parts = re.split(r"^(?=## )", markdown, flags=re.MULTILINE)
-    body, links = [renderer.render(parser.parse(head), parser.options, {})], []
-    for place, part in enumerate(parts):
+    body, links = [], []
+    for place, part in enumerate(re.split(r"^(?=## )", markdown, flags=re.MULTILINE)):
         tokens = parser.parse(part)
-        heading = "".join(child.content for child in tokens[1].children or [])
-        links.append(f'<a href="#part-{place}">{escape(heading)}</a>')
-        html = renderer.render(tokens, parser.options, {})
-        body.append(f'<section id="part-{place}">\n{html}</section>')
+        _for_a_page(tokens, folder)
+        html = parser.renderer.render(tokens, parser.options, {})
+        if place:
+            heading = "".join(child.content for child in tokens[1].children or [])
+            links.append(f'<a href="#part-{place}">{escape(heading)}</a>')
+            html = f'<section id="part-{place}">\n{html}</section>'
+        body.append(html)
     style = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    return "\n".join([
-        "<!doctype html>",
-        '<html lang="en">',
-        '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(style=style)}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="referrer" content="no-referrer">',
-        '<link rel="icon" href="data:,">',
-        f"<title>{escape(title)}</title>",
-        f"<style>{STYLE}</style>",
-        f'<nav aria-label="sections">{"".join(links)}</nav>' if links else "",
-        "<main>", *body, "</main>",
-        "</html>\n",
-    ])  # fmt: skip
+    policy = (
+        f"default-src 'none'; img-src data:; media-src 'self' file:; style-src 'sha256-{style}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    nav = f'<nav aria-label="sections">{"".join(links)}</nav>' if links else ""
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+{nav}
+<main>
+{"".join(body)}
+</main>
+</html>
+"""
 
 
 def data_url(png: Path) -> str:
@@ -132,62 +150,34 @@ def data_url(png: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}"
 
 
-class _PageRenderer(RendererHTML):
-    """The renderer of markdown-it, in which each method below renders the tokens of its name."""
+def _for_a_page(tokens: Sequence[Token], folder: Path) -> None:
+    """Put pictures inside, players in the place of links to audio, and what the style needs, into the tokens.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder, self.in_cell, self.player = folder, False, ""
-
-    def image(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """A picture of the folder inside the page."""
-        name = str(tokens[idx].attrs["src"])
-        if PICTURE.fullmatch(name) and (self.folder / name).is_file():
-            tokens[idx].attrSet("src", data_url(self.folder / name))
-        return super().image(tokens, idx, options, env)
-
-    def link_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """A link to audio is a player, captioned with the link's words."""
-        source = str(tokens[idx].attrs["href"])
-        if not AUDIO.fullmatch(source):
-            return self.renderToken(tokens, idx, options, env)
-        end = next(place for place in range(idx, len(tokens)) if tokens[place].type == "link_close")
-        caption = escape("".join(token.content for token in tokens[idx + 1 : end]))
-        self.player = (
-            f'</figcaption><audio controls preload="none" src="{escape(source)}" '
-            f'aria-label="{caption}"></audio></figure>'
-        )
-        return "<figure><figcaption>"
-
-    def link_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """The end of a link or of a player's caption."""
-        player, self.player = self.player, ""
-        return player or self.renderToken(tokens, idx, options, env)
-
-    def table_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """A table that scrolls where it is wider than the screen."""
-        table = self.renderToken(tokens, idx, options, env)
-        return f'<div class="scroll" role="region" tabindex="0" aria-label="table">\n{table}'
-
-    def table_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """The end of what scrolls."""
-        return f"{self.renderToken(tokens, idx, options, env)}</div>\n"
-
-    def th_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """A cell, with a class for columns of numbers instead of a style, which the policy forbids."""
-        self.in_cell = tokens[idx].type == "td_open"
-        if tokens[idx].attrs.pop("style", ""):
-            tokens[idx].attrSet("class", "number")
-        return self.renderToken(tokens, idx, options, env)
-
-    td_open = th_open
-
-    def td_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """The end of a cell."""
-        self.in_cell = False
-        return self.renderToken(tokens, idx, options, env)
-
-    def text(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """Escaped text; what stands in brackets in a cell is in small type."""
-        text = super().text(tokens, idx, options, env)
-        return ASIDE.sub(lambda found: f"<small>{found[0]}</small>", text) if self.in_cell else text
+    A `style` is forbidden by the policy: columns of numbers get a class. What stands in brackets in a cell is
+    in small type.
+    """
+    cell = False
+    for token in tokens:
+        cell = cell or token.type == "td_open"
+        if token.type == "table_open":
+            token.type, token.content = "html_block", OPEN_TABLE
+        elif token.type == "table_close":
+            token.type, token.content = "html_block", "</table></div>\n"
+        elif token.type == "td_close":
+            cell = False
+        elif token.attrs.pop("style", ""):
+            token.attrSet("class", "number")
+        parts = token.children or []
+        for place, part in enumerate(parts):
+            source = str(part.attrs.get("src") or part.attrs.get("href") or "")
+            if part.type == "image" and PICTURE.fullmatch(source) and (folder / source).is_file():
+                part.attrSet("src", data_url(folder / source))
+            elif part.type == "link_open" and AUDIO.fullmatch(source):
+                end = next(i for i in range(place, len(parts)) if parts[i].type == "link_close")
+                caption = escape("".join(inner.content for inner in parts[place + 1 : end]))
+                player = f'<audio controls preload="none" src="{source}" aria-label="{caption}"></audio>'
+                part.type, part.content = "html_inline", "<figure><figcaption>"
+                parts[end].type, parts[end].content = "html_inline", f"</figcaption>{player}</figure>"
+            elif part.type == "text" and cell:
+                small = ASIDE.sub(lambda found: f"<small>{found[0]}</small>", escape(part.content))
+                part.type, part.content = "html_inline", small

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -33,18 +33,16 @@ from samuel.errors import InputError
 from samuel.evaluate.scores import AUDIOBOX
 from samuel.evaluate.systems import CEILING, OURS, Lineup
 from samuel.popdb.dataset import Popdb
-from samuel.report.evaluation import AUDIOBOX_PLOT, evaluation_sections, in_short
-from samuel.report.following import FOLLOWING_PLOT, comparable
-from samuel.report.html import bullets, page, plain, section
+from samuel.report.evaluation import AUDIOBOX_PLOT, FOLLOWING_PLOT, evaluation_text, followed, in_short
+from samuel.report.html import Markdown, bullets, page, plain, render, section
 from samuel.report.plots import plot_audiobox, plot_following, plot_loss, plot_spectrograms, plot_vocal_shares
 
-VERSION = 6
+VERSION = 7
 SCORES, SUMMARY, AUDIO = "scores.parquet", "summary.json", "audio"
 VOCAL, MIX = "vocal", "mix"
 STEMS = {VOCAL: "vocal.wav", MIX: "mix.wav", CEILING: "reference.wav", OURS: "accompaniment.wav"}
 """File of a track that was generated, by whose it is."""
 MOST_TRACKS = 24
-PICTURE_S = 60.0
 LONGEST_NAME = 100
 CAVEATS = {
     "synthetic": "the songs are synthetic: made by this project, no recording is involved",
@@ -60,25 +58,15 @@ CAVEATS = {
 
 @dataclass
 class ReportTrack:
-    """A track that a reader can listen to.
+    """A track that a reader can listen to."""
 
-    Attributes:
-        name: In the scores.
-        title: For people; anybody's text.
-        files: Audio of any format: `vocal`, `mix` and the systems by name.
-        start_s: Where it begins in its song, where that is known.
-        slug: Its name as a file name.
-        links: Path of each FLAC that was written, with forward slashes.
-        faults: Why there is none of the others.
-    """
-
-    name: str
-    title: str
-    files: dict[str, Path]
-    start_s: float | None = None
-    slug: str = ""
-    links: dict[str, str] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
+    name: str  # in the scores
+    title: str  # for people; anybody's text
+    files: dict[str, Path]  # audio of any format: `vocal`, `mix` and the systems by name
+    start_s: float | None = None  # where it begins in its song, where that is known
+    links: dict[str, str] = field(default_factory=dict)  # path of each FLAC that was written
+    faults: dict[str, str] = field(default_factory=dict)  # why there is none of the others
+    picture: str = ""  # of its spectrograms
 
 
 def write_report(
@@ -87,94 +75,75 @@ def write_report(
     """Write the report of a training and its evaluation, or find it, in `root/<key>`.
 
     It holds `report.md`, `report.html` (which opens alone), their plots, `scores.parquet`, `summary.json`,
-    and `audio/<vocal, mix or system>/<track>.flac`.
-
-    Args:
-        popdb: The dataset of the training.
-        model: The trained model.
-        tracks: From `samuel.evaluate.tracks.make_track`.
-        scores: Their scores.
-        root: Where reports go.
+    and `audio/<vocal, mix or system>/<track>.flac`. `tracks` are made by `samuel.evaluate.tracks`.
     """
-    listed = [
-        ReportTrack(
-            track.record["pair_id"],
-            track.record["title"],
-            {whose: track.path(file) for whose, file in STEMS.items() if file in track.sha256},
-            track.record["start_s"],
-        )
-        for track in tracks
-    ]
+    listed = []
+    for track in tracks:
+        files = {whose: track.path(file) for whose, file in STEMS.items() if file in track.sha256}
+        known = track.record
+        listed.append(ReportTrack(known["pair_id"], known["title"], files, known["start_s"]))
 
-    def before_scores(target: Path) -> tuple[str, list[str]]:
+    def values(target: Path) -> dict[str, Any]:
         metrics = read_jsonl(model.path("metrics.jsonl"))
         plot_loss(metrics, target / "loss.png")
-        source, separator = popdb.info["source"], popdb.info["separator"]
-        made_of = f"Source `{source}`, separator `{separator}`, codec `{popdb.codec}`."
-        return section(made_of, caveats(popdb)), [
-            dataset_section(popdb, target),
-            training_section(model, metrics),
-        ]
+        info, counts = popdb.info, popdb.info["counts"]
+        split = "all from the end" if info["source"] == PUBLISHED else "split by song"
+        source, separator, codec = map(plain, (info["source"], info["separator"], popdb.codec))
+        made_of = f"Source: {source}. Separator: {separator}. Codec: {codec}."
+        dataset = (
+            f"{counts['pairs']} pairs from {counts['songs_kept']} of {counts['songs_listed']} songs: "
+            f"{counts['train']} to train on, {counts['validation']} held out, {split}."
+        )
+        return {
+            "introduction": section(made_of, caveats(popdb)),
+            "dataset": section("## Dataset", dataset, vocal_share_report(popdb, target)),
+            "fit": training_summary(model, metrics),
+        }
 
     key = digest("report", VERSION, popdb.info, model.sha256, scores.sha256, [t.sha256 for t in tracks])
-    return _write(root / key, "SAMUeL report", listed, scores, before_scores)
+    return _write(root / key, "SAMUeL report", listed, scores, values)
 
 
 def write_evaluation_report(lineup: Lineup, scores: Artifact, root: Path) -> Artifact:
     """Write the report of an evaluation of any systems, or find it, in `root/<key>`; see `write_report`.
 
-    Args:
-        lineup: Tracks and systems; files of any format, of which some may be missing or unreadable.
-        scores: Their scores.
-        root: Where reports go.
+    Files of the lineup may be of any format, missing or unreadable.
     """
-    # Anybody may have chosen a system's name: it is not to be taken for a stem.
-    names = {s.name: f"{s.name} (system)" if s.name in (VOCAL, MIX) else s.name for s in lineup.systems}
-    tracks = [
-        ReportTrack(
-            track.name,
-            track.title,
-            {VOCAL: track.vocal}
-            | {names[s.name]: s.files[track.name] for s in lineup.systems if track.name in s.files},
-        )
-        for track in lineup.tracks
-    ]
+    tracks = []
+    for track in lineup.tracks:
+        # Anybody may have chosen a system's name: it is not to be taken for a stem.
+        files = {
+            f"{system.name} (system)" if system.name in (VOCAL, MIX) else system.name: system.files[
+                track.name
+            ]
+            for system in lineup.systems
+            if track.name in system.files
+        }
+        tracks.append(ReportTrack(track.name, track.title, {VOCAL: track.vocal} | files))
 
-    def before_scores(_: Path) -> tuple[str, list[str]]:
+    def values(_: Path) -> dict[str, Any]:
         summary = read_json(scores.path(SUMMARY))
-        systems = ", ".join(plain(system) for system in summary["systems"])
-        codec = f" Codec: {plain(str(summary['codec']))}." if summary.get("codec") else ""
-        return f"Tracks: {summary['tracks']}. Systems: {systems}.{codec}", []
+        codec = f" Codec: {plain(summary['codec'])}." if summary.get("codec") else ""
+        systems = ", ".join(map(plain, summary["systems"]))
+        return {"introduction": Markdown(f"Tracks: {summary['tracks']}. Systems: {systems}.{codec}")}
 
-    stamps = [
-        [track.name, track.title, {name: _stamp(path) for name, path in track.files.items()}]
-        for track in tracks[:MOST_TRACKS]
-    ]
+    def stamp(path: Path) -> list[Any]:
+        status = path.stat() if path.is_file() else None
+        return [str(path), status and status.st_size, status and status.st_mtime_ns]
+
+    audible = tracks[:MOST_TRACKS]
+    stamps = [[t.name, t.title, {name: stamp(path) for name, path in t.files.items()}] for t in audible]
     key = digest("evaluation", VERSION, scores.sha256, stamps)
-    return _write(root / key, "SAMUeL evaluation", tracks, scores, before_scores)
-
-
-def _stamp(path: Path) -> list[Any]:
-    """Path, size and time of a file; the scores, which go into the key too, came from its content."""
-    status = path.stat() if path.is_file() else None
-    return [str(path), status and status.st_size, status and status.st_mtime_ns]
+    return _write(root / key, "SAMUeL evaluation", tracks, scores, values)
 
 
 def _write(
-    folder: Path,
-    title: str,
-    tracks: Sequence[ReportTrack],
-    scores: Artifact,
-    before_scores: Callable[[Path], tuple[str, list[str]]],
-) -> Artifact:
+    folder: Path, title: str, tracks: Sequence[ReportTrack], scores: Artifact,
+    values: Callable[[Path], dict[str, Any]],
+) -> Artifact:  # fmt: skip
     """Write a report with its audio, or find it and mend the audio; the first tracks alone can be played.
 
-    Args:
-        folder: Where it goes.
-        title: Of the page.
-        tracks: All that were scored.
-        scores: Their scores.
-        before_scores: Given the folder for pictures, returns what stands below the title, and first sections.
+    `values` draws into the folder that it is given, and returns what the template shows before the scores.
     """
     audible, partial = tracks[:MOST_TRACKS], partial_folder(folder)
 
@@ -182,25 +151,31 @@ def _write(
         for name in (SCORES, SUMMARY):
             shutil.copyfile(scores.path(name), target / name)
         summary = read_json(target / SUMMARY)
-        if comparable(summary):
+        if any(item.n for item in followed(summary)):
             plot_following(summary, target / FOLLOWING_PLOT)
         if set(AUDIOBOX) & set(summary["scores"]):
             plot_audiobox(summary, target / AUDIOBOX_PLOT)
-        introduction, first = before_scores(target)
-        text = section(
-            f"# {title}\n\n{introduction}", in_short(summary), *first, *evaluation_sections(summary),
-            "## Tracks", *(track_section(track, partial, target) for track in audible),
-        )  # fmt: skip
-        if more := len(tracks) - len(audible):
-            text += f"\n\n{more} more tracks were scored; `scores.parquet` has them."
-        (target / "report.md").write_text(f"{text}\n", "utf-8")
-        (target / "report.html").write_text(page(f"{text}\n", target, title), "utf-8")
+        for place, track in enumerate(audible):
+            audio = {owner: partial / link for owner, link in track.links.items() if owner != MIX}
+            if audio:
+                track.picture = f"spectrogram-{place}.png"
+                plot_spectrograms(audio, target / track.picture)
+        text = render("report.md.j2", {
+            "title": title, "in_short": in_short(summary), "scores": evaluation_text(summary), "dataset": "",
+            "fit": None, "tracks": audible, "more": len(tracks) - len(audible),
+        } | values(target))  # fmt: skip
+        (target / "report.md").write_text(text, "utf-8")
+        (target / "report.html").write_text(page(text, target, title), "utf-8")
         links = [link for track in audible for link in track.links.values()]
         return {"title": title, AUDIO: {link: (partial / link).stat().st_size for link in links}}
 
+    def whole(report: Artifact) -> bool:
+        audio = {report.path(link): size for link, size in report.record[AUDIO].items()}
+        return all(path.is_file() and path.stat().st_size == size for path, size in audio.items())
+
     with locked(partial):
         report = find_artifact(folder)
-        if report and all(_size(report.path(link)) == size for link, size in report.record[AUDIO].items()):
+        if report and whole(report):
             return report
         write_audio(audible, partial)
         report = make_artifact(folder, make)
@@ -211,27 +186,8 @@ def _write(
         return report
 
 
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
-
-
-def dataset_section(popdb: Popdb, folder: Path) -> str:
-    """Contents of the dataset, and how much of it is sung; the picture goes into `folder`."""
-    counts = popdb.info["counts"]
-    split = "all from the end" if popdb.info["source"] == PUBLISHED else "split by song"
-    return section(
-        "## Dataset",
-        f"{counts['pairs']} pairs from {counts['songs_kept']} of {counts['songs_listed']} songs: "
-        f"{counts['train']} to train on, {counts['validation']} held out, {split}.",
-        vocal_share_report(popdb, folder),
-    )
-
-
 def vocal_share_report(popdb: Popdb, folder: Path) -> str:
-    """Vocal share of the chunks, as Markdown beside its picture, `folder/vocal-share.png`.
-
-    There is no picture where it was not measured.
-    """
+    """Vocal share of the chunks, as Markdown beside its picture, `folder/vocal-share.png`, where measured."""
     shares, counts = popdb.vocal_shares(), popdb.info["counts"]
     if not shares:
         return "Vocal share: not measured."
@@ -255,86 +211,25 @@ def caveats(popdb: Popdb) -> str:
     return f"Read with these in mind:\n\n{bullets(notes)}" if notes else ""
 
 
-def training_section(model: Artifact, metrics: Sequence[dict[str, Any]]) -> str:
-    """Course of the training; its picture is `loss.png`, which `plot_loss` draws."""
-    fit = training_summary(model, metrics)
-    held = "held-out songs" if model.record["held_out"] else "training songs, as none could be held out"
-    step_s = fit["seconds_per_step"]
-    step = f"{step_s:.2f} s" if step_s >= 0.1 else f"{1000 * step_s:.1f} ms"
-    pairs = f", {fit['pairs_per_s']:,.1f} pairs a second" if "pairs_per_s" in fit else ""
-    memory = f"; at most {fit['memory_mb']:,.0f} MB of GPU memory" if "memory_mb" in fit else ""
-    gain = "Conditioning gain: not measured, as no vocals were exchanged between songs."
-    if "shuffled" in fit:
-        error = f" ± {fit['gain_error']:.4f} (standard error over the pairs)" if "gain_error" in fit else ""
-        gain = (
-            f"Conditioning gain: {fit['shuffled'] - fit['validation']:z.4f}{error}. By this the error grows "
-            f"when every vocal is exchanged for one of another song: {fit['validation']:.4f} with its own, "
-            f"{fit['shuffled']:.4f} shuffled. A model that does not listen has 0."
-        )
-    return section(
-        "## Training",
-        f"{fit['steps']} steps of {model.record['training']['batch_size']} pairs, "
-        f"{step} a step{pairs} (median){memory}. "
-        f"Mean squared error of v: {fit['first']:.3f} over the first ten steps, "
-        f"{fit['last']:.3f} over the last ten; "
-        f"{fit['validation']:.3f} on {held} (averaged weights, step {fit['best_step']}).",
-        gain,
-        "![Loss](loss.png)",
-    )
+def training_summary(model: Artifact, metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of a fit; what was not measured is None.
 
-
-def training_summary(model: Artifact, metrics: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The numbers of a fit.
-
-    Always: `steps`; `first` and `last`, the error of v over the first and last ten of them; `validation`,
-    that of the exported model, and its `best_step`; `seconds_per_step`, the median. Where it was measured:
-    `shuffled`, the exported model's validation with another song's vocal, and `gain_error`, the standard
-    error of the difference; `pairs_per_s`, the median; `memory_mb`, the most GPU memory that was allocated.
+    `first` and `last` are the error of v over ten steps, `validation` that of the exported model, `shuffled`
+    the same with another song's vocal, `gain_error` the standard error of the difference.
     """
     errors, progress = [row["v_mse"] for row in metrics], model.record["progress"]
     best = next((row for row in metrics if row.get("step") == progress["best_step"]), {})
-    summary = {
-        "steps": len(errors),
-        "first": sum(errors[:10]) / len(errors[:10]),
-        "last": sum(errors[-10:]) / len(errors[-10:]),
-        "validation": progress["best_loss"],
-        "best_step": progress["best_step"],
-        "seconds_per_step": median(row["seconds"] for row in metrics),
-        "shuffled": best.get("validation_shuffled"),
-        "gain_error": best.get("conditioning_gain_error"),
-    }
-    for name, of in (("pairs_per_s", median), ("memory_mb", max)):
-        values = [row[name] for row in metrics if name in row]
-        summary[name] = of(values) if values else None
-    return {name: value for name, value in summary.items() if value is not None}
-
-
-def track_section(track: ReportTrack, audio: Path, target: Path) -> str:
-    """Title, players and spectrograms of a track, as Markdown; the picture goes into `target`.
-
-    Args:
-        track: Its audio was written.
-        audio: The folder that its links start from.
-        target: The report's.
-    """
-    place = "" if track.start_s is None else f", from {track.start_s:.1f} s"
-    stems = {}
-    for owner, link in track.links.items():
-        if owner != MIX:
-            samples, _ = soundfile.read(
-                audio / link, frames=round(PICTURE_S * SAMPLE_RATE), dtype="float32", always_2d=True
-            )
-            stems[owner] = np.ascontiguousarray(samples.T, dtype=np.float32)
-    name = f"spectrogram-{track.slug}.png"
-    if stems:
-        plot_spectrograms(stems, track.title, target / name)
-    return section(
-        f"### {plain(track.title) or '–'}{place}",
-        plain(track.name) if track.name != track.title else "",
-        bullets(f"[{plain(owner)}]({link})" for owner, link in track.links.items()),
-        f"![Spectrograms]({name})" if stems else "",
-        bullets(f"**{plain(owner)}**: {plain(fault)}" for owner, fault in track.faults.items()),
-    )
+    step_s = median(row["seconds"] for row in metrics)
+    speeds = [row["pairs_per_s"] for row in metrics if "pairs_per_s" in row]
+    pairs = f", {median(speeds):,.1f} pairs a second" if speeds else ""
+    return {
+        "steps": len(errors), "batch_size": model.record["training"]["batch_size"],
+        "first": fmean(errors[:10]), "last": fmean(errors[-10:]), "held_out": model.record["held_out"],
+        "validation": progress["best_loss"], "best_step": progress["best_step"],
+        "shuffled": best.get("validation_shuffled"), "gain_error": best.get("conditioning_gain_error"),
+        "pace": (f"{step_s:.2f} s a step" if step_s >= 0.1 else f"{1000 * step_s:.1f} ms a step") + pairs,
+        "memory_mb": max((row["memory_mb"] for row in metrics if "memory_mb" in row), default=None),
+    }  # fmt: skip
 
 
 def write_audio(tracks: Sequence[ReportTrack], folder: Path) -> None:
@@ -342,11 +237,11 @@ def write_audio(tracks: Sequence[ReportTrack], folder: Path) -> None:
     owners = list(dict.fromkeys(owner for track in tracks for owner in track.files))
     places = dict(zip(owners, file_names(owner.lower() for owner in owners), strict=True))
     for track, slug in zip(tracks, file_names(track.name for track in tracks), strict=True):
-        track.slug = slug
         for owner, source in track.files.items():
             link = f"{AUDIO}/{places[owner]}/{slug}.flac"
             try:
-                write_flac(source, folder / link)
+                if not (folder / link).is_file():
+                    write_flac(source, folder / link)
             except InputError as error:
                 track.faults[owner] = str(error)
             else:
@@ -354,13 +249,7 @@ def write_audio(tracks: Sequence[ReportTrack], folder: Path) -> None:
 
 
 def write_flac(source: Path, target: Path) -> None:
-    """Write any audio file as FLAC, 44.1 kHz stereo of 16 bits, in little memory; what is there stays.
-
-    Raises:
-        InputError: It is missing or holds no audio.
-    """
-    if target.is_file():
-        return
+    """Write any audio as FLAC, 44.1 kHz stereo of 16 bits, in little memory; InputError where it is none."""
     if not source.is_file():
         raise InputError(f"{source}: no such file")
     with TemporaryDirectory() as workspace, replacing(target) as temporary:

@@ -46,9 +46,9 @@ def made(root: Path, shares: dict[str, Sequence[float]]) -> Popdb:
     return write_popdb(songs, small_settings(root))
 
 
-@pytest.fixture
-def popdb(tmp_path: Path) -> Popdb:
-    return made(tmp_path, {"a": [0.1, 0.9], "b": [0.2, 0.5], "c": [0.3, 0.4]})
+@pytest.fixture(scope="module")
+def popdb(tmp_path_factory: pytest.TempPathFactory) -> Popdb:
+    return made(tmp_path_factory.mktemp("popdb"), {"a": [0.1, 0.9], "b": [0.2, 0.5], "c": [0.3, 0.4]})
 
 
 def decoded(popdb: Popdb, row: dict[str, Any]) -> list[Audio]:
@@ -57,6 +57,10 @@ def decoded(popdb: Popdb, row: dict[str, Any]) -> list[Audio]:
 
 def images(figure: Figure) -> list[Any]:
     return [plot.images[0] for plot in figure.axes if plot.images]
+
+
+def titles(figure: Figure) -> list[str]:
+    return [plot.get_title(loc="left") for plot in figure.axes if plot.get_title(loc="left")]
 
 
 def test_pairs_are_chosen_from_the_least_to_the_most_sung_of_many_songs(popdb: Popdb, tmp_path: Path) -> None:
@@ -95,8 +99,7 @@ def test_the_sheet_shows_what_was_decoded_on_one_scale(
     expected = [log_mel_db(audio) for row in rows for audio in decoded(popdb, row)]
     for image, levels in zip(drawn, expected, strict=True):
         np.testing.assert_allclose(np.asarray(image.get_array()), levels)
-    titles = [plot.get_title(loc="left") for plot in figures[0].axes if plot.get_title(loc="left")]
-    for title, row in zip(titles, rows, strict=True):
+    for title, row in zip(titles(figures[0]), rows, strict=True):
         assert title.startswith(f"Title of {row['song_id']} · {row['pair_id']} · from ")
         assert title.endswith(f"{row['split']} · sung {row['vocal_share']:.0%}")
 
@@ -114,28 +117,25 @@ def test_without_a_codec_the_sheet_shows_the_latents(
         np.testing.assert_allclose(shown, (latents[0].float() - mean) / std, atol=1e-5)
 
 
-def test_titles_and_ids_are_drawn_as_they_are_and_lead_nowhere(
+def test_what_a_stranger_wrote_leads_nowhere_and_another_codec_is_refused(
     popdb: Popdb, tmp_path: Path, figures: list[Figure]
 ) -> None:
     row = choose_strips(popdb, 1)[0] | {"title": HOSTILE, "pair_id": "../../$up\x00"}
     row |= {"vocal_share": None, "start_s": None}
     folder = tmp_path / "deep" / "sheet"
     write_contact_sheet(popdb, [row], Holding(), folder)
-    clips = {folder / f"_______up_-{stem}.wav" for stem in (*STREAMS, "mix")}
-    assert set(tmp_path.rglob("*.wav")) == clips
-    (title,) = (plot.get_title(loc="left") for plot in figures[0].axes if plot.get_title(loc="left"))
+    assert set(tmp_path.rglob("*.wav")) == {folder / f"_______up_-{stem}.wav" for stem in (*STREAMS, "mix")}
+    (title,) = titles(figures[0])
     assert title.isprintable()
     assert len(title) < 150
     assert title.endswith("vocal share not measured")
-
-
-def test_another_codec_is_refused(popdb: Popdb, tmp_path: Path) -> None:
     with pytest.raises(MissingPartError, match=r"holds latents of mel/1.*, the codec at hand is mel/2"):
-        write_contact_sheet(popdb, choose_strips(popdb, 1), Holding("2"), tmp_path / "sheet")
-    assert not (tmp_path / "sheet").exists()
+        write_contact_sheet(popdb, [row], Holding("2"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
-def test_damaged_latents_are_not_drawn(popdb: Popdb, tmp_path: Path) -> None:
+def test_damaged_latents_are_not_drawn(tmp_path: Path) -> None:
+    popdb = made(tmp_path, {"a": [0.1], "b": [0.2]})
     (row,) = choose_strips(popdb, 1)
     shard = popdb.root / row["shard"]
     content = bytearray(shard.read_bytes())
@@ -147,20 +147,10 @@ def test_damaged_latents_are_not_drawn(popdb: Popdb, tmp_path: Path) -> None:
     assert not (tmp_path / "sheet" / "contact-sheet.png").exists()
 
 
-def singing(duration_s: float, *stretches_s: tuple[float, float]) -> tuple[Audio, Audio]:
-    """A vocal that sings in these stretches, and an even band."""
-    generator = np.random.default_rng(0)
-    vocal, band = 0.1 * generator.normal(size=(2, 2, round(duration_s * SAMPLE_RATE))).astype(np.float32)
-    seconds = np.arange(vocal.shape[1]) / SAMPLE_RATE
-    vocal[:, ~np.any([(first <= seconds) & (seconds < end) for first, end in stretches_s], axis=0)] = 0
-    return vocal, band
-
-
 @pytest.mark.parametrize(
     ("duration_s", "stretches_s", "clip_s"),
     [
         (40.0, [(20.0, 26.0), (31.0, 40.0)], (30.0, 40.0)),  # the longer, a second of silence before it
-        (40.0, [(3.0, 4.0), (22.0, 32.0)], (22.0, 32.0)),
         (40.0, [(37.5, 40.0)], (30.0, 40.0)),
         (3.0, [(1.0, 2.0)], (0.0, 3.0)),
         (12.0, [(13.0, 14.0)], (0.0, 10.0)),
@@ -169,4 +159,9 @@ def singing(duration_s: float, *stretches_s: tuple[float, float]) -> tuple[Audio
 def test_the_clip_is_where_most_is_sung(
     duration_s: float, stretches_s: list[tuple[float, float]], clip_s: tuple[float, float]
 ) -> None:
-    assert most_sung_s(*singing(duration_s, *stretches_s), length_s=10.0) == pytest.approx(clip_s, abs=0.2)
+    """A vocal that sings in these stretches, and an even band."""
+    shape = (2, 2, round(duration_s * SAMPLE_RATE))
+    vocal, band = 0.1 * np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    seconds = np.arange(vocal.shape[1]) / SAMPLE_RATE
+    vocal[:, ~np.any([(first <= seconds) & (seconds < end) for first, end in stretches_s], axis=0)] = 0
+    assert most_sung_s(vocal, band, length_s=10.0) == pytest.approx(clip_s, abs=0.2)

@@ -64,27 +64,20 @@ def page(report: Path, browser: Browser, request: pytest.FixtureRequest) -> Iter
     assert [url for url in asked if not url.startswith((f"{folder}/", "data:"))] == []
 
 
-def test_everything_in_it_works_without_a_network(page: Page) -> None:
+def test_everything_works_without_a_network_and_hostile_titles_are_text(page: Page) -> None:
     widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
     assert len(widths) == 2  # following, and one track
     assert min(widths) > 500
     assert page.evaluate(DURATIONS) == pytest.approx([SECONDS] * 3, abs=1e-3)
     assert [caption.inner_text() for caption in page.locator("figcaption").all()] == ["vocal", CEILING, OURS]
-
-
-def test_a_hostile_title_is_text(page: Page) -> None:
     assert page.locator("h3", has_text="<script>").inner_text() == HOSTILE
     assert page.title() == "SAMUeL evaluation"
     assert page.locator("script, iframe, object").count() == 0
-
-
-def test_the_style_holds_and_nothing_is_wider_than_the_screen(page: Page) -> None:
-    width = page.evaluate("document.documentElement.scrollWidth")
+    width = page.evaluate("document.documentElement.scrollWidth")  # nothing is wider than the screen
     assert width <= page.viewport_size["width"]  # type: ignore[index]
     overflow = page.eval_on_selector_all(".scroll", "all => all.map(e => getComputedStyle(e).overflowX)")
     assert set(overflow) == {"auto"}
-    right = page.eval_on_selector("td.number", "cell => getComputedStyle(cell).textAlign")
-    assert right == "right"
+    assert page.eval_on_selector("td.number", "cell => getComputedStyle(cell).textAlign") == "right"
 
 
 def test_a_script_could_not_run(report: Path, browser: Browser, tmp_path: Path) -> None:
