@@ -56,13 +56,7 @@ def serving(model: TrainedModel, codec: Codec, separator: Separator, port: int) 
 
 
 def require_gradio() -> None:
-    """Say what to install where it is missing, before minutes go into loading a model.
-
-    Raises:
-        MissingPartError: There is no gradio.
-    """
+    """Raise MissingPartError where there is no gradio, before minutes go into loading a model."""
     if importlib.util.find_spec("gradio") is None:
-        raise MissingPartError(
-            "samuel app needs the package gradio: pip install 'samuel[app]', "
-            "or in a copy of the repository: uv pip install '.[app]'"
-        )
+        remedy = "pip install 'samuel[app]', or in a copy of the repository: uv pip install '.[app]'"
+        raise MissingPartError(f"samuel app needs the package gradio: {remedy}")

@@ -11,7 +11,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +21,8 @@ import pytest
 import soundfile
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from samuel.cli import main
+from samuel.codecs.mel import MelCodec
 from tests.models import small_model
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -53,26 +54,19 @@ class App:
     address: str
     temporary: Path
 
-    def interrupt(self) -> tuple[int, str]:
-        """Press Ctrl-C; exit code and standard error."""
-        self.process.send_signal(signal.SIGINT)
-        _, said = self.process.communicate(timeout=60)
-        return self.process.returncode, said
 
-
-def free_port() -> int:
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The only one of this file; the last test ends it."""
+    folder = tmp_path_factory.mktemp("app")
+    (temporary := folder / "temporary").mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def running(folder: Path) -> Iterator[App]:
-    small_model(folder)
-    (temporary := folder / "temporary").mkdir()
-    command = [sys.executable, "-m", "samuel.cli", "app", "--model", str(folder / "model"), "device=cpu"]
+        port = str(probe.getsockname()[1])
+    model = str(small_model(folder))
     process = subprocess.Popen(
-        [*command, "--port", str(free_port())], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "samuel.cli", "app", "--model", model, "device=cpu", "--port", port],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(folder)},  # torch's own
     )  # fmt: skip
     try:
@@ -83,12 +77,6 @@ def running(folder: Path) -> Iterator[App]:
     finally:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    with running(tmp_path_factory.mktemp("app")) as app:
-        yield app
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +146,7 @@ def toast(page: Page) -> str:
 def test_a_vocal_goes_up_and_a_playable_accompaniment_of_its_length_comes_down(
     page: Page, vocal: Path, tmp_path: Path
 ) -> None:
+    page.get_by_label("It is a whole song").click()
     with page.expect_response(re.compile(r"/file=.*/accompaniment\.wav$"), timeout=MAKE_MS) as linked:
         give(page, vocal, Seed="7")
     accompaniment = download(page, "⬇ Accompaniment", tmp_path)
@@ -170,6 +159,7 @@ def test_a_vocal_goes_up_and_a_playable_accompaniment_of_its_length_comes_down(
         assert (samples.shape, rate) == ((SAMPLES, 2), 44_100)
         assert samples.std() > 1e-3
     assert (record["seed"], record["sampling"]["steps"]) == (7, 2)
+    assert record["vocal"]["separator"].startswith("repet")
     assert linked.value.body() == accompaniment.read_bytes()
     assert page.evaluate(DURATION_S, linked.value.url) == pytest.approx(SAMPLES / 44_100, abs=1e-3)
 
@@ -181,16 +171,15 @@ def test_a_vocal_goes_up_and_a_playable_accompaniment_of_its_length_comes_down(
     assert page.locator(PICTURE).evaluate("image => image.naturalWidth") > 500
 
 
-def test_the_vocals_of_the_beginning_of_a_song_come_back_as_flac(
-    page: Page, vocal: Path, tmp_path: Path
+def test_the_beginning_of_a_silent_vocal_is_warned_of_and_comes_back_as_flac(
+    page: Page, tmp_path: Path
 ) -> None:
+    soundfile.write(tmp_path / "silence.wav", np.zeros(88_200), 44_100)
     page.get_by_label("FLAC").click()
-    page.get_by_label("It is a whole song").click()
-    give(page, vocal, Seconds="1.5")
+    give(page, tmp_path / "silence.wav", Seconds="1.5")
+    assert "silence.wav: silent" in toast(page)
     accompaniment = soundfile.info(download(page, "⬇ Accompaniment", tmp_path))
     assert (accompaniment.format, accompaniment.frames) == ("FLAC", 66_150)
-    record = json.loads(download(page, "⬇ Record (JSON)", tmp_path).read_text())
-    assert record["vocal"]["separator"].startswith("repet")
 
 
 def test_a_file_that_is_no_audio_is_told_in_one_readable_sentence(
@@ -204,23 +193,9 @@ def test_a_file_that_is_no_audio_is_told_in_one_readable_sentence(
     assert "Traceback" not in page.content()
 
 
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"Seed": "4294967296"}, "setting sampling.seed: Input should be less than 4294967296"),
-        ({"Steps": "900"}, "sampling.steps = 900 is more than diffusion.timesteps = 800"),
-    ],
-)
-def test_a_number_out_of_range_is_told(fields: dict[str, str], said: str, page: Page, vocal: Path) -> None:
-    give(page, vocal, **fields)
-    assert said in toast(page)
-
-
-def test_silence_is_warned_of_and_accompanied(page: Page, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "silence.wav", np.zeros(44_100), 44_100)
-    give(page, tmp_path / "silence.wav")
-    assert "silence.wav: silent" in toast(page)
-    assert soundfile.info(download(page, "⬇ Accompaniment", tmp_path)).frames == 44_100
+def test_a_number_out_of_range_is_told(page: Page, vocal: Path) -> None:
+    give(page, vocal, Seed="4294967296")
+    assert "setting sampling.seed: Input should be less than 4294967296" in toast(page)
 
 
 def test_stop_ends_what_is_being_made(page: Page, vocal: Path) -> None:
@@ -230,34 +205,46 @@ def test_stop_ends_what_is_being_made(page: Page, vocal: Path) -> None:
     assert "Nothing of it was kept." in toast(page)
 
 
-def test_a_stand_in_codec_is_said_to_be_one(page: Page) -> None:
-    expect(page.get_by_text("A sketch, not music quality.")).to_be_visible()
-
-
-@pytest.mark.usefixtures("page")  # which waits until it serves
-def test_files_of_the_machine_are_not_served(app: App) -> None:
+def test_it_serves_this_machine_alone_and_none_of_its_files(app: App, page: Page) -> None:
+    expect(page.get_by_text("A sketch, not music quality.")).to_be_visible()  # of the codec `mel`
+    listening = [c.laddr for c in psutil.Process(app.process.pid).net_connections() if c.status == "LISTEN"]
+    assert [(place.ip, place.port) for place in listening] == [("127.0.0.1", urlsplit(app.address).port)]
     model = app.temporary.parent / "model" / "entry.json"
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(f"{app.address}gradio_api/file={model}")
 
 
-def test_no_other_machine_reaches_it(app: App) -> None:
-    listening = [c.laddr for c in psutil.Process(app.process.pid).net_connections() if c.status == "LISTEN"]
-    assert [(address.ip, address.port) for address in listening] == [
-        ("127.0.0.1", urlsplit(app.address).port)
-    ]
-
-
-def test_ctrl_c_ends_it_amid_its_work_and_leaves_nothing(
-    browser: Browser, vocal: Path, tmp_path: Path
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # uvicorn leaves its socket open
+def test_what_is_wrong_is_told_before_anything_is_served(
+    app: App, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(tmp_path) as app:
-        page = browser.new_page()
-        page.goto(app.address)
-        give(page, vocal, Steps="800")
-        expect(page.get_by_text("Writing the accompaniment")).to_be_visible(timeout=MAKE_MS)
-        assert list(app.temporary.iterdir())
-        code, said = app.interrupt()
-        page.close()
-    assert (code, said) == (130, "interrupted; the page is closed, and its temporary files are gone\n")
+    assert main(["app", "--model", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'}: no whole checkpoint here")
+    model = small_model(tmp_path / "other", codec=MelCodec.info.model_dump() | {"version": "0"})
+    assert main(["app", "--model", str(model), "device=cpu"]) == 1
+    assert "the model learned latents of mel/0" in capsys.readouterr().err
+    model, port = small_model(tmp_path), urlsplit(app.address).port
+    assert main(["app", "device=cpu", "--model", str(model), "--port", str(port)]) == 1
+    assert f"port {port} is taken, or not for you; choose another with --port" in capsys.readouterr().err
+    finders = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "PathFinder"]
+    monkeypatch.setattr(sys, "meta_path", finders)
+    monkeypatch.delitem(sys.modules, "gradio", raising=False)
+    assert main(["app", "--model", str(tmp_path)]) == 1
+    assert "pip install 'samuel[app]'" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_amid_its_work_and_leaves_nothing(app: App, browser: Browser, vocal: Path) -> None:
+    page = browser.new_page()
+    page.goto(app.address)
+    give(page, vocal, Steps="800")
+    expect(page.get_by_text("Writing the accompaniment")).to_be_visible(timeout=MAKE_MS)
+    assert list(app.temporary.iterdir())
+    app.process.send_signal(signal.SIGINT)
+    _, said = app.process.communicate(timeout=60)
+    page.close()
+    assert app.process.returncode == 130
+    assert said.endswith("interrupted; the page is closed, and its temporary files are gone\n")
+    assert "Traceback" not in said
     assert list(app.temporary.iterdir()) == []
