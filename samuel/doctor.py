@@ -23,18 +23,10 @@ FREE_GIB_WANTED = 3  # the demo takes 2.7; what a list of songs needs is told be
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the table.
-
-    Attributes:
-        name: What was looked for.
-        state: present: usable now; reachable: will be fetched when first used; gated: fetched once the
-            terms are accepted; missing: not to be had as things are.
-        detail: What was found.
-        remedy: What to do; empty where nothing is.
-    """
+    """One row of the table."""
 
     name: str
-    state: State
+    state: State  # reachable: will be fetched when first used; gated: once the terms are accepted
     detail: str
     remedy: str = ""
 
@@ -46,7 +38,13 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Everything the product can use, whether the settings name it or not."""
-    machine = [_python(), _torch(), _gpu(settings), _ffmpeg(), _javascript(), _disk(settings)]
+    import torch
+
+    python = Finding("Python", "present", platform.python_version())
+    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+        python = Finding("Python", "missing", platform.python_version(), "use Python 3.11 or 3.12")
+    threads = Finding("torch", "present", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
+    machine = [python, threads, _gpu(settings), _ffmpeg(), _javascript(), _disk(settings)]
     machine += [_dataset(settings.popdb_path)] if isinstance(settings.popdb_path, str) else []
     return machine + [look(settings) for look in WEIGHTS.values()]
 
@@ -81,39 +79,25 @@ def require(settings: Settings, parts: set[str]) -> list[Finding]:
     needed = [_ffmpeg(), _disk(settings)]
     if parts - SOURCES:  # to look for a GPU takes seconds, and songs are downloaded without
         needed.append(_gpu(settings))
-    if parts - SOURCES and isinstance(settings.popdb_path, str):
-        needed.append(_dataset(settings.popdb_path))
+        if isinstance(settings.popdb_path, str):
+            needed.append(_dataset(settings.popdb_path))
     if "csv" in parts:
         needed += [_javascript(), _cookies(settings)]
     needed += [look(settings) for name, look in WEIGHTS.items() if name in parts]
-    lacking = [finding for finding in needed if not finding.usable]
+    lacking = [f"{f.name}: {f.state}, {f.detail}; {f.remedy}" for f in needed if not f.usable]
     if lacking:
-        lines = [f"{f.name}: {f.state}, {f.detail}; {f.remedy}" for f in lacking]
-        raise MissingPartError("\n".join(lines))
+        raise MissingPartError("\n".join(lacking))
     return needed
 
 
 def table(findings: list[Finding]) -> str:
     """The findings as text, one a line, remedies below what they are for."""
-    width = max(len(finding.name) for finding in findings)
-    lines = []
+    width, lines = max(len(finding.name) for finding in findings), []
     for finding in findings:
         lines.append(f"{finding.name:<{width}}  {finding.state:<9}  {finding.detail}")
         if finding.remedy:
             lines.append(f"{'':<{width}}  {'':<9}  → {finding.remedy}")
     return "\n".join(lines)
-
-
-def _python() -> Finding:
-    supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
-    remedy = "" if supported else "use Python 3.11 or 3.12"
-    return Finding("Python", "present" if supported else "missing", platform.python_version(), remedy)
-
-
-def _torch() -> Finding:
-    import torch
-
-    return Finding("torch", "present", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
 
 
 def _gpu(settings: Settings) -> Finding:
@@ -132,19 +116,15 @@ def _ffmpeg() -> Finding:
     from samuel.popdb.duplicates import supported
 
     try:
-        name = Path(ffmpeg()).name
-        detail = (
-            name if supported() else f"{name}, without Chromaprint: the same recording is known by its bytes"
-        )
-        return Finding("ffmpeg", "present", detail)
+        without = "" if supported() else ", without Chromaprint: the same recording is known by its bytes"
+        return Finding("ffmpeg", "present", Path(ffmpeg()).name + without)
     except RuntimeError as error:
         return Finding("ffmpeg", "missing", str(error), "install imageio-ffmpeg again")
 
 
 def _javascript() -> Finding:
     scripts = sysconfig.get_path("scripts")
-    found = shutil.which("deno", path=os.pathsep.join([scripts, os.environ.get("PATH", "")]))
-    if found:
+    if shutil.which("deno", path=os.pathsep.join([scripts, os.environ.get("PATH", "")])):
         return Finding("JavaScript", "present", "deno, for yt-dlp")
     return Finding("JavaScript", "missing", "no deno", "install yt-dlp[default,deno] again")
 
@@ -164,13 +144,11 @@ def _cookies(settings: Settings) -> Finding:
 
 def _disk(settings: Settings) -> Finding:
     folder = settings.data.resolve()
-    while not folder.exists():
-        folder = folder.parent
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(folder).free / 2**30
     if free < FREE_GIB_WANTED:
-        return Finding(
-            "disk", "missing", f"{free:.1f} GiB free", f"free {FREE_GIB_WANTED} GiB, or move `data`"
-        )
+        remedy = f"free {FREE_GIB_WANTED} GiB, or move `data`"
+        return Finding("disk", "missing", f"{free:.1f} GiB free", remedy)
     return Finding("disk", "present", f"{free:.0f} GiB free")
 
 
@@ -186,44 +164,39 @@ def _dataset(url: str) -> Finding:
 
 
 def _demucs(settings: Settings) -> Finding:
-    name, config = f"demucs ({settings.separator.model})", settings.separator
-    if config.repo:
-        # A bag of models is a YAML file, a single one a .th file whose name begins with its signature.
-        single = next(config.repo.glob(f"{glob.escape(config.model)}*.th"), None)
-        return _local(
-            name, config.repo, [single.name if single else f"{config.model}.yaml"], "separator.repo"
-        )
     from samuel.separators.demucs import hub_repository
 
-    repository, listing = hub_repository(config.model)
-    return on_hub(name, repository, [listing], "separator.repo")
+    name, config = f"demucs ({settings.separator.model})", settings.separator
+    if config.repo is None:
+        repository, listing = hub_repository(config.model)
+        return on_hub(name, repository, [listing], "separator.repo")
+    # A bag of models is a YAML file, a single one a .th file whose name begins with its signature.
+    single = next(config.repo.glob(f"{glob.escape(config.model)}*.th"), None)
+    return _local(name, config.repo, [single.name if single else f"{config.model}.yaml"], "separator.repo")
 
 
 def _stable_audio_open(settings: Settings) -> Finding:
     path = settings.codec.path
-    if Path(path).is_dir():
-        return _local("stable-audio-open", Path(path), STABLE_AUDIO_FILES, "codec.path")
-    return on_hub("stable-audio-open", path, STABLE_AUDIO_FILES, "codec.path")
+    look = _local if Path(path).is_dir() else on_hub
+    return look("stable-audio-open", path, STABLE_AUDIO_FILES, "codec.path")
 
 
 def _audiobox(settings: Settings) -> Finding:
-    path = settings.evaluation.audiobox_path
-    if path:
-        return _local("audiobox", path.parent, [path.name], "evaluation.audiobox_path")
     from samuel.evaluate.pretrained import AUDIOBOX_FILES, AUDIOBOX_REPOSITORY
 
-    return on_hub("audiobox", AUDIOBOX_REPOSITORY, list(AUDIOBOX_FILES), "evaluation.audiobox_path")
+    setting, path = "evaluation.audiobox_path", settings.evaluation.audiobox_path
+    if path:
+        return _local("audiobox", path.parent, [path.name], setting)
+    return on_hub("audiobox", AUDIOBOX_REPOSITORY, list(AUDIOBOX_FILES), setting)
 
 
 WEIGHTS: dict[str, Callable[[Settings], Finding]] = {
-    "demucs": _demucs,
-    "stable-audio-open": _stable_audio_open,
-    "audiobox": _audiobox,
-}
+    "demucs": _demucs, "stable-audio-open": _stable_audio_open, "audiobox": _audiobox,
+}  # fmt: skip
 
 
-def _local(name: str, folder: Path, files: list[str], setting: str) -> Finding:
-    absent = [file for file in files if not (folder / file).is_file()]
+def _local(name: str, folder: Path | str, files: list[str], setting: str) -> Finding:
+    absent = [file for file in files if not Path(folder, file).is_file()]
     if absent:
         return Finding(name, "missing", f"no {' and no '.join(absent)} in {folder}", f"correct {setting}")
     return Finding(name, "present", f"local: {', '.join(files)}")
@@ -238,6 +211,5 @@ def on_hub(name: str, repository: str, files: list[str], setting: str) -> Findin
     refused = refusal(repository, files)
     if refused is None:
         return Finding(name, "reachable", f"{repository}, fetched when first used")
-    state: State = "gated" if refused.gated else "missing"
     remedy = f"{refused.remedy}, or set {setting} to local weights"
-    return Finding(name, state, f"{repository}: {refused.reason}", remedy)
+    return Finding(name, "gated" if refused.gated else "missing", f"{repository}: {refused.reason}", remedy)

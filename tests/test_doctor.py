@@ -1,4 +1,3 @@
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,8 @@ from samuel.doctor import Finding, dataset_parts, examine, on_hub, require, tabl
 from samuel.errors import MissingPartError
 from samuel.hub import fetch
 from tests.hub import LocalHub, local_hub, point_at
+
+FILE = ["model.safetensors"]
 
 
 @pytest.fixture
@@ -35,73 +36,59 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
     ],
 )
 def test_the_hub_is_asked_for_the_file_itself(hub: LocalHub, repository: str, state: str, words: str) -> None:
-    finding = on_hub("weights", repository, ["model.safetensors"], "codec.path")
+    finding = on_hub("weights", repository, FILE, "codec.path")
     assert finding.state == state
     assert words in f"{finding.detail}; {finding.remedy}"
     assert finding.usable == (state == "reachable")
 
 
-def test_what_is_cached_is_present_though_the_hub_is_down(hub: LocalHub) -> None:
+def test_what_is_cached_is_present_though_the_hub_is_down(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     fetch("someone/open-model", "model.safetensors", "")
     hub.down = True
-    assert on_hub("weights", "someone/open-model", ["model.safetensors"], "codec.path").state == "present"
-    finding = on_hub("weights", "someone/open-model", ["model.safetensors", "config.json"], "codec.path")
+    assert on_hub("weights", "someone/open-model", FILE, "codec.path").state == "present"
+    finding = on_hub("weights", "someone/open-model", [*FILE, "config.json"], "codec.path")
     assert finding.state == "missing"
     assert "HTTP 503" in finding.detail
-
-
-def test_a_hub_out_of_reach_is_missing_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     point_at(monkeypatch, "http://127.0.0.1:1", tmp_path)
-    finding = on_hub("weights", "someone/open-model", ["model.safetensors"], "codec.path")
+    finding = on_hub("weights", "someone/open-model", FILE, "codec.path")
     assert finding.state == "missing"
     assert "could not be reached" in finding.detail
     assert finding.remedy == "connect to the internet, or set codec.path to local weights"
 
 
-def test_local_weights_need_no_hub(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    (tmp_path / "model_config.json").write_text(json.dumps({}))
-    (tmp_path / "htdemucs.yaml").write_text("models: []")
-    settings = parse(
-        {
-            "codec": {"name": "stable-audio-open", "path": str(tmp_path)},
-            "separator": {"name": "demucs", "repo": tmp_path},
-            "evaluation": {
-                "scorers": ["signal", "audiobox"],
-                "audiobox_path": tmp_path / "model.safetensors",
-            },
-        }
-    )
-    names = {
-        finding.name: finding.state
-        for finding in require(settings, dataset_parts(settings) | training_parts(settings))
-    }
-    assert names["stable-audio-open"] == names["demucs (htdemucs)"] == names["audiobox"] == "present"
+def test_local_weights_need_no_hub_and_each_flow_asks_for_its_own(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    settings = parse({
+        "device": "cuda",
+        "codec": {"name": "stable-audio-open", "path": str(tmp_path)},
+        "separator": {"name": "demucs", "repo": tmp_path},
+        "evaluation": {"scorers": ["signal", "audiobox"], "audiobox_path": weights},
+    })  # fmt: skip
+    both = dataset_parts(settings), training_parts(settings)
+    told = []
+    for parts in both:
+        with pytest.raises(MissingPartError) as caught:
+            require(settings, parts)
+        told.append(str(caught.value))
+    remedies = ("device = 'auto'", "correct codec.path", "separator.repo", "evaluation.audiobox_path")
+    assert [[remedy in words for remedy in remedies] for words in told] == [
+        [True, True, True, False], [True, True, False, True],
+    ]  # fmt: skip
+    for file in (weights, tmp_path / "model_config.json", tmp_path / "htdemucs.yaml"):
+        file.write_bytes(b"")
+    here = settings.model_copy(update={"device": "cpu"})
+    states = {finding.name: finding.state for finding in require(here, both[0] | both[1])}
+    assert states["stable-audio-open"] == states["demucs (htdemucs)"] == states["audiobox"] == "present"
 
 
-def test_everything_missing_is_named_at_once_with_its_remedy(tmp_path: Path) -> None:
-    settings = parse(
-        {
-            "device": "cuda",
-            "codec": {"name": "stable-audio-open", "path": str(tmp_path)},
-            "separator": {"name": "demucs", "repo": tmp_path},
-        }
-    )
-    with pytest.raises(MissingPartError) as caught:
-        require(settings, dataset_parts(settings) | training_parts(settings))
-    message = str(caught.value)
-    assert "correct separator.repo" in message
-    assert "correct codec.path" in message
-
-
-def test_the_embedded_default_needs_nothing_from_outside() -> None:
-    assert all(
-        finding.usable
-        for finding in require(Settings(), dataset_parts(Settings()) | training_parts(Settings()))
-    )
-
-
-def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_embedded_default_needs_nothing_from_outside(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    point_at(monkeypatch, "http://127.0.0.1:1", tmp_path)
+    parts = dataset_parts(Settings()) | training_parts(Settings())
+    assert all(finding.usable for finding in require(Settings(), parts))
     monkeypatch.setattr("samuel.doctor.FREE_GIB_WANTED", 10**9)
     with pytest.raises(MissingPartError, match=r"disk: missing, .* GiB free"):
         require(parse({"data": tmp_path / "not" / "there"}), set())
@@ -113,18 +100,3 @@ def test_the_table_has_a_row_for_everything(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("Python", "torch", "GPU", "ffmpeg", "JavaScript", "disk"):
         assert name in text
     assert text.splitlines()[-1].endswith("→ do this")
-
-
-def test_each_flow_asks_only_for_its_own_parts(tmp_path: Path) -> None:
-    settings = parse(
-        {
-            "separator": {"name": "demucs", "repo": tmp_path},
-            "evaluation": {"scorers": ["audiobox"], "audiobox_path": tmp_path / "absent.pt"},
-        }
-    )
-    with pytest.raises(MissingPartError, match=r"correct separator\.repo") as caught:
-        require(settings, dataset_parts(settings))
-    assert "audiobox" not in str(caught.value)
-    with pytest.raises(MissingPartError, match=r"correct evaluation\.audiobox_path") as caught:
-        require(settings, training_parts(settings))
-    assert "demucs" not in str(caught.value)
