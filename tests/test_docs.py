@@ -58,7 +58,7 @@ def test_modules_and_settings_that_are_named_exist(page: Path) -> None:
     assert [name for name in files if not (ROOT / name).exists()] == []
     for name in set(re.findall(r"`(samuel(?:\.\w+)+)`", text)):
         assert locate(name) is not None, name
-    known = {setting.name for setting in describe(Settings())}
+    known = {row["setting"] for row in describe(Settings())}
     sections = {name.partition(".")[0] for name in known if "." in name}
     named = re.findall(r"\b([a-z_]+\.[a-z_]+(?:\.[a-z_]+)*)=", text)
     assert {name for name in named if name.partition(".")[0] in sections} <= known

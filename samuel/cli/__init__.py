@@ -2,6 +2,7 @@
 
 import io
 import logging
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import click
 
 from samuel import __version__
-from samuel.cli import datasets, evaluation, generation, machine, training
-from samuel.cli.options import STOPPED, PlainFormatter, plain
+from samuel.cli import datasets, evaluation, generation, training
+from samuel.cli.options import GOES_ON, STOPPED, PlainFormatter, SettingsCommand, describe, plain
+from samuel.config import Settings
 from samuel.errors import SamuelError
 
 __all__ = ["commands", "main"]
@@ -48,7 +50,39 @@ def commands(verbose: bool) -> None:
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
 
 
-for room in (machine, datasets, training, generation, evaluation):
+@commands.command(cls=SettingsCommand, uses=("data", "songs", "separator", "codec", "evaluation"))
+def doctor(settings: Settings) -> None:
+    """Say what this machine has and lacks; exit code 1 where something that the settings need is lacking."""
+    from samuel.doctor import dataset_parts, examine, require, table, training_parts
+
+    print(table(examine(settings)))
+    require(settings, dataset_parts(settings) | training_parts(settings))
+
+
+@commands.command(cls=SettingsCommand, interrupted=GOES_ON)
+@click.pass_context
+def demo(context: click.Context, settings: Settings) -> int:  # checked before Prefect is started
+    """Run both flows on this machine; all settings count (samuel settings)."""
+    # The flows are beside this library, which knows nothing of them.
+    file, overrides = context.meta["settings_file"], context.meta["overrides"]
+    arguments = [*(["--settings", str(file)] if file else []), *overrides]
+    return subprocess.run([sys.executable, "-m", "flows.demo", *arguments], check=False).returncode
+
+
+@commands.command("settings", cls=SettingsCommand)
+@click.argument("section", required=False)
+def show_settings(settings: Settings, section: str | None) -> None:
+    """Print every setting, or those of a section: its value, what it is, its bounds."""
+    from samuel.popdb.accounts import text_of
+
+    rows = [row for row in describe(settings) if section in (None, row["setting"].partition(".")[0])]
+    if not rows:
+        known = ", ".join(sorted(Settings.model_fields))
+        raise click.UsageError(f"no section {section!r}; there are {known}")
+    print(text_of(rows))
+
+
+for room in (datasets, training, generation, evaluation):
     for member in vars(room).values():
         if isinstance(member, click.Command):
             commands.add_command(member)

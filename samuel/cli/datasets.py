@@ -101,9 +101,6 @@ def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | 
     """Print what a dataset holds, and write a contact sheet of some pairs with clips beside it."""
     from samuel.popdb.accounts import overview
 
-    for place in (output, *output.parents) if output else ():
-        if place.exists() and not place.is_dir():
-            raise InputError(f"{place} is a file; give a folder")
     popdb = _open(settings, dataset)
     for part in overview(popdb):
         print(plain(part), end="\n\n", flush=True)

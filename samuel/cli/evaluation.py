@@ -1,6 +1,5 @@
 """`samuel evaluate` and `compare`: folders of accompaniments scored, and evaluations side by side."""
 
-import errno
 import sys
 import tempfile
 from pathlib import Path
@@ -48,11 +47,8 @@ def evaluate(
     root = output or settings.artifacts / "evaluations"
     try:  # before the work
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
+        tempfile.TemporaryFile(dir=root).close()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
         raise InputError(f"{root}: {error.strerror}; give another --output") from error
     scorers = tuple(dict.fromkeys([*settings.evaluation.scorers, *["audiobox"] * audiobox]))
     evaluation = settings.evaluation.model_copy(update={"scorers": scorers})

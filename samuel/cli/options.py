@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -53,17 +53,8 @@ def ending_cleanly() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Setting(NamedTuple):
-    """One setting, for people."""
-
-    name: str  # dotted
-    value: str  # as it is typed
-    unit: str
-    description: str  # with choices and bounds
-
-
-def describe(section: Section, prefix: str = "") -> Iterator[Setting]:
-    """Every setting of a section, and of those below it."""
+def describe(section: Section, prefix: str = "") -> Iterator[dict[str, str]]:
+    """A row for every setting of a section, and of those below it; its description has choices and bounds."""
     schema = type(section).model_json_schema()["properties"]
     for name in type(section).model_fields:
         value, field = getattr(section, name), schema[name]
@@ -74,7 +65,7 @@ def describe(section: Section, prefix: str = "") -> Iterator[Setting]:
         choices = f" ({', '.join(field['enum'])})" if "enum" in field else ""
         text = json.dumps(value, default=str, ensure_ascii=False)
         shown = text.strip('"') if isinstance(value, str | Path) else text
-        yield Setting(f"{prefix}{name}", shown, unit, field["description"] + choices)
+        yield {"setting": prefix + name, "value": shown, "unit": unit, "": field["description"] + choices}
 
 
 class SettingsCommand(click.Command):
@@ -121,9 +112,9 @@ class SettingsCommand(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the settings that the command uses, with defaults and bounds."""
         rows = [
-            (f"{row.name}={row.value}", row.description)
+            (f"{row['setting']}={row['value']}", row[""])
             for row in describe(Settings())
-            if row.name in self.uses or row.name.partition(".")[0] in self.uses
+            if row["setting"] in self.uses or row["setting"].partition(".")[0] in self.uses
         ]
         if rows:
             with formatter.section("Settings"):

@@ -1,4 +1,4 @@
-"""`samuel train`, `validate` and `ablate`: models without Prefect, and what they make of their vocals."""
+"""`samuel train`, `validate`, `ablate` and `summary`: models without Prefect, and what they make of them."""
 
 import os
 import sys
@@ -83,3 +83,20 @@ def ablate(settings: Settings) -> None:
         results = run_study(popdb, settings, lambda done: bar.update(done - bar.n), show)
     table = write_table(popdb, settings, results)
     print(plain(table.path("ablation.md").read_text("utf-8")), plain(str(table.folder)), sep="\n")
+
+
+@click.command(cls=SettingsCommand, uses=("model", "diffusion"))
+@click.option("--frames", type=click.IntRange(min=8), default=1024, help="Latent frames of the item.")
+def summary(settings: Settings, frames: int) -> None:
+    """Print parameters and operations of the network, part by part, for one item."""
+    from samuel.model.summary import summary as parts_of
+    from samuel.model.unet import SamuelUNet
+    from samuel.popdb.accounts import text_of
+
+    parts = parts_of(SamuelUNet(settings.model, settings.diffusion), frames)
+    rows = [
+        {"part": part.name, "parameters": part.parameters, "GFLOP": f"{part.flops / 1e9:6.3f}",
+         "share": f"{part.flops / parts[-1].flops:6.1%}"}
+        for part in parts
+    ]  # fmt: skip
+    print(text_of(rows))
