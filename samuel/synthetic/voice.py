@@ -201,16 +201,27 @@ def _sung_vowels(
     rng: np.random.Generator, singer: Singer, syllables: list[Syllable], points: int, breath_s: float
 ) -> Signal:
     """Everything that passes through the tract: voice, aspiration and the breath before."""
-    samples = points * CONTROL
+    samples, t = points * CONTROL, np.arange(points) / CONTROL_HZ
     f0_hz = _samples(hertz(_pitch_curve(rng, singer, syllables, points)))
-    voicing = _voicing_curve(rng, syllables, points)
-    place = np.arange(points) / CONTROL_HZ / breath_s
+    voicing = np.zeros(points)  # level of the source (C,), about 1 in a vowel
+    formants = np.tile(np.array(NEUTRAL) * singer.scale, (points, 1))  # in Hz (C, K)
+    for syllable in syllables:
+        since, length_s = t - syllable.onset_s, syllable.end_s - syllable.onset_s
+        held = (since >= 0) & (t < syllable.end_s)
+        voicing[held] = rng.uniform(0.8, 1.1) * (1.0 + 0.15 * np.sin(np.pi * since[held] / length_s))
+        if syllable.consonant == "nasal":
+            voicing[(since >= -syllable.consonant_s) & (since < 0)] = 0.35
+            formants[t >= syllable.onset_s - syllable.consonant_s] = np.array(NASAL) * singer.scale
+        formants[t >= syllable.onset_s] = syllable.formants
+    voicing = gaussian_filter1d(voicing, 0.012 * CONTROL_HZ)
+    formants = gaussian_filter1d(formants, 0.018 * CONTROL_HZ, axis=0, mode="nearest")  # gliding
+    place = t / breath_s
     bump = np.where((place > 0) & (place < 1), np.sin(np.pi * np.clip(place, 0.0, 1.0)) ** 2, 0.0)
     breath = 0.05 * bump + singer.breathiness * voicing
     source = _samples(voicing) * glottal_source(f0_hz)
     source += _samples(breath) * rng.standard_normal(samples)
     frames = np.minimum(np.arange(frame_count(samples)) * HOP // CONTROL, points - 1)
-    return filtered(source, singer.response(_formant_curves(singer, syllables, points)[frames]))
+    return filtered(source, singer.response(formants[frames]))
 
 
 def _pitch_curve(rng: np.random.Generator, singer: Singer, syllables: list[Syllable], points: int) -> Curve:
@@ -234,32 +245,6 @@ def _pitch_curve(rng: np.random.Generator, singer: Singer, syllables: list[Sylla
     rate = singer.vibrato_hz * (1.0 + 0.03 * np.sin(2.0 * np.pi * 0.7 * t))
     vibrato = singer.vibrato_semitones * depth * np.sin(2.0 * np.pi * np.cumsum(rate) / CONTROL_HZ)
     return pitch + vibrato + drift
-
-
-def _voicing_curve(rng: np.random.Generator, syllables: list[Syllable], points: int) -> Curve:
-    """Level of the voiced source (C,), about 1 in a vowel."""
-    t = np.arange(points) / CONTROL_HZ
-    level = np.zeros(points)
-    for syllable in syllables:
-        since = t - syllable.onset_s
-        length_s = syllable.end_s - syllable.onset_s
-        held = (since >= 0) & (t < syllable.end_s)
-        swell = 1.0 + 0.15 * np.sin(np.pi * since[held] / length_s)
-        level[held] = rng.uniform(0.8, 1.1) * swell
-        if syllable.consonant == "nasal":
-            level[(since >= -syllable.consonant_s) & (since < 0)] = 0.35
-    return gaussian_filter1d(level, 0.012 * CONTROL_HZ)
-
-
-def _formant_curves(singer: Singer, syllables: list[Syllable], points: int) -> Curve:
-    """Formants in Hz (C, K), gliding from vowel to vowel."""
-    t = np.arange(points) / CONTROL_HZ
-    formants = np.tile(np.array(NEUTRAL) * singer.scale, (points, 1))
-    for syllable in syllables:
-        if syllable.consonant == "nasal":
-            formants[t >= syllable.onset_s - syllable.consonant_s] = np.array(NASAL) * singer.scale
-        formants[t >= syllable.onset_s] = syllable.formants
-    return gaussian_filter1d(formants, 0.018 * CONTROL_HZ, axis=0, mode="nearest")
 
 
 def _consonant_noise(

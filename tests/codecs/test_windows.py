@@ -80,7 +80,7 @@ def test_stretches_hold_the_windows_of_the_whole_song(frames: int) -> None:
     assert all(len(stretch) <= 272 + (STRETCH - 1) * 252 for _, stretch in stretches)
 
 
-@pytest.mark.parametrize("samples", [1, HOP, HOP + 1, 272 * HOP, 272 * HOP + 1, 500 * HOP + 77])
+@pytest.mark.parametrize("samples", [1, HOP, HOP + 1, 272 * HOP + 1, 300 * HOP + 77])
 def test_mel_in_stretches_equals_the_whole(song: Audio, samples: int) -> None:
     codec, whole = SmallMel(), torch.from_numpy(song[None, :, :samples])
     latents = encode_windows(codec, lambda start, stop: song[:, start:stop], samples)
@@ -113,7 +113,7 @@ def test_stable_audio_in_stretches_equals_one_pass(
 def test_too_small_a_margin_errs(
     vaes: tuple[StableAudioCodec, StableAudioCodec], song: Audio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames = 400
+    frames = 200
     for codec, whole, reach in ((SmallMel(), SmallMel(), 8), (*vaes, 4)):
         latents = codec.encode(torch.from_numpy(song[None, :, : frames * HOP]))
         monkeypatch.setattr(codec, "decode_reach", reach)
