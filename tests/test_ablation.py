@@ -113,12 +113,12 @@ class KilledError(Exception):
     """Stands for SIGKILL."""
 
 
-def study_settings(root: Path, seeds: int = 2) -> Settings:
+def study_settings(root: Path) -> Settings:
     return small_settings(
         root,
         training={"steps": STEPS, "validate_every": 1},
         popdb={"validation_share": 0.5},
-        ablation={"factors": ["loss_weight"], "seeds": seeds},
+        ablation={"factors": ["loss_weight"], "seeds": 1},
     )
 
 
@@ -153,7 +153,7 @@ def test_every_fit_has_the_losses_of_its_metrics(popdb: Popdb, study: tuple[Sett
         gain = best["validation_shuffled"] - best["validation_loss"]
         assert result.conditioning_gain == pytest.approx(gain)
     assert len({result.best_loss for result in results}) == len(results)
-    assert [result.worked for result in results] == [False, True, True, True, True, True]
+    assert [result.worked for result in results] == [False, True, True]
     again = run(popdb, settings)
     assert again == results
     assert not any(result.worked for result in again)
@@ -203,7 +203,7 @@ def test_a_variant_that_diverges_becomes_a_row(
     assert users
     for user in users:
         monkeypatch.setattr(user, "loss_weight", broken)
-    settings = study_settings(tmp_path, seeds=1)
+    settings = study_settings(tmp_path)
     results = run(popdb, settings)
     (failed,) = (result for result in results if result.message)
     assert (failed.value, failed.seed, failed.best_loss) == ("snr", 0, None)

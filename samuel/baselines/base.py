@@ -80,9 +80,7 @@ class Samuel(Renderer):
 class Pretrained(Renderer):
     """A system of another library, from `owner/name` of the hub or a folder in that library's layout.
 
-    Raises:
-        MissingPartError: A package is missing, or the weights are absent, gated, damaged or of another kind.
-        OperatorError: The disk is full.
+    MissingPartError where a package is missing, or the weights are absent, gated, damaged or of another kind.
     """
 
     packages: ClassVar[tuple[str, ...]]  # that it needs
@@ -152,9 +150,6 @@ def load_network(network: Any, folder: Path, **options: Any) -> Any:
 
     The libraries make up for missing tensors with random numbers. Tensors to spare are let pass: what older
     releases saved, newer ones compute.
-
-    Raises:
-        MissingPartError: The weights are absent, damaged or of another layout.
     """
     if not any(folder.glob("*.safetensors")):
         raise MissingPartError(f"{folder}: holds no safetensors; pickled weights (.bin, .ckpt) are not read")

@@ -59,11 +59,7 @@ def track_seed(seed: int, track: str) -> int:
 
 
 def vocals_in(folder: Path, output: Path) -> Vocals:
-    """The vocals of a folder, not of those below it.
-
-    Raises:
-        InputError: It is no folder, holds no audio, or is where the accompaniments are to go.
-    """
+    """The vocals of a folder, not of those below it; InputError where there can be none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder of the vocals")
     if output.exists() and not output.is_dir():
@@ -110,12 +106,8 @@ def render_folder(
     A FLAC is 24 bits, 44.1 kHz, stereo, as long as its vocal to the sample: cut, or silent at its end. Where
     a system overshoots full scale, a limiter turns it down. The record says so of each track.
 
-    Returns:
-        The outcomes, in the order of the names, as `on_track` got them; one that failed stopped no other.
-
-    Raises:
-        InputError: The folder holds something else, or tracks of another system or other settings.
-        OperatorError: The disk is full, or nothing can be written there. What is finished stays.
+    One that fails stops no other. InputError where the folder holds something else, or tracks of another
+    system or other settings; OperatorError where the disk is full. What is finished stays.
     """
     outcomes: list[Outcome] = []
 
@@ -182,11 +174,7 @@ def _make(renderer: Renderer, name: str, vocal: Path, file: Path) -> RenderedTra
 
 
 def _open_record(output: Path, renderer: Renderer, peak: Peak) -> SystemRecord:
-    """The record that a folder has, or the first of a new one.
-
-    Raises:
-        InputError: The folder holds other files, a record of another kind, or tracks made otherwise.
-    """
+    """The record that a folder has, or the first of a new one; others' folders and tracks are refused."""
     new = SystemRecord(
         system=renderer.name, device=renderer.device.type, machine=machine_name(renderer.device),
         memory=peak.memory,

@@ -39,8 +39,31 @@ class StableAudioOpen(Pretrained):
     }
 
     def load(self, folder: Path, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
-        """Load the pipeline; the parameters of its diffusion transformer count."""
-        self.pipeline = load_pipeline(folder, dtype)
+        """Load part by part; the parameters of the diffusion transformer count.
+
+        The pipeline's own loader takes classes from files, and fills gaps with noise.
+        """
+        from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
+        from diffusers.models.transformers.stable_audio_transformer import StableAudioDiTModel
+        from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
+        from diffusers.pipelines.stable_audio.pipeline_stable_audio import StableAudioPipeline
+        from diffusers.schedulers.scheduling_cosine_dpmsolver_multistep import (
+            CosineDPMSolverMultistepScheduler,
+        )
+        from transformers import T5EncoderModel, T5Tokenizer
+
+        transformer = load_network(StableAudioDiTModel, folder / "transformer", torch_dtype=dtype)
+        vae = load_network(AutoencoderOobleck, folder / "vae", torch_dtype=dtype)
+        projection = load_network(StableAudioProjectionModel, folder / "projection_model", torch_dtype=dtype)
+        text_encoder = load_network(T5EncoderModel, folder / "text_encoder", dtype=dtype)
+        try:
+            scheduler: Any = CosineDPMSolverMultistepScheduler.from_pretrained(folder / "scheduler")
+            tokenizer = T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        except Exception as error:
+            raise unusable(folder, error) from error
+        self.pipeline: Any = StableAudioPipeline(
+            vae, text_encoder, projection, tokenizer, transformer, scheduler
+        )
         if (rate := self.pipeline.vae.config.sampling_rate) != SAMPLE_RATE:
             raise MissingPartError(f"{folder}: of {rate} Hz, not {SAMPLE_RATE}")
         for setting in ("prompt", "negative_prompt"):
@@ -75,24 +98,3 @@ class StableAudioOpen(Pretrained):
             ).audios[0]
         stereo = audio.float().cpu().expand(2, -1)
         return np.ascontiguousarray(stereo.numpy(), dtype=np.float32)
-
-
-def load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
-    """Load part by part: the pipeline's own loader takes classes from files, and fills gaps with noise."""
-    from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
-    from diffusers.models.transformers.stable_audio_transformer import StableAudioDiTModel
-    from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
-    from diffusers.pipelines.stable_audio.pipeline_stable_audio import StableAudioPipeline
-    from diffusers.schedulers.scheduling_cosine_dpmsolver_multistep import CosineDPMSolverMultistepScheduler
-    from transformers import T5EncoderModel, T5Tokenizer
-
-    transformer = load_network(StableAudioDiTModel, folder / "transformer", torch_dtype=dtype)
-    vae = load_network(AutoencoderOobleck, folder / "vae", torch_dtype=dtype)
-    projection = load_network(StableAudioProjectionModel, folder / "projection_model", torch_dtype=dtype)
-    text_encoder = load_network(T5EncoderModel, folder / "text_encoder", dtype=dtype)
-    try:
-        scheduler: Any = CosineDPMSolverMultistepScheduler.from_pretrained(folder / "scheduler")
-        tokenizer = T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except Exception as error:
-        raise unusable(folder, error) from error
-    return StableAudioPipeline(vae, text_encoder, projection, tokenizer, transformer, scheduler)

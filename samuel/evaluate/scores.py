@@ -258,12 +258,7 @@ register(
 # fmt: on
 
 AUDIOBOX = tuple(score.name for score in REGISTRY.values() if score.scorer == "audiobox")  # as in Table I
-PARTS = {
-    "audiobox": f"AudioBox-Aesthetics ({', '.join(AUDIOBOX)})",
-    "following": "whether the vocal is followed",
-    "other vocals": "other songs' vocals",
-    "distribution": "the distribution of the latents",
-}
+PARTS = {"audiobox": f"AudioBox-Aesthetics ({', '.join(AUDIOBOX)})", "other vocals": "other songs' vocals"}
 
 
 def title_of(part: str) -> str:

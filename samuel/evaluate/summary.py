@@ -92,9 +92,9 @@ def score_lineup(
         analysis = analyse_lineup(lineup, space and space.codec, each)
         columns, following = measure_tracks(analysis, findings)
         distribution, missing_latents = compare_latents(space, analysis.sounds)
-        lacking = (
-            {} if len(analysis.vocals) > 1 else {"other vocals": "a single track has no other song's vocal"}
-        )
+        lacking: dict[str, str] = {}
+        if len(analysis.vocals) < 2:
+            lacking["other vocals"] = "a single track has no other song's vocal"
         if lineup.reference() is None:
             reason = "there are no true accompaniments to compare with (--references)"
             lacking |= {score.part: reason for score in scores_that_need("reference")}

@@ -17,13 +17,8 @@ PROMPT = "instrumental pop"
 
 
 @pytest.fixture(scope="module")
-def musicgen_folder(weights: dict[str, Path]) -> Path:
-    return weights["musicgen"]
-
-
-@pytest.fixture(scope="module")
-def musicgen(musicgen_folder: Path) -> MusicGen:
-    return MusicGen(str(musicgen_folder), MusicGenConfig(prompt=PROMPT), CPU)
+def musicgen(weights: dict[str, Path]) -> MusicGen:
+    return MusicGen(str(weights["musicgen"]), MusicGenConfig(prompt=PROMPT), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +34,16 @@ def tone(seconds: float, pitch: Callable[[np.ndarray], np.ndarray] | float) -> A
     return np.stack([wave, wave]).astype(np.float32)
 
 
-def test_one_window_is_what_the_library_itself_generates(musicgen: MusicGen, musicgen_folder: Path) -> None:
+def test_one_window_is_what_the_library_itself_generates(
+    musicgen: MusicGen, weights: dict[str, Path]
+) -> None:
     """By the calls of its documentation, on what its own `from_pretrained` reads."""
     vocal, seconds = tone(1.5, 220.0), 1.5
     with quiet_libraries(), torch.random.fork_rng():
         from transformers import MusicgenMelodyForConditionalGeneration, MusicgenMelodyProcessor
 
-        model = MusicgenMelodyForConditionalGeneration.from_pretrained(musicgen_folder)
-        processor = MusicgenMelodyProcessor.from_pretrained(musicgen_folder)
+        model = MusicgenMelodyForConditionalGeneration.from_pretrained(weights["musicgen"])
+        processor = MusicgenMelodyProcessor.from_pretrained(weights["musicgen"])
         voice = resample(torch.from_numpy(vocal[0]), SAMPLE_RATE, 32_000).numpy()
         inputs = processor(
             audio=[voice], sampling_rate=32_000, text=[PROMPT], padding=True, return_tensors="pt"
@@ -173,8 +170,8 @@ def test_what_determines_the_audio_is_recorded(musicgen: MusicGen, stereo: Music
     assert musicgen.settings["weights"] != stereo.settings["weights"]
 
 
-def test_half_precision_computes_in_it_and_decodes_in_full(musicgen_folder: Path) -> None:
-    half = MusicGen(str(musicgen_folder), MusicGenConfig(precision="bf16"), CPU)
+def test_half_precision_computes_in_it_and_decodes_in_full(weights: dict[str, Path]) -> None:
+    half = MusicGen(str(weights["musicgen"]), MusicGenConfig(precision="bf16"), CPU)
     assert half.network.decoder.dtype == torch.bfloat16
     assert half.network.audio_encoder.dtype == torch.float32
     assert np.isfinite(half.render(tone(0.5, 220.0), seed=1)).all()
