@@ -21,24 +21,15 @@ QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 @contextmanager
 def serving(model: TrainedModel, codec: Codec, separator: Separator, port: int) -> Iterator[str]:
-    """Serve the page to this machine alone, for as long as the block lasts.
+    """Serve the page to this machine alone, at the address that is given, for as long as the block lasts.
 
     What goes up and what is made lies in a temporary folder, which is removed at the end. gradio is told by
     environment variables to report to nobody; they stay set.
 
-    Args:
-        model: From `load_model`.
-        codec: The codec whose latents the model learned.
-        separator: Takes the vocals out of whole songs.
-        port: Of 127.0.0.1.
-
-    Yields:
-        The page's address.
-
     Raises:
         MissingPartError: There is no gradio.
         CheckpointError: The model learned another codec's latents.
-        InputError: The port is taken, or none.
+        InputError: The port of 127.0.0.1 is taken, or none.
     """
     require_gradio()
     require_codec(model, codec)

@@ -66,11 +66,7 @@ class Page:
         self._blocks.queue(api_open=False, default_concurrency_limit=1)
 
     def launch(self, port: int) -> str:
-        """Begin to serve, in threads of gradio's; gives the address.
-
-        Raises:
-            InputError: The port is taken.
-        """
+        """Begin to serve, in threads of gradio's; gives the address. InputError where the port is taken."""
         try:
             _, address, _ = self._blocks.launch(
                 server_name=HOST, server_port=port, max_file_size=MAX_UPLOAD, share=False, quiet=True,

@@ -1,7 +1,6 @@
 """`samuel evaluate` and `compare`: folders of accompaniments scored, and evaluations side by side."""
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +44,7 @@ def evaluate(
         named[name] = Path(folder)
     lineup = folders(vocals, named, references)
     root = output or settings.artifacts / "evaluations"
-    try:  # before the work
-        root.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=root).close()
-    except OSError as error:
-        raise InputError(f"{root}: {error.strerror}; give another --output") from error
+    root.mkdir(parents=True, exist_ok=True)
     scorers = tuple(dict.fromkeys([*settings.evaluation.scorers, *["audiobox"] * audiobox]))
     evaluation = settings.evaluation.model_copy(update={"scorers": scorers})
     settings = settings.model_copy(update={"evaluation": evaluation})

@@ -69,11 +69,9 @@ def describe(section: Section, prefix: str = "") -> Iterator[dict[str, str]]:
 
 
 class SettingsCommand(click.Command):
-    """A command whose function is given `settings`; its help lists those that it uses.
+    """A command whose function is given `settings`; its help lists the sections and settings that it uses.
 
-    Args:
-        uses: Sections, and single settings by their names.
-        interrupted: Said when Ctrl-C ends it.
+    `interrupted` is said when Ctrl-C ends it.
     """
 
     def __init__(
@@ -122,15 +120,9 @@ class SettingsCommand(click.Command):
 
 
 def codec_for_latents(info: "CodecInfo", settings: Settings, *, one_song: bool = False) -> "Codec":
-    """The codec that made latents, its weights from where the settings say.
+    """The codec that made latents, its weights from where the settings say; MissingPartError where they lack.
 
-    Args:
-        info: What a dataset or a model says of its codec.
-        settings: `device`, and `codec.path`.
-        one_song: Not a dataset: in little memory, and decoded in bf16 by a GPU that has it.
-
-    Raises:
-        MissingPartError: This version has none of that name, or its weights are not at hand.
+    `one_song`: not a dataset, so in little memory, and decoded in bf16 by a GPU that has it.
     """
     from samuel.codecs import load_codec
     from samuel.codecs.stable_audio_open import VARIANTS

@@ -111,15 +111,9 @@ def write_evaluation_report(lineup: Lineup, scores: Artifact, root: Path) -> Art
     """
     tracks = []
     for track in lineup.tracks:
-        # Anybody may have chosen a system's name: it is not to be taken for a stem.
-        files = {
-            f"{system.name} (system)" if system.name in (VOCAL, MIX) else system.name: system.files[
-                track.name
-            ]
-            for system in lineup.systems
-            if track.name in system.files
-        }
-        tracks.append(ReportTrack(track.name, track.title, {VOCAL: track.vocal} | files))
+        files = {system.name: system.files.get(track.name) for system in lineup.systems}
+        present = {name: file for name, file in files.items() if file}
+        tracks.append(ReportTrack(track.name, track.title, {VOCAL: track.vocal} | present))
 
     def values(_: Path) -> dict[str, Any]:
         summary = read_json(scores.path(SUMMARY))
@@ -127,13 +121,9 @@ def write_evaluation_report(lineup: Lineup, scores: Artifact, root: Path) -> Art
         systems = ", ".join(map(plain, summary["systems"]))
         return {"introduction": Markdown(f"Tracks: {summary['tracks']}. Systems: {systems}.{codec}")}
 
-    def stamp(path: Path) -> list[Any]:
-        status = path.stat() if path.is_file() else None
-        return [str(path), status and status.st_size, status and status.st_mtime_ns]
-
-    audible = tracks[:MOST_TRACKS]
-    stamps = [[t.name, t.title, {name: stamp(path) for name, path in t.files.items()}] for t in audible]
-    key = digest("evaluation", VERSION, scores.sha256, stamps)
+    # The scores came from the content of the files.
+    listed = [[track.name, track.title, sorted(track.files)] for track in tracks]
+    key = digest("evaluation", VERSION, scores.sha256, listed)
     return _write(root / key, "SAMUeL evaluation", tracks, scores, values)
 
 

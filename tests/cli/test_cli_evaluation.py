@@ -68,7 +68,7 @@ def test_audiobox_is_asked_by_an_option(songs: Path, tmp_path: Path) -> None:
         (["--system", "Other=elsewhere"], "elsewhere: no such folder (Other)"),
         (["--references", "elsewhere"], "elsewhere: no such folder (real)"),
         (["--dataset", "elsewhere"], "elsewhere"),
-        (["-o", "/dev/null/x"], "give another --output"),
+        (["-o", "/dev/null/x"], "/dev/null/x"),
     ],
 )
 def test_what_the_user_must_mend_is_said(
