@@ -12,7 +12,7 @@ import logging
 import os
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,8 +104,7 @@ def folder_songs(config: SongsConfig, data: Path, track: Track) -> SongList:
         found = "is a file, not a folder" if root.exists() else "no such folder"
         raise InputError(f"songs.path {root}: {found}; give the folder that holds your audio files")
     root = root.resolve()
-    is_song = partial(_is_song, root=root, own=data.resolve())
-    files = sorted(filter(is_song, root.rglob("*")), key=lambda path: path.relative_to(root).as_posix())
+    files = sorted(_audio_files(root, data.resolve()), key=lambda path: path.relative_to(root).as_posix())
     if not files:
         suffixes = ", ".join(AUDIO_SUFFIXES)
         raise InputError(f"songs.path {root}: no audio file in it; put some there ({suffixes})")
@@ -125,13 +124,26 @@ def folder_songs(config: SongsConfig, data: Path, track: Track) -> SongList:
     return SongList(songs, rules)
 
 
-def _is_song(path: Path, root: Path, own: Path) -> bool:
+def _audio_files(root: Path, own: Path) -> Iterator[Path]:
     """Audio of the user's: nothing hidden, no link that leaves `root`, nothing that this project made."""
-    if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file() or (path.parent / MANIFEST).exists():
-        return False
-    target, hidden = path.resolve(), any(part.startswith(".") for part in path.parts[len(root.parts) :])
-    # A data folder below the songs holds copies of them: a second run would take those for songs.
-    return not hidden and target.is_relative_to(root) and not target.is_relative_to(own)
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InputError(f"{error.filename}: {error.strerror}; make it readable, or move it away") from error
+
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        if MANIFEST in names:
+            continue
+        # A data folder below the songs holds copies of them: a second run would take those for songs.
+        subfolders[:] = [
+            name for name in subfolders if name[0] != "." and Path(folder, name).resolve() != own
+        ]
+        for path in (Path(folder, name) for name in names if name[0] != "."):
+            if (
+                path.suffix.lower() in AUDIO_SUFFIXES
+                and path.is_file()
+                and path.resolve().is_relative_to(root)
+            ):
+                yield path
 
 
 def _limit_rules(found: int, limit: int | None) -> list[Rule]:
