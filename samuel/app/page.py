@@ -124,7 +124,7 @@ class Page:
         default, shown = SamplingConfig(), {"type": "filepath", "interactive": False, "buttons": []}
         with gr.Row():
             with gr.Column(scale=2):
-                sources = ["upload", "microphone"]
+                sources: list[Any] = ["upload", "microphone"]
                 vocal = gr.Audio(label="Vocal", sources=sources, type="filepath", editable=False, buttons=[])
                 is_song = gr.Checkbox(label="It is a whole song: take its vocals out first")
                 with gr.Row():

@@ -161,9 +161,8 @@ def _difference(first: Run, run: Run, key: tuple[str, str]) -> dict[str, Any]:
         p, test, tested, left_out = unpaired_p(before, after), "independent", len(before) + len(after), 0
         mean = float(after.mean() - before.mean()) if len(before) and len(after) else None
         found = Interval(tested, mean, None, None)
-        if min(len(before), len(after)) >= 2 and (
-            before.var() or after.var()
-        ):  # Welch: their spreads may differ
+        if min(len(before), len(after)) >= 2 and before.nunique() + after.nunique() > 2:
+            # Welch: their spreads may differ
             welch = stats.ttest_ind(after, before, equal_var=False).confidence_interval(CONFIDENCE)
             found = Interval(tested, mean, float(welch.low), float(welch.high))
     numbers = {f"difference_{part}": getattr(found, part) for part in ("mean", "low", "high")}
@@ -239,7 +238,7 @@ def write_comparison(
 ) -> list[Path]:
     """Write `compare.html`, `compare.md` and `compare.parquet` into `folder`, each in one step."""
     tested = rows["p"].count()
-    marked = rows[rows["adjusted"] < SIGNIFICANT].to_dict("records")
+    marked = rows.loc[rows["adjusted"] < SIGNIFICANT].to_dict("records")
     words = table_rows(rows)
     tables = {
         system: [[Markdown(row[name]) if name in HEAD[3:] else row[name] for name in HEAD[1:]]

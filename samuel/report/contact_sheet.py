@@ -116,8 +116,8 @@ def draw_sheet(strips: Sequence[Strip], chunk_s: float, *, decoded: bool) -> Fig
     bottom, top = BOTTOM_INCHES / height, 1 - TOP_INCHES / height
     figure.subplots_adjust(left=0.05, right=0.91, bottom=bottom, top=top, wspace=0.05, hspace=0.25)
     axes = figure.subplots(len(strips), 2, squeeze=False)
+    image: Any = None
     box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 2}
-    image = None
     for plots, (row, pictures, clip_s) in zip(axes, strips, strict=True):
         for plot, name, picture in zip(plots, STREAMS, pictures, strict=True):
             image = plot.imshow(

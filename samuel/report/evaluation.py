@@ -155,8 +155,8 @@ def followed(summary: Summary) -> list[Followed]:
             p_least = found["p_least"] or 0.0
             p = None if found["p"] is None else max(found["p"], p_least)
             alone = not found["n"] and own is not None and own["mean"] is not None
-            names = ("n", "own", "other", "difference")
-            items.append(Followed(score, system, *(found[name] for name in names), p_least, p, alone))
+            n, own_mean, other, difference = (found[name] for name in ("n", "own", "other", "difference"))
+            items.append(Followed(score, system, n, own_mean, other, difference, p_least, p, alone))
     for true in (False, True):
         family = [item for item in items if item.true == true and item.p is not None]
         for item, p in zip(family, holm([item.p or 0.0 for item in family]), strict=True):

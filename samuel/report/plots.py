@@ -117,8 +117,9 @@ def plot_vocal_shares(shares: Sequence[float], min_vocal_share: float, path: Pat
     kept = measured >= min_vocal_share
     parts = {f"under {min_vocal_share:g}: left out": measured[~kept], "chunks of the dataset": measured[kept]}
     first = 1 if kept.all() else 0
+    edges = [edge / SHARE_BINS for edge in range(SHARE_BINS + 1)]
     axes.hist(
-        list(parts.values())[first:], bins=np.arange(SHARE_BINS + 1) / SHARE_BINS, stacked=True,
+        list(parts.values())[first:], bins=edges, stacked=True,
         color=["0.8", "tab:blue"][first:], edgecolor="white", label=list(parts)[first:],
     )  # fmt: skip
     half, mean = np.mean(measured >= 0.5), measured.mean()
@@ -191,7 +192,7 @@ def plot_following(summary: Summary, path: Path) -> None:
             f"n = {item.n}, {certain}", (1, line), xycoords=axes.get_yaxis_transform(), xytext=(0, 7),
             textcoords="offset points", ha="right", va="bottom", fontsize="x-small", color="0.35",
         )  # fmt: skip
-    hollow = {"color": OTHER, "markerfacecolor": "white", "linestyle": ""}
+    hollow: dict[str, Any] = {"color": OTHER, "markerfacecolor": "white", "linestyle": ""}
     handles = [
         Line2D([], [], marker="o", color=OWN, label="own vocal, with its 95 % interval"),
         Line2D([], [], marker="o", label="other songs' vocals", **hollow),
