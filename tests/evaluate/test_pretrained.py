@@ -244,7 +244,7 @@ def test_what_is_missing_is_said(lineup: Lineup, tmp_path: Path, monkeypatch: py
         ("apa", lineup, {"apa_path": tmp_path / "none.pt"}, "none.pt: no such file"),
         ("apa", alone, {}, "no true accompaniments"),
     ):
-        found, missing = measure_lineup(evaluation(compared, tmp_path, scorer, **settings))
+        found, missing = measure_lineup(evaluation(compared, tmp_path, scorer, iter, **settings))
         assert reason in missing[scorer]
         assert found.by_track == {}
 
