@@ -188,7 +188,7 @@ def test_audio_is_linked_where_its_folder_is_served(
         (folder / "report.md").write_text(text + "".join(pictures))
         for n in range(5):
             (folder / f"spectrogram-{n}.png").write_bytes(b"png")
-        (folder / "summary.json").write_text('{"systems": [], "scores": {}, "tracks": 1}')
+        (folder / "summary.json").write_text('{"systems": [], "scores": {}, "distribution": {}, "tracks": 1}')
         return {}
 
     report = make_artifact(tmp_path / "served" / "a run" / "report", write)
