@@ -73,11 +73,15 @@ def _plain_url(value: str) -> str:
     return value
 
 
-def _address(value: str, schemes: Sequence[str], example: str) -> str:
+def _address(value: str, schemes: Sequence[str], example: str, *, port_needed: bool = False) -> str:
     if "@" in value:
         raise ValueError("an address with user and password; those of a proxy go into HTTPS_PROXY")
     parts = urlsplit(value)
-    if parts.scheme not in schemes or not parts.hostname or parts.port == 0:
+    if (
+        parts.scheme not in schemes
+        or not parts.hostname
+        or not (parts.port or (parts.port is None and not port_needed))
+    ):
         raise ValueError(f"no address; give one of {', '.join(schemes)}, as in {example}")
     return value
 
@@ -94,7 +98,7 @@ Proxy = Annotated[
     NoSecret, AfterValidator(lambda value: value and _address(value, PROXY_SCHEMES, "http://host:3128"))
 ]
 Scheduler = Annotated[
-    NoSecret, AfterValidator(lambda value: _address(value, DASK_SCHEMES, "tcp://host:8786"))
+    NoSecret, AfterValidator(lambda value: _address(value, DASK_SCHEMES, "tcp://host:8786", port_needed=True))
 ]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
-from samuel.cli.options import A_PATH, GOES_ON, SettingsCommand, codec_for_latents, plain
+from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, codec_for_latents, plain
 from samuel.config import Settings
 from samuel.errors import InputError, MissingPartError, first_fault
 
@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 60.0
 OF_DATASET = ("data", "popdb.path", "popdb.cache")
 
 a_dataset = click.argument("dataset", required=False)  # a folder or a URL; none: that of the settings
-a_folder = click.option("-o", "--output", type=A_PATH, required=True, help="A folder.")
+a_folder = click.option("-o", "--output", type=A_FOLDER, required=True, help="A folder.")
 
 
 def _open(settings: Settings, dataset: str | None) -> "Popdb":
@@ -95,7 +95,7 @@ def verify(settings: Settings, dataset: str | None) -> int:
 @click.command(cls=SettingsCommand, uses=(*OF_DATASET, "device", "codec.path"))
 @a_dataset
 @click.option("--pairs", type=click.IntRange(0, 50), default=6, help="How many to draw, with clips of 15 s.")
-@click.option("-o", "--output", type=A_PATH, help=f"Folder of sheet and clips; none: one in {DRAWN}.")
+@click.option("-o", "--output", type=A_FOLDER, help=f"Folder of sheet and clips; none: one in {DRAWN}.")
 @click.option("--no-audio", is_flag=True, help="Draw the latents, and decode nothing.")
 def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | None, no_audio: bool) -> None:
     """Print what a dataset holds, and write a contact sheet of some pairs with clips beside it."""

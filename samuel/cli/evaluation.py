@@ -8,7 +8,15 @@ import click
 from tqdm import tqdm
 
 from samuel.artifacts import explain_full_disk, read_json
-from samuel.cli.options import A_PATH, GOES_ON, SettingsCommand, codec_for_latents, ending_cleanly, plain
+from samuel.cli.options import (
+    A_FOLDER,
+    A_PATH,
+    GOES_ON,
+    SettingsCommand,
+    codec_for_latents,
+    ending_cleanly,
+    plain,
+)
 from samuel.config import Settings
 from samuel.errors import InputError
 
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--references", type=A_PATH, help="Folder of the true ones, under the same names.")
 @click.option("--dataset", help="A dataset in which copies are looked for: a folder or a URL.")
 @click.option("--audiobox", is_flag=True, help="AudioBox-Aesthetics too, as the paper does.")
-@click.option("-o", "--output", type=A_PATH, help="Folder; none: evaluations/ among the artifacts.")
+@click.option("-o", "--output", type=A_FOLDER, help="Folder; none: evaluations/ among the artifacts.")
 def evaluate(
     settings: Settings, vocals: Path, systems: tuple[str, ...], references: Path | None, dataset: str | None,
     audiobox: bool, output: Path | None,
@@ -85,7 +93,7 @@ def _score(lineup: "Lineup", settings: Settings, dataset: str | None, root: Path
 
 @click.command()
 @click.argument("runs", type=A_PATH, nargs=-1, required=True)
-@click.option("-o", "--output", type=A_PATH, help="Folder for compare.html, .md and .parquet.")
+@click.option("-o", "--output", type=A_FOLDER, help="Folder for compare.html, .md and .parquet.")
 def compare(runs: tuple[Path, ...], output: Path | None) -> None:
     """Lay evaluations side by side, with what is more than noise.
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from tqdm import tqdm
 
-from samuel.cli.options import A_PATH, GOES_ON, SettingsCommand, codec_for_latents, ending_cleanly, plain
+from samuel.cli.options import (
+    A_FOLDER,
+    A_PATH,
+    GOES_ON,
+    SettingsCommand,
+    codec_for_latents,
+    ending_cleanly,
+    plain,
+)
 from samuel.config import Sampler, SamplingConfig, Settings, parse
 from samuel.errors import InputError
 
@@ -131,7 +139,7 @@ def app(settings: Settings, model: Path, port: int) -> None:
 @click.command(cls=SettingsCommand, uses=OF_RENDER, interrupted=GOES_ON)
 @click.argument("system", type=click.Choice(SYSTEMS))
 @click.option("--vocals", type=A_PATH, required=True, help="A folder of audio files.")
-@click.option("-o", "--output", type=A_PATH, required=True, help=RENDERS)
+@click.option("-o", "--output", type=A_FOLDER, required=True, help=RENDERS)
 @click.option("--model", help=WEIGHTS)
 @click.option("--prompt", help="The text that musicgen and stable-audio-open are given.")
 @click.option("--seed", type=int, help="Each track's own follows from it and the track's name.")

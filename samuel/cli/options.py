@@ -22,6 +22,7 @@ GOES_ON = "what is done stays, and the same command goes on from there"
 OVERRIDE = re.compile(r"([a-z][a-z_]*)(\.[a-z][a-z_]*)*=", re.ASCII)
 UNITS = {"_s": "s", "_frames": "frames", "_db": "dB"}
 A_PATH = click.Path(path_type=Path)
+A_FOLDER = click.Path(path_type=Path, file_okay=False, writable=True)  # or nothing yet
 
 
 def plain(text: str) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import platform
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
+import psutil
 import torch
 
 from samuel.artifacts import Artifact, digest, find_artifact, make_artifact
@@ -174,6 +174,10 @@ class Peak:
             return torch.cuda.max_memory_allocated(self.device)
         if found := re.search(r"^VmHWM:\s*(\d+) kB", _text(STATUS), re.MULTILINE):
             return int(found[1]) * 1024
+        if sys.platform == "win32":
+            return psutil.Process().memory_info().peak_wset
+        import resource  # which Windows lacks
+
         unit = 1 if sys.platform == "darwin" else 1024  # bytes or KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -5,7 +5,7 @@ import mir_eval
 import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr
+from scipy.stats import pearsonr, wilcoxon
 
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.codecs import load_codec
@@ -24,6 +24,7 @@ from samuel.evaluate.scores import (
     scores_that_need,
     title_of,
 )
+from samuel.synthetic.song import compose
 from tests.evaluate.songs import band, tune
 
 FOLLOWING = ("chroma_likeness", "beat_f1", "onset_correlation", "key_agreement")
@@ -219,3 +220,27 @@ def test_scores_have_names_units_and_an_order() -> None:
     assert {REGISTRY[axis].part for axis in AUDIOBOX} == {"audiobox"}
     with pytest.raises(ValueError, match="'beat_f1' is registered already"):
         register(replace(REGISTRY["beat_f1"], title="another"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("coded", [False, True])
+def test_true_accompaniments_score_above_those_of_other_songs(coded: bool) -> None:
+    codec = load_codec(CodecConfig(), torch.device("cpu"))
+    part = slice(30 * SAMPLE_RATE, 30 * SAMPLE_RATE + 2_097_152)
+
+    def heard(audio: Audio) -> Features:
+        stretch = np.ascontiguousarray(audio[:, part])
+        if coded:
+            stretch = decode_audio(codec, encode_audio(codec, stretch))[:, : stretch.shape[1]]
+        return features(stretch)
+
+    songs = [compose(0, index) for index in range(40)]
+    vocals, true = [heard(song.vocals) for song in songs], [heard(song.accompaniment) for song in songs]
+    rows = [[follow(vocal, accompaniment) for accompaniment in true] for vocal in vocals]
+    for name in FOLLOWING:
+        matrix = np.array([[scores[name] for scores in row] for row in rows])
+        own = np.diag(matrix)
+        others = (matrix.sum(axis=0) - own) / (len(matrix) - 1)
+        _, p = np.asarray(wilcoxon(own - others, alternative="greater"))
+        assert p < (0.05 if name == "key_agreement" else 0.001), f"{name}: p = {p}"
