@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec
 from samuel.config import SamplingConfig
 from samuel.errors import InputError, OperatorError
 from samuel.generate import Keep, Request, Take, generate, ranges_of
-from samuel.generate.takes import FADE_S, Existing, merged_ranges
 from samuel.generate.vocal import Vocal, vocal_of
-from tests.generate.voices import HalfSeparator, voice
+from tests.generate.voices import voice
 
 Make = Callable[..., list[Take]]
 SAMPLES = 150_001
@@ -73,15 +71,6 @@ def test_a_record_says_how_its_take_and_its_mix_were_made(
     assert np.abs(mix).max() <= 10 ** (-1 / 20) + 1e-6
 
 
-def test_progress_goes_through_all_parts(first: tuple[Take, list[tuple[str, int, int]]]) -> None:
-    told = first[1]
-    assert list(dict.fromkeys(what for what, _, _ in told)) == ["encode", "sample", "decode", "write"]
-    for what in ("encode", "sample", "decode", "write"):
-        steps = [(done, of) for name, done, of in told if name == what]
-        assert steps == sorted(steps)
-        assert steps[-1][0] == steps[-1][1]
-
-
 def test_the_same_request_gives_the_same_bytes(first: tuple[Take, object], make: Make) -> None:
     (again,) = make()
     assert contents(again.record.parent) == contents(first[0].record.parent)
@@ -114,14 +103,6 @@ def test_kept_seconds_stay_and_the_rest_is_written_knowing_them(
     keep = Keep(tmp_path / "noise.wav", ((0.5, 2.0),))
     (other,) = make(sampling=SEED_6, keep=keep, output=tmp_path / "other.wav")
     assert not np.array_equal(soundfile.read(other.accompaniment)[0][95_000:], after[95_000:])
-
-
-def test_the_vocal_of_a_song_is_separated_first_and_may_be_cut(make: Make, tmp_path: Path) -> None:
-    separator = HalfSeparator()
-    plain, separated = make(length_s=1.5), make(separator=separator, length_s=1.5, output=tmp_path / "b.wav")
-    assert soundfile.info(plain[0].accompaniment).frames == 66_150
-    assert json.loads(separated[0].record.read_text())["vocal"]["separator"] == separator.identity
-    assert plain[0].accompaniment.read_bytes() != separated[0].accompaniment.read_bytes()
 
 
 def test_nothing_that_is_read_is_written_over(make: Make, vocal: Path, tmp_path: Path) -> None:
@@ -175,24 +156,6 @@ def test_a_failure_at_the_mix_leaves_the_earlier_take(
     assert contents(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"takes": 101}, "101 takes"),
-        ({"balance_db": float("nan")}, "balance"),
-        ({"length_s": 0.0}, "length_s"),
-        ({"vocal": Path("absent.wav")}, r"absent\.wav: no such file"),
-        ({"output": Path("band.mp3")}, "neither .wav nor .flac"),
-    ],
-)
-def test_a_wrong_request_is_refused_and_leaves_nothing(
-    make: Make, changed: dict[str, object], words: str, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match=words):
-        make(**changed)
-    assert contents(tmp_path / "out") == {}
-
-
 class StopError(Exception):
     """Raised where a test wants a run to end."""
 
@@ -223,48 +186,7 @@ def test_ranges_are_read_as_people_write_them() -> None:
             ranges_of(text)
 
 
-def test_ranges_that_touch_are_one_and_the_end_of_the_vocal_is_no_end() -> None:
-    inf = math.inf
-    assert merged_ranges(((3.0, 5.0), (0.0, 3.0)), 9.0) == ((0.0, 5.0),)
-    assert merged_ranges(((1.0, 4.0), (2.0, 3.0), (6.0, inf)), 9.0) == ((1.0, 4.0), (6.0, inf))
-    assert merged_ranges(((2.0, 12.0), (1.0, 1.5)), 9.0) == ((1.0, 1.5), (2.0, inf))
-    for kept in ((9.0, 10.0), (1.0, 1.05), (8.95, inf)):
-        with pytest.raises(InputError, match=rf"from {kept[0]:g} s on, less than 0\.1 s of the vocal"):
-            merged_ranges((kept,), 9.0)
-
-
 @pytest.fixture
 def old(tmp_path: Path) -> Vocal:
     noise = np.random.default_rng(0).normal(scale=0.1, size=(2, 100 * 2048)).astype(np.float32)
     return vocal_of(noise, tmp_path)
-
-
-def test_frames_that_lie_in_a_range_as_a_whole_are_kept(old: Vocal, codec: Codec) -> None:
-    frame_s = 2048 / 44_100
-    ranges = ((9.5 * frame_s, 20.5 * frame_s), (90 * frame_s, math.inf))
-    kept = Existing(old, ranges).encode(codec, 128)  # silence after a short vocal is kept to the end
-    assert kept.mask.nonzero().flatten().tolist() == [*range(10, 20), *range(90, 128)]
-    expected = codec.encode(torch.from_numpy(old.read(0, 128 * 2048))[None])
-    torch.testing.assert_close(kept.x0, expected)
-
-
-def test_an_accompaniment_too_short_to_be_kept_is_refused(make: Make, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "short.wav", voice(SAMPLES - 2048).T, 44_100)
-    with pytest.raises(InputError, match=r"lasts 3\.35 s, the vocal 3\.40 s"):
-        make(keep=Keep(tmp_path / "short.wav", ((0.0, 1.0),)))
-
-
-def test_the_old_samples_themselves_stay_and_pass_into_the_new_ones(old: Vocal) -> None:
-    new = np.full((2, old.samples), 0.5, dtype=np.float32)
-    ranges = ((0.0, 1.0), (2.0, 3.0), (4.0, math.inf))
-    blocks = np.split(new, [1000, 50_000, 50_001, 150_000], axis=1)
-    result = np.concatenate(list(Existing(old, ranges).paste_into(blocks)), axis=1)
-    before = old.read(0, old.samples)
-    fade = round(FADE_S * 44_100) + 1
-    s = 44_100
-    for start, stop in ((0, s - fade), (2 * s + fade, 3 * s - fade), (4 * s + fade, old.samples)):
-        assert np.array_equal(result[:, start:stop], before[:, start:stop])
-    for start, stop in ((s, 2 * s), (3 * s, 4 * s)):
-        assert np.array_equal(result[:, start:stop], new[:, start:stop])
-    share = (result - before)[0, 2 * s : 2 * s + fade - 1] / (new - before)[0, 2 * s : 2 * s + fade - 1]
-    assert np.allclose(np.diff(share), -1 / (FADE_S * s), atol=1e-4)  # a straight line from new to old

@@ -50,17 +50,6 @@ def test_a_file_is_what_ffmpeg_decodes(tmp_path: Path, suffix: str, rate: int, c
     assert {file.name for file in workspace.iterdir()} == {"vocal.wav"}
 
 
-def test_any_piece_can_be_read(tmp_path: Path) -> None:
-    frames = voice(2.0)
-    vocal = vocal_of(saved(tmp_path / "a.wav", frames), tmp_path)
-    assert vocal == Vocal(tmp_path / "vocal.wav", len(frames))
-    for start, stop in ((0, 1), (0, 88_200), (88_199, 88_200), (12_345, 54_321), (7, 7)):
-        np.testing.assert_array_equal(vocal.read(start, stop), frames[start:stop].T)
-    beyond = vocal.read(88_199, 88_203)
-    np.testing.assert_array_equal(beyond[:, 0], frames[-1])
-    assert not beyond[:, 1:].any() and not vocal.read(90_000, 90_009).any()
-
-
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.flac", voice(120.0, 8_000, 1), 8_000, "PCM_16")
     tracemalloc.start()
@@ -76,14 +65,7 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "step"),
-    [
-        (np.float16, 1e-3),
-        (np.float64, 3e-8),
-        (">f4", 0.0),
-        (np.int16, 2**-15),
-        (np.int32, 3e-8),
-        (np.uint8, 2**-7),
-    ],
+    [(np.float64, 3e-8), (np.int16, 2**-15), (np.uint8, 2**-7)],
 )
 def test_an_array_of_any_kind_is_the_audio_it_stands_for(tmp_path: Path, kind: Any, step: float) -> None:
     frames = voice()
@@ -95,26 +77,6 @@ def test_an_array_of_any_kind_is_the_audio_it_stands_for(tmp_path: Path, kind: A
         expected = frames if shaped.shape in (samples.shape, samples.T.shape) else frames[:, :1]
         assert np.abs(audio - expected.T).max() <= step
     assert {file.name for file in tmp_path.iterdir()} == {"vocal.wav"}
-
-
-@pytest.mark.parametrize(("channels", "rate"), [(1, 8_000), (2, 44_100), (8, 44_100)])
-def test_an_array_becomes_what_the_same_file_becomes(tmp_path: Path, channels: int, rate: int) -> None:
-    frames = voice(rate=rate, channels=channels)
-    expected = load_audio(saved(tmp_path / "a.wav", frames, rate), tmp_path)
-    for samples in (frames, frames.T):
-        np.testing.assert_array_equal(whole(vocal_of(samples, tmp_path, sample_rate=rate)), expected)
-
-
-@pytest.mark.parametrize(("length_s", "rate"), [(0.5, 8_000), (0.12345, 44_100), (1 / SAMPLE_RATE, 48_000)])
-def test_only_the_beginning_is_taken(tmp_path: Path, length_s: float, rate: int) -> None:
-    frames = voice(rate=rate)
-    path = saved(tmp_path / "a.wav", frames, rate)
-    expected = load_audio(path, tmp_path)[:, : round(length_s * SAMPLE_RATE)]
-    for source in (path, frames):
-        audio = whole(vocal_of(source, tmp_path, sample_rate=rate, length_s=length_s))
-        assert abs(audio.shape[1] - expected.shape[1]) <= (rate != SAMPLE_RATE)
-        samples = min(audio.shape[1], expected.shape[1])
-        np.testing.assert_allclose(audio[:, :samples], expected[:, :samples], rtol=0, atol=1e-6)
 
 
 def test_what_is_too_long_is_refused_unless_less_is_asked_for(
@@ -137,16 +99,10 @@ def with_value(value: float) -> Audio:
 
 
 BAD: list[tuple[Samples, str]] = [
-    (np.zeros(0, np.float32), r"shape \(1, 0\)"),
     (with_value(np.nan), "NaN or infinite samples; export it again"),
-    (with_value(0).astype(np.float64) * 1e300, "NaN or infinite samples"),
     (voice() * 32_768, r"samples of up to 1\d{4}\S*, where full scale is 1"),
-    (np.zeros((44_100, 9)), r"shape \(44100, 9\)"),
-    (np.zeros((2, 5)), r"shape \(2, 5\)"),
     (np.zeros((2, 100, 3)), r"shape \(2, 100, 3\); give \(samples,\) or \(channels, samples\)"),
     (np.zeros(100, np.int64), "of type int64; give float in"),
-    (np.zeros(100, bool), "of type bool"),
-    (np.array(["la", "la"]), "of type <U2"),
 ]
 
 
@@ -164,13 +120,6 @@ def test_an_absurd_rate_or_length_is_refused(tmp_path: Path) -> None:
     for length_s in (0.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"length_s = .*: give the seconds"):
             vocal_of(voice(), tmp_path, length_s=length_s)
-
-
-def test_an_array_beyond_what_a_wav_holds_is_refused(tmp_path: Path) -> None:
-    huge = np.broadcast_to(np.zeros(6, np.int16), (2**28, 6))  # takes no memory
-    with pytest.raises(InputError, match=r"takes 6\.4 GB; give it as a file"):
-        vocal_of(huge, tmp_path)
-    assert vocal_of(huge, tmp_path, length_s=0.1).samples == 4_410
 
 
 def test_a_file_that_is_no_vocal_is_refused(tmp_path: Path) -> None:
