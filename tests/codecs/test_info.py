@@ -31,14 +31,7 @@ def test_published_latents_of_that_name_are_believed_with_a_warning(caplog: pyte
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"name": "stable-audio-open"},
-        {"version": "published 2"},
-        {"hop": 1920},
-        {"channels": 32},
-        {"weights_sha256": "0" * 64},
-    ],
+    "change", [{"name": "stable-audio-open"}, {"hop": 1920}, {"weights_sha256": "0" * 64}]
 )
 def test_nothing_else_is(change: dict[str, Any]) -> None:
     assert not same_codec(OWN.model_copy(update=change), OWN)
@@ -46,16 +39,7 @@ def test_nothing_else_is(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"name": "../mel"},
-        {"version": "x" * 201},
-        {"sample_rate": "44100"},
-        {"hop": 0},
-        {"channels": 10**9},
-        {"weights_sha256": "0"},
-        {"more": 1},
-    ],
+    "change", [{"name": "../mel"}, {"version": "x" * 201}, {"channels": 10**9}, {"more": 1}]
 )
 def test_what_a_stranger_says_of_a_codec_is_checked(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

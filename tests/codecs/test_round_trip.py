@@ -82,22 +82,6 @@ def test_figures_of_a_gain(gain: float) -> None:
     assert result.si_sdr_db > 60.0
 
 
-def test_figures_of_added_noise() -> None:
-    noise = torch.from_numpy(white(seed=1, level=0.01))  # 20 dB below
-    result = round_trip(Fake(lambda latents: latents + noise), white())
-    assert result.si_sdr_db == pytest.approx(20.0, abs=0.1)
-    assert result.level_db == pytest.approx(10 * np.log10(1.01), abs=0.02)
-
-
-def test_distance_stops_sixty_decibels_below_the_loudest_band() -> None:
-    tone = np.sin(2 * np.pi * 1000 * np.arange(CHUNK) / 44100)
-    audio = np.stack([tone, tone]).astype(np.float32)
-    quiet = torch.from_numpy(white(seed=1, level=1e-5))
-    assert round_trip(Fake(lambda latents: latents + quiet), audio).distance_db < 0.1
-    loud = torch.from_numpy(white(seed=1, level=0.3))
-    assert round_trip(Fake(lambda latents: latents + loud), audio).distance_db > 10.0
-
-
 def test_mel_passes_though_it_keeps_no_phase(song: Audio, bass: Audio) -> None:
     mel = load_codec(CodecConfig(), CPU)
     for audio in (song, bass, white()):
@@ -124,11 +108,7 @@ def shuffle(values: Tensor) -> Tensor:
     ("tensor", "change"),
     [
         ("encoder.layers.7.weight_g", torch.zeros_like),
-        ("decoder.layers.3.layers.1.weight_g", torch.zeros_like),
-        ("encoder.layers.5.layers.4.weight_v", shuffle),
         ("decoder.layers.0.weight_v", shuffle),
-        ("decoder.layers.3.layers.1.weight_v", shuffle),
-        ("decoder.layers.7.weight_g", lambda values: 2 * values),
         ("encoder.layers.7.weight_g", lambda values: 1e6 * values),
     ],
 )
@@ -170,11 +150,3 @@ def test_the_loudest_chunk_equals_a_plain_search() -> None:
     start = max(energies, key=lambda candidate: energies[candidate])
     assert 0 < start < audio.shape[1] - samples
     assert np.array_equal(loudest_chunk(audio, samples), audio[:, start : start + samples])
-
-
-def test_the_loudest_chunk_is_no_passage_that_cancels() -> None:
-    audio = np.zeros((2, 20 * HOP), dtype=np.float32)
-    audio[:, 4 * HOP : 8 * HOP] = [[1.0], [-1.0]]
-    audio[:, 12 * HOP : 16 * HOP] = 0.1
-    assert np.array_equal(loudest_chunk(audio, 4 * HOP), audio[:, 12 * HOP : 16 * HOP])
-    assert np.array_equal(loudest_chunk(audio, 20 * HOP + 1), audio)

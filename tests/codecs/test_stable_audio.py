@@ -12,17 +12,14 @@ from torch import Tensor, nn
 
 from samuel.codecs import load_codec
 from samuel.codecs.base import Codec, CodecInfo
-from samuel.codecs.mel import HOP
 from samuel.codecs.stable_audio_open import Snake, with_light_snakes
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
 from samuel.hub import quietly
-from tests.codecs.music import bf16_is_sound, music
-from tests.hub import local_hub
+from tests.codecs.music import music
 from tests.weights import write_stable_audio
 
 CPU = torch.device("cpu")
-LENGTHS = [1, 2048, 2049, 10 * HOP + 77]
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +36,6 @@ def vae(weights: tuple[Path, Any]) -> Codec:
 @pytest.fixture(scope="module")
 def mel() -> Codec:
     return load_codec(CodecConfig(), CPU)
-
-
-@pytest.mark.parametrize("samples", LENGTHS)
-@pytest.mark.parametrize("name", ["mel", "vae"])
-def test_frames_cover_every_sample(name: str, samples: int, request: pytest.FixtureRequest) -> None:
-    codec: Codec = request.getfixturevalue(name)
-    latents = codec.encode(torch.zeros(2, 2, samples))
-    assert latents.shape == (2, 64, -(-samples // HOP)) == (2, 64, codec.info.frame_count(samples))
-    assert latents.dtype == torch.float32
-    assert codec.decode(latents).shape == (2, 2, codec.info.frame_count(samples) * HOP)
 
 
 @pytest.mark.parametrize("frames", [100, 300])
@@ -93,37 +80,6 @@ def test_samples_follow_the_librarys_posterior(weights: tuple[Path, Any], vae: C
     assert sampling.info != vae.info
 
 
-@pytest.mark.skipif(not bf16_is_sound(), reason="this CPU's bf16 convolutions are wrong for few channels")
-def test_bf16_errs_by_about_a_percent(weights: tuple[Path, Any], vae: Codec) -> None:
-    config, audio = CodecConfig(name="stable-audio-open", path=str(weights[0])), music(20)
-    rounded = load_codec(config.model_copy(update={"precision": "bf16"}), CPU)
-    latents = vae.encode(audio)
-    assert 1e-5 < (rounded.encode(audio) - latents).norm() / latents.norm() < 0.02
-    assert rounded.info != vae.info
-    heard = load_codec(config, CPU, decoding="bf16")  # what is only heard
-    assert torch.equal(heard.encode(audio), latents)
-    assert heard.info == vae.info
-    exact = vae.decode(latents)
-    assert 1e-5 < (heard.decode(latents) - exact).norm() / exact.norm() < 0.02
-
-
-def test_encode_gives_the_mean_of_the_librarys_bottleneck(
-    vae: Codec, weights: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    audio = music(20)
-    latents = vae.encode(audio)
-    with torch.no_grad():
-        sampled = weights[1].encode_audio(audio)
-        monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-        assert torch.allclose(latents, weights[1].encode_audio(audio), atol=1e-5)
-    assert not torch.allclose(latents, sampled, atol=1e-2)
-
-
-def test_input_is_clamped(vae: Codec) -> None:
-    audio = 3.0 * music(8)
-    assert torch.equal(vae.encode(audio), vae.encode(audio.clamp(-1, 1)))
-
-
 def test_identity_follows_the_weights(vae: Codec, weights: tuple[Path, Any], tmp_path: Path) -> None:
     state = load_file(weights[0] / "model.safetensors")
     config = (weights[0] / "model_config.json").read_text()
@@ -154,16 +110,8 @@ def part(config: dict[str, Any]) -> dict[str, Any]:
     ("change", "message"),
     [
         (lambda _, s: s.pop(BIAS), WRONG_TENSOR),
-        (lambda _, s: s.update({BIAS: torch.zeros(5)}), WRONG_TENSOR),
         (lambda _, s: s[BIAS].fill_(torch.nan), rf"{WRONG_TENSOR}.* no numbers"),
-        (lambda c, _: c.pop("model"), "KeyError.'model'"),
-        (lambda c, _: c.update(sample_rate=48_000), "sample_rate"),
-        (lambda c, _: part(c)["encoder"].update(type="taae"), "encoder.type"),
-        (lambda c, _: part(c)["encoder"]["config"].update(strides=[8, 8, 4, 4, 2]), "strides.0"),
-        (lambda c, _: part(c).update(pretransform={"type": "dac_pretrained"}), "pretransform: Input"),
-        (lambda c, _: part(c).update(bottleneck={"type": "vae", "config": {}}), "bottleneck.config: Extra"),
         (lambda c, _: part(c)["encoder"]["config"].update(channels=10**9), "channels: Input should be less"),
-        (lambda c, _: part(c)["encoder"]["config"].update(latent_dim="many"), "cannot build"),
         (lambda c, _: part(c)["encoder"]["config"].update(channels=512), "another network"),
         (lambda c, _: c.update(more="x" * 2**20), "over 1048576 bytes"),
     ],
@@ -178,32 +126,6 @@ def test_what_is_not_this_autoencoder_is_refused(
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(MissingPartError, match=message):
         load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
-
-
-def test_absent_and_truncated_files_are_named(weights: tuple[Path, Any], tmp_path: Path) -> None:
-    for path, message in ((tmp_path / "none", "no such folder"), (tmp_path, r"config\.json: no such file")):
-        with pytest.raises(MissingPartError, match=message):
-            load_codec(CodecConfig(name="stable-audio-open", path=str(path)), CPU)
-    for name, left in (("model_config.json", None), ("model.safetensors", -1000)):
-        (tmp_path / name).write_bytes((weights[0] / name).read_bytes()[:left])
-    with pytest.raises(MissingPartError, match="not a whole safetensors file"):
-        load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
-
-
-def test_a_gated_hub_says_where_to_accept_the_terms_and_opens_then(
-    weights: tuple[Path, Any], vae: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = CodecConfig(name="stable-audio-open", path="owner/vae")
-    with local_hub(monkeypatch, tmp_path) as hub:
-        hub.folders["owner/vae"] = weights[0]
-        hub.gated.add("owner/vae")
-        hub.accepted.add("hf_accepted")
-        with pytest.raises(MissingPartError) as caught:
-            load_codec(config, CPU)
-        for part in ("accept the terms at https://huggingface.co/owner/vae", "hf auth login", "codec.path"):
-            assert part in str(caught.value)
-        monkeypatch.setenv("HF_TOKEN", "hf_accepted")
-        assert load_codec(config, CPU).info == vae.info
 
 
 @pytest.mark.parametrize("logscale", [True, False])
