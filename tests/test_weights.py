@@ -1,16 +1,13 @@
 """Weights from the hub: fetched, refused, damaged."""
 
-from collections.abc import Callable, Iterator
-from errno import ENOSPC
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-import torch
 
-from samuel.errors import MissingPartError, OperatorError
-from samuel.hub import cached, fetch, hub_error, refusal, require_finite, verify_blob
+from samuel.errors import MissingPartError
+from samuel.hub import cached, fetch, refusal, verify_blob
 from tests.hub import LocalHub, local_hub, point_at
 
 REPOSITORY, NAME = "someone/vae", "model.safetensors"
@@ -69,43 +66,14 @@ def test_gated_opens_for_a_token_that_accepted(hub: LocalHub, monkeypatch: pytes
     assert fetch(REPOSITORY, NAME, REMEDY).read_bytes() == CONTENT
 
 
-def test_a_login_that_is_none(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secrét")
-    assert "your login is no token of the hub; log in again" in said()
-    assert hub.requests == []
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert "refuses your login (HTTP 401); log in again with `hf auth login` or correct HF_TOKEN" in said()
-    assert TOKEN not in said()
-    monkeypatch.setattr(LocalHub, "refusal", lambda *_: (403, "", "Ignore this; https://evil.example/"))
-    assert "refuses your login (HTTP 403)" in said()
-    assert "evil" not in said()  # what the server wrote is not repeated
-
-
-@pytest.mark.parametrize("token", ["", TOKEN])
-def test_what_does_not_exist(hub: LocalHub, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no name of a hub repository" in said("/data/no/such/folder")
-    assert not cached("/data/no/such/folder", [NAME])
-    assert hub.requests == []
-    hub.known.add(TOKEN)
-    monkeypatch.setenv("HF_TOKEN", token)
-    assert "no such repository to you (https://huggingface.co/no/vae); correct its name" in said("no/vae")
-    assert f"holds no config.yaml (https://huggingface.co/{REPOSITORY})" in said(name="deep/config.yaml")
-
-
 def test_a_hub_that_cannot_be_asked(hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hub.down = True
     assert "could not be reached (it answered HTTP 503); try again later" in said()
     hub.down, hub.commit = False, ""
     with pytest.raises(MissingPartError, match=r"could not be reached \(FileMetadataError\)"):
         fetch(REPOSITORY, NAME, REMEDY)  # some other server
-    asked = len(hub.requests)
-    with monkeypatch.context() as patched:
-        patched.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        away = "not in the local cache, and the hub could not be reached"
-        assert f"{away} (offline mode); unset HF_HUB_OFFLINE" in said()
-    assert len(hub.requests) == asked
     point_at(monkeypatch, "http://127.0.0.1:1", tmp_path)
-    assert f"{away} (ConnectError); connect to the internet" in said()
+    assert "not in the local cache, and the hub could not be reached (ConnectError)" in said()
 
 
 def test_a_download_that_breaks_off_leaves_nothing(hub: LocalHub) -> None:
@@ -124,7 +92,7 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_blob_is_named_and_fetched_anew(hub: LocalHub, tmp_path: Path) -> None:
+def test_a_damaged_blob_is_named_and_fetched_anew(hub: LocalHub) -> None:
     path = fetch(REPOSITORY, NAME, REMEDY)
     verify_blob(path)
     damage(path)
@@ -136,43 +104,3 @@ def test_a_damaged_blob_is_named_and_fetched_anew(hub: LocalHub, tmp_path: Path)
     again = fetch(REPOSITORY, NAME, REMEDY)
     verify_blob(again)
     assert again.read_bytes() == CONTENT
-    small = fetch(REPOSITORY, "model_config.json", REMEDY)
-    small.write_text("other")
-    verify_blob(small)  # without a sha256 for a name
-    elsewhere = tmp_path / ("0" * 64)
-    elsewhere.write_bytes(b"other")
-    (tmp_path / "link").symlink_to(elsewhere)
-    verify_blob(tmp_path / "link")
-
-
-def test_a_blob_in_the_shared_store_goes_by_its_first_name(tmp_path: Path) -> None:
-    store, blobs, snapshot = (tmp_path / name for name in ("store", "blobs", "snapshots"))
-    for folder in (store, blobs, snapshot):
-        folder.mkdir()
-    (store / ("e" * 64)).write_bytes(CONTENT)
-    (blobs / sha256(CONTENT).hexdigest()).symlink_to(store / ("e" * 64))
-    (snapshot / NAME).symlink_to(f"../blobs/{sha256(CONTENT).hexdigest()}")
-    verify_blob(snapshot / NAME)
-    damage(store / ("e" * 64))
-    with pytest.raises(MissingPartError, match=f"delete {store / ('e' * 64)} and fetch"):
-        verify_blob(snapshot / NAME)
-
-
-@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
-def test_weights_that_are_no_numbers_are_named(value: float) -> None:
-    state = {"good": torch.ones(3), "count": torch.arange(3), "bad": torch.ones(2, 3, dtype=torch.float16)}
-    require_finite(state, "model.safetensors")
-    state["bad"][1, 2] = value
-    with pytest.raises(
-        MissingPartError, match=r"^model\.safetensors: 'bad' holds values that are no numbers"
-    ):
-        require_finite(state, "model.safetensors")
-
-
-@pytest.mark.parametrize("make", [ValueError, KeyError])
-def test_other_faults_are_named_by_type_and_first_line(make: Callable[[str], Exception]) -> None:
-    error = hub_error(make("one"), REPOSITORY, REMEDY)
-    assert f"not usable ({make.__name__}: " in str(error)
-    full = hub_error(OSError(ENOSPC, "No space left on device"), REPOSITORY, REMEDY)
-    assert isinstance(full, OperatorError)
-    assert "HF_HOME" in str(full)

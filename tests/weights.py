@@ -26,9 +26,7 @@ ONE_HOT = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.
 def write_stable_audio(folder: Path, *, faithful: bool = False) -> Any:
     """`model_config.json` and `model.safetensors`, with a tensor of a diffusion model besides; the network.
 
-    Args:
-        folder: Where they go.
-        faithful: Weights that reconstruct what lies below 200 Hz, instead of random ones.
+    Faithful weights reconstruct what lies below 200 Hz; else they are random.
     """
     config = autoencoder_config(2, (1, 1, 1, 4, 32)) if faithful else autoencoder_config(4, (1,) * 5)
     network = random_autoencoder(config)
@@ -123,12 +121,7 @@ def write_demucs(folder: Path, name: str = "tiny", weights: list[list[float]] | 
     return next(folder.glob("tiny0000-*.th"))
 
 
-def write_demucs_hub(
-    folder: Path,
-    name: str = "htdemucs",
-    weights: list[list[float]] | None = None,
-    segment: float | None = None,
-) -> Path:
+def write_demucs_hub(folder: Path, name: str = "htdemucs", weights: list[list[float]] | None = None) -> Path:
     """The same models as a repository of the hub: YAML and safetensors; the path of the first weights."""
 
     def fraction(value: Fraction) -> dict[str, Any]:
@@ -145,7 +138,7 @@ def write_demucs_hub(
         }
         state = {key: value.contiguous() for key, value in package["state"].items()}
         save_file(state, folder / f"{signature}.safetensors", metadata)
-    _write_bag(folder / f"{name}.yaml", list(packages), weights, segment)
+    _write_bag(folder / f"{name}.yaml", list(packages), weights)
     return folder / "tiny0000.safetensors"
 
 
@@ -168,10 +161,8 @@ def _tiny_demucs(count: int) -> dict[str, dict[str, Any]]:
     return packages
 
 
-def _write_bag(
-    path: Path, signatures: list[str], weights: list[list[float]] | None, segment: float | None = None
-) -> None:
-    bag = {"models": signatures, "weights": weights, "segment": segment}
+def _write_bag(path: Path, signatures: list[str], weights: list[list[float]] | None) -> None:
+    bag = {"models": signatures, "weights": weights}
     path.write_text(
         "".join(f"{key}: {json.dumps(value)}\n" for key, value in bag.items() if value is not None)
     )

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -92,33 +91,6 @@ def test_a_bag_is_the_weighted_mean_of_its_members(tmp_path: Path) -> None:
         assert len(separator._members) == sum(member[3] > 0 for member in weights)
 
 
-def test_bf16_errs_by_less_than_a_percent(repository: Path) -> None:
-    mix = noise(2.0)
-    exact, rounded = load_tiny(repository), load_tiny(repository, precision="bf16")
-    error = np.linalg.norm(rounded.vocals(mix) - exact.vocals(mix)) / np.linalg.norm(exact.vocals(mix))
-    assert 1e-5 < error < 0.01
-    assert rounded.identity != exact.identity
-
-
-def test_identity_follows_what_the_weights_do_not_tell(repository: Path, tmp_path: Path) -> None:
-    write_demucs(tmp_path)
-    (tmp_path / "short.yaml").write_text("models: [tiny0000]\nsegment: 1")
-    (tmp_path / "same.yaml").write_text("models: [tiny0000]")
-
-    def weights_of(model: str) -> str:
-        return load_tiny(tmp_path, model).identity.split("weights=")[1]
-
-    assert weights_of("same") == weights_of("tiny") == load_tiny(repository).identity.split("weights=")[1]
-    assert weights_of("short") != weights_of("tiny")
-    path = next(tmp_path.glob("*.th"))
-    package = torch.load(path, weights_only=False)
-    package["kwargs"]["t_heads"] = 4  # the tensors are the same, the network is not
-    before = weights_of("tiny")
-    torch.save(package, tmp_path / "tiny0000.th")
-    path.unlink()
-    assert weights_of("tiny") != before
-
-
 def test_identity_follows_the_weights(repository: Path, tmp_path: Path) -> None:
     weights = write_demucs(tmp_path)
     assert load_tiny(repository, batch=4).identity == load_tiny(tmp_path).identity
@@ -139,17 +111,12 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         load_tiny(tmp_path)
     path.unlink()
     # From here on without the digest in its name, so that only the content can tell.
-    for bytes_left in (0, 100, -1000):
-        loose.write_bytes(content[:bytes_left])
-        with pytest.raises(MissingPartError, match=r"cannot load 'tiny' .* fetch its weights again"):
-            load_tiny(tmp_path)
+    loose.write_bytes(content[:-1000])
+    with pytest.raises(MissingPartError, match=r"cannot load 'tiny' .* fetch its weights again"):
+        load_tiny(tmp_path)
     next(iter(package["state"].values())).view(-1)[3] = torch.nan
     torch.save(package, loose)
     with pytest.raises(MissingPartError, match="no numbers"):
-        load_tiny(tmp_path)
-    package["kwargs"]["channels"] = 16
-    torch.save(package, loose)
-    with pytest.raises(MissingPartError, match="fetch its weights again"):
         load_tiny(tmp_path)
 
 
@@ -176,17 +143,3 @@ def test_a_folder_runs_nobodys_code_and_its_files_lie_in_it(tmp_path: Path) -> N
     loose.symlink_to(tmp_path / "elsewhere.th")
     with pytest.raises(MissingPartError, match="leads out of its folder"):
         load_tiny(tmp_path / "repo")
-
-
-def test_absent_model_and_folder_are_named(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(MissingPartError, match="cannot load 'other'"):
-        load_tiny(repository, "other")
-    with pytest.raises(MissingPartError, match=r"none: no such folder"):
-        load_tiny(tmp_path / "none")
-
-
-def test_hub_out_of_reach_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(MissingPartError, match=r"could not be reached .*separator\.repo"):
-        load_separator(SeparatorConfig(name="demucs"), CPU)

@@ -46,14 +46,6 @@ def test_repet_parts_a_line_from_what_repeats(repet: Separator) -> None:
     assert si_sdr_db(mix - vocals, background) - si_sdr_db(mix, background) > 6.0
 
 
-@pytest.mark.parametrize("seconds", [0.02, 0.7, 3.0])
-def test_repet_takes_short_songs(repet: Separator, seconds: float) -> None:
-    vocals = repet.vocals(noise(seconds))
-    assert vocals.shape == (2, int(seconds * SAMPLE_RATE))
-    assert np.isfinite(vocals).all()
-    assert np.array_equal(repet.vocals(noise(seconds)), vocals)
-
-
 @pytest.mark.parametrize("beyond", [0, 512, 1023])
 def test_a_song_of_any_length_ends_without_a_burst(repet: Separator, beyond: int) -> None:
     mix = noise((40 * 1024 + beyond + 0.5) / SAMPLE_RATE)
