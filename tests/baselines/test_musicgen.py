@@ -100,34 +100,6 @@ def test_each_window_goes_on_from_the_last_tokens_of_the_one_before(
         assert not torch.equal(after[:, 40:58], before[:, 42:60])
 
 
-def test_what_is_sung_late_conditions_what_is_late(musicgen: MusicGen) -> None:
-    steady = musicgen.render(tone(4.0, 220.0), seed=1)
-    turned = musicgen.render(tone(4.0, lambda time: np.where(time < 2.6, 220.0, 311.0)), seed=1)
-    early = round(1.19 * SAMPLE_RATE)
-    assert np.allclose(steady[:, :early], turned[:, :early], atol=1e-5)
-    assert not np.allclose(steady[:, -SAMPLE_RATE:], turned[:, -SAMPLE_RATE:], atol=1e-3)
-
-
-@pytest.mark.parametrize("kind", ["musicgen", "stereo"])
-def test_a_window_begins_with_the_tokens_of_the_one_before(kind: str, request: pytest.FixtureRequest) -> None:
-    system: MusicGen = request.getfixturevalue(kind)
-    codebooks = system.network.config.decoder.num_codebooks
-    prompt = torch.randint(32, (codebooks, 40), generator=torch.Generator().manual_seed(0))
-    voice = torch.from_numpy(tone(2.0, 220.0)[0])
-    with quiet_libraries(), torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(0)
-        audio, tokens = system._window(voice, 90, prompt)
-        channels = system.network.config.decoder.audio_channels
-        wanted = [
-            system.network.audio_encoder.decode(tokens[None, None, side::channels], audio_scales=[None])
-            for side in range(channels)
-        ]
-    assert tokens.shape == (codebooks, 90)
-    assert torch.equal(tokens[:, :40], prompt)
-    # What the library decoded is what these tokens stand for.
-    assert torch.allclose(audio, torch.cat([side.audio_values[0] for side in wanted]), atol=1e-5)
-
-
 @pytest.mark.parametrize("channels", [1, 2])
 def test_tokens_come_out_of_the_librarys_own_pattern(channels: int, request: pytest.FixtureRequest) -> None:
     system: MusicGen = request.getfixturevalue({1: "musicgen", 2: "stereo"}[channels])
@@ -158,20 +130,3 @@ def test_fading_keeps_what_both_agree_on_and_is_linear_elsewhere() -> None:
     assert torch.allclose(crossfade([ones, ones], places), torch.ones(1, 15))
     into = crossfade([ones, 3 * ones], places)
     assert torch.allclose(into[0], torch.tensor([1.0] * 5 + [1.0, 1.5, 2.0, 2.5, 3.0] + [3.0] * 5))
-
-
-def test_what_determines_the_audio_is_recorded(musicgen: MusicGen, stereo: MusicGen) -> None:
-    state = musicgen.network.decoder.state_dict()
-    assert musicgen.parameters == sum(tensor.numel() for tensor in state.values())
-    assert (musicgen.model, musicgen.conditioning) == ("musicgen", "vocal, text")
-    assert musicgen.settings.items() >= {
-        "prompt": PROMPT, "guidance_scale": 3.0, "top_k": 250, "temperature": 1.0, "precision": "fp32",
-    }.items()  # fmt: skip
-    assert musicgen.settings["weights"] != stereo.settings["weights"]
-
-
-def test_half_precision_computes_in_it_and_decodes_in_full(weights: dict[str, Path]) -> None:
-    half = MusicGen(str(weights["musicgen"]), MusicGenConfig(precision="bf16"), CPU)
-    assert half.network.decoder.dtype == torch.bfloat16
-    assert half.network.audio_encoder.dtype == torch.float32
-    assert np.isfinite(half.render(tone(0.5, 220.0), seed=1)).all()

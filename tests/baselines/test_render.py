@@ -13,11 +13,10 @@ import soundfile
 import torch
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.baselines import render as module
 from samuel.baselines.base import Renderer
 from samuel.baselines.render import Outcome, render_folder, track_seed, vocals_in
 from samuel.config import BaselineConfig
-from samuel.errors import InputError, OperatorError
+from samuel.errors import InputError
 from samuel.evaluate.cost import stated_efficiency
 from samuel.evaluate.systems import folders
 from tests.generate.voices import voice
@@ -97,9 +96,7 @@ def test_each_vocal_gets_a_flac_of_its_name_and_length_and_evaluation_reads_the_
         assert np.allclose(samples.T, 0.5 * voice(9_000 + index), atol=2**-22)
     lineup = folders(vocals, {"mine": output})
     assert lineup.problems == ()
-    row = stated_efficiency(lineup.systems[0])
-    assert row
-    assert row["tracks"] == 3
+    assert stated_efficiency(lineup.systems[0])["tracks"] == 3  # type: ignore[index]
     record = about(output)
     assert (record["system"], record["model"], record["parameters"]) == ("Quieter", "none", 2)
     assert (record["conditioning"], record["device"]) == ("vocal", "cpu")
@@ -110,33 +107,9 @@ def test_each_vocal_gets_a_flac_of_its_name_and_length_and_evaluation_reads_the_
     assert track["sha256"] == hashlib.sha256((output / "b.flac").read_bytes()).hexdigest()
     assert track["vocal_sha256"] == hashlib.sha256((vocals / "b.wav").read_bytes()).hexdigest()
     assert track["duration_s"] == round(9_001 / 44_100, 6)
-    assert 0 <= track["seconds"] < 60
     assert [record["tracks"][name]["warm_up"] for name in "abc"] == [True, False, False]
     assert [record["tracks"][name]["seed"] for name in "abc"] == system.seeds
     assert system.seeds == [track_seed(7, name) for name in "abc"]
-    assert len(set(system.seeds)) == 3
-
-
-@pytest.mark.parametrize(("extra", "cut", "padded"), [(-441, 0.0, 0.01), (882, 0.02, 0.0)])
-def test_another_length_is_mended_and_recorded(
-    extra: int, cut: float, padded: float, vocals: Path, output: Path
-) -> None:
-    def change(vocal: Audio) -> Audio:
-        return vocal[:, :extra] if extra < 0 else np.pad(vocal, ((0, 0), (0, extra)))
-
-    run(Quieter(change), vocals, output)
-    track = about(output)["tracks"]["a"]
-    assert (track["cut_s"], track["padded_s"]) == (cut, padded)
-    samples, _ = soundfile.read(output / "a.flac")
-    assert len(samples) == 9_000
-    assert np.all(samples[9_000 + min(extra, 0) :] == 0)
-
-
-def test_a_peak_beyond_full_scale_is_limited_and_recorded(vocals: Path, output: Path) -> None:
-    run(Quieter(lambda vocal: 2.0 * vocal / np.abs(vocal).max()), vocals, output)
-    assert about(output)["tracks"]["a"]["overshoot_db"] == pytest.approx(6.02, abs=0.01)
-    samples, _ = soundfile.read(output / "a.flac")
-    assert 0.9 < np.abs(samples).max() <= 1.0
 
 
 def test_only_what_is_missing_changed_or_of_another_vocal_is_made_again(vocals: Path, output: Path) -> None:
@@ -167,15 +140,8 @@ def test_an_interrupted_run_goes_on(vocals: Path, output: Path) -> None:
 def test_tracks_made_otherwise_are_not_mixed_and_another_machine_is_named(vocals: Path, output: Path) -> None:
     run(Quieter(gain=0.5), vocals, output)
     before = files_in(output)
-    others: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"gain": 0.25}, r"settings\.gain: 0\.5 there, 0\.25 here"),
-        ({}, r"settings\.gain: 0\.5 there, None here"),
-        ({"gain": 0.5, "model": "some"}, "model: 'none' there"),
-        ({"gain": 0.5, "device": "meta"}, "device: 'cpu' there, 'meta' here"),
-    )
-    for other, words in others:
-        with pytest.raises(InputError, match=words):
-            run(Quieter(**other), vocals, output)
+    with pytest.raises(InputError, match=r"settings\.gain: 0\.5 there, 0\.25 here"):
+        run(Quieter(gain=0.25), vocals, output)
     assert files_in(output) == before
     here = about(output)["machine"]
     text = (output / "system.json").read_text().replace(here, "An abacus, 1 core")
@@ -190,8 +156,6 @@ def test_tracks_made_otherwise_are_not_mixed_and_another_machine_is_named(vocals
     [
         ("song.flac", b"somebody's", r"holds 'song\.flac' and no system\.json"),
         ("system.json", b"\xff" * 4, r"system\.json: Invalid JSON"),
-        ("system.json", b'{"tracks": {"a": 1}}', r"system\.json: tracks\.a: "),
-        ("system.json", b'{"tracks": {}}', "holds tracks made otherwise"),
     ],
 )
 def test_a_folder_of_somebody_else_is_left_alone(
@@ -207,7 +171,6 @@ def test_a_folder_of_somebody_else_is_left_alone(
 def test_one_bad_vocal_stops_no_other(vocals: Path, output: Path) -> None:
     (vocals / "0.wav").write_bytes(b"la la la")
     soundfile.write(vocals / "empty.wav", np.zeros((0, 2)), SAMPLE_RATE)
-    (vocals / "gone.wav").symlink_to("nowhere")
     write(vocals, "x" * 251 + ".wav")
     soundfile.write(vocals / "c.ogg", voice(4_000).T, SAMPLE_RATE)
     undecodable = os.fsdecode(os.fsencode(vocals) + b"/\xff.wav")
@@ -219,32 +182,8 @@ def test_one_bad_vocal_stops_no_other(vocals: Path, output: Path) -> None:
     assert "not UTF-8" in failed.pop("\udcff.wav")
     assert "too long a name" in failed.pop("x" * 251 + ".wav")
     assert "not readable as audio" in failed.pop("0.wav")
-    assert "no regular file" in failed.pop("gone.wav")
     assert list(failed) == ["empty.wav"]
     assert list(about(output)["tracks"]) == ["a", "b"]
-
-
-def test_what_a_system_cannot_do_stops_no_other(vocals: Path, output: Path) -> None:
-    for fault, words in (
-        (InputError("the vocal is too long"), "the vocal is too long"),
-        (torch.OutOfMemoryError("out of memory\nmore"), "out of memory"),
-        (ValueError(), "ValueError"),
-    ):
-        outcomes = run(Quieter(fails_at_b(fault)), vocals, output)
-        assert [outcome.message for outcome in outcomes] == ["", words, ""]
-    outcomes = run(Quieter(lambda vocal: np.full_like(vocal, np.nan)), vocals, output.parent / "other")
-    assert all("no numbers; take precision fp32" in outcome.message for outcome in outcomes)
-    assert list(files_in(output.parent / "other")) == ["system.json"]
-
-
-def test_a_full_disk_stops_the_run(vocals: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "write_accompaniment", full)
-    with pytest.raises(OperatorError, match="disk is full"):
-        run(Quieter(), vocals, output)
-    assert about(output)["tracks"] == {}
 
 
 def test_hostile_names_are_names(tmp_path: Path, output: Path) -> None:
@@ -265,11 +204,5 @@ def test_what_cannot_be_vocals_is_passed_over_or_refused(vocals: Path, output: P
     assert found.skipped == [
         (".hidden.wav", "hidden"), ("more.wav", "a folder"), ("notes.txt", "no audio file, by its suffix"),
     ]  # fmt: skip
-    for folder, place, words in (
-        ("absent", "out", "no such folder"),
-        ("empty", "out", "holds no audio"),
-        ("vocals", "empty/../vocals", "would be written over"),
-        ("vocals", "vocals/a.wav", "no folder"),
-    ):
-        with pytest.raises(InputError, match=words):
-            vocals_in(tmp_path / folder, tmp_path / place)
+    with pytest.raises(InputError, match="would be written over"):
+        vocals_in(vocals, tmp_path / "empty/../vocals")
