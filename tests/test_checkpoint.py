@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from samuel.artifacts import make_artifact, release, sha256
-from samuel.checkpoint import load_model, load_tensors, save_tensors
+from samuel.checkpoint import load_model
 from samuel.errors import CheckpointError
 from tests.models import small_model
 from tests.popdb.latents import flip_bit
@@ -65,19 +65,12 @@ def stats(mean: float = 0.0, std: float = 1.0, channels: int = 64) -> dict[str, 
     ("change", "words"),
     [
         ({"format": 1}, r"of an older version of SAMUeL \(model format 1\); train it again"),
-        ({"format": 3}, r"no model of format 2 \(format: "),
         ({"codec": None}, r"\(codec: Field required"),
-        ({"model": {"channels": 3}}, r"\(model\.channels: "),
         ({"model": {"channels": [10**12] * 4}}, "does not fit the network"),
-        ({"model": {"channels": [16, 32, 32, 64], "heads": 2, "head_dim": 8}}, "does not fit the network"),
-        ({"model": {"window": 10**9}}, r"\(model\.window: Input should be less than"),
         ({"frames": 10**9}, r"\(frames: Input should be less than"),
-        ({"frames": "64"}, r"\(frames: Input should be a valid integer"),
         ({"surprise": "x"}, r"\(surprise: Extra inputs are not permitted"),
-        ({"stats": {}}, r"\(stats\.vocal: Field required"),
         ({"stats": {"vocal": stats(std=0.0), "accompaniment": stats()}}, r"stats\.vocal\.std\.63"),
         ({"stats": {"vocal": stats(float("nan")), "accompaniment": stats()}}, r"stats\.vocal\.mean\.0"),
-        ({"stats": {"vocal": stats(), "accompaniment": stats(channels=63)}}, "are not of 64 channels"),
     ],
 )
 def test_a_record_that_is_no_models_is_refused(folder: Path, change: dict[str, Any], words: str) -> None:
@@ -98,40 +91,11 @@ def lacking(path: Path) -> None:
     save_file(weights, path)
 
 
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda path: path.write_bytes(b"\0" * 99), "does not fit the network"),
-        (lambda path: path.write_bytes(b"\xff" * 99), "its header is too large"),
-        (Path.unlink, "does not fit the network"),
-        (lacking, "does not fit the network"),
-    ],
-)
-def test_weights_that_are_no_networks_are_refused(
-    folder: Path, damage: Callable[[Path], object], words: str
-) -> None:
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"\0" * 99), lacking])
+def test_weights_that_are_no_networks_are_refused(folder: Path, damage: Callable[[Path], object]) -> None:
     def changed(target: Path, record: dict[str, Any]) -> dict[str, Any]:
         damage(target / "model.safetensors")
         return record
 
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match="does not fit the network"):
         load_model(resealed(folder, changed), CPU)
-
-
-def test_a_file_that_is_larger_than_a_model_is_not_even_read(folder: Path) -> None:
-    with (folder / "model.safetensors").open("r+b") as file:
-        file.truncate(2**40)  # a hole: it takes no room
-    manifest = json.loads((folder / "entry.json").read_text())
-    manifest["files"]["model.safetensors"]["bytes"] = 2**40
-    (folder / "entry.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match=r"1099\.5 GB, a model has 1\.1 at most"):
-        load_model(folder, CPU)
-
-
-def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
-    groups = {"a": {"x": torch.randn(3, 4)}, "b": {"y.z": torch.arange(5)}, "empty": {}}
-    save_tensors(tmp_path / "t", groups, {"note": 1})
-    found = load_tensors(tmp_path / "t")
-    assert found.keys() == groups.keys()
-    assert torch.equal(found["a"]["x"], groups["a"]["x"])
-    assert torch.equal(found["b"]["y.z"], torch.arange(5))

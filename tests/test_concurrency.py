@@ -48,16 +48,6 @@ def test_who_stops_listening_ends_it() -> None:
     assert broken_off
 
 
-def test_what_was_stopped_by_others_says_so() -> None:
-    def work(item: int) -> int:
-        if item == 1:
-            raise StoppedError("elsewhere")
-        return item
-
-    with pytest.raises(StoppedError, match="elsewhere"):
-        list(side_by_side(work, range(2), 1))
-
-
 def test_who_comes_to_wait_after_the_end_is_freed_too() -> None:
     begun, waiting, freed = threading.Event(), threading.Event(), threading.Event()
 

@@ -1,12 +1,8 @@
-from collections.abc import Callable
-from typing import cast
-
 import pytest
 import torch
 from torch import Tensor
 
 from samuel.config import Mixing
-from samuel.model import attention
 from samuel.model.attention import (
     RotaryEmbedding,
     SoftAlignmentAttention,
@@ -103,25 +99,6 @@ def test_mixing_at_both_ends(mixing: Mixing, clean: tuple[float, float], noisy: 
     for t, expected in ((0, clean), (799, noisy)):
         assert (w_global[t].item(), w_local[t].item()) == pytest.approx(expected, abs=1e-4)
     torch.testing.assert_close(w_global + w_local, torch.ones(800))
-
-
-@pytest.mark.parametrize(("mixing", "idle"), [("global", "local_attention"), ("local", "global_attention")])
-def test_a_branch_without_weight_is_not_computed(
-    mixing: Mixing, idle: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-    for name in ("local_attention", "global_attention"):
-        original = cast("Callable[..., Tensor]", getattr(attention, name))
-
-        def counted(*args: object, name: str = name, original: Callable[..., Tensor] = original) -> Tensor:
-            calls.append(name)
-            return original(*args)
-
-        monkeypatch.setattr(attention, name, counted)
-    layer = layer_of(mixing)
-    layer(torch.randn(1, 16, 24), torch.randn(1, 8, 24), torch.tensor([0.5]))
-    assert len(calls) == 1
-    assert idle not in calls
 
 
 def test_layer_starts_as_identity_and_mixes_each_item_by_its_own_level() -> None:

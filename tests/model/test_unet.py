@@ -1,4 +1,3 @@
-from copy import deepcopy
 from itertools import product
 from typing import get_args
 
@@ -8,7 +7,6 @@ from torch import Tensor
 
 from samuel.config import Film, Mixing, ModelConfig
 from samuel.errors import InputError
-from samuel.model import attention
 from samuel.model.diffusion import CosineSchedule, q_sample, v_target, x0_from_v
 from samuel.model.unet import PooledFiLM, ResidualBlock, SamuelUNet, TemporalFiLM, parameter_count
 from tests.model.conftest import SMALL, awake
@@ -132,34 +130,6 @@ def test_a_block_hears_one_frame_of_the_vocal(film: Film, frames: int) -> None:
     other[:, :, 0] += 1
     moved = (block(x, time, other) - block(x, time, vocal)).abs().sum(dim=(0, 1)).nonzero()
     assert len(moved) == frames
-
-
-def test_no_table_is_made_in_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x, t = SamuelUNet(SMALL.model_copy(update={"up_attention": True})), torch.randn(1, 64, 256), 5
-    made: list[int] = []
-    original = attention.rope_tables
-
-    def counted(length: int, head_dim: int) -> tuple[Tensor, Tensor]:
-        made.append(length)
-        return original(length, head_dim)
-
-    monkeypatch.setattr(attention, "rope_tables", counted)
-    model(x, torch.tensor([t]), x)
-    assert made == []
-    model.rotary = attention.RotaryEmbedding(SMALL.head_dim, 64)
-    model = deepcopy(model)
-    made.clear()
-    for _ in range(3):
-        model(x, torch.tensor([t]), x)
-    assert made == [256]
-
-
-def test_tables_made_for_a_sampler_serve_training() -> None:
-    model, x, t = awake(), torch.randn(1, 64, 2 * attention.ROPE_POSITIONS), torch.tensor([5])
-    with torch.inference_mode():
-        model(x, t, x)
-    assert len(model.rotary.cos) == 2 * attention.ROPE_POSITIONS
-    model(x, t, x).sum().backward()  # inference tensors would refuse to be saved for this
 
 
 def test_one_batch_is_overfitted(trained: tuple[SamuelUNet, list[float]]) -> None:
