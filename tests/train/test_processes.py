@@ -17,7 +17,7 @@ from samuel.artifacts import read_jsonl
 from samuel.popdb.dataset import Popdb
 from samuel.train import fit
 from tests.popdb.latents import small_settings
-from tests.train.trainings import checkpoints, fitted, ignore, untimed
+from tests.train.trainings import checkpoints, fitted, untimed
 
 ALONE = [sys.executable]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -93,11 +93,3 @@ def test_asked_to_end_a_training_takes_its_step_and_leaves_a_checkpoint(
         fit(popdb, settings, run, lambda row: row["step"] == 3 and os.kill(os.getpid(), number))
     assert signal.getsignal(number) is before
     assert checkpoints(run) == [3]
-
-
-def test_a_thread_trains_without_signals(popdb: Popdb, tmp_path: Path) -> None:
-    settings = small_settings(tmp_path, training={"steps": 2})
-    thread = threading.Thread(target=fit, args=(popdb, settings, tmp_path / "run", ignore))
-    thread.start()
-    thread.join()
-    assert not fit(popdb, settings, tmp_path / "run", ignore).made

@@ -1,5 +1,3 @@
-import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,7 +5,6 @@ from typing import Any
 import pytest
 
 from samuel.artifacts import read_jsonl
-from samuel.errors import MissingPartError
 from samuel.train.run_state import MetricsLog
 
 
@@ -44,25 +41,6 @@ def test_a_log_goes_on_behind_what_is_whole(tail: bytes, path: Path) -> None:
     assert read_jsonl(path) == [row(step) for step in range(1, 6)]
 
 
-def test_a_row_is_with_the_kernel_at_once_and_on_disk_after_a_flush(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forced: list[tuple[int, int]] = []
-
-    def note(descriptor: int) -> None:
-        status = os.fstat(descriptor)
-        forced.append((status.st_ino, status.st_size))
-
-    log = MetricsLog(path)
-    monkeypatch.setattr(os, "fsync", note)
-    log.append(row(1))
-    assert read_jsonl(path) == [row(1)]
-    assert forced == []
-    log.flush()
-    log.close()
-    assert forced == [(path.stat().st_ino, path.stat().st_size)]
-
-
 def test_every_number_of_a_row_is_a_curve_that_goes_on_where_the_training_does(
     path: Path, tmp_path: Path
 ) -> None:
@@ -75,15 +53,3 @@ def test_every_number_of_a_row_is_a_curve_that_goes_on_where_the_training_does(
     found = curves(events)
     assert set(found) == {"loss", "learning_rate"}
     assert found["loss"] == [(r["step"], pytest.approx(r["loss"])) for r in wanted]
-
-
-def test_without_tensorboard_its_absence_does_not_matter(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    append(path, range(1, 3))
-    assert len(read_jsonl(path)) == 2
-    with pytest.raises(MissingPartError, match=r"pip install 'samuel\[tensorboard\]'"):
-        MetricsLog(path, tmp_path / "tensorboard")

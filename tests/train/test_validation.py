@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,8 @@ from samuel.errors import DatasetError
 from samuel.model.diffusion import CosineSchedule
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Normaliser
-from samuel.popdb.writer import write_popdb
-from samuel.train.validation import LEVELS, NOISES, Validation, conditioning_gain, other_songs
+from samuel.train.validation import LEVELS, NOISES, Validation, conditioning_gain
 from tests.model.conftest import awake
-from tests.popdb.latents import encoded_song, small_settings
 
 
 class Listener(nn.Module):
@@ -63,37 +60,6 @@ def test_the_losses_are_those_of_their_definition(popdb: Popdb, factor: float) -
     assert (losses["validation_loss"] == losses["validation_shuffled"]) is (factor == 0)
 
 
-def test_they_do_not_depend_on_how_the_work_is_divided(popdb: Popdb) -> None:
-    network = Listener(0.3)
-    whole = validation(popdb).losses(network)
-    assert validation(popdb, pairs_per_pass=4).losses(network) == pytest.approx(whole, rel=1e-6)
-    ranks = [validation(popdb, rank=rank, world_size=3) for rank in range(3)]
-    sums: list[Tensor] = []
-    for rank in ranks[1:]:
-        rank.losses(network, lambda part: sums.append(part) or part)
-    together = ranks[0].losses(network, lambda part: part + sum(sums))
-    assert together == pytest.approx(whole, rel=1e-6)
-
-
-def test_few_pairs_are_spread_over_those_held_out(popdb: Popdb) -> None:
-    assert len(popdb.dataset("validation")) == 6
-    assert validation(popdb, most=3).places.tolist() in ([0, 2, 5], [0, 3, 5])
-    assert validation(popdb, most=1).places.tolist() == [0]
-
-
-@pytest.mark.parametrize(
-    ("songs", "others"),
-    [
-        ("aabbcc", [3, 4, 5, 0, 1, 2]),
-        ("aaab", [3, 3, 3, 1]),  # as soon after half-way as there is one
-        ("aa", None),
-    ],
-)
-def test_the_other_vocal_is_of_another_song(songs: str, others: list[int] | None) -> None:
-    found = other_songs(songs)
-    assert (found if found is None else found.tolist()) == others
-
-
 def test_a_loss_that_is_not_a_number_is_an_error(popdb: Popdb) -> None:
     with pytest.raises(DatasetError, match=r"the validation loss is nan; lower training\.learning_rate"):
         validation(popdb).losses(Listener(math.nan))
@@ -114,10 +80,3 @@ def test_the_conditioning_gain_is_grouped_by_song(popdb: Popdb, settings: Settin
     errors = expected.std(axis=0, ddof=1) / math.sqrt(3)
     assert gain["standard error"].to_numpy() == pytest.approx(errors, rel=1e-3, abs=1e-7)
     assert list(gain["songs above 0"]) == [f"{count} of 3" for count in (expected > 0).sum(axis=0)]
-
-
-def test_one_song_alone_has_no_other_vocal(tmp_path: Path, settings: Settings) -> None:
-    popdb = write_popdb([encoded_song(tmp_path, "a")], small_settings(tmp_path))
-    assert list(validation(popdb).losses(Listener(0.1))) == ["validation_loss"]
-    with pytest.raises(DatasetError, match="one song to validate on"):
-        conditioning_gain(awake(settings.model), popdb)
