@@ -60,15 +60,6 @@ def test_local_attention_is_the_loop_over_frames(length: int, window: int) -> No
     torch.testing.assert_close(local_attention(q, k, v, band_mask(window)), local_by_loop(q, k, v, window))
 
 
-def test_local_attention_sees_its_window_and_nothing_else() -> None:
-    q, k, v = (x.requires_grad_() for x in heads(96))
-    local_attention(q, k, v, band_mask(16))[:, :, 40].sum().backward()
-    for x in (k, v):
-        assert x.grad is not None
-        seen = x.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten().tolist()
-        assert seen == list(range(32, 48))
-
-
 def test_global_attention_is_explicit_matrices() -> None:
     q, k, v = heads(45)
     scores = rotate_as_complex(q) @ rotate_as_complex(k).mT / q.shape[-1] ** 0.5

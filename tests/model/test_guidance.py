@@ -35,13 +35,6 @@ def test_guidance_is_its_formula_in_one_batch_of_two(scale: float) -> None:
     assert model.batches == [6]
 
 
-def test_guidance_of_a_plain_function_asks_twice() -> None:
-    model, vocal = Loudness(), torch.randn(3, 64, 8)
-    v = guided(model.__call__, vocal, config(guidance_scale=2), T)(torch.randn(3, 64, 8), 50)
-    torch.testing.assert_close(v, -1 + 2 * (vocal + 1) + 50)
-    assert model.batches == [3, 3]
-
-
 def test_scale_one_asks_once_without_the_null_condition() -> None:
     model, vocal = Loudness(), torch.randn(3, 64, 8)
     v = guided(model, vocal, config(guidance_scale=1), T)(torch.randn(3, 64, 8), 50)
