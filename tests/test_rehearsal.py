@@ -2,11 +2,8 @@
 
 import io
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +20,6 @@ from tests.popdb.site import encoded, serving, yt_dlp_plugin
 from tests.rehearsal import DOWNLOAD, FAULTS, HOSTILE, ListSite, Request, write_list
 
 SONGS = 108  # at a share of 0.3, each fault strikes one title
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -129,15 +125,3 @@ def test_the_second_run_goes_on_where_a_download_broke_off(name: str, rehearsal:
     starts = [int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0 for asked in ranges]
     assert len(starts) == 3  # two tries in the first run
     assert starts[0] == 0 < starts[1] < starts[2]
-
-
-@pytest.mark.slow
-def test_the_command_rehearses_both_runs(tmp_path: Path) -> None:
-    write_list(tmp_path / "songs.csv", SONGS)
-    options = ["--songs", "30", "--clip-s", "4", "--faults", "0.5", "--heal-after-first"]
-    command = [sys.executable, "-m", "tests.rehearsal", "--list", str(tmp_path / "songs.csv"), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.count("30 songs, 0 not as the site has it") == 2
-    struck = FAULTS[:15]
-    again = [fault.place for fault in struck if fault.status.retryable]
-    assert f"{again.count('search')} search, {len(again)} page, {len(again)} media" in done.stdout

@@ -25,7 +25,6 @@ SYLLABLES = (
 )  # fmt: skip
 ARTIST_SHAPES = ("{0}", "{0} {1}", "{0} {1}", "The {0}s", "DJ {0}", "{0} & {1}")
 TRAP_ARTISTS = ("Live", "Cover Drive", "Oliver", "The Remix Club", "Loop", "8D", "Acoustic Alchemy")
-LABELS = ("Tavel Records", "Nuclear Sound", "Monstermusic", "Ultra Ven")
 FAN_CHANNELS = (
     "Lyric Cloud", "{b}", "{b} Music", "Seven Skies", "Pop Mania", "Vibes only", "ven1987", "{a} Fan",
 )  # fmt: skip
@@ -55,6 +54,14 @@ FORMS: dict[str, tuple[int, tuple[str, ...]]] = {
         "{a} - {t} (Remastered 2009)", "{a} - {t} (2011 Remaster)", "{a} - {t} [HQ]", "{t} - Remastered",
     )),
 }  # fmt: skip
+# Seconds more than the recording: N(0, first), and in a share of the uploads (second) Exp(third) more.
+EXTRA_S = {
+    "topic": (0.4, 0.0, 1.0),
+    "video": (1.0, 0.4, 12.0),
+    "audio": (0.8, 0.0, 1.0),
+    "lyrics": (1.5, 0.15, 6.0),
+    "remastered": (1.5, 0.0, 1.0),
+}
 COVERS = (
     "{t} - {b} (Cover)", "{b} - {t} ({a} Cover)", "{t} ({a}) cover by {b}", "{a} - {t} [Cover by {b}]",
     "{t} - {a} (Acoustic Cover by {b})", "{t} | {b} cover", "{t} (Piano Cover)", "{t} - Tribute to {a}",

@@ -10,9 +10,8 @@ import pandas
 import pytest
 from huggingface_hub import DatasetCard
 
-from samuel.codecs.mel import MelCodec
 from samuel.codecs.stable_audio_open import PUBLISHED_INFO
-from samuel.popdb.card import dataset_card, share_counts
+from samuel.popdb.card import dataset_card
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.status import Status
 from samuel.popdb.writer import write_popdb
@@ -76,36 +75,6 @@ def test_what_the_card_says_about_reading_runs(popdb: Popdb, monkeypatch: pytest
     np.testing.assert_array_equal(without["vocal"], popdb.read_checked(popdb.index[0])[0].numpy())
     table = dict(re.findall(r"^\| ([a-z ]+) \| ([\d,]+) \|$", card, re.MULTILINE))
     assert table == {name.replace("_", " "): str(count) for name, count in popdb.info["counts"].items()}
-
-
-def test_vocal_shares_are_shown_as_they_were_measured() -> None:
-    shares = [0.0, 0.05, 0.1, 0.95, 1.0, 1.0]
-    counts = [count for _, count in share_counts(shares)]
-    assert counts == [2, 1, 0, 0, 0, 0, 0, 0, 0, 3]
-    rows = re.findall(
-        r"^\| (\d\.\d) to (\d\.\d) \| (\d+) \| (█*) \|$", dataset_card(info(), shares), re.MULTILINE
-    )
-    assert [int(row[2]) for row in rows] == counts
-    assert len(rows[-1][3]) == max(len(row[3]) for row in rows) == 40
-    card = dataset_card(info(), [0.05, *[0.95] * 5000])
-    assert "| 0.0 to 0.1 | 1 | █ |" in card  # one among thousands is seen
-    assert "| 0.1 to 0.2 | 0 |  |" in card
-    unmeasured = dataset_card(info(), [])
-    assert "was not measured" in unmeasured
-    assert "█" not in unmeasured
-
-
-def test_the_card_says_whose_the_songs_are_and_how_they_were_split() -> None:
-    card = dataset_card(info(), [])
-    for words in ("Latents decode to audio", "belong to those", "Stability AI Community", "on both sides"):
-        assert words in card
-    synthetic = dataset_card(info(source="synthetic", codec=MelCodec.info.model_dump()), [])
-    assert "the project's own work" in synthetic
-    assert "The songs belong to" not in synthetic
-    assert "Stability" not in synthetic
-    published = dataset_card(info(source="published"), [])
-    assert "no song is on both sides" not in published
-    assert "can be on both sides" in published
 
 
 def test_what_a_dataset_says_of_itself_is_no_markup() -> None:

@@ -2,27 +2,23 @@
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from samuel.codecs.mel import MelCodec
-from samuel.errors import DatasetError, InputError
+from samuel.errors import DatasetError
 from samuel.hub import quietly
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.exchange import export_manifest, export_stable_audio
-from samuel.popdb.published import import_published
 from samuel.popdb.status import Status
 from samuel.popdb.writer import write_popdb
-from tests.popdb.latents import FRAMES, digests, encoded_song, failed_song, flip_bit, small_settings
-from tests.popdb.published_arrays import write_published
+from tests.popdb.latents import FRAMES, encoded_song, failed_song, flip_bit, small_settings
 
 TITLE = 'A\r\n" \N{LINE SEPARATOR}\x00 ../../sóng'
 SIZES: dict[str, Any] = {"batch_size": 2, "sample_size": FRAMES * 2048, "sample_rate": 44_100}
@@ -105,64 +101,6 @@ def test_the_tools_own_loader_gives_every_pair_once_both_streams_cropped_alike(
     assert "Couldn't load" not in capfd.readouterr().out  # what it says of an item that it replaces
 
 
-def test_a_model_of_the_tool_is_conditioned_as_the_readme_says(
-    exported: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(exported)
-    found = re.search(r"```json\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
-    assert found
-    told = json.loads(found[1])
-    told["diffusion"]["config"] |= {"embed_dim": 64, "depth": 1, "num_heads": 1}
-    with quietly():
-        from stable_audio_tools.models.factory import create_model_from_config
-
-        torch.manual_seed(0)
-        config = {"model_type": "diffusion_cond", "sample_rate": 44_100, "sample_size": FRAMES * 2048}
-        model: Any = create_model_from_config(config | {"model": {"io_channels": 64, **told}})
-    with torch.no_grad():
-        torch.nn.init.normal_(model.model.model.transformer.project_out.weight)  # zeros at first
-    latents, metadata = next(iter(loader(json.loads(Path("dataset_config.json").read_text()))))
-    noised = latents * torch.ones(2, 1, 1)  # as its training does it: by float32 factors
-    outputs = []
-    for vocals in (metadata, metadata[::-1]):
-        condition = model.conditioner(vocals, "cpu")
-        assert torch.equal(condition["vocal"][0][0], vocals[0]["vocal"])
-        outputs.append(model(noised, torch.full((2,), 0.5), cond=condition))
-    assert outputs[0].shape == latents.shape
-    assert outputs[0].isfinite().all()
-    assert not torch.allclose(outputs[0], outputs[1])
-
-
-@pytest.mark.parametrize("export", [export_stable_audio, export_manifest])
-def test_what_is_there_already_is_left_and_nothing_else_is_replaced(
-    popdb: Popdb, tmp_path: Path, export: Callable[[Popdb, Path], Path]
-) -> None:
-    folder = export(popdb, tmp_path / "set")
-    before = folder.stat().st_mtime_ns
-    assert export(popdb, folder) == folder
-    assert folder.stat().st_mtime_ns == before
-    assert names(tmp_path) == {"set", ".locks"}
-    other = write_popdb([encoded_song(tmp_path, "z")], small_settings(tmp_path))
-    whole = digests(folder)
-    for place in (folder, folder / "README.md", popdb.root):
-        with pytest.raises(InputError, match="something else is there"):
-            export(other, place)
-    assert whole.items() <= digests(folder).items()
-
-
-def test_a_broken_export_leaves_nothing(popdb: Popdb, tmp_path: Path) -> None:
-    (tmp_path / "set").mkdir()  # empty: may be used
-
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        export_stable_audio(popdb, tmp_path / "set", stop)
-    assert names(tmp_path) == {"set", ".locks"}
-    export_stable_audio(popdb, tmp_path / "set")
-    assert (tmp_path / "set" / "details.json").is_file()
-
-
 def test_a_pair_that_has_changed_is_not_exported(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, popdb={"validation_share": 0.0})
     popdb = write_popdb([encoded_song(tmp_path, name) for name in "ab"], settings)
@@ -175,7 +113,7 @@ def test_a_pair_that_has_changed_is_not_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
 
-@pytest.mark.parametrize("name", ["../up", "a.npy", "a/b", "", "a\0", "x" * 101, "A-001"])
+@pytest.mark.parametrize("name", ["../up", "", "x" * 101])
 def test_an_id_that_is_no_file_name_of_its_own_is_refused(popdb: Popdb, name: str, tmp_path: Path) -> None:
     table = popdb.table.set_column(0, "pair_id", [[name, *popdb.table["pair_id"].to_pylist()[1:]]])
     with pytest.raises(DatasetError, match="pair id"):
@@ -213,19 +151,3 @@ def test_a_manifest_says_what_identifies_each_pair_and_nothing_else(popdb: Popdb
     everything = b"".join(path.read_bytes() for path in folder.iterdir())
     for words in (TITLE, "it is unavailable", "shard", str(tmp_path)):
         assert words.encode() not in everything.replace(b"pairs_per_shard", b"")
-
-
-def test_equal_datasets_give_equal_bytes_however_they_grew(tmp_path: Path) -> None:
-    songs = [encoded_song(tmp_path, name) for name in "abc"]
-    at_once = write_popdb(songs, small_settings(tmp_path / "once"))
-    write_popdb([songs[2]], small_settings(tmp_path / "grown"))
-    grown = write_popdb(songs, small_settings(tmp_path / "grown"))
-    one, other = export_manifest(at_once, tmp_path / "1"), export_manifest(grown, tmp_path / "2")
-    assert digests(one) == digests(other)
-
-
-def test_a_published_dataset_has_a_manifest(tmp_path: Path) -> None:
-    popdb = import_published(*write_published(tmp_path, 3), tmp_path / "popdb")
-    rows = lines(export_manifest(popdb, tmp_path / "manifest"))
-    assert [row["audio_sha256"] for row in rows] == [None] * 3
-    assert len({row["pair_sha256"] for row in rows}) == 3

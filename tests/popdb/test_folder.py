@@ -10,13 +10,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from samuel.config import Settings, parse
-from samuel.doctor import require
-from samuel.errors import DatasetError, MissingPartError, OperatorError, SettingsError
+from samuel.errors import DatasetError, OperatorError, SettingsError
 from samuel.popdb.dataset import open_popdb
 from samuel.popdb.folder import URL_LOCK, UrlFolder, open_folder
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import write_popdb
-from tests.popdb.latents import digests, encoded_song, flip_bit, small_settings, songs
+from tests.popdb.latents import digests, encoded_song, small_settings, songs
 from tests.stores import a_store
 
 
@@ -88,16 +87,6 @@ def test_a_shard_is_fetched_once_and_checked(tmp_path: Path, url: str) -> None:
         open_popdb(url, tmp_path / "third").read(popdb.index)
 
 
-def test_a_shard_that_was_damaged_here_is_fetched_again(tmp_path: Path, url: str) -> None:
-    written = write_popdb(songs(tmp_path), settings_at(url, tmp_path))
-    truth = written.read(written.index)[0]
-    first, second = (tmp_path / "cache").glob("*.safetensors")
-    flip_bit(first)
-    second.write_bytes(second.read_bytes()[:-1])
-    popdb = open_popdb(url, tmp_path / "cache")
-    assert torch.equal(popdb.read(popdb.index)[0], truth)
-
-
 @pytest.mark.parametrize("step", range(14))
 def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
     tmp_path: Path, url: str, step: int, monkeypatch: pytest.MonkeyPatch
@@ -140,29 +129,6 @@ def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
     assert stored(url).keys() == {*goal["files"], "dataset.json"}
 
 
-def test_a_place_that_cannot_be_reached_is_told_before_the_long_work(url: str) -> None:
-    with pytest.raises(MissingPartError, match=r"nosuch://bucket/popdb: .*give a folder"):
-        open_popdb("nosuch://bucket/popdb")
-    with pytest.raises(MissingPartError, match=r"dataset: missing, nosuch://b: .*not known"):
-        require(parse({"popdb": {"path": "nosuch://b"}}), {"mel"})
-    assert {finding.name for finding in require(parse({"popdb": {"path": url}}), {"mel"})} >= {"dataset"}
-
-
-def test_what_a_file_system_raises_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class NoCredentialsError(Exception):
-        pass
-
-    def refuse(*_: object, **__: object) -> bytes:
-        raise NoCredentialsError("Unable to locate credentials")
-
-    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "find", refuse)
-    words = rf"{url} cannot be used \(NoCredentialsError: Unable to locate credentials\); check popdb\.path"
-    with pytest.raises(OperatorError, match=words):
-        open_popdb(url)
-    with pytest.raises(MissingPartError, match=r"dataset: missing, .*NoCredentialsError"):
-        require(parse({"popdb": {"path": url}}), {"mel"})
-
-
 @pytest.mark.parametrize(
     "url", ["sftp://user:hunter2@host/popdb", "https://hunter2@host/x", "a::memory://hunter2"]
 )
@@ -171,8 +137,3 @@ def test_a_url_with_a_secret_or_a_chain_is_refused_unsaid(url: str) -> None:
         with pytest.raises(SettingsError) as error:
             refused()
         assert "hunter2" not in str(error.value)
-
-
-def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
-    popdb = write_popdb(songs(tmp_path), small_settings(tmp_path / "a b%", popdb={"pairs_per_shard": 3}))
-    assert open_popdb(popdb.root.as_uri()).root == popdb.root

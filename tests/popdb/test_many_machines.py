@@ -8,18 +8,13 @@ import pytest
 
 from samuel.artifacts import MANIFEST
 from samuel.config import Settings
-from samuel.errors import OperatorError, SongError
-from samuel.popdb import acquire as acquisition
 from samuel.popdb import stages
-from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
-from samuel.popdb.status import Status
 from samuel.popdb.writer import write_popdb
-from samuel.store import RemoteFolder
 from tests.popdb.latents import digests, small_settings
-from tests.popdb.noise import Share, run, separate, songs_of
-from tests.stores import KINDS, a_store, damage, names
+from tests.popdb.noise import Share, run, songs_of
+from tests.stores import KINDS, a_store, names
 
 Result = TypeVar("Result")
 
@@ -90,51 +85,6 @@ def test_what_one_machine_did_the_other_does_not_do_again(over_any_store: Machin
     assert digests(machines.root / "b" / "data" / "popdb") == expected
 
 
-def test_a_machine_has_only_what_its_own_work_needs(machines: Machines, third: Share) -> None:
-    songs, settings = songs_of(machines.root), machines.settings()
-    downloaded = machines.on("a", lambda: acquire_songs(songs, Parts(settings)))
-    stems = machines.on("b", lambda: stages.separate_songs(downloaded, Parts(settings)))
-    encoded = machines.on("c", lambda: stages.encode_songs(stems, Parts(settings)))
-    machines.on("d", lambda: write_popdb(encoded, settings))
-    assert machines.files("a") == {"raw/audio.wav"}
-    assert machines.files("b") == {"raw/audio.wav", "stems/vocals.flac", "stems/accompaniment.flac"}
-    assert machines.files("c") == {
-        "stems/vocals.flac", "stems/accompaniment.flac", "latents/latents.safetensors",
-    }  # fmt: skip
-    assert machines.files("d") == {"latents/latents.safetensors"}
-    expected = dataset_without_store(machines, songs)
-    assert digests(machines.root / "d" / "data" / "popdb") == expected
-
-
-@pytest.mark.parametrize("stage", ["audio", "latents"])
-def test_a_piece_that_is_damaged_in_the_store_is_made_again(
-    machines: Machines, third: Share, stage: str
-) -> None:
-    settings, songs = machines.settings(), songs_of(machines.root, 1)
-    [separated_here] = machines.on("a", lambda: separate(songs, settings))
-    [made] = machines.on("a", lambda: stages.encode_songs([separated_here], Parts(settings)))
-    [audio], stems, latents = separated_here.sources, separated_here.artifact, made.artifact
-    assert stems
-    assert latents
-    entry, name = {
-        "audio": (audio, "audio.wav"),
-        "latents": (latents, "latents.safetensors"),
-    }[stage]
-    url = machines.store or ""
-    damage(url, entry.sha256[name] + Path(name).suffix)
-    # What follows is made anew from it.
-    for later in {"audio": ["stems", "latents"], "latents": []}[stage]:
-        RemoteFolder(url, "store").remove([name for name in names(url) if name.startswith(later)])
-
-    def whole_run() -> dict[str, str]:
-        write_popdb(run(songs, settings), settings)
-        return digests(machines.root / "b" / "data" / "popdb")
-
-    with pytest.raises(OperatorError, match="start this one again"):
-        machines.on("b", whole_run)
-    assert machines.on("b", whole_run) == dataset_without_store(machines, songs)
-
-
 def test_removed_audio_comes_back_on_another_machine(machines: Machines, third: Share) -> None:
     songs = songs_of(machines.root)
     gone: dict[str, Any] = {"audio": "remove", "stems": "remove"}
@@ -149,18 +99,3 @@ def test_removed_audio_comes_back_on_another_machine(machines: Machines, third: 
     assert all(outcome.ok and outcome.did_work for outcome in machines.on("a", lambda: run(songs, other)))
     assert third.songs == 6
     assert machines.on("b", lambda: stages.reclaim_audio(Parts(other))) == 0
-
-
-def test_a_song_that_failed_for_good_fails_everywhere_without_another_try(
-    machines: Machines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise SongError(Status.UNAVAILABLE, "gone")
-
-    monkeypatch.setattr(acquisition, "fetch_file", fail)
-    songs, settings = songs_of(machines.root, 1), machines.settings()
-    [first] = machines.on("a", lambda: acquire_songs(songs, Parts(settings)))
-    monkeypatch.setattr(acquisition, "fetch_file", lambda *_: pytest.fail("tried again"))
-    [second] = machines.on("b", lambda: acquire_songs(songs, Parts(settings)))
-    assert (first.did_work, second.did_work) == (True, False)
-    assert (first.status, first.message, first.attempts) == (second.status, second.message, second.attempts)

@@ -1,27 +1,14 @@
 """Batches: what a step sees, by one process, by workers and by several ranks."""
 
-import dataclasses
-import itertools
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
 import pytest
 import torch
 
-from samuel.errors import DatasetError, SettingsError
 from samuel.popdb.dataset import Popdb, open_popdb
-from samuel.popdb.loader import (
-    SHUFFLE_BLOCK,
-    Batches,
-    Latents,
-    Normaliser,
-    epoch_order,
-    evaluation_pairs,
-    training_pairs,
-)
+from samuel.popdb.loader import SHUFFLE_BLOCK, Batches, Latents, Normaliser
 from samuel.popdb.status import Outcome
 from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
@@ -67,36 +54,6 @@ def test_batches_are_those_of_their_pairs_normalised(popdb: Popdb) -> None:
         assert same(batches.at(step, CPU), (normaliser.vocal(vocal), normaliser.accompaniment(accompaniment)))
 
 
-def test_normalisation_is_undone_and_leaves_its_input_alone(popdb: Popdb) -> None:
-    normaliser = Normaliser.of(popdb.stats)
-    _, accompaniment = popdb.read(popdb.index[:2])
-    given = accompaniment.float()
-    there = normaliser.accompaniment(given)
-    assert torch.equal(given, accompaniment.float())
-    mean, std = (torch.tensor(popdb.stats["accompaniment"][name])[:, None] for name in ("mean", "std"))
-    assert torch.equal(there, (given - mean) / std)
-    assert torch.allclose(normaliser.accompaniment_latents(there), given, atol=1e-4)
-
-
-@pytest.mark.parametrize("count", [1, 7, SHUFFLE_BLOCK, 3 * SHUFFLE_BLOCK - 5])
-def test_the_order_is_that_of_a_plain_loop(count: int) -> None:
-    for seed, epoch in ((0, 0), (0, 1), (2**32 - 1, 3)):
-        assert epoch_order(count, seed, epoch).tolist() == order_by_the_book(count, seed, epoch)
-    for seed in (2**64, -(2**70)):  # any whole number is a seed
-        assert sorted(epoch_order(count, seed, 1).tolist()) == list(range(count))
-
-
-def test_few_shards_are_read_from_at_a_time_and_all_are_shuffled() -> None:
-    count = 15_713
-    order = epoch_order(count, 0, 0)
-    shards = order // 256
-    for start in range(0, count - SHUFFLE_BLOCK, 64):
-        # Of two blocks, or of three where the short last one is in the middle.
-        assert len(set(shards[start : start + SHUFFLE_BLOCK].tolist())) <= 3 * SHUFFLE_BLOCK // 256
-    inside = order[order < SHUFFLE_BLOCK]
-    assert abs(np.corrcoef(inside[:-1], inside[1:])[0, 1]) < 0.1
-
-
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 4), (2, 3), (5, 40)])
 def test_ranks_and_steps_share_out_the_order_without_overlap_or_loss(
     popdb: Popdb, world_size: int, batch_size: int
@@ -110,14 +67,6 @@ def test_ranks_and_steps_share_out_the_order_without_overlap_or_loss(
             taken += batches.places(step).tolist()
     assert taken == endless[: len(taken)]
     assert sorted(taken[:count]) == list(range(min(count, len(taken))))
-
-
-def test_the_order_does_not_depend_on_the_shards(tmp_path: Path, popdb: Popdb) -> None:
-    other = write_popdb(songs(tmp_path), small_settings(tmp_path, popdb={"pairs_per_shard": 5}))
-    assert [row["shard"] for row in other.index] != [row["shard"] for row in popdb.index]
-    assert all(
-        same(Batches(other, 4, 0).at(step, CPU), Batches(popdb, 4, 0).at(step, CPU)) for step in range(8)
-    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files")
@@ -139,39 +88,3 @@ def test_a_loader_reads_the_batches_of_each_step(popdb: Popdb, workers: int) -> 
         assert len(found) == 6
         assert all(map(same, found, expected))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_sequence_goes_on_from_any_step(popdb: Popdb) -> None:
-    batches = Batches(popdb, batch_size=5, seed=1)
-    for first_step in (0, 1_000_000):
-        found = list(itertools.islice(batches.on(CPU, first_step), 5))
-        assert all(same(latents, batches.at(first_step + i, CPU)) for i, latents in enumerate(found))
-
-
-def test_memory_is_pinned_where_there_is_cuda_unless_told_otherwise(
-    popdb: Popdb, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for cuda in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
-        assert Batches(popdb, 2, 0).loader().pin_memory is cuda
-        assert not Batches(popdb, 2, 0).loader(pin_memory=False).pin_memory
-
-
-def test_a_step_before_the_first_and_a_rank_outside_the_world_are_refused(popdb: Popdb) -> None:
-    batches = Batches(popdb, 2, 0)
-    # A loader already before anything is read.
-    for call in (lambda: batches.at(-1, CPU), lambda: batches.loader(-1), lambda: batches.on(CPU, -1)):
-        with pytest.raises(SettingsError, match="step = -1"):
-            call()
-    for batch_size, rank, world_size in ((0, 0, 1), (1, 1, 1), (1, -1, 2)):
-        with pytest.raises(SettingsError, match=f"batch_size = {batch_size}, rank = {rank}"):
-            Batches(popdb, batch_size, 0, rank, world_size)
-
-
-def test_small_datasets(tmp_path: Path, popdb: Popdb) -> None:
-    one_song = write_popdb([encoded_song(tmp_path, "a")], small_settings(tmp_path))
-    assert [row["pair_id"] for row in evaluation_pairs(one_song)] == ["a-000", "a-001"]
-    assert training_pairs(one_song).pair_ids == ["a-000", "a-001"]
-    held_out = dataclasses.replace(popdb, table=popdb.table.filter(pc.field("split") == "validation"))
-    with pytest.raises(DatasetError, match="no training pairs"):
-        Batches(held_out, 2, 0)

@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from samuel.config import DownloadConfig
-from samuel.errors import OperatorError, SongError
+from samuel.errors import OperatorError
 from samuel.popdb.rate_limit import RateLimiter, Request
 from samuel.popdb.status import Status
 
@@ -84,18 +83,6 @@ def test_each_rate_limit_in_a_row_pauses_everybody_twice_as_long(
     assert caplog.messages[0] == f"the site limits us (1 in a row): nothing is asked until {until}"
 
 
-def test_a_pause_grows_by_its_jitter_but_not_over_the_ceiling(tmp_path: Path, fake: Time) -> None:
-    limiter = RateLimiter(config(jitter=0.5, pause_ceiling_s=1000), tmp_path)
-    for attempt in range(1, 7):
-        shortest = min(1000, 60 * 2 ** (attempt - 1))
-        drawn = [limiter.pause_s(attempt) for _ in range(100)]
-        assert shortest <= min(drawn)
-        assert max(drawn) <= min(1000, 1.5 * shortest)
-    assert limiter.pause_s(10_000) == 1000
-    limiter_at(tmp_path, fake, pause_s=2.5).wait_before_retry(3)
-    assert (fake.now - START_S, fake.sleeps) == (10, [1.0] * 10)
-
-
 def test_refusals_of_requests_in_flight_count_once(tmp_path: Path, fake: Time) -> None:
     limiter = limiter_at(tmp_path, fake, download_interval_s=1, stop_after=3)
     started = [limiter.wait("download") for _ in range(5)]
@@ -107,30 +94,11 @@ def test_refusals_of_requests_in_flight_count_once(tmp_path: Path, fake: Time) -
     assert waited(limiter, fake) == 120  # the second in a row, not the sixth
 
 
-def test_any_answer_ends_the_row_and_other_faults_pause_nobody(tmp_path: Path, fake: Time) -> None:
-    limiter = limiter_at(tmp_path, fake, stop_after=3)
-    for status in (status for status in Status if not status.retryable):
-        refuse(limiter)
-        refuse(limiter)
-        refuse(limiter, status)
-    refuse(limiter, Status.FORBIDDEN)
-    refuse(limiter, Status.NETWORK)
-    assert waited(limiter, fake) == 0
-    refuse(limiter, Status.OK)
-    refuse(limiter)
-    assert waited(limiter, fake) == 60
-
-
 # --- stops ---
 
 
-@pytest.mark.parametrize(
-    ("status", "remedy"),
-    [(Status.FORBIDDEN, "PO-token provider"), (Status.NETWORK, "check the connection")],
-)
-def test_too_many_faults_in_a_row_stop_everybody(
-    tmp_path: Path, fake: Time, status: Status, remedy: str
-) -> None:
+def test_too_many_faults_in_a_row_stop_everybody(tmp_path: Path, fake: Time) -> None:
+    status, remedy = Status.FORBIDDEN, "PO-token provider"
     limiter, other = (limiter_at(tmp_path, fake, stop_after=3) for _ in range(2))
     for one in (limiter, other):
         one.record("search", Status.OK, one.wait("search"))  # answered searches do not end a row of downloads
@@ -141,33 +109,6 @@ def test_too_many_faults_in_a_row_stop_everybody(
     for stopped in (limiter, other, limiter_at(tmp_path, fake)):
         with pytest.raises(OperatorError, match=remedy):
             stopped.wait("search")
-
-
-def test_what_failed_before_counts_only_where_the_site_limits(tmp_path: Path, fake: Time) -> None:
-    limiter = limiter_at(tmp_path, fake, stop_after=2)
-    for status in (*PASSING[1:], Status.RATE_LIMITED):
-        with pytest.raises(SongError), limiter.request("download", repeated=True):
-            raise SongError(status, "no")
-    with pytest.raises(OperatorError, match="2 requests"), limiter.request("download", repeated=True):
-        raise SongError(Status.RATE_LIMITED, "no")
-
-
-def test_a_new_run_forgets_the_stop_and_its_row_but_no_pause_and_no_spacing(
-    tmp_path: Path, fake: Time, caplog: pytest.LogCaptureFixture
-) -> None:
-    first, second = (limiter_at(tmp_path, fake, stop_after=2, search_interval_s=150) for _ in range(2))
-    first.wait("search")
-    refuse(first)
-    with pytest.raises(OperatorError):
-        refuse(first)
-    fake.now += 20
-    caplog.clear()
-    second.start_run()
-    assert "goes on until" in caplog.text
-    assert waited(second, fake) == 120 - 20
-    assert waited(second, fake, "search") == 0
-    assert waited(second, fake, "search") == 150
-    second.record("download", Status.NETWORK, fake.now)  # one in a row: no stop
 
 
 @pytest.mark.parametrize("wait", ["interval", "pause", "retry"])
@@ -191,59 +132,16 @@ def test_whoever_waits_notices_the_end_within_a_second(
     assert fake.sleeps[0] <= 1.0
 
 
-def test_cancelling_ends_the_waits_of_one_limiter_until_its_next_run(tmp_path: Path, fake: Time) -> None:
-    limiter, other = (limiter_at(tmp_path, fake) for _ in range(2))
-    limiter.raise_if_stopped()
-    limiter.cancel()
-    for act in (limiter.raise_if_stopped, lambda: limiter.wait("search")):
-        with pytest.raises(OperatorError, match="the run has ended"):
-            act()
-    assert waited(other, fake) == 0
-    other.stop("a bot check")
-    other.stop("the first reason stays")
-    with pytest.raises(OperatorError, match="a bot check"):
-        limiter.raise_if_stopped()
-    limiter.start_run()
-    assert waited(limiter, fake) == 0
-
-
-def test_what_became_of_a_request_is_recorded(tmp_path: Path, fake: Time) -> None:
-    limiter = limiter_at(tmp_path, fake, download_interval_s=5, pause_s=10)
-    limited, gone = (SongError(status, "no") for status in (Status.RATE_LIMITED, Status.UNAVAILABLE))
-    started: list[float] = []
-    for error in (limited, limited, None, limited, gone, limited, None):
-        with suppress(SongError), limiter.request("download"):
-            started.append(fake.now)
-            if error is not None:
-                raise error
-    assert [b - a for a, b in pairwise(started)] == [10, 20, 5, 10, 5, 10]
-    with pytest.raises(OperatorError, match="a bot check"), limiter.request("search"):
-        raise OperatorError("a bot check")
-    with pytest.raises(OperatorError, match="a bot check"):
-        limiter_at(tmp_path, fake).wait("download")
-
-
 # --- the file and the clock ---
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"{", b"\x00\xff", b"[]", b'{"faults": -1}', b'{"paused_until": 1e999}']
-)
+@pytest.mark.parametrize("text", [b"{", b"\x00\xff", b'{"paused_until": 1e999}'])
 def test_a_damaged_file_counts_as_absent(tmp_path: Path, fake: Time, text: bytes) -> None:
     limiter = limiter_at(tmp_path, fake, download_interval_s=12)
     refuse(limiter)
     limiter.stop("no")
     (tmp_path / "state.json").write_bytes(text)
     assert [waited(limiter, fake) for _ in range(2)] == [0, 12]
-
-
-def test_no_wait_exceeds_what_the_settings_allow_whatever_the_clock_did(tmp_path: Path, fake: Time) -> None:
-    refuse(limiter_at(tmp_path, fake, download_interval_s=3600, pause_s=3600))
-    after = limiter_at(tmp_path, fake, download_interval_s=12, pause_s=1, pause_ceiling_s=30)
-    assert [waited(after, fake) for _ in range(2)] == [30, 12]
-    refuse(after)
-    fake.now -= 86_400
-    assert [waited(after, fake) for _ in range(2)] == [30, 12]
 
 
 # --- several processes ---

@@ -1,6 +1,5 @@
 """Shard files: their bytes, their headers, what reads them."""
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -16,17 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from samuel.errors import DatasetError
-from samuel.popdb.shards import (
-    MOST_OPEN,
-    STREAMS,
-    ChannelSums,
-    ShardReader,
-    as_tensors,
-    empty_batch,
-    finite,
-    pair_sha256,
-    shard_bytes,
-)
+from samuel.popdb.shards import STREAMS, ShardReader, as_tensors, empty_batch, shard_bytes
 
 FRAMES = 16
 
@@ -60,19 +49,6 @@ def test_rows_are_those_that_the_library_reads(tmp_path: Path) -> None:
             assert all(map(torch.equal, expected, [latents()[stream][row] for stream in STREAMS]))
 
 
-def test_a_digest_of_a_pair_is_that_of_its_bytes() -> None:
-    vocal, accompaniment = (latents()[stream][1] for stream in STREAMS)
-    content = vocal.numpy().tobytes() + accompaniment.numpy().tobytes()
-    assert pair_sha256(vocal, accompaniment) == hashlib.sha256(content).hexdigest()
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_no_number_is_seen(value: float) -> None:
-    values = np.array([0.0, -0.0, 65504.0, -65504.0, 6e-8], np.float16)
-    assert finite(values)
-    assert not finite(np.append(values, np.float16(value)))
-
-
 def header(length: int | None = None, **described: Any) -> bytes:
     """A file with this header and 4 kB behind it."""
     text = json.dumps(described).encode()
@@ -89,19 +65,10 @@ GOOD: dict[str, Any] = {"vocal": stream(), "accompaniment": stream(2048)}
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"not a shard at all, but long enough",
         header(length=2**62, **GOOD),
-        header(length=10, **GOOD),
-        header(vocal=stream()),
-        header(vocal=stream(), accompaniment=stream(4096)),  # beyond the end
-        header(vocal=stream(-4096), accompaniment=stream(2048)),
+        header(vocal=stream(), accompaniment=stream(4096)),
         header(vocal=stream(dtype="F32"), accompaniment=stream(2048)),
-        header(vocal=stream(shape=(1, 64)), accompaniment=stream(2048)),
-        header(vocal=stream(shape=(2, 32, 16)), accompaniment=stream(2048)),
-        header(vocal=stream(shape=(-1, -64, 16)), accompaniment=stream(2048)),
-        header(vocal=stream(end=4096), accompaniment=stream(2048)),
-        header(vocal=stream(shape=[1.0, 64, 16]), accompaniment=stream(2048)),
         b"\x50" + bytes(7) + b"[" * 100 + bytes(4096),
     ],
 )
@@ -112,35 +79,6 @@ def test_what_is_no_shard_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=rf"{path}: not a shard \(.*run samuel verify"):
         read(ShardReader(), path, 0)
-
-
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    path, shards = written(tmp_path / "shard"), ShardReader()
-    with pytest.raises(DatasetError, match="nothing: missing; open the dataset again"):
-        read(shards, tmp_path / "nothing", 0)
-    for row in (3, -1):
-        with pytest.raises(DatasetError, match=f"no row {row}"):
-            read(shards, path, row)
-    with pytest.raises(DatasetError, match=r"no row 0 of \(64, 8\) in its shape \(3, 64, 16\)"):
-        shards.read([(path, 0)], empty_batch(1, 64, FRAMES // 2))
-    os.truncate(path, path.stat().st_size - 1)  # while it is open
-    read(shards, path, 1)
-    with pytest.raises(DatasetError, match=r"ends before row 2; .*run samuel verify"):
-        read(shards, path, 2)
-
-
-def test_more_shards_than_may_be_open_are_read(tmp_path: Path) -> None:
-    def count() -> int:
-        return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
-
-    shards, before = ShardReader(), count()
-    paths = [written(tmp_path / str(i), 1, seed=i) for i in range(MOST_OPEN + 3)]
-    for _ in range(2):
-        for i, path in enumerate(paths):
-            assert torch.equal(read(shards, path, 0)[0], latents(1, seed=i)["vocal"][0])
-    assert not before or count() - before == MOST_OPEN
-    del shards
-    assert count() == before
 
 
 @pytest.mark.parametrize("positions", ["as many as there are reads", "one"])
@@ -182,11 +120,3 @@ def test_processes_do_not_share_a_position(tmp_path: Path) -> None:
         assert found == truth[row]
     for worker in workers:
         worker.join()
-
-
-def test_a_channel_that_never_changes_can_be_normalised() -> None:
-    sums = ChannelSums()
-    sums.add(np.full((3, 8), 5.0, np.float16), np.full((3, 8), -1.0, np.float16))
-    vocal, accompaniment = sums.statistics().values()
-    assert (vocal["mean"], accompaniment["mean"]) == ([5.0] * 3, [-1.0] * 3)
-    assert vocal["std"] == accompaniment["std"] == [1.0] * 3

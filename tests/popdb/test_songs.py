@@ -3,9 +3,8 @@
 import csv
 import hashlib
 import json
-import os
 import random
-import sys
+import re
 import traceback
 import zipfile
 from base64 import b64encode
@@ -17,50 +16,23 @@ from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 
-from samuel.audio import read_wav
 from samuel.config import SongsConfig
 from samuel.errors import InputError, MissingPartError
-from samuel.popdb.songs import (
-    KAGGLE_FILE,
-    Rule,
-    Song,
-    SongList,
-    fetch_kaggle_list,
-    list_songs,
-    normalise_title,
-)
+from samuel.popdb.songs import KAGGLE_FILE, Rule, SongList, fetch_kaggle_list, list_songs, normalise_title
 from tests.popdb.choice_cases import REAL_LIST, needs_real_list
 
 HEADER = "song_name,song_popularity,song_duration_ms\n"
 FEATURES = "song_name,song_popularity,song_duration_ms,instrumentalness,speechiness\n"
-FIVE = FEATURES + (
-    "Quiet,30,200000,0.1,0.1\n"
-    "Short,60,59999,0.1,0.1\n"
-    "Edge,50,60000,0.5,0.33\n"
-    "Long,90,900001,0.1,0.1\n"
-    "Band,70,300000,0.501,0.9\n"
-)
 
 
 def csv_list(folder: Path, text: str | bytes, **settings: Any) -> SongList:
     path = folder / "list.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return list_songs(SongsConfig(source="csv", path=path, **settings), folder / "data")
-
-
-def csv_titles(folder: Path, text: str, **settings: Any) -> list[str]:
-    return [song.title for song in csv_list(folder, text, **settings).songs]
-
-
-def csv_refusal(folder: Path, text: str | bytes, **settings: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        csv_list(folder, text, **settings)
-    assert str(folder / "list.csv") in str(caught.value)
-    return str(caught.value)
 
 
 def folder_list(root: Path, data: Path | None = None, **settings: Any) -> SongList:
@@ -79,42 +51,6 @@ def put(path: Path, content: bytes = b"sound") -> Path:
 
 
 # --- synthetic, folder ---
-
-
-def test_synthetic_songs_are_written_and_listed(tmp_path: Path) -> None:
-    seen: list[int] = []
-    config = SongsConfig(limit=1)
-    listed = list_songs(config, tmp_path, lambda numbers: seen.extend(numbers) or numbers)
-    [song] = listed.songs
-    mix = Path(unquote(urlsplit(song.url or "").path))
-    assert (seen, mix.name, bool(song.title)) == ([0], "mix.wav", True)
-    assert mix.is_relative_to(tmp_path / "demo")
-    assert read_wav(mix).shape[1] == round((song.duration_s or 0) * 44_100)
-    assert listed.table() == [{"rule": "songs made here", "removed": 0, "left": 1}]
-    assert list_songs(config, tmp_path) == listed
-
-
-def test_folder_lists_audio_below_it_by_relative_path(tmp_path: Path) -> None:
-    root = tmp_path / "songs"
-    for name in ("b.WAV", "a/z.mp3", "a/y.opus", "a-b.flac", "c.m4a", "d.txt", "cover.jpg", "e", "mp3"):
-        put(root / name)
-    files = Rule("audio files in the folder", 0, 5)
-    listed = folder_list(root)
-    assert [song.title for song in listed.songs] == ["a-b", "y", "z", "b", "c"]
-    assert listed.songs[1].url == (root / "a" / "y.opus").as_uri()
-    assert listed.rules == folder_list(root, limit=5).rules == [files]
-    limited = folder_list(root, limit=2)
-    assert limited == SongList(listed.songs[:2], [files, Rule("over the limit of 2", 3, 2)])
-
-
-def test_folder_song_id_is_of_path_and_bytes(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    for path in (one / "x/a.wav", two / "x/a.wav", two / "x/b.wav"):
-        put(path)
-    [song] = folder_list(one).songs
-    assert [other.song_id == song.song_id for other in folder_list(two).songs] == [True, False]
-    put(one / "x" / "a.wav", b"other sound")
-    assert folder_list(one).songs[0].song_id != song.song_id
 
 
 def test_folder_leaves_out_what_is_hidden_ours_or_elsewhere(tmp_path: Path) -> None:
@@ -137,129 +73,26 @@ def test_folder_leaves_out_what_is_hidden_ours_or_elsewhere(tmp_path: Path) -> N
     assert folder_titles(link, root / "data") == ["a", "stays"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="file names are text on this system")
-def test_folder_lists_a_name_that_is_not_utf8(tmp_path: Path) -> None:
-    put(tmp_path / "songs" / os.fsdecode(b"caf\xe9.wav"))
-    assert folder_titles(tmp_path / "songs") == ["caf\\xe9"]
-
-
-def test_folder_that_cannot_be_used(tmp_path: Path) -> None:
-    put(tmp_path / "empty" / "notes.txt")
-    put(tmp_path / "song.wav")
-    for name, what in (
-        ("gone", "no such folder"),
-        ("song.wav", "is a file, not a folder"),
-        ("empty", "no audio file in it"),
-    ):
-        with pytest.raises(InputError, match=f"{name}: {what}"):
-            folder_list(tmp_path / name)
-    (tmp_path / "mem").mkdir()
-    (tmp_path / "mem" / "a.wav").symlink_to("/proc/self/mem")  # a file that even root cannot read
-    with pytest.raises(InputError, match=r"no audio file"):  # for it lies elsewhere
-        folder_list(tmp_path / "mem")
-
-
 # --- csv: rows ---
-
-
-def test_csv_song(tmp_path: Path) -> None:
-    rows = "key,song_duration_ms,song_name,song_popularity\r\n1,211500,In  The End,65.6\r\n"
-    [song] = csv_list(tmp_path, rows).songs
-    song_id = hashlib.sha256(b'["csv","in the end",212]').hexdigest()[:20]
-    assert song == Song(song_id, "In The End", None, duration_s=211.5, popularity=66)
-
-
-def test_csv_titles_stay_text(tmp_path: Path) -> None:
-    plain = ["22", "TRUE", "1979", "NA", "nan", "+", "007", "=1+1", "1e3"]
-    names = [*plain, 'Say "Hello"', "a, b", "line\nbreak"]
-    quoted = ['"' + name.replace('"', '""') + '"' for name in names]
-    rows = "".join(f"{name},1,60000,excess,cells\n\n" for name in (*plain, *quoted[len(plain) :]))
-    assert csv_titles(tmp_path, "\ufeff" + HEADER + rows) == [*names[:-1], "line break"]
-
-
-@pytest.mark.parametrize("cell", ["", "abc", "nan", "-1", "1,5", "9" * 400])
-@pytest.mark.parametrize("column", ["song_popularity", "song_duration_ms"])
-def test_csv_cell_that_is_no_number(cell: str, column: str, tmp_path: Path) -> None:
-    cells = {"song_popularity": "50", "song_duration_ms": "60000", column: f'"{cell}"'}
-    row = f"Good,1,60000\nBad,{cells['song_popularity']},{cells['song_duration_ms']}\n"
-    refusal = csv_refusal(tmp_path, HEADER + row)
-    assert f"row 3, {column}: '{cell[:3]}" in refusal
-    assert "is not a number from 0 to 1,000,000,000; mend" in refusal
-    assert len(refusal) < 300
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("song_name,tempo\nx,1\n", "no column song_popularity, song_duration_ms; the header must name"),
-        ("", "not CSV (No columns"),
-        (HEADER, "no song in it"),
-        (HEADER + " \u200b,1,60000\n", "row 2, song_name: ' \\u200b' is empty"),
-        (HEADER + "short,1\n", "row 2, song_duration_ms: ''"),
         (HEADER + "x" * 200_000 + ",1,1\n", "has over 1,000 characters"),
-        (HEADER + '"x,1,1\n' * 3, "not CSV (Error tokenizing data."),
         (HEADER.encode() + "Café,1,60000\n".encode("latin-1"), "not UTF-8"),
-        (HEADER[:-1] + "," * 1000 + "\nx,1,1\n", "1,000 columns"),
         (HEADER + "\r" * 4_000_000, "over 4,000,000 cells"),
         (HEADER + "x" * 2**25, "over 32 MiB"),
     ],
     ids=lambda text: str(text)[:40],
 )
 def test_csv_that_cannot_be_used(text: str | bytes, complaint: str, tmp_path: Path) -> None:
-    assert complaint in csv_refusal(tmp_path, text)
-
-
-def test_csv_path_that_is_no_file(tmp_path: Path) -> None:
-    cases = [(tmp_path / "gone.csv", "No such file"), (tmp_path, "Is a directory")]
-    if sys.platform == "linux":  # has a file that even root cannot read
-        cases.append((Path("/proc/self/mem"), "Input/output error"))
-    for path, what in cases:
-        with pytest.raises(InputError, match=f"{path}: {what}.*; give songs.path"):
-            list_songs(SongsConfig(source="csv", path=path), tmp_path)
+    with pytest.raises(InputError, match=re.escape(complaint)):
+        csv_list(tmp_path, text)
 
 
 # --- csv: recordings and rules ---
-
-
-def test_csv_merges_rows_of_one_recording(tmp_path: Path) -> None:
-    rows = [
-        "Better,10,200000\n",
-        "Other,1,100000\n",
-        "BETTER,70,202900\n",
-        "Better,20,205900\n",  # within 3 s of its neighbour
-        "\u200bBetter,30,205900\n",
-        "Better,40,208901\n",  # a gap of 3.001 s: another recording
-    ]
-    listed = csv_list(tmp_path, HEADER + "".join(rows))
-    summary = [(song.title, song.duration_s, song.popularity) for song in listed.songs]
-    assert summary == [("Better", 200.0, 70), ("Other", 100.0, 1), ("Better", 208.901, 40)]
-    assert listed.rules == [Rule("rows of the list", 0, 6), Rule("same name, duration within 3 s", 3, 3)]
-    shuffled = csv_list(tmp_path, HEADER + "".join(reversed(rows))).songs
-    assert {song.song_id: song for song in shuffled} == {song.song_id: song for song in listed.songs}
-
-
-def test_the_sort_comes_before_the_limit(tmp_path: Path) -> None:
-    rows = "A,5,60000\nB,9,60000\nC,5,60000\nD,9,60000\nC,7,61000\n"
-    assert csv_titles(tmp_path, HEADER + rows) == ["A", "B", "C", "D"]
-    assert csv_titles(tmp_path, HEADER + rows, limit=2) == ["A", "B"]
-    listed = csv_list(tmp_path, HEADER + rows, order="popularity", limit=3)
-    assert [song.title for song in listed.songs] == ["B", "D", "C"]
-    assert listed.rules[2:] == [Rule("over the limit of 3", 1, 3)]
-    assert csv_list(tmp_path, HEADER + rows, limit=4).rules[2:] == []
-
-
-def test_no_song_left(tmp_path: Path) -> None:
-    text = FIVE + "Edge,1,61000,0,0\n"
-    bounds = {"min_popularity": 51, "max_instrumentalness": 0.5, "max_speechiness": 0.05}
-    assert csv_refusal(tmp_path, text, **bounds).splitlines() == [
-        f"song list {tmp_path / 'list.csv'}: no song is left; loosen songs.min_popularity, "
-        "songs.max_instrumentalness, songs.max_speechiness",
-        "  rows of the list: 0 removed, 6 left",
-        "  same name, duration within 3 s: 1 removed, 5 left",
-        "  popularity under 51: 2 removed, 3 left",
-        "  instrumentalness over 0.5: 1 removed, 2 left",
-        "  speechiness over 0.05: 2 removed, 0 left",
-    ]
 
 
 def plain_loop(path: Path, bounds: dict[str, float]) -> list[tuple[str, float, int]]:
@@ -457,17 +290,6 @@ def test_refusal(status: int, kaggle: LocalKaggle) -> None:
     assert f"(HTTP {status})" in failure()
     kaggle.status = 200
     assert fetch_kaggle_list().read_bytes() == LIST
-
-
-def test_credentials_that_cannot_be_read_and_a_kaggle_that_is_gone(
-    kaggle: LocalKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.delenv("KAGGLE_KEY")
-        path = put(tmp_path / "config" / "kaggle.json", f'{{"username": "someone", "key": "{KEY}"'.encode())
-        assert f"Invalid Kaggle credentials file at {path}" in failure()
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert "ProxyError" in failure()
 
 
 WHOLE = zipped(**{KAGGLE_FILE: LIST})

@@ -1,71 +1,208 @@
-"""`verify` names every damage; datasets that were made to hurt cost one line, seconds and little memory."""
+"""`verify` names every damage; datasets that were made to hurt cost one line, seconds and little memory.
 
+The dataset has two shards, `a-000 a-001 a-002 b-000` and `c-000 c-001`. Songs a and c are
+trained on, b is held out.
+"""
+
+import functools
+import hashlib
+import json
+import math
 import os
 import re
 import resource
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from samuel.errors import DatasetError
-from samuel.popdb import verify as verification
-from samuel.popdb.dataset import open_popdb, read_manifest
-from samuel.popdb.tables import read_table
+from samuel.popdb.dataset import Popdb, content_digest, open_popdb
+from samuel.popdb.shards import pair_sha256
+from samuel.popdb.status import Status
+from samuel.popdb.tables import INDEX_SCHEMA, SONGS_SCHEMA, read_table, table_bytes
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import write_popdb
-from tests.popdb.damage import (
-    CASES,
-    NEW,
-    NEW_FILE,
-    OUTSIDE,
-    change_index,
-    change_songs,
-    outcomes,
-    relist,
-    restate,
-    set_row,
-    settings_of,
-    shard_names,
-    written,
-)
-from tests.popdb.latents import encoded_song, flip_bit, small_settings
+from tests.popdb.latents import FRAMES, encoded_song, failed_song, flip_bit, small_settings
 
 MIB = 2**20
-# Parts of lines that are worked out elsewhere, or said by a library.
-OPEN = {
-    "STATS": r"dataset\.json: stats: (vocal|accompaniment) (mean|std) FIGURES",
-    "FIGURES": r"of \d+ channels: channel \d+ has \S+, the training pairs \S+",
-    "LIBRARY": r".+",
-    "NUMBER": r"[\d,]+",
-    "DIGEST": r"[0-9a-f]{64}",
-    "INDEX": r"index-[0-9a-f]{16}\.parquet",
-    "SONGS": r"songs-[0-9a-f]{16}\.parquet",
-    "SHARD": r"shards/[0-9a-f]{16}\.safetensors",
-    "ROOT": r"\S+/popdb",
+OUTSIDE, NEW = "../../outside.safetensors", f"shards/{'0' * 16}.safetensors"
+
+Rows = list[dict[str, Any]]
+
+
+@functools.cache
+def template() -> tempfile.TemporaryDirectory[str]:
+    """A folder with the dataset, and what it is made from; with this seed, song b is held out."""
+    made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    root = Path(made.name)
+    songs = [encoded_song(root, name, pairs) for name, pairs in (("a", 3), ("b", 1), ("c", 2))]
+    settings = small_settings(root, popdb={"path": root / "popdb", "pairs_per_shard": 4, "seed": 4})
+    write_popdb([*songs, failed_song("d", Status.UNAVAILABLE)], settings)
+    return made
+
+
+def written(root: Path) -> Popdb:
+    """The dataset, in a folder of its own."""
+    shutil.copytree(template().name, root, dirs_exist_ok=True)
+    return open_popdb(root / "popdb")
+
+
+def shard_names(popdb: Popdb) -> list[str]:
+    """In the order of the index."""
+    return list(dict.fromkeys(row["shard"] for row in popdb.index))
+
+
+def restate(popdb: Popdb, **fields: Any) -> None:
+    """Other content of `dataset.json`; a dict is merged into the one that is there."""
+    for name, value in fields.items():
+        popdb.info[name] = popdb.info[name] | value if isinstance(value, dict) else value
+    (popdb.root / "dataset.json").write_text(json.dumps(popdb.info))
+
+
+def relist(popdb: Popdb, old: str, content: bytes) -> str:
+    """Put a file in the place of `old`, under the name that its digest gives it, and have it listed."""
+    digest = hashlib.sha256(content).hexdigest()
+    name = old.replace(popdb.info["files"].pop(old)["sha256"][:16], digest[:16])
+    (popdb.root / old).unlink()
+    (popdb.root / name).write_bytes(content)
+    popdb.info["files"][name] = {"bytes": len(content), "sha256": digest}
+    tables = {table: name for table in ("index", "songs") if popdb.info[table] == old}
+    restate(popdb, **tables)
+    return name
+
+
+def change_index(popdb: Popdb, edit: Callable[[Rows], Rows]) -> None:
+    rows = edit([dict(row) for row in popdb.index])
+    relist(popdb, popdb.info["index"], table_bytes(rows, INDEX_SCHEMA))
+    restate(popdb, counts={"pairs": len(rows)}, content_sha256=content_digest(rows))
+
+
+def set_row(place: int, **values: Any) -> Callable[[Rows], Rows]:
+    return lambda rows: [row | (values if i == place else {}) for i, row in enumerate(rows)]
+
+
+def same_recording(popdb: Popdb) -> None:
+    """The song that is held out is of the recording of one that is trained on."""
+    rows = popdb.songs().to_pylist()
+    rows[1]["recording"] = rows[0]["recording"]
+    relist(popdb, popdb.info["songs"], table_bytes(rows, SONGS_SCHEMA))
+
+
+def reshard(popdb: Popdb, edit: Callable[[dict[str, Tensor]], object], *, pairs: bool) -> None:
+    """Write the first shard anew, with its digest, and where `pairs` those of its pairs too."""
+    old = shard_names(popdb)[0]
+    tensors = {stream: tensor.clone() for stream, tensor in load_file(popdb.root / old).items()}
+    edit(tensors)
+    new = relist(popdb, old, save(tensors))
+    index = [row | ({"shard": new} if row["shard"] == old else {}) for row in popdb.index]
+    if pairs:
+        halves = list(zip(tensors["vocal"], tensors["accompaniment"], strict=True))
+        index[:4] = [row | {"pair_sha256": pair_sha256(*halves[i])} for i, row in enumerate(index[:4])]
+    change_index(popdb, lambda _: index)
+
+
+def swap_vocals(tensors: dict[str, Tensor]) -> None:
+    tensors["vocal"] = tensors["vocal"][[1, 0, 2, 3]].contiguous()
+
+
+def same_latents(tensors: dict[str, Tensor]) -> None:
+    """The held out song has the latents of a pair that is trained on."""
+    for tensor in tensors.values():
+        tensor[3] = tensor[0]
+
+
+def link_index(popdb: Popdb) -> None:
+    path = popdb.root / popdb.info["index"]
+    path.rename(path.with_name("aside"))
+    path.symlink_to("aside")
+
+
+def restatistic(popdb: Popdb) -> None:
+    popdb.info["stats"]["vocal"]["mean"][5] += 0.01
+    restate(popdb)
+
+
+def shard(popdb: Popdb) -> Path:
+    return popdb.root / shard_names(popdb)[0]
+
+
+# Name → the damage, and patterns of all that `verify` says of it.
+SHARD, INDEX = r"shards/[0-9a-f]{16}\.safetensors", r"index-[0-9a-f]{16}\.parquet"
+CASES: dict[str, tuple[Callable[[Popdb], object], list[str]]] = {
+    "a bit of a vocal": (
+        lambda it: flip_bit(shard(it), -3 * 64 * FRAMES * 2),
+        [f"{SHARD}: its bytes are not those .*; run build-popdb .*", f"{SHARD}: not the latents .*: a-001"],
+    ),
+    "a bit of the header": (lambda it: flip_bit(shard(it), 8), [f"{SHARD}: not a shard .*"]),
+    "a shard lost": (lambda it: shard(it).unlink(), [f"{SHARD}: missing, with a-000, a-001, a-002, b-000"]),
+    "a shard of a terabyte": (
+        lambda it: os.truncate(shard(it), 2**40),
+        [rf"{SHARD}: {2**40} bytes, dataset\.json names \d+"],
+    ),
+    "not a number": (
+        lambda it: reshard(it, lambda tensors: tensors["vocal"][1].fill_(math.inf), pairs=True),
+        [f"{SHARD}: values that are not finite: a-001"],
+    ),
+    "vocals swapped": (
+        lambda it: reshard(it, swap_vocals, pairs=False),
+        [f"{SHARD}: not the latents .*: a-000, a-001"],
+    ),
+    "a shard that nobody knows": (
+        lambda it: (it.root / NEW).write_bytes(b"half of it"),
+        [f"{NEW}: left over by a write .*"],
+    ),
+    "a link for the index": (link_index, [rf".*{INDEX}: a link; remove it, .*"]),
+    "songs for an index": (
+        lambda it: relist(it, it.info["index"], table_bytes([], SONGS_SCHEMA)),
+        [f"{INDEX}: its columns are .*, not those of the table; .*"],
+    ),
+    "a name twice": (
+        lambda it: change_index(it, set_row(2, pair_id="a-001", chunk=1)),
+        ["index: more than one row: a-001"],
+    ),
+    "a pair that lost its row": (
+        lambda it: change_index(it, lambda rows: rows[:5]),
+        [
+            "songs: pairs other .*: c",
+            r".*counts\.train is 5, the tables have 4",
+            f"{SHARD}: pairs of shape .*",
+        ],
+    ),
+    "a recording on both sides": (same_recording, ["split: recording a in training and validation: b-000"]),
+    "a pair on both sides": (
+        lambda it: reshard(it, same_latents, pairs=True),
+        ["split: the latents [0-9a-f]{64} in training and validation: b-000"],
+    ),
+    "a newer format": (
+        lambda it: restate(it, format_version=99),
+        [".*: format 99, this version reads 4; update samuel"],
+    ),
+    "another content": (
+        lambda it: restate(it, content_sha256="0" * 64),
+        [r"dataset\.json: content_sha256 is not that of the pairs of the index"],
+    ),
+    "a mean": (restatistic, [r"dataset\.json: stats: vocal mean of 1 channels: channel 5 has .*"]),
 }
-
-
-def pattern_of(line: str) -> str:
-    pattern = re.escape(line)
-    for word, meaning in OPEN.items():
-        pattern = re.sub(rf"\b{word}\b", lambda _, meaning=meaning: meaning, pattern)
-    return pattern
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_damage_is_named(tmp_path: Path, name: str) -> None:
-    popdb, (act, lines) = written(tmp_path), CASES[name]
+    popdb, (act, patterns) = written(tmp_path), CASES[name]
     assert verify(popdb.root) == []
     act(popdb)
-    found, patterns = verify(popdb.root), [pattern_of(line) for line in lines]
+    with within_bounds():
+        found = verify(popdb.root)
     unsaid = [pattern for pattern in patterns if not any(re.fullmatch(pattern, line) for line in found)]
     unmeant = [line for line in found if not any(re.fullmatch(pattern, line) for pattern in patterns)]
     assert (unsaid, unmeant) == ([], [])
@@ -74,49 +211,11 @@ def test_every_damage_is_named(tmp_path: Path, name: str) -> None:
 def test_nothing_outside_the_folder_is_opened(tmp_path: Path) -> None:
     popdb = written(tmp_path)
     (tmp_path / "outside.safetensors").write_bytes((popdb.root / shard_names(popdb)[1]).read_bytes())
-    for shard in ("../outside.safetensors", str(tmp_path / "outside.safetensors")):
-        change_index(set_row(4, shard=shard))(popdb)
+    for outside in ("../outside.safetensors", str(tmp_path / "outside.safetensors")):
+        change_index(popdb, set_row(4, shard=outside))
         assert "index: in a shard that dataset.json does not name: c-000" in verify(popdb.root)
         with pytest.raises(DatasetError, match=r"dataset\.json does not name .*outside"):
             open_popdb(popdb.root)
-
-
-def test_lines_are_harmless_and_short(tmp_path: Path) -> None:
-    popdb = written(tmp_path)
-    change_songs(set_row(3, song_id="\x1b]0;owned\a\nsound\u202e", pairs=3))(popdb)
-    said = verify(popdb.root)
-    assert "songs: pairs other than the index has: \\x1b]0;owned\\x07\\nsound\\u202e" in said
-    assert all(line.isprintable() for line in said)
-    settings = small_settings(tmp_path, popdb={"validation_share": 0.0})
-    popdb = write_popdb([encoded_song(tmp_path, "long", 20)], settings)
-    (popdb.root / popdb.index[0]["shard"]).unlink()
-    names = ", ".join(f"long-{i:03d}" for i in range(8))
-    assert verify(popdb.root) == [f"{popdb.index[0]['shard']}: missing, with {names} and 12 more"]
-
-
-def test_silence_gives_nothing_away(tmp_path: Path) -> None:
-    """Pairs of digital silence are alike in all songs."""
-    popdb = written(tmp_path)
-    CASES["a pair on both sides"][0](popdb)
-    assert len(verify(popdb.root)) == 1
-    change_index(set_row(3, mix_peak=0.0))(open_popdb(popdb.root))
-    assert verify(popdb.root) == []
-
-
-def test_the_statistics_are_compared_with_the_pairs_themselves(tmp_path: Path) -> None:
-    """To what a plain mean over the training pairs is, within the tolerance, and no further."""
-    popdb = written(tmp_path)
-    vocal, accompaniment = (latents.double().numpy() for latents in popdb.read(popdb.pairs("train")))
-    stats = {
-        stream: {"mean": latents.mean(axis=(0, 2)).tolist(), "std": latents.std(axis=(0, 2)).tolist()}
-        for stream, latents in (("vocal", vocal), ("accompaniment", accompaniment))
-    }
-    restate(stats=stats)(popdb)
-    assert verify(popdb.root) == []
-    stats["vocal"]["std"][5] *= 1.0002
-    restate(stats=stats)(popdb)
-    (line,) = verify(popdb.root)
-    assert re.fullmatch(r"dataset\.json: stats: vocal std of 1 channels: channel 5 has .*", line)
 
 
 def test_no_damage_to_any_file_raises(tmp_path: Path) -> None:
@@ -129,40 +228,10 @@ def test_no_damage_to_any_file_raises(tmp_path: Path) -> None:
         for place in random.integers(len(content), size=3):
             content[place] = random.integers(256)
         if name in (popdb.info["index"], popdb.info["songs"]):
-            relist(name[:5], bytes(content))(popdb)
+            relist(popdb, name, bytes(content))
         else:
             path.write_bytes(content)
         verify(popdb.root)
-
-
-def test_a_dataset_behind_a_url_is_read_where_it_lies(tmp_path: Path) -> None:
-    popdb, url, cache = written(tmp_path), "memory://verified/popdb", tmp_path / "cache"
-    memory = fsspec.filesystem("memory")
-    memory.put(f"{popdb.root}/", "/verified/popdb/", recursive=True)
-    assert verify(url, cache) == []
-    open_popdb(url, cache).read(popdb.index)  # now it is kept
-    shard = shard_names(popdb)[0]
-    flip_bit(popdb.root / shard)
-    memory.pipe_file(f"/verified/popdb/{shard}", (popdb.root / shard).read_bytes())
-    assert verify(url, cache) == verify(popdb.root) != []
-    settings = settings_of(tmp_path)
-    at_url = settings.popdb.model_copy(update={"path": url, "cache": cache})
-    write_popdb(outcomes(tmp_path), settings.model_copy(update={"popdb": at_url}))
-    assert verify(url, cache) == []
-    memory.rm("/verified", recursive=True)
-
-
-def test_a_dataset_that_is_replaced_meanwhile_is_checked_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    popdb = written(tmp_path)
-    infos = [popdb.info]
-    write_popdb(outcomes(tmp_path)[1:], settings_of(tmp_path))
-    monkeypatch.setattr(
-        verification, "read_manifest", lambda folder: infos.pop() if infos else read_manifest(folder)
-    )
-    assert verify(popdb.root) == []
-    assert infos == []
 
 
 # Datasets that were made to hurt.
@@ -182,12 +251,6 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def repeated(text: str, rows: int) -> pa.Table:
-    """A title of a megabyte in every row, which a dictionary holds once."""
-    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
-    return pa.table({"title": column.cast(pa.dictionary(pa.int32(), pa.string()))})
-
-
 def nested(values: int) -> pa.Table:
     """One row with a list of very many values that are nothing."""
     return pa.table({"vocal_shares": pa.ListArray.from_arrays([0, values], pa.nulls(values, pa.float64()))})
@@ -195,10 +258,8 @@ def nested(values: int) -> pa.Table:
 
 BOMBS: dict[str, Callable[[], bytes]] = {
     "compressed": lambda: parquet(pa.table({"title": ["a" * 8 * MIB]}), compression="zstd"),
-    "a dictionary": lambda: parquet(repeated("a" * MIB, 10_000), use_dictionary=True),
     "rows of nothing": lambda: parquet(pa.table({"title": pa.nulls(2**26)})),
     "a list of nothing": lambda: parquet(nested(2**25 + 1)),
-    "groups of rows": lambda: parquet(pa.table({"row": range(100)}), row_group_size=1),
 }
 
 
@@ -208,7 +269,7 @@ def test_few_bytes_that_would_become_many_are_not_read(tmp_path: Path, bomb: str
     assert len(content) < 2 * MIB
     with within_bounds(), pytest.raises(ValueError, match=r"compressed|too many"):
         read_table(content)
-    relist("songs", content)(popdb)
+    relist(popdb, popdb.info["songs"], content)
     with within_bounds():
         (line,) = verify(popdb.root)
     assert line.startswith("songs-")
@@ -216,23 +277,9 @@ def test_few_bytes_that_would_become_many_are_not_read(tmp_path: Path, bomb: str
         open_popdb(popdb.root).songs()
 
 
-def test_text_that_is_none_is_refused() -> None:
-    latin = pa.array(["Bj\xf6rk".encode("latin-1")]).view(pa.string())
-    with pytest.raises(ValueError, match=r"not Parquet .*UTF8"):
-        read_table(parquet(pa.table({"title": latin})))
-
-
 @pytest.mark.parametrize(
     "content",
-    [
-        b"",
-        b"[" * 100_000,
-        b'{"format_version":' * 100_000,
-        b'{"format_version": ' + b"9" * 5000 + b"}",
-        b'{"format_version": 4}',
-        b'{"format_version": "4"}',
-        b"\xff\xfe",
-    ],
+    [b"[" * 100_000, b'{"format_version": "4"}'],
     ids=lambda content: repr(content[:30]),
 )
 def test_what_is_no_manifest_is_one_line(tmp_path: Path, content: bytes) -> None:
@@ -248,37 +295,17 @@ def test_what_is_no_manifest_is_one_line(tmp_path: Path, content: bytes) -> None
 @pytest.mark.parametrize(
     "fields",
     [
-        {"extra": 1},
-        {"chunk_frames": 0},
-        {"chunk_frames": True},
         {"counts": {"pairs": 10**30}},
-        {"settings": {"pairs_per_shard": 0}},
-        {"settings": None},
-        {"stats": {"vocal": {"mean": [], "std": []}}},
         {"stats": {"vocal": {"mean": [0.0] * 65, "std": [1.0] * 64}}},
-        {"stats": {"vocal": {"mean": [1e400] * 64, "std": [1.0] * 64}}},
-        {"stats": {"vocal": {"mean": [0.0] * 5000, "std": [1.0] * 5000}}},
-        {"source": "x" * 2000},
-        {"index": "README.md"},
         {"songs": "../songs-0123456789abcdef.parquet"},
         {"files": {OUTSIDE: {"bytes": 1, "sha256": "0" * 64}}},
-        {"files": {NEW: {"bytes": 1, "sha256": "1" * 64}}},
-        {"files": {NEW: NEW_FILE[NEW] | {"bytes": 2**50}}},
     ],
     ids=repr,
 )
 def test_a_manifest_out_of_bounds_is_one_line(tmp_path: Path, fields: dict[str, Any]) -> None:
     popdb = written(tmp_path)
-    restate(**fields)(popdb)
+    restate(popdb, **fields)
     (line,) = verify(popdb.root)
     assert "; run build-popdb again" in line
     with pytest.raises(DatasetError):
         open_popdb(popdb.root)
-
-
-def test_a_shard_of_a_terabyte_of_nothing_is_not_read(tmp_path: Path) -> None:
-    popdb = written(tmp_path)
-    os.truncate(popdb.root / shard_names(popdb)[1], 2**40)
-    with within_bounds():
-        (line,) = verify(popdb.root)
-    assert line.startswith(f"{shard_names(popdb)[1]}: {2**40} bytes, dataset.json names ")

@@ -1,13 +1,9 @@
 """Datasets that are written, grow, shrink and are mended; writers that are killed, disks that are full."""
 
-import dataclasses
 import json
-import logging
-import multiprocessing
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 import samuel.popdb
-from samuel.artifacts import sha256, write_json
+from samuel.artifacts import sha256
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
-from samuel.popdb.dataset import Popdb, open_popdb
-from samuel.popdb.folder import Folder
+from samuel.popdb.dataset import Popdb
 from samuel.popdb.status import Outcome
 from samuel.popdb.verify import verify
-from samuel.popdb.writer import require_place, write_popdb
+from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import FRAMES, digests, encoded_song, flip_bit, small_settings, songs, sung
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,11 +51,6 @@ def songs_sung(root: Path) -> list[Outcome]:
 def latents_of(song: Outcome) -> dict[str, torch.Tensor]:
     assert song.artifact
     return load_file(song.artifact.path("latents.safetensors"))
-
-
-def changed(popdb: Popdb, before: dict[Path, int]) -> set[str]:
-    """Files that are new or were written again, less their digests."""
-    return {path.name.partition("-")[0] for path, time in times(popdb).items() if before.get(path) != time}
 
 
 def times(popdb: Popdb) -> dict[Path, int]:
@@ -132,30 +122,6 @@ def test_chunks_sung_too_little_are_no_pairs_and_the_others_keep_their_place(tmp
     assert verify(popdb.root) == []
 
 
-@pytest.mark.parametrize(
-    ("outcomes", "share", "words"),
-    [
-        (songs_sung, 0.95, r"popdb\.min_vocal_share = 0\.95 .* none of 6 chunks.* 0\.90; lower"),
-        (lambda root: songs(root)[3:], 0.0, r"'unavailable': 1.*'Title of d': it is unavailable"),
-    ],
-)
-def test_songs_that_give_no_pair_write_nothing_and_are_told_why(
-    tmp_path: Path, outcomes: Callable[[Path], list[Outcome]], share: float, words: str
-) -> None:
-    settings = small_settings(tmp_path, popdb={"min_vocal_share": share})
-    with pytest.raises(InputError, match=words):
-        write_popdb(outcomes(tmp_path), settings)
-    assert not Path(settings.popdb_path).exists()
-
-
-def test_two_songs_of_one_recording_stand_on_one_side(tmp_path: Path) -> None:
-    twins = [encoded_song(tmp_path, name, recording="the same audio") for name in "ab"]
-    for seed in range(5):
-        settings = small_settings(tmp_path, popdb={"seed": seed, "validation_share": 0.5})
-        index = write_popdb([*twins, *some(tmp_path, "cd")], settings).index
-        assert len({row["split"] for row in index if row["song_id"] in "ab"}) == 1
-
-
 # What is written again, and what is not.
 
 
@@ -164,7 +130,6 @@ def test_two_songs_of_one_recording_stand_on_one_side(tmp_path: Path) -> None:
     [
         lambda root: [songs(root)[:1], songs(root)[1:], songs(root)[::-1]],
         lambda root: [[*some(root, "xyz"), encoded_song(root / "other", "a", 5)], songs(root)],
-        lambda root: [songs_sung(root), songs(root)],
     ],
 )
 def test_the_same_songs_give_the_same_bytes_whatever_was_there_before(
@@ -188,20 +153,9 @@ def test_an_unchanged_dataset_is_not_written_and_its_latents_are_not_read(
     assert popdb.made
     again = write_popdb(outcomes, settings)
     assert (again.made, times(popdb)) == (False, before)
-    # Another try of a failed song, another title, other vocal shares: the shards stay.
-    failed = dataclasses.replace(outcomes[3], attempts=2)
-    assert write_popdb([*outcomes[:3], failed, outcomes[4]], settings).made
-    assert changed(popdb, before) == {"songs", "dataset.json"}
-    c = dataclasses.replace(outcomes[0], song=dataclasses.replace(outcomes[0].song, title="Another title"))
-    told = write_popdb([sung(c, 0.9, 0.8), *outcomes[1:]], settings)
-    assert [(row["title"], row["vocal_share"]) for row in told.index[4:]] == [
-        ("Another title", 0.9), ("Another title", 0.8),
-    ]  # fmt: skip
-    assert changed(popdb, before) == {"songs", "index", "dataset.json", "README.md"}
-    assert verify(popdb.root) == []
 
 
-@pytest.mark.parametrize("name", ["shards/*", "index-*", "songs-*", "README.md", "dataset.json"])
+@pytest.mark.parametrize("name", ["shards/*", "index-*", "dataset.json"])
 def test_what_is_lost_or_damaged_is_written_again_byte_for_byte(
     tmp_path: Path, settings: Settings, popdb: Popdb, name: str
 ) -> None:
@@ -238,50 +192,7 @@ def test_what_a_killed_writer_and_older_versions_left_is_cleared_and_nothing_of_
         (tmp_path / "aside").rename(popdb.root / name)
 
 
-def test_another_format_or_source_is_refused_with_a_remedy(
-    tmp_path: Path, settings: Settings, popdb: Popdb
-) -> None:
-    before = digests(popdb.root)
-    songs_of = settings.songs.model_copy(update={"source": "folder", "path": tmp_path})
-    folder = settings.model_copy(update={"songs": songs_of})
-    words = r"from the source 'synthetic' is there, .* from 'folder'; set popdb.path"
-    for refused in (lambda: write_popdb(some(tmp_path, "d"), folder), lambda: require_place(folder)):
-        with pytest.raises(InputError, match=words):
-            refused()
-    require_place(settings)
-    assert digests(popdb.root) == before
-    for version, remedy in ((99, "update samuel"), (3, "run build-popdb again")):
-        old = popdb.info | {"format_version": version, "files": "another way"}
-        write_json(popdb.root / "dataset.json", old)
-        with pytest.raises(DatasetError, match=f"format {version}, .*; {remedy}"):
-            open_popdb(popdb.root)
-        if version == 99:  # another version's work is not overwritten
-            with pytest.raises(DatasetError, match="update samuel"):
-                write_popdb(songs(tmp_path), settings)
-    assert write_popdb(songs(tmp_path), settings).made
-
-
 # What goes wrong.
-
-
-def test_what_fails_half_way_leaves_nothing_behind(
-    tmp_path: Path, settings: Settings, popdb: Popdb, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, put, more = digests(popdb.root), Folder.put, [*songs(tmp_path), *some(tmp_path, "g")]
-    flip_bit(tmp_path / "latents" / "g" / "latents.safetensors")
-    with pytest.raises(DatasetError, match=r"g/latents\.safetensors: damaged since .*; delete its folder"):
-        write_popdb(more, settings)
-    assert digests(popdb.root) == before
-
-    def fails(self: Folder, name: str, content: bytes, digest: str) -> None:
-        if name.startswith("songs"):
-            raise PermissionError(13, "not allowed", name)
-        put(self, name, content, digest)
-
-    monkeypatch.setattr(Folder, "put", fails)
-    with pytest.raises(PermissionError):
-        write_popdb(some(tmp_path, "abc"), settings)
-    assert digests(popdb.root) == before
 
 
 def program(module: str, *arguments: str, before: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -324,77 +235,3 @@ def test_a_disk_that_gets_full_leaves_the_old_dataset(tmp_path: Path) -> None:
     # It got full at different points: some while a shard was written, some later.
     assert len(failed) > 5
     assert (steps[-1]["error"], steps[-1]["whole"]) == ("", "new")
-
-
-# Several at once.
-
-
-def test_a_reader_meets_a_whole_dataset_while_it_is_replaced(tmp_path: Path) -> None:
-    """One thread writes two datasets in turn, another opens whatever is there: always one of the two."""
-    settings = small_settings(tmp_path, popdb={"pairs_per_shard": 2})
-    one, other = songs(tmp_path), songs(tmp_path)[:2]
-    contents = {write_popdb(which, settings).info["content_sha256"] for which in (one, other)}
-
-    def write() -> None:
-        for _ in range(6):
-            write_popdb(one, settings)
-            write_popdb(other, settings)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    seen = set()
-    while writer.is_alive():
-        seen.add(open_popdb(settings.popdb_path).info["content_sha256"])
-    writer.join()
-    assert seen == contents
-
-
-def test_a_reader_whose_dataset_was_replaced_goes_on_or_is_told_so(
-    tmp_path: Path, settings: Settings, popdb: Popdb
-) -> None:
-    vocal, _ = popdb.read(popdb.index[:1])
-    write_popdb(songs(tmp_path)[:2], settings)
-    assert torch.equal(popdb.read(popdb.index[:1])[0], vocal)  # the shard is open
-    with pytest.raises(DatasetError, match=r"shards/.*: missing; open the dataset again where it was rewr"):
-        popdb.read(popdb.index[4:])
-    with pytest.raises(
-        DatasetError, match=r"songs-.*: .*; the dataset was replaced meanwhile, open it again"
-    ):
-        popdb.songs()
-
-
-def write_often(root: Path, pairs_per_shard: int) -> None:
-    for count in range(6):
-        settings = small_settings(root, popdb={"pairs_per_shard": pairs_per_shard})
-        write_popdb(songs(root)[: 1 + count % 3], settings)
-
-
-def test_two_writers_take_turns(tmp_path: Path) -> None:
-    songs(tmp_path)
-    other = multiprocessing.get_context("spawn").Process(target=write_often, args=(tmp_path, 1))
-    other.start()
-    while not Path(small_settings(tmp_path).popdb_path).exists():
-        assert other.exitcode is None
-    write_often(tmp_path, 2)
-    other.join()
-    assert other.exitcode == 0
-    assert verify(small_settings(tmp_path).popdb_path) == []
-
-
-def test_a_writer_waits_and_says_so_whatever_path_leads_to_the_dataset(
-    tmp_path: Path, popdb: Popdb, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "link").symlink_to(popdb.root)
-    through_link = small_settings(tmp_path, popdb={"path": str(tmp_path / "link")})
-    before = digests(popdb.root)
-    waiting = threading.Thread(target=write_popdb, args=(songs(tmp_path)[:2], through_link))
-    with caplog.at_level(logging.WARNING), Folder(popdb.root).locked():
-        waiting.start()
-        while not caplog.messages and waiting.is_alive():
-            waiting.join(0.01)
-        said = f"{tmp_path / 'link'}: another process is writing this dataset; waiting for it"
-        assert caplog.messages == [said]
-        assert digests(popdb.root) == before
-    waiting.join()
-    assert digests(popdb.root) != before
-    assert verify(popdb.root) == []
