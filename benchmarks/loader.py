@@ -60,8 +60,11 @@ def rows(
         if (before := memory_bytes("VmRSS")) is None:
             yield growth, "not measured here"
         else:
-            held = [batches.at(step, CPU) is not None and memory_bytes("VmRSS") for step in steps]
-            yield growth, f"{(max(before, *map(int, held)) - before) / 2**20:.0f} MiB"
+            most = before
+            for step in steps:
+                batches.at(step, CPU)
+                most = max(most, memory_bytes("VmRSS") or 0)
+            yield growth, f"{(most - before) / 2**20:.0f} MiB"
         yield from reading_rows(batches, latents, root)
         if hasattr(os, "posix_fadvise"):
             for shard in set(popdb.table["shard"].to_pylist()):

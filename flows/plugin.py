@@ -26,12 +26,12 @@ def setup_environment(*, ctx: HookContext) -> SetupResult | None:
         return None
 
     @functools.wraps(lookup)
-    async def read_deployment_by_name(client: Any, name: str) -> Any:
+    async def read_deployment_by_name(self: PrefectClient, name: str) -> Any:
         try:
-            return await lookup(client, name if "/" in name else f"{name}/{name}")
+            return await lookup(self, name if "/" in name else f"{name}/{name}")
         except httpx.ConnectError:
             remedy = "start one with `make serve`, or set PREFECT_API_URL"
-            raise SystemExit(f"error: no Prefect server answers at {client.api_url}; {remedy}") from None
+            raise SystemExit(f"error: no Prefect server answers at {self.api_url}; {remedy}") from None
 
     PrefectClient.read_deployment_by_name = read_deployment_by_name
     return None

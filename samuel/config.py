@@ -77,11 +77,8 @@ def _address(value: str, schemes: Sequence[str], example: str, *, port_needed: b
     if "@" in value:
         raise ValueError("an address with user and password; those of a proxy go into HTTPS_PROXY")
     parts = urlsplit(value)
-    if (
-        parts.scheme not in schemes
-        or not parts.hostname
-        or not (parts.port or (parts.port is None and not port_needed))
-    ):
+    port_fits = parts.port or (parts.port is None and not port_needed)
+    if parts.scheme not in schemes or not parts.hostname or not port_fits:
         raise ValueError(f"no address; give one of {', '.join(schemes)}, as in {example}")
     return value
 

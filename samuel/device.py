@@ -112,7 +112,8 @@ class Batcher:
             fill: Whether a batch always has its full size.
             turn: Held by who launches work; networks that share it do not want their memory at the same time.
         """
-        self._network, self._device, self._precision = network, device, precision
+        self._network, self._device = network, device
+        self._precision: Precision = precision
         self._given, self._most, self._fill = size, most, fill
         self._turn, self._queueing = turn or threading.Lock(), threading.Lock()
         self._sizes: dict[torch.Size, int] = {}

@@ -12,10 +12,12 @@ from scipy import stats
 from samuel import ablation
 from samuel.ablation import (
     Result,
+    Spread,
     paired_difference,
     planned_fits,
     run_study,
     share_marked_by_chance,
+    spread,
     write_table,
 )
 from samuel.artifacts import read_jsonl
@@ -192,3 +194,12 @@ def test_the_table_has_the_numbers_of_numpy_and_says_what_it_is_of(popdb: Popdb,
         assert said in text
     _, rows = table_of(popdb, windows, results(gain=None))
     assert {row[3] for row in rows.values()} == {"not measured"}
+
+
+def test_mean_and_deviation_are_those_of_numpy() -> None:
+    values = [0.41, 0.57, 0.39, 0.6, 0.44]
+    found = spread([*values, None])
+    assert found
+    wanted = (np.mean(values), np.std(values, ddof=1), 5)
+    assert (found.mean, found.deviation, found.count) == pytest.approx(wanted)
+    assert (spread([0.5]), spread([])) == (Spread(0.5, None, 1), None)

@@ -142,3 +142,15 @@ def test_the_lighter_activation_equals_the_librarys(logscale: bool) -> None:
     given = x.clone()
     assert torch.allclose(network[0](x), theirs(x), atol=1e-6)  # type: ignore[index]
     assert torch.equal(x, given)
+
+
+def test_encode_gives_the_mean_of_the_librarys_bottleneck(
+    vae: Codec, weights: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = music(20)
+    latents = vae.encode(audio)
+    with torch.no_grad():
+        sampled = weights[1].encode_audio(audio)
+        monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+        assert torch.allclose(latents, weights[1].encode_audio(audio), atol=1e-5)
+    assert not torch.allclose(latents, sampled, atol=1e-2)

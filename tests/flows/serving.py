@@ -77,7 +77,10 @@ class Served:
     @contextmanager
     def client(self) -> Iterator[SyncPrefectClient]:
         password = self.environment.get("PREFECT_SERVER_API_AUTH_STRING")
-        settings = {PREFECT_API_URL: self.environment["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: password}
+        settings: dict[Any, Any] = {
+            PREFECT_API_URL: self.environment["PREFECT_API_URL"],
+            PREFECT_API_AUTH_STRING: password,
+        }
         with temporary_settings(settings), get_client(sync_client=True) as client:
             yield client
 

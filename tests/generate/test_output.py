@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from samuel.errors import InputError, OperatorError
 from samuel.generate.output import (
     Balance,
     balance_of,
+    loudness_lufs,
     require_writable,
     write_accompaniment,
     write_limited,
@@ -188,3 +191,61 @@ def test_nothing_is_matched_to_silence_and_the_faint_not_raised_without_end(tmp_
     assert balance_of(loud, faint).accompaniment_gain_db == 24.0
     assert balance_of(loud, silent).accompaniment_gain_db == 0.0
     assert balance_of(silent, silent) == Balance(0.0, 0.0, None, None)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL_DISK = """
+import os, sys, types
+from pathlib import Path
+package = types.ModuleType("samuel.generate")
+package.__path__ = ["samuel/generate"]
+sys.modules["samuel.generate"] = package
+from samuel.errors import OperatorError
+from samuel.generate.output import write_accompaniment
+disk, wav = Path(sys.argv[1]), Path(sys.argv[2])
+for name in ("a.wav", "a.flac"):
+    path = disk / name
+    write_accompaniment(path, wav)
+    need, whole = -(-path.stat().st_size // 4096), path.read_bytes()
+    path.unlink()
+    for left in (0, 1, need // 2, need - 1, need, need + 1):
+        free = os.statvfs(disk).f_bavail
+        (disk / "ballast").write_bytes(bytes(4096 * (free - left)))
+        before = b"of yesterday" if left > 1 else None
+        if before:
+            path.write_bytes(before)
+        try:
+            write_accompaniment(path, wav)
+            assert path.read_bytes() == whole
+            print("whole" if left > need else "wrong")
+        except OperatorError as error:
+            assert "the disk is full; nothing half-written was left" in str(error), error
+            assert (path.read_bytes() if path.exists() else None) == before
+            print("full" if left <= need else "wrong")
+        path.unlink(missing_ok=True)
+        (disk / "ballast").unlink()
+        assert list(disk.iterdir()) == []
+"""
+
+
+def test_a_disk_that_gets_full_at_any_point_is_noticed(tmp_path: Path) -> None:
+    disk, wav = tmp_path / "disk", source(tmp_path, noise(100_000))
+    disk.mkdir()
+    mount = 'mount -t tmpfs -o size=1m samuel "$1" && shift && exec "$@"'
+    program = [sys.executable, "-c", SMALL_DISK, str(disk), str(wav)]
+    namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(disk)]
+    try:
+        if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("no user namespace with a mount of its own on this system")
+    except FileNotFoundError:
+        pytest.skip("no unshare on this system")
+    done = subprocess.run([*namespace, *program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == 2 * [*5 * ["full"], "whole"]
+
+
+@pytest.mark.parametrize(("level", "hz"), [(0.003, 440.0), (0.1, 60.0), (3.0, 8_000.0)])
+def test_loudness_is_that_of_torchaudio(tmp_path: Path, level: float, hz: float) -> None:
+    audio = music(level, hz=hz)
+    expected = loudness_by_torchaudio(audio)
+    assert loudness_lufs(source(tmp_path, audio, "a.wav")) == pytest.approx(expected, abs=0.1)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from samuel.config import DownloadConfig
+from samuel.doctor import require
+from samuel.errors import InputError, MissingPartError
 from samuel.popdb.site import YtDlp, site_options
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
@@ -204,3 +206,28 @@ def test_a_proxy_sees_every_request_and_further_options_reach_yt_dlp(
         assert workplace.outcomes("Any", proxy=address)[0].ok
     assert proxy.requests == ["/search", "/watch/a", "/media/a"]
     assert all(headers[":path"].startswith(nobody) for headers in proxy.headers)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "secret",
+        '[{"name": "session", "value": "secret"}]',
+        COOKIES.removeprefix(HEADER),
+        f"{COOKIES}127.0.0.1 FALSE / FALSE 0 other secret\n",
+        f"{COOKIES}127.0.0.1\tFALSE\t/\tFALSE\tsecret\tother\tsecret\n",
+        b"\xff\xfesecret",
+        None,
+    ],
+)
+def test_cookies_that_cannot_be_read_are_refused(
+    content: str | bytes | None, workplace: Workplace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cookies = tmp_path / "cookies.txt"
+    if content is not None:
+        cookies.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"download\.cookies .*cookies\.txt: .*; (give|export)") as caught:
+        workplace.outcomes("Any", cookies=cookies)
+    with pytest.raises(MissingPartError, match=r"download\.cookies") as told:
+        require(workplace.with_(cookies=cookies), {"csv"})
+    assert "secret" not in "".join((str(caught.value), str(told.value), *capfd.readouterr()))

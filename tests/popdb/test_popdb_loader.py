@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samuel.popdb.dataset import Popdb, open_popdb
-from samuel.popdb.loader import SHUFFLE_BLOCK, Batches, Latents, Normaliser
+from samuel.popdb.loader import SHUFFLE_BLOCK, Batches, Latents, Normaliser, epoch_order
 from samuel.popdb.status import Outcome
 from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings
@@ -88,3 +88,11 @@ def test_a_loader_reads_the_batches_of_each_step(popdb: Popdb, workers: int) -> 
         assert len(found) == 6
         assert all(map(same, found, expected))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("count", [1, 7, SHUFFLE_BLOCK, 3 * SHUFFLE_BLOCK - 5])
+def test_the_order_is_that_of_a_plain_loop(count: int) -> None:
+    for seed, epoch in ((0, 0), (0, 1), (2**32 - 1, 3)):
+        assert epoch_order(count, seed, epoch).tolist() == order_by_the_book(count, seed, epoch)
+    for seed in (2**64, -(2**70)):  # any whole number is a seed
+        assert sorted(epoch_order(count, seed, 1).tolist()) == list(range(count))

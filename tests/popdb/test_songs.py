@@ -307,3 +307,20 @@ def test_a_damaged_archive(archive: bytes, complaint: str, kaggle: LocalKaggle) 
     kaggle.archive = archive
     with pytest.raises(MissingPartError, match=complaint):
         fetch_kaggle_list()
+
+
+def test_csv_merges_rows_of_one_recording(tmp_path: Path) -> None:
+    rows = [
+        "Better,10,200000\n",
+        "Other,1,100000\n",
+        "BETTER,70,202900\n",
+        "Better,20,205900\n",  # within 3 s of its neighbour
+        "\u200bBetter,30,205900\n",
+        "Better,40,208901\n",  # a gap of 3.001 s: another recording
+    ]
+    listed = csv_list(tmp_path, HEADER + "".join(rows))
+    summary = [(song.title, song.duration_s, song.popularity) for song in listed.songs]
+    assert summary == [("Better", 200.0, 70), ("Other", 100.0, 1), ("Better", 208.901, 40)]
+    assert listed.rules == [Rule("rows of the list", 0, 6), Rule("same name, duration within 3 s", 3, 3)]
+    shuffled = csv_list(tmp_path, HEADER + "".join(reversed(rows))).songs
+    assert {song.song_id: song for song in shuffled} == {song.song_id: song for song in listed.songs}

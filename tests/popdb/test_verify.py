@@ -309,3 +309,19 @@ def test_a_manifest_out_of_bounds_is_one_line(tmp_path: Path, fields: dict[str, 
     assert "; run build-popdb again" in line
     with pytest.raises(DatasetError):
         open_popdb(popdb.root)
+
+
+def test_the_statistics_are_compared_with_the_pairs_themselves(tmp_path: Path) -> None:
+    """To what a plain mean over the training pairs is, within the tolerance, and no further."""
+    popdb = written(tmp_path)
+    vocal, accompaniment = (latents.double().numpy() for latents in popdb.read(popdb.pairs("train")))
+    stats = {
+        stream: {"mean": latents.mean(axis=(0, 2)).tolist(), "std": latents.std(axis=(0, 2)).tolist()}
+        for stream, latents in (("vocal", vocal), ("accompaniment", accompaniment))
+    }
+    restate(popdb, stats=stats)
+    assert verify(popdb.root) == []
+    stats["vocal"]["std"][5] *= 1.0002
+    restate(popdb, stats=stats)
+    (line,) = verify(popdb.root)
+    assert re.fullmatch(r"dataset\.json: stats: vocal std of 1 channels: channel 5 has .*", line)

@@ -1,9 +1,11 @@
 """Datasets that are written, grow, shrink and are mended; writers that are killed, disks that are full."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import samuel.popdb
 from samuel.artifacts import sha256
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError
-from samuel.popdb.dataset import Popdb
+from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.status import Outcome
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import write_popdb
@@ -235,3 +237,49 @@ def test_a_disk_that_gets_full_leaves_the_old_dataset(tmp_path: Path) -> None:
     # It got full at different points: some while a shard was written, some later.
     assert len(failed) > 5
     assert (steps[-1]["error"], steps[-1]["whole"]) == ("", "new")
+
+
+def test_two_songs_of_one_recording_stand_on_one_side(tmp_path: Path) -> None:
+    twins = [encoded_song(tmp_path, name, recording="the same audio") for name in "ab"]
+    for seed in range(5):
+        settings = small_settings(tmp_path, popdb={"seed": seed, "validation_share": 0.5})
+        index = write_popdb([*twins, *some(tmp_path, "cd")], settings).index
+        assert len({row["split"] for row in index if row["song_id"] in "ab"}) == 1
+
+
+def test_a_reader_meets_a_whole_dataset_while_it_is_replaced(tmp_path: Path) -> None:
+    """One thread writes two datasets in turn, another opens whatever is there: always one of the two."""
+    settings = small_settings(tmp_path, popdb={"pairs_per_shard": 2})
+    one, other = songs(tmp_path), songs(tmp_path)[:2]
+    contents = {write_popdb(which, settings).info["content_sha256"] for which in (one, other)}
+
+    def write() -> None:
+        for _ in range(6):
+            write_popdb(one, settings)
+            write_popdb(other, settings)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        seen.add(open_popdb(settings.popdb_path).info["content_sha256"])
+    writer.join()
+    assert seen == contents
+
+
+def write_often(root: Path, pairs_per_shard: int) -> None:
+    for count in range(6):
+        settings = small_settings(root, popdb={"pairs_per_shard": pairs_per_shard})
+        write_popdb(songs(root)[: 1 + count % 3], settings)
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    songs(tmp_path)
+    other = multiprocessing.get_context("spawn").Process(target=write_often, args=(tmp_path, 1))
+    other.start()
+    while not Path(small_settings(tmp_path).popdb_path).exists():
+        assert other.exitcode is None
+    write_often(tmp_path, 2)
+    other.join()
+    assert other.exitcode == 0
+    assert verify(small_settings(tmp_path).popdb_path) == []

@@ -10,7 +10,7 @@ from samuel.errors import DatasetError
 from samuel.model.diffusion import CosineSchedule
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Normaliser
-from samuel.train.validation import LEVELS, NOISES, Validation, conditioning_gain
+from samuel.train.validation import LEVELS, NOISES, Validation, conditioning_gain, other_songs
 from tests.model.conftest import awake
 
 
@@ -80,3 +80,16 @@ def test_the_conditioning_gain_is_grouped_by_song(popdb: Popdb, settings: Settin
     errors = expected.std(axis=0, ddof=1) / math.sqrt(3)
     assert gain["standard error"].to_numpy() == pytest.approx(errors, rel=1e-3, abs=1e-7)
     assert list(gain["songs above 0"]) == [f"{count} of 3" for count in (expected > 0).sum(axis=0)]
+
+
+@pytest.mark.parametrize(
+    ("songs", "others"),
+    [
+        ("aabbcc", [3, 4, 5, 0, 1, 2]),
+        ("aaab", [3, 3, 3, 1]),  # as soon after half-way as there is one
+        ("aa", None),
+    ],
+)
+def test_the_other_vocal_is_of_another_song(songs: str, others: list[int] | None) -> None:
+    found = other_songs(songs)
+    assert (found if found is None else found.tolist()) == others
