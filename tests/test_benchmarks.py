@@ -37,8 +37,7 @@ from samuel.config import CodecConfig, DiffusionConfig, SamplingConfig, Separato
 from samuel.device import Batcher
 from samuel.errors import DatasetError
 from samuel.model.diffusion import CosineSchedule
-from samuel.model.summary import summary
-from samuel.model.unet import SamuelUNet, parameter_count
+from samuel.model.unet import SamuelUNet, parameter_count, summary
 from samuel.model.windows import Windowed, window_starts
 from samuel.popdb import stages
 from samuel.popdb.dataset import Popdb

@@ -89,8 +89,8 @@ def ablate(settings: Settings) -> None:
 @click.option("--frames", type=click.IntRange(min=8), default=1024, help="Latent frames of the item.")
 def summary(settings: Settings, frames: int) -> None:
     """Print parameters and operations of the network, part by part, for one item."""
-    from samuel.model.summary import summary as parts_of
     from samuel.model.unet import SamuelUNet
+    from samuel.model.unet import summary as parts_of
     from samuel.popdb.accounts import text_of
 
     parts = parts_of(SamuelUNet(settings.model, settings.diffusion), frames)

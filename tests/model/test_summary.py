@@ -2,8 +2,7 @@ import torch
 from torch import nn
 
 from samuel.config import ModelConfig
-from samuel.model.summary import summary
-from samuel.model.unet import SamuelUNet
+from samuel.model.unet import SamuelUNet, summary
 from tests.model.conftest import SMALL
 
 
