@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -31,30 +32,33 @@ def side_by_side(
     def begin(item: Item) -> Result:
         if over.is_set():
             raise StoppedError("not begun: the run ended")
-        try:
-            return work(item)
-        except BaseException:
-            over.set()
-            raise
+        with ExitStack() as failed:
+            failed.callback(over.set)
+            result = work(item)
+            failed.pop_all()
+        return result
 
     executor = ThreadPoolExecutor(workers)
     # Each with the caller's context, or a log could not tell whose run a thread works for.
     places = {executor.submit(copy_context().run, begin, item): i for i, item in enumerate(items)}
     stopped: StoppedError | None = None
-    try:
-        for future in as_completed(places):
-            if isinstance(error := future.exception(), StoppedError):
-                stopped = error  # what it was stopped for may be among those to come
-            else:
-                yield places[future], future.result()
-    except BaseException:  # the listener's leaving too
+
+    def end_early() -> None:
         over.set()
         executor.shutdown(wait=False, cancel_futures=True)
         break_off()
         while left := [future for future in places if not future.done()]:
             wait(left, timeout=BREAK_OFF_EVERY_S)
             break_off()
-        raise
+
+    with ExitStack() as ended_early:  # by an exception, or as the listener left
+        ended_early.callback(end_early)
+        for future in as_completed(places):
+            if isinstance(error := future.exception(), StoppedError):
+                stopped = error  # what it was stopped for may be among those to come
+            else:
+                yield places[future], future.result()
+        ended_early.pop_all()
     executor.shutdown()
     if stopped:
         raise stopped

@@ -155,7 +155,15 @@ class Batcher:
             if all(item.taken for item in own):
                 return
             batch = self._take()
-            try:
+
+            def hand_on(_kind: object, error: BaseException | None, _traceback: object) -> bool:
+                for item in batch:
+                    if error and not item.future.done():
+                        item.future.set_exception(error)
+                return isinstance(error, Exception)  # its owners raise it, each in its thread
+
+            with ExitStack() as failing:
+                failing.push(hand_on)
                 results = self._results([item.tensor for item in batch])
                 finished = torch.cuda.Event() if self._device.type == "cuda" else None
                 if finished:
@@ -165,12 +173,6 @@ class Batcher:
                     finished.synchronize()
                 for item, result in zip(batch, results, strict=True):
                     item.future.set_result(result)
-            except BaseException as error:
-                for item in batch:
-                    if not item.future.done():
-                        item.future.set_exception(error)
-                if not isinstance(error, Exception):  # else its owners raise it, each in its thread
-                    raise
 
     def _take(self) -> list[_Item]:
         """The first items of the queue that have the shape of its first."""

@@ -11,7 +11,7 @@ import struct
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,8 @@ def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_
         OperatorError: The disk is full.
     """
     samples, channels, peak = 0, CHANNELS, 0.0
-    try:
+    with ExitStack() as undo:
+        undo.callback(path.unlink, missing_ok=True)
         with explain_no_space(path), path.open("wb") as file:
             file.write(_header(0, channels, sample_rate))
             for block in blocks:
@@ -111,9 +112,7 @@ def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_
                 peak = float(np.maximum(peak, np.abs(block).max(initial=0.0)))
             file.seek(0)
             file.write(_header(samples, channels, sample_rate))
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
     return peak
 
 
