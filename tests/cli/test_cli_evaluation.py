@@ -1,7 +1,6 @@
 """`samuel evaluate` and `compare`."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from samuel.cli import main
 from tests.evaluate.small_audiobox import small_audiobox
 from tests.evaluate.songs import write_songs
 from tests.report.evaluations import OURS, rows_of, summary, write_scores
+from tests.small_disk import run_on_small_disk
 
 HOSTILE = "b\x1b[31m<i>"
 Said = pytest.CaptureFixture[str]
@@ -79,17 +79,10 @@ def test_what_the_user_must_mend_is_said(
 
 
 def test_a_full_disk_is_told(songs: Path, tmp_path: Path) -> None:
-    (disk := tmp_path / "disk").mkdir()
-    mount = 'mount -t tmpfs -o size=2m samuel "$1" && shift && exec "$@"'
-    namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(disk)]
-    try:
-        if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
-            pytest.skip("no user namespace with a mount of its own on this system")
-    except FileNotFoundError:
-        pytest.skip("no unshare on this system")
+    disk = tmp_path / "disk"
     folders = ["--vocals", f"{songs}/vocals", "--references", f"{songs}/true", "--system", f"X={songs}/true"]
     program = [sys.executable, "-m", "samuel.cli", "evaluate", *folders, "-o", str(disk / "run")]
-    done = subprocess.run([*namespace, *program], capture_output=True, text=True, check=False)
+    done = run_on_small_disk(disk, "2m", program)
     assert done.returncode == 1
     assert "the disk is full" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,5 +1,4 @@
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from samuel.generate.output import (
     write_mix,
     write_stream,
 )
+from tests.small_disk import run_on_small_disk
 
 STEP = 2.0**-23
 
@@ -193,7 +193,6 @@ def test_nothing_is_matched_to_silence_and_the_faint_not_raised_without_end(tmp_
     assert balance_of(silent, silent) == Balance(0.0, 0.0, None, None)
 
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL_DISK = """
 import os, sys, types
 from pathlib import Path
@@ -230,16 +229,7 @@ for name in ("a.wav", "a.flac"):
 
 def test_a_disk_that_gets_full_at_any_point_is_noticed(tmp_path: Path) -> None:
     disk, wav = tmp_path / "disk", source(tmp_path, noise(100_000))
-    disk.mkdir()
-    mount = 'mount -t tmpfs -o size=1m samuel "$1" && shift && exec "$@"'
-    program = [sys.executable, "-c", SMALL_DISK, str(disk), str(wav)]
-    namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(disk)]
-    try:
-        if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
-            pytest.skip("no user namespace with a mount of its own on this system")
-    except FileNotFoundError:
-        pytest.skip("no unshare on this system")
-    done = subprocess.run([*namespace, *program], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_on_small_disk(disk, "1m", [sys.executable, "-c", SMALL_DISK, str(disk), str(wav)])
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == 2 * [*5 * ["full"], "whole"]
 
