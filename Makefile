@@ -2,6 +2,8 @@
 # make are all that has to be there.
 PYTHON ?= python3
 BIN := .venv/bin
+# Container images often set it; every process would then compile the libraries anew, which takes ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test lint types check bench chaos lock clean
