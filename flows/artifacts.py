@@ -275,13 +275,8 @@ def show_report(report: Artifact) -> None:
     scores = score_table(read_json(report.path("summary.json")))
     show(TableArtifact, "scores", "Means over the tracks, with 95 % intervals", table=scores)
     if page:
-        show(
-            LinkArtifact,
-            "report-page",
-            "Every track to hear",
-            link=page,
-            link_text="The report, with players",
-        )
+        words = "The report, with players"
+        show(LinkArtifact, "report-page", "Every track to hear", link=page, link_text=words)
     mix = next((found[2] for found in PLAYER.finditer(text) if found[2].startswith("audio/mix/")), None)
     if address and mix:
         words = "A held-out vocal with the accompaniment made for it"

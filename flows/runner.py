@@ -55,16 +55,14 @@ class Workers:
     client: "PrefectDaskClient | None" = None
     gpu: bool = False  # tasks that compute may only run where a Dask worker offers a GPU
 
-    def submit(
-        self, task: Task[..., Any], *, computes: bool = False, **parameters: Any
-    ) -> PrefectFuture[Any]:
+    def submit(self, task: Task[..., Any], *, computes: bool = False, **given: Any) -> PrefectFuture[Any]:
         """Have a task run once its parameters are there; it `computes` on a GPU where there is one."""
         with ExitStack() as annotated:
             if computes and self.gpu:
                 from dask.base import annotate
 
                 annotated.enter_context(annotate(resources={GPU: 1}))
-            return self.runner.submit(task, parameters)
+            return self.runner.submit(task, given)
 
 
 @contextmanager
@@ -150,9 +148,8 @@ def _dask_workers(settings: Settings) -> "Iterator[Workers]":
         "threads_per_worker": 1,
         "host": "127.0.0.1",
         "dashboard_address": "127.0.0.1:0",  # any free port: 8787 may be taken
-        "env": {
-            "PREFECT_PLUGINS_ENABLED": "false"
-        },  # they are for the command line, and fail in a worker's loop
+        # They are for the command line, and fail in a worker's loop.
+        "env": {"PREFECT_PLUGINS_ENABLED": "false"},
         "resources": {GPU: 1} if resolve_device(settings.device).type == "cuda" else {},
     }
     where: Any = {"address": address} if address else {"cluster_kwargs": local}
@@ -200,13 +197,7 @@ def fit_by_torchrun(
     """Train on `training.processes` processes of this machine, from the last checkpoint where there is one.
 
     Told to end, torchrun has them take the step in hand and write a checkpoint. Killed, or when this process
-    is, `flows.processes` ends them.
-
-    Args:
-        settings: The tree.
-        run: Folder of the run, as `samuel.train.run_folder` gives it.
-        on_step: Called now and then with the metrics of the newest step.
-        ends: Whether the training is to end early.
+    is, `flows.processes` ends them. `on_step` is called now and then with the metrics of the newest step.
 
     Raises:
         MissingPartError: Fewer GPUs than processes.
@@ -249,9 +240,7 @@ def fit_by_torchrun(
     if process.returncode or model is None:
         get_run_logger().error("the training processes said\n%s", "\n".join(said.splitlines()[-60:]))
         own = re.findall(r"^error: (.+)", said, re.MULTILINE)  # torchrun's words only repeat that they failed
-        ended = (
-            f"the training processes ended with {exit_words(process.returncode)}; the log has what they said"
-        )
+        ended = f"the training processes ended with {exit_words(process.returncode)}; see the log"
         raise SamuelError(own[-1] if own else ended)
     return replace(model, made=True)
 

@@ -225,19 +225,14 @@ def serve(children: "list[Child]", *, own_server: bool) -> NoReturn:
     pool = ("work-pool", "create", POOL, "--type", "process", "--overwrite")
     for arguments in (pool, ("--no-prompt", "deploy", "--all")):  # the deployments of prefect.yaml
         command = [sys.executable, "-m", "prefect", *arguments]
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)  # noqa: PLW1510
         if done.returncode:
             raise ServerError(f"prefect {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
     serve_reports(ARTIFACTS, PAGES_PORT)
     # The flows' own variables, by which they link their reports.
     pages = {"SAMUEL_PAGES_URL": f"http://{HOST}:{PAGES_PORT}", "SAMUEL_PAGES_FOLDER": str(ARTIFACTS)}
-    worker, variables = (
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL],
-        environment() | pages,
-    )
-    children.append(Child("worker", lambda: spawn(worker, variables), healthy))
+    worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
+    children.append(Child("worker", lambda: spawn(worker, environment() | pages), healthy))
     children[-1].keep()
     print(MESSAGE, flush=True)
     armed, look_again_s = False, 0.0

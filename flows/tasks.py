@@ -133,12 +133,9 @@ def gather(
     """Return the outcomes of the last stage, in the order of the groups.
 
     A stage raises only what concerns all songs (a full disk, a bot check, a bug). The first to do so ends the
-    flow with its own error; others only say that they never ran, or were stopped.
-
-    Args:
-        stages: What `submit` gave; emptied, for a future keeps what its task brought, and so would Prefect's
-            own `as_completed`.
-        tell: Given the number of a stage, and what became of some songs there, as they come.
+    flow with its own error; others only say that they never ran, or were stopped. `tell` is given the number
+    of a stage and what became of some songs there, as they come. `stages`, of `submit`, is emptied: a future
+    keeps what its task brought, and so would Prefect's own `as_completed`.
     """
     where = {f.task_run_id: (s, p) for s, stage in enumerate(stages) for p, f in enumerate(stage)}
     final, ended = len(stages) - 1, SimpleQueue[PrefectFuture[Group[Outcome]]]()
@@ -188,9 +185,7 @@ RETRIED: dict[str, Any] = {
 # Limits: how many tasks may do the same at a time, over all runs, processes and machines of a Prefect server.
 # The UI shows them and who holds them, `prefect gcl update` changes them.
 
-DOWNLOADS = (
-    "samuel-download"  # the pace holds for whoever shares a data folder; this between those who do not
-)
+DOWNLOADS = "samuel-download"  # the rate limit holds within a data folder, this between several
 GPU_LIMIT = "samuel-gpu"
 LEASE_S = 120  # a killed holder blocks the others for so long, and a server may be away for as long
 

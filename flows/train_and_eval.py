@@ -108,9 +108,9 @@ def generate(popdb: Popdb, model: Artifact, parts: Parts) -> list[Artifact]:
     pairs = choose_pairs(popdb, settings.evaluation.tracks)
     progress = artifacts.ProgressBar("generate", "Tracks generated")
     with gpu_slot(settings):
+        shown_pairs = progress.over(bar(pairs, "generate"), len(pairs))
         tracks = [
-            make_track(pair, popdb, load, digest, settings.sampling, root, takes)
-            for pair in progress.over(bar(pairs, "generate"), len(pairs))
+            make_track(pair, popdb, load, digest, settings.sampling, root, takes) for pair in shown_pairs
         ]
     return shown(tracks, cached=not any(track.made for track in tracks), what=f"{len(tracks)} tracks")
 
