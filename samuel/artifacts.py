@@ -1,32 +1,52 @@
-"""Artifacts: finished pieces of work on disk, and the files they are made of, whole or absent.
+"""Artifacts: finished pieces of work, and the files they are made of, whole or absent.
 
-An artifact is a folder that holds its files and `entry.json`, a manifest that lists them with size and sha256
+An artifact is a folder `<data>/<stage>/<key>` with its files and `entry.json`, a manifest that lists them
 beside the maker's record. It is built under a temporary name and renamed, so that presence means done. Its
 name is a digest of all that determines it: nothing is ever out of date. Whoever wants it made holds its lock;
 the kernel frees the lock of a killed process.
+
+Machines that share no disk meet in a store, an fsspec URL (`settings.store`): what one has finished is copied
+there, and another looks there before it makes it, and fetches files when they are read:
+
+    <store>/<stage>/<key>/<sha256>.<suffix>   a file of the artifact
+    <store>/<stage>/<key>/entry.json          its manifest, put last: presence means done
+    <store>/<stage>/<key>/failed.json         how making it failed
+
+Nothing in a store is locked: of two machines that make the same, equal bytes meet, and others (what a site
+answers, what another GPU computes) lie side by side. The manifest put last holds; the other's files stay.
 """
 
 import errno
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISREG
 from typing import Annotated, Any
 
 from filelock import FileLock
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, Field
 
-from samuel.errors import OperatorError
+from samuel.config import wrong_url
+from samuel.errors import MissingPartError, OperatorError, SamuelError, SettingsError
 
-MANIFEST = "entry.json"
-MAX_JSON_BYTES = 2**26
-MAX_FILES = 100_000
+logger = logging.getLogger(__name__)
+
+MANIFEST, FAILED = "entry.json", "failed.json"
+MAX_JSON_BYTES, MAX_FILES = 2**26, 100_000
+READERS = 16  # artifacts of a store that are looked at together
+GONE = "removed since this run saw it, as by one with other settings of retention; start this one again"
 
 
 # Digests, and files that are whole or absent.
@@ -235,4 +255,220 @@ def partial_folder(folder: Path) -> Path:
 
 def failure_file(folder: Path) -> Path:
     """Where it is remembered that an artifact could not be made."""
-    return folder.with_name(f"{folder.name}.failed.json")
+    return folder.with_name(f"{folder.name}.{FAILED}")
+
+
+# Artifacts of many machines.
+
+
+class RemoteFolder:
+    """Files behind a URL, by relative names with `/`; what cannot be done there is an OperatorError.
+
+    The file system's own configuration holds the credentials.
+    """
+
+    def __init__(self, location: str, setting: str) -> None:
+        """A SettingsError for a URL, given by `setting`, that is none to use; no connection yet."""
+        if wrong := wrong_url(location):
+            raise SettingsError(f"{setting} is {wrong}")
+        self.location, self.setting = location, setting
+        try:
+            self.filesystem, root = url_to_fs(location)
+        except (ImportError, ValueError) as error:  # no package; no such protocol
+            raise MissingPartError(f"{location}: {error}; give a folder, or install what it needs") from error
+        except Exception as error:
+            raise self._unusable(error) from error
+        self.root: str = root.rstrip("/")
+
+    def sizes(self, under: str = "") -> dict[str, int]:
+        """Name, relative to `under` → bytes of every file below it."""
+        # By walking folders most file systems would take one that they cannot read for an empty one.
+        walks = type(self.filesystem).find is AbstractFileSystem.find
+        options = {"on_error": "raise"} if walks else {}
+        top = f"{self.root}/{under}"
+        with suppress(FileNotFoundError), self._asking():
+            self.filesystem.invalidate_cache()
+            # Not `ls`: where there is nothing, that of s3fs lists all that lies beside it.
+            found = self.filesystem.find(top, detail=True, **options)
+            return {name[len(top) :].lstrip("/"): about["size"] for name, about in found.items()}
+        return {}
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small file; None where there is none."""
+        with suppress(FileNotFoundError), self._asking():
+            return self.filesystem.cat_file(f"{self.root}/{name}")
+        return None
+
+    def put(self, content: bytes, name: str) -> None:
+        """Have a file with this content there in place of what has the name."""
+        target = f"{self.root}/{name}"
+        try:
+            with self._asking():
+                if isinstance(self.filesystem, LocalFileSystem):
+                    with replacing(Path(target)) as temporary:  # fsspec would show what is not whole yet
+                        temporary.write_bytes(content)
+                else:
+                    self.filesystem.pipe_file(target, content)
+        except FileNotFoundError as error:  # a place that cannot be written into is not merely empty
+            raise self._unusable(error) from error
+
+    def get(self, name: str, target: Path) -> bool:
+        """Copy a file here; False where there is none."""
+        full = explain_full_disk(target.parent, "free some space, and start the run again")
+        with suppress(FileNotFoundError), self._asking(), full:
+            self.filesystem.get_file(f"{self.root}/{name}", str(target))
+            return True
+        return False
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files that may already be gone."""
+        for name in names:
+            with suppress(FileNotFoundError), self._asking():
+                self.filesystem.rm_file(f"{self.root}/{name}")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, SamuelError):
+            raise
+        except Exception as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> OperatorError:
+        # An address in an error may be signed: what follows the question mark then opens the door.
+        reason = re.sub(r"[?]\S*", "?…", f"{type(error).__name__}: {error}")
+        remedy = f"check {self.setting}, the network, the credentials and the room there, then start again"
+        return OperatorError(f"{self.location} cannot be used ({reason}); {remedy}. What was done stays")
+
+
+FORGOTTEN = json_bytes({"forgotten": True})
+"""In the place of a manifest: machines that have the artifact as released must not go on believing it."""
+
+
+class Store:
+    """Artifacts of songs in the data folder `root` and, where `url` is given, in a store of many machines."""
+
+    def __init__(self, root: Path, url: str | None = None) -> None:
+        self.root = root
+        self.remote = RemoteFolder(url, "settings.store") if url else None
+
+    def find(self, folder: Path) -> Artifact | None:
+        """The artifact that belongs at `folder`; its files may still lie in the store alone.
+
+        What the store lacks, as after a kill, is published; what others released is; how they failed is kept.
+        """
+        here = find_artifact(folder)
+        if self.remote is None:
+            return here
+        sizes = self.remote.sizes(_key(folder))
+        if here and not here.released and MANIFEST in sizes and _whole(here, sizes):
+            return here
+        there, failure = self._published(folder, sizes), failure_file(folder)
+        if here is None:
+            if 0 < sizes.get(FAILED, 0) <= MAX_JSON_BYTES and not failure.exists():
+                with replacing(failure) as temporary:
+                    temporary.write_bytes(self.remote.read(f"{_key(folder)}/{FAILED}") or b"")
+            return there
+        if there and there.released:
+            release(folder)
+        if there and (there.released or here.released):  # released there, or made again
+            return there
+        if here.released and self.remote.read(f"{_key(folder)}/{MANIFEST}") == FORGOTTEN:
+            forget(folder)
+            return None
+        self.publish(folder)
+        return here
+
+    def all(self, stage: Path) -> Iterator[Artifact]:
+        """Every artifact that belongs into the folder of a stage."""
+        names = {folder.name for folder in stage.glob("[!.]*/")}
+        if self.remote is None:
+            yield from filter(None, map(find_artifact, (stage / name for name in sorted(names))))
+            return
+        names |= {name.partition("/")[0] for name in self.remote.sizes(stage.name)}
+        with ThreadPoolExecutor(READERS) as readers:
+            yield from filter(None, readers.map(self.find, (stage / name for name in sorted(names))))
+
+    def fetch(self, artifact: Artifact) -> Artifact:
+        """The artifact with its files on this machine; an OperatorError where they are gone, or damaged."""
+        folder = self.root / _key(artifact.folder)
+        with locked(failure_file(folder)):  # what one thread has fetched another must not take from it
+            for here in map(find_artifact, (artifact.folder, folder)):
+                if here and not here.released and here.sha256 == artifact.sha256:
+                    return here
+            if (remote := self.remote) is None:
+                raise OperatorError(f"{artifact.folder}: {GONE}")
+
+            def download(target: Path) -> dict[str, Any]:
+                for name, there in _objects(artifact).items():
+                    at, file = f"{_key(folder)}/{there}", target / name
+                    if not remote.get(at, file) or sha256(file) != artifact.sha256[name]:
+                        logger.warning("%s/%s: gone, or damaged", remote.location, at)
+                        remote.remove([at])  # so that it is published, or made, again
+                        raise OperatorError(f"{artifact.path(name)}: at {remote.location} damaged, or {GONE}")
+                return artifact.record
+
+            forget(folder)  # released, or made here of other bytes
+            return make_artifact(folder, download)
+
+    def publish(self, folder: Path) -> None:
+        """Have other machines find the artifact that was made at `folder`; its manifest is copied last."""
+        if self.remote is None:
+            return
+        with locked(folder):
+            here = find_artifact(folder)
+            if here is None:  # removed since
+                return
+            sizes, names = self.remote.sizes(_key(folder)), {} if here.released else _objects(here)
+            for name, there in names.items():
+                if sizes.get(there) != here.sizes[name]:
+                    self.remote.put(here.path(name).read_bytes(), f"{_key(folder)}/{there}")
+            self.remote.put(here.path(MANIFEST).read_bytes(), f"{_key(folder)}/{MANIFEST}")
+
+    def publish_failure(self, folder: Path) -> None:
+        """Have other machines know how making the artifact at `folder` failed."""
+        if self.remote:
+            self.remote.put(failure_file(folder).read_bytes(), f"{_key(folder)}/{FAILED}")
+
+    def release(self, folder: Path) -> None:
+        """Remove the artifact's files, not its manifest, everywhere; others follow when they next look."""
+        key = _key(folder)
+        release(self.root / key)
+        sizes = self.remote.sizes(key) if self.remote else {}
+        files = [f"{key}/{name}" for name in sizes if name not in (MANIFEST, FAILED)]
+        if self.remote and files and self._published(folder, sizes):
+            # First the word, then the deed, as on this machine.
+            manifest = json.loads(self.remote.read(f"{key}/{MANIFEST}") or b"{}") | {"released": True}
+            self.remote.put(json_bytes(manifest), f"{key}/{MANIFEST}")
+            self.remote.remove(files)
+
+    def forget(self, folder: Path) -> None:
+        """Have a released artifact made again by the next who asks for it, on whatever machine."""
+        if self.remote:
+            self.remote.put(FORGOTTEN, f"{_key(folder)}/{MANIFEST}")
+        forget(folder)
+
+    def _published(self, folder: Path, sizes: Mapping[str, int]) -> Artifact | None:
+        """The artifact as the store has it; None where it is absent, forgotten or damaged."""
+        if not self.remote or not 0 < sizes.get(MANIFEST, 0) <= MAX_JSON_BYTES:
+            return None
+        content = self.remote.read(f"{_key(folder)}/{MANIFEST}") or FORGOTTEN
+        with suppress(ValueError):
+            artifact = Manifest.parse(content, folder)
+            return artifact if artifact.released or _whole(artifact, sizes) else None
+        return None
+
+
+def _key(folder: Path) -> str:
+    """The name of an artifact in the store, whatever data folder a machine has."""
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _objects(artifact: Artifact) -> dict[str, str]:
+    """The names in the store, within the artifact, of its files."""
+    return {name: f"{digest}{Path(name).suffix}" for name, digest in artifact.sha256.items()}
+
+
+def _whole(artifact: Artifact, sizes: Mapping[str, int]) -> bool:
+    return all(sizes.get(there) == artifact.sizes[name] for name, there in _objects(artifact).items())

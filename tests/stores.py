@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samuel.store import RemoteFolder
+from samuel.artifacts import RemoteFolder
 
 KINDS = ("memory", "file", "s3")
 

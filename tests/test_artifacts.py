@@ -28,39 +28,29 @@ def test_an_artifact_is_made_once_and_found_after(tmp_path: Path) -> None:
     assert second.sha256 == {"greeting.txt": sha256(tmp_path / "a" / "greeting.txt")}
 
 
-@pytest.mark.parametrize("damage", ["truncate", "link", "half a manifest"])
-def test_a_damaged_artifact_is_absent_and_made_again(tmp_path: Path, damage: str) -> None:
+FILE = {"bytes": 5, "sha256": "0" * 64}
+MANIFESTS = [
+    "{",
+    {"files": {"a": 1}, "record": {}},
+    {"files": {"greeting.txt": FILE | {"sha256": "../../x"}}, "record": {}},
+    {"files": {"greeting.txt": FILE}, "record": {}, "more": 1},
+]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "link", *MANIFESTS], ids=lambda damage: str(damage)[:60])
+def test_a_damaged_artifact_is_absent_and_made_again(tmp_path: Path, damage: Any) -> None:
     folder = make_artifact(tmp_path / "a", make_greeting).folder
-    target = folder / (MANIFEST if "manifest" in damage else "greeting.txt")
-    target.unlink()
-    if damage in ("truncate", "half a manifest"):
-        target.write_text("{")
+    if damage in ("truncate", "link"):
+        (folder / "greeting.txt").rename(tmp_path / "secret")
+    if damage == "truncate":
+        (folder / "greeting.txt").write_text("h")
     elif damage == "link":
-        (tmp_path / "secret").write_text("hello")
-        target.symlink_to(tmp_path / "secret")
-    elif damage == "folder":
-        target.mkdir()
+        (folder / "greeting.txt").symlink_to(tmp_path / "secret")
+    else:
+        (folder / MANIFEST).write_text(damage if isinstance(damage, str) else json.dumps(damage))
     assert find_artifact(folder) is None
     assert make_artifact(folder, make_greeting).made
     assert (folder / "greeting.txt").read_text() == "hello"
-
-
-FILE = {"bytes": 5, "sha256": "0" * 64}
-
-
-@pytest.mark.parametrize(
-    "manifest",
-    [
-        {"files": {"a": 1}, "record": {}},
-        {"files": {"greeting.txt": FILE | {"sha256": "../../x"}}, "record": {}},
-        {"files": {"greeting.txt": FILE}, "record": {}, "more": 1},
-    ],
-    ids=lambda manifest: str(manifest)[:60],
-)
-def test_a_manifest_of_another_form_is_a_damaged_one(tmp_path: Path, manifest: Any) -> None:
-    folder = make_artifact(tmp_path / "a", make_greeting).folder
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-    assert find_artifact(folder) is None
 
 
 def count_and_make(folder: Path, *, die: bool) -> None:

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from samuel.artifacts import Artifact, json_bytes, make_artifact
+from samuel.artifacts import Artifact, RemoteFolder, Store, json_bytes, make_artifact
 from samuel.errors import MissingPartError, OperatorError, SettingsError
-from samuel.store import RemoteFolder, Store
 from tests.stores import KINDS, a_store, damage, names
 
 KEY = Path("stems") / "k1"
@@ -68,26 +68,22 @@ def test_a_place_that_cannot_be_used_is_named_with_advice_and_without_secrets(
     for ask in (lambda: remote.sizes("raw"), lambda: remote.put(b"hello", "raw/k/a.wav")):
         with pytest.raises(OperatorError, match=r"cannot be used .*check settings\.store"):
             ask()
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError, match=r"a URL with user or password(?!.*hunter2)"):
         RemoteFolder("s3://user:hunter2@host/bucket", "store")
-    assert "hunter2" not in str(refused.value)
     with pytest.raises(MissingPartError, match="gopher://host"):
         RemoteFolder("gopher://host/store", "store")
     remote = RemoteFolder("memory://weak", "settings.store")
-
-    def fail_with(error: OSError) -> None:
-        def fail(*_: Any, **__: Any) -> None:
-            raise error
-
-        monkeypatch.setattr(type(remote.filesystem), "get_file", fail)
-
-    fail_with(PermissionError("https://host/file?X-Amz-Signature=hunter2 refused"))
-    with pytest.raises(OperatorError, match=r"memory://weak .*https://host/file\?… refused") as operator:
-        remote.get("file", tmp_path / "copy")
-    assert "hunter2" not in str(operator.value)
-    fail_with(OSError(28, "No space left on device"))
-    with pytest.raises(OperatorError, match=f"{tmp_path}: the disk is full"):
-        remote.get("file", tmp_path / "copy")
+    for error, words in (
+        (
+            PermissionError("https://host/file?X-Amz-Signature=hunter2 no"),
+            r"memory://weak .*https://host/file\?… no",
+        ),
+        (OSError(28, "No space left on device"), f"{tmp_path}: the disk is full"),
+    ):
+        monkeypatch.setattr(type(remote.filesystem), "get_file", Mock(side_effect=error))
+        with pytest.raises(OperatorError, match=words) as told:
+            remote.get("file", tmp_path / "copy")
+        assert "hunter2" not in str(told.value)
 
 
 # Artifacts of several machines.
@@ -176,18 +172,10 @@ def test_a_file_that_changed_in_the_store_is_never_used_and_published_again(
     assert b.fetch(found_on(b)).sha256 == made.sha256
 
 
-EVIL = {"bytes": 9, "sha256": "0" * 64}
+EVIL = {"files": {"x": {"bytes": 9, "sha256": "../../../x"}}, "record": {}, "released": True}
 
 
-@pytest.mark.parametrize(
-    "manifest",
-    [
-        "shorter",
-        b"{",
-        json_bytes({"files": {"x": EVIL | {"sha256": "../../../x"}}, "record": {}, "released": True}),
-    ],
-    ids=lambda value: repr(value)[:30],
-)
+@pytest.mark.parametrize("manifest", ["shorter", b"{", json_bytes(EVIL)], ids=["shorter", "half", "evil"])
 def test_a_damaged_artifact_of_the_store_is_absent(
     folder_url: str, tmp_path: Path, manifest: str | bytes
 ) -> None:

@@ -20,9 +20,8 @@ from urllib.request import url2pathname
 
 from filelock import FileLock, Timeout
 
-from samuel.artifacts import locked, replacing, sha256
+from samuel.artifacts import RemoteFolder, locked, replacing, sha256
 from samuel.errors import DatasetError, OperatorError
-from samuel.store import RemoteFolder
 
 logger = logging.getLogger(__name__)
 

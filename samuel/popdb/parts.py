@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from samuel.artifacts import Store
 from samuel.config import Settings
 from samuel.popdb.rate_limit import RateLimiter
-from samuel.store import Store
 
 if TYPE_CHECKING:  # a run that only downloads needs no torch
     import torch

@@ -12,6 +12,7 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 
 from samuel.artifacts import (
     Artifact,
+    Store,
     failure_file,
     locked,
     make_artifact,
@@ -21,7 +22,6 @@ from samuel.artifacts import (
 )
 from samuel.errors import SongError
 from samuel.popdb.songs import Song
-from samuel.store import Store
 
 LOCAL = Store(Path())  # the data folder alone
 

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors.torch import load
 from torch import Tensor
 
-from samuel.artifacts import Artifact, explain_full_disk, json_bytes
+from samuel.artifacts import Artifact, Store, explain_full_disk, json_bytes
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError, NewerFormatError
 from samuel.popdb import tables
@@ -39,7 +39,6 @@ from samuel.popdb.folder import Folder, open_folder
 from samuel.popdb.shards import ChannelFigures, ChannelSums, Halves, empty_batch, pair_sha256, shard_bytes
 from samuel.popdb.status import Outcome
 from samuel.popdb.tables import LATENTS, Row, chunks_kept
-from samuel.store import Store
 
 MOST_SHARD_FRAMES = 2**18  # 256 pairs of 1024 frames
 # What a writer that was killed may leave; and the files of the formats before.
