@@ -122,7 +122,7 @@ class StableAudioCodec:
         )  # fmt: skip
         self._decoder = Batcher(
             autoencoder.decode, device, precision=decoding or config.precision, size=config.batch,
-            most=MAX_BATCH, fill=False, turn=turn,
+            most=MAX_BATCH, turn=turn,
         )  # fmt: skip
 
     def encode(self, audio: Tensor) -> Tensor:
