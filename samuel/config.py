@@ -2,10 +2,11 @@
 
 `Settings()` is the embedded default: parts that need no download, sizes for two CPU cores.
 `Settings(preset="paper")` is the paper's run: a preset gives the defaults of what is not set. A section is
-checked by pydantic wherever it is made: a file, the command line, a flow's parameters, Python.
+checked wherever it is made, the tree also for whether its sections agree.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,14 +19,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from typing_extensions import TypedDict
 
 from samuel.errors import InputError, SettingsError
 
-Source = Literal["synthetic", "folder", "csv"]
 # A module of that name, with _ for -, in samuel.codecs and samuel.separators.
 CodecName = Literal["mel", "stable-audio-open"]
 SeparatorName = Literal["repet", "demucs"]
@@ -37,7 +36,6 @@ LossWeight = Literal["snr", "min_snr", "uniform"]
 Film = Literal["temporal", "pooled"]
 Factor = Literal["mixing", "window", "condition_dropout", "loss_weight"]
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
-BaselinePrecision = Literal["auto", "fp32", "fp16", "bf16"]
 Sampler = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -51,11 +49,8 @@ LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
 STABLE_AUDIO = "stabilityai/stable-audio-open-1.0"
 PROMPT = "instrumental pop accompaniment with drums, bass, guitar and keyboards"
 YOUTUBE = ("youtube:search$", "youtube$")
-DASK_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
-PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-LIST_RULES = (
-    "order", "min_popularity", "min_duration_s", "max_duration_s", "max_instrumentalness", "max_speechiness",
-)  # fmt: skip
+MAX_FILE_BYTES = 1 << 20
+MAY_BE_SECRET = ("download", "popdb.path", "runner.address", "store")
 
 
 def wrong_url(location: str) -> str:
@@ -67,48 +62,28 @@ def wrong_url(location: str) -> str:
     return "a chain of URLs; give one, as in s3://bucket/popdb" if "::" in location else ""
 
 
-def _plain_url(value: str) -> str:
-    if wrong := wrong_url(value):
+def _path_or_url(value: Any) -> Any:
+    if wrong := wrong_url(str(value)):
         raise ValueError(wrong)
-    return value
+    return str(value) if isinstance(value, Path) else value
 
 
-def _address(value: str, schemes: Sequence[str], example: str, *, port_needed: bool = False) -> str:
-    if "@" in value:
-        raise ValueError("an address with user and password; those of a proxy go into HTTPS_PROXY")
-    parts = urlsplit(value)
-    port_fits = parts.port or (parts.port is None and not port_needed)
-    if parts.scheme not in schemes or not parts.hostname or not port_fits:
-        raise ValueError(f"no address; give one of {', '.join(schemes)}, as in {example}")
-    return value
-
-
-# The patterns are what Prefect's server refuses before it writes a run down; our own checks come too late.
-PathOrUrl = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
-    AfterValidator(_plain_url),
-    Field(json_schema_extra={"pattern": r"^(?!\w+://[^/?#]*@)"}),
-]
-NoSecret = Annotated[str, Field(json_schema_extra={"pattern": "^[^@]*$"})]
-Proxy = Annotated[
-    NoSecret, AfterValidator(lambda value: value and _address(value, PROXY_SCHEMES, "http://host:3128"))
-]
-Scheduler = Annotated[
-    NoSecret, AfterValidator(lambda value: _address(value, DASK_SCHEMES, "tcp://host:8786", port_needed=True))
-]
+# What does not match a pattern Prefect's server refuses before it writes a run down; we come too late.
+NO_PASSWORD = {"pattern": r"^(?!\w+://[^/?#]*@)"}
+PathOrUrl = Annotated[str, BeforeValidator(_path_or_url), Field(json_schema_extra=NO_PASSWORD)]
+Proxy = Annotated[str, Field(pattern=r"^(https?|socks4a?|socks5h?)://[^@/]+$")]
+Scheduler = Annotated[str, Field(pattern=r"^(tcp|tls|wss?|ucx)://[^@/]+:\d+$")]
 
 
 def _describe_in_form(schema: dict[str, Any]) -> None:
     """Titles with units, and descriptions with bounds: a form shows nothing else of a setting."""
-    words = {
-        "minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "under",
-    }  # fmt: skip
+    keys = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+    words = list(zip(keys, ("at least", "above", "at most", "under"), strict=True))
     for name, field in schema.get("properties", {}).items():
         title = name.removesuffix("_s").replace("_", " ").capitalize()
         field["title"] = title + (" (seconds)" if name.endswith("_s") else "")
         kind = next((kind for kind in field.get("anyOf", []) if kind.get("type") != "null"), field)
-        bounds = ", ".join(f"{word} {kind[key]:,}" for key, word in words.items() if key in kind)
+        bounds = ", ".join(f"{word} {kind[key]:,}" for key, word in words if key in kind)
         if bounds and "description" in field:
             field["description"] += f" ({bounds})"
 
@@ -118,7 +93,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False,
-        json_schema_extra=_describe_in_form,
+        json_schema_extra=_describe_in_form
     )  # fmt: skip
 
 
@@ -130,7 +105,7 @@ def setting(default: Any, description: str, **bounds: Any) -> Any:
 class SongsConfig(Section):
     """Which songs."""
 
-    source: Source = setting("synthetic", "made here, audio you own, or the Kaggle list")
+    source: Literal["synthetic", "folder", "csv"] = setting("synthetic", "made here, yours, or a list's")
     path: LocalPath | None = setting(None, "folder: of audio. csv: the list; none: fetched by kagglehub")
     limit: Count | None = setting(None, "at most this many songs; none: all (synthetic: 12)")
     order: Literal["list", "popularity"] = setting("list", "csv: which songs come first")
@@ -140,17 +115,6 @@ class SongsConfig(Section):
     max_instrumentalness: Share | None = setting(None, "csv: no song likelier to be without a voice")
     max_speechiness: Share | None = setting(None, "csv: no song with more spoken words")
     seed: Seed = setting(0, "synthetic: which songs are made")
-
-    @model_validator(mode="after")
-    def _rules_fit_source(self) -> "SongsConfig":
-        if self.source == "folder" and self.path is None:
-            raise ValueError("songs.source = 'folder' needs songs.path, the folder of audio files")
-        rules = [name for name in LIST_RULES if getattr(self, name) != type(self).model_fields[name].default]
-        if rules and self.source != "csv":
-            raise ValueError(f"songs.{rules[0]} needs songs.source = 'csv': only the list states it")
-        if self.min_duration_s and self.max_duration_s and self.min_duration_s > self.max_duration_s:
-            raise ValueError("songs.min_duration_s is above songs.max_duration_s: no song is left")
-        return self
 
 
 class YtdlpOptions(TypedDict, total=False):
@@ -188,12 +152,6 @@ class DownloadConfig(Section):
     proxy: Proxy | None = setting(None, "without user and password; HTTPS_PROXY may have them")
     cookies: LocalPath | None = setting(None, "file in Netscape's format; it can cost you the account")
     ytdlp: YtdlpOptions = setting({}, "further options of yt-dlp, of those that only concern the network")
-
-    @model_validator(mode="after")
-    def _ceiling_is_above(self) -> "DownloadConfig":
-        if self.pause_s > self.pause_ceiling_s:
-            raise ValueError("download.pause_s is above download.pause_ceiling_s")
-        return self
 
 
 class SeparatorConfig(Section):
@@ -302,13 +260,6 @@ class SamplingConfig(Section):
     precision: TrainingPrecision = setting("auto", "auto: bf16 autocast on a GPU that has it, fp32 elsewhere")
     seed: Seed = setting(0, "of the starting noise")
 
-    @field_validator("guidance_interval")
-    @classmethod
-    def _in_order(cls, interval: tuple[float, float]) -> tuple[float, float]:
-        if interval[0] > interval[1]:
-            raise ValueError(f"begins after its end: {interval}")
-        return interval
-
 
 class EvaluationConfig(Section):
     """How accompaniments are scored."""
@@ -331,7 +282,7 @@ class BaselineConfig(Section):
     """What MusicGen and Stable Audio Open both have."""
 
     prompt: str = setting(PROMPT, "the same text for every track", min_length=1)
-    precision: BaselinePrecision = setting("auto", "auto: fp16 on a CUDA GPU, fp32 elsewhere")
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = setting("auto", "auto: fp16 on CUDA, fp32 elsewhere")
     seed: Seed = setting(0, "each track's own seed follows from it and the track's name")
 
 
@@ -359,34 +310,11 @@ class RunnerConfig(Section):
     address: Scheduler | None = setting(None, "dask: as in tcp://host:8786; none: processes here")
     workers: int = setting(2, "dask without an address: how many worker processes", ge=1, le=256)
 
-    @model_validator(mode="after")
-    def _address_is_used(self) -> "RunnerConfig":
-        if self.address and self.kind != "dask":
-            raise ValueError("runner.address needs runner.kind = 'dask'")
-        return self
-
 
 Preset = Literal["demo", "paper"]
-LARGEST_FILE_BYTES = 1 << 20
-MAY_BE_SECRET = ("download.proxy", "download.ytdlp", "popdb.path", "runner.address", "store")
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "demo": {},
-    "paper": {  # real parts, 100 epochs of 14,142 pairs
-        "data": "data/paper",  # beside the demo's
-        "songs": {"source": "csv"},
-        "separator": {"name": "demucs"},
-        "codec": {"name": "stable-audio-open"},
-        "retention": {"stems": "remove"},
-        "training": {
-            "steps": 88_400, "batch_size": 16, "learning_rate": 3.5e-4, "warmup_steps": 1000,
-            "ema_decay": 0.9995, "validate_every": 884, "validation_pairs": 1571, "patience": 10,
-            "checkpoint_every": 884,
-        },
-        "sampling": {"steps": 30},
-        "evaluation": {"tracks": 10, "scorers": ["signal", "audiobox"]},
-    },
-}  # fmt: skip
+# The paper's: real parts, 100 epochs of 14,142 pairs, in a data folder beside the demo's.
+PAPER = json.loads(Path(__file__).with_name("paper.json").read_text("utf-8"))
+PRESETS: dict[Preset, dict[str, Any]] = {"demo": {}, "paper": PAPER}
 
 
 class Settings(Section):
@@ -421,10 +349,23 @@ class Settings(Section):
         return _merged(PRESETS[preset], values) if preset in PRESETS else values
 
     @model_validator(mode="after")
-    def _fits_schedule(self) -> "Settings":
-        if self.sampling.steps > self.diffusion.timesteps:
-            most = f"diffusion.timesteps = {self.diffusion.timesteps}"
-            raise ValueError(f"sampling.steps = {self.sampling.steps} is more than {most}")
+    def _agree(self) -> "Settings":
+        songs, (begin, end) = self.songs, self.sampling.guidance_interval
+        rules = [*songs.model_dump(exclude_defaults=True, exclude={"source", "path", "limit", "seed"})]
+        if songs.source == "folder" and songs.path is None:
+            raise ValueError("songs.source = 'folder' needs songs.path, the folder of audio files")
+        if rules and songs.source != "csv":
+            raise ValueError(f"songs.{rules[0]} needs songs.source = 'csv': only the list states it")
+        if (songs.min_duration_s or 0.0) > (songs.max_duration_s or math.inf):
+            raise ValueError("songs.min_duration_s is above songs.max_duration_s: no song is left")
+        if self.download.pause_s > self.download.pause_ceiling_s:
+            raise ValueError("download.pause_s is above download.pause_ceiling_s")
+        if begin > end:
+            raise ValueError(f"sampling.guidance_interval begins after its end: {begin}, {end}")
+        if self.runner.address and self.runner.kind != "dask":
+            raise ValueError("runner.address needs runner.kind = 'dask'")
+        if (steps := self.sampling.steps) > (most := self.diffusion.timesteps):
+            raise ValueError(f"sampling.steps = {steps} is more than diffusion.timesteps = {most}")
         return self
 
     @property
@@ -435,25 +376,37 @@ class Settings(Section):
 
 
 def parse(values: Mapping[str, Any]) -> Settings:
-    """Settings from plain values, the defaults for whatever is left out.
-
-    Raises:
-        SettingsError: One line per wrong setting: its name, what is wrong and what was given.
-    """
+    """Settings from plain values; a SettingsError has a line for each wrong one: name, fault, value."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join(_complaint(problem) for problem in error.errors())) from None
+        faults = []
+        for fault in error.errors():
+            name = ".".join(str(part) for part in fault["loc"])
+            # It may have been refused for a secret in it; where sections disagree, given was the whole tree.
+            hidden = not name or name.startswith(MAY_BE_SECRET)
+            given = "" if hidden else f" (given: {fault['input']!r:.200})"
+            faults.append(f"setting {name}: {fault['msg']}{given}" if name else f"settings: {fault['msg']}")
+        raise SettingsError("\n".join(faults)) from None
 
 
 def read_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Settings from a JSON file and from `section.name=value` texts, which hold over the file's.
 
-    Raises:
-        InputError: There is no such file.
-        SettingsError: It is no JSON object, too large, or a setting is wrong.
+    An InputError where there is no such file, a SettingsError where it or a setting is wrong.
     """
-    values = _read_json(path) if path else {}
+    values: Any = {}
+    try:
+        if path:
+            with path.open("rb") as file:
+                values = json.loads(file.read(MAX_FILE_BYTES).decode("utf-8-sig"))
+        fault = "" if isinstance(values, dict) else f"a {type(values).__name__}"
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
+        fault = str(error)
+    if fault:
+        raise SettingsError(f"{path}: no JSON object of at most {MAX_FILE_BYTES:,} bytes ({fault})")
     for text in overrides:
         name, _, given = text.partition("=")
         try:
@@ -466,20 +419,6 @@ def read_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     return parse(values)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE_BYTES + 1)
-        values = json.loads(content.decode("utf-8-sig")) if len(content) <= LARGEST_FILE_BYTES else None
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
-        raise SettingsError(f"{path}: not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: not a JSON object of settings of at most {LARGEST_FILE_BYTES:,} bytes")
-    return values
-
-
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Both trees in one; where both have a value, that of `over`."""
     merged = dict(under)
@@ -488,12 +427,3 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(merged.get(name), dict) and isinstance(new, dict)
         merged[name] = _merged(merged[name], new) if both else new
     return merged
-
-
-def _complaint(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
-    if not name:  # settings that contradict each other: given was the whole tree
-        return f"settings: {problem['msg']}"
-    # These may be refused because there is a secret in them.
-    secret = name.startswith(MAY_BE_SECRET) or name == "download"
-    return f"setting {name}: {problem['msg']}" + ("" if secret else f" (given: {problem['input']!r:.200})")

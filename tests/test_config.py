@@ -14,41 +14,29 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("values", "culprit"),
     [
-        ({"codec": {"name": "mp3"}}, "codec.name"),
-        ({"training": {"steps": 0}}, "training.steps"),
+        ({"codec": {"name": "mp3"}, "training": {"steps": 0}}, "(?s)codec.name.*\n.*training.steps"),
         ({"songs": {"source": "folder"}}, "songs.path"),
         ({"sampling": {"guidance_scale": float("nan")}}, "sampling.guidance_scale"),
         ({"sampling": {"guidance_interval": [0.9, 0.1]}}, "sampling.guidance_interval"),
         ({"trainning": {}}, "trainning"),
         ({"sampling": {"steps": 900}}, "sampling.steps = 900"),
-        ({"evaluation": {"scorers": []}}, "evaluation.scorers"),
-        ({"popdb": {"path": 7}}, "popdb.path"),
         ({"popdb": {"path": "simplecache::s3://bucket/popdb"}}, "popdb.path: .*a chain of URLs"),
         ({"songs": {"min_popularity": 50}}, "songs.min_popularity needs songs.source = 'csv'"),
         ({"songs": {"source": "csv", "min_duration_s": 9, "max_duration_s": 8}}, "min_duration_s is above"),
         ({"download": {"search": "ytsearch5:x"}}, "download.search"),
         ({"download": {"pause_s": 60, "pause_ceiling_s": 30}}, "download.pause_s is above"),
         ({"download": {"proxy": "htp://host"}}, r"download\.proxy"),
-        ({"download": {"proxy": "http://host:99999"}}, r"download\.proxy"),
         ({"runner": {"address": "tcp://host:8786"}}, "needs runner.kind = 'dask'"),
         ({"runner": {"kind": "dask", "address": "host:8786"}}, r"runner\.address"),
         # Others of yt-dlp's options can run programs or write anywhere.
         ({"download": {"ytdlp": {"exec_cmd": "touch x", "socket_timeout": 5}}}, r"download\.ytdlp\.exec_cmd"),
         ({"download": {"ytdlp": {"outtmpl": "/x"}}}, r"download\.ytdlp\.outtmpl"),
-        ({"download": {"ytdlp": {"cookiefile": "x"}}}, r"download\.ytdlp\.cookiefile"),
-        ({"download": {"ytdlp": {"enable_file_urls": True}}}, r"download\.ytdlp\.enable_file_urls"),
         ({"download": {"ytdlp": {"ratelimit": "50K"}}}, r"download\.ytdlp\.ratelimit"),
     ],
 )
 def test_a_wrong_setting_is_named(values: dict[str, Any], culprit: str) -> None:
     with pytest.raises(SettingsError, match=culprit):
         parse(values)
-
-
-def test_every_wrong_setting_is_named_at_once() -> None:
-    with pytest.raises(SettingsError) as caught:
-        parse({"codec": {"name": "x"}, "training": {"steps": -1}})
-    assert len(str(caught.value).splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -59,8 +47,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         {"download": {"proxy": "me:a secret'@p"}},
         {"download": {"ytdlp": {"http_headers": {"Authorization": "secret"}}}},
         {"download": {"pause_s": 9, "pause_ceiling_s": 8, "proxy": "http://secret"}},
-        {"popdb": {"path": "s3://me:secret@bucket/popdb"}},
-        {"store": "s3://me:secret@bucket/store"},
+        {"popdb": {"path": "s3://me:secret@bucket/popdb"}, "store": "s3://me:secret@bucket/store"},
         {"runner": {"kind": "dask", "address": "tcp://me:secret@host:8786"}},
     ],
 )
@@ -70,22 +57,12 @@ def test_what_may_be_secret_is_neither_taken_nor_repeated(values: dict[str, Any]
     assert "secret" not in str(caught.value)
 
 
-def test_what_is_harmless_is_taken() -> None:
-    download = {"ytdlp": {"socket_timeout": 5}, "proxy": "http://proxy:3128"}
-    settings = parse({"download": download, "popdb": {"path": "s3://bucket/popdb"}})
-    assert settings.download.model_dump().items() >= download.items()
-    assert settings.popdb_path == "s3://bucket/popdb"
-
-
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"{", "not JSON"), (b"\xff", "not JSON"), (b"[]", "not a JSON")]
+    "content", [b"{", b"\xff", b"[]", b'{"data": "%s"}' % (b"a" * 2**20), b"[" * 100_000]
 )
-def test_a_file_that_holds_no_settings_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_settings_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "wrong.json").write_bytes(content)
-    with pytest.raises(SettingsError, match=rf"wrong\.json: {words}"):
-        read_settings(tmp_path / "wrong.json")
-    (tmp_path / "wrong.json").write_bytes(b" " * (2**20 + 1))
-    with pytest.raises(SettingsError, match=r"at most 1,048,576 bytes"):
+    with pytest.raises(SettingsError, match=r"wrong\.json: no JSON object of at most 1,048,576 bytes"):
         read_settings(tmp_path / "wrong.json")
     with pytest.raises(InputError, match=r"absent\.json: no such file"):
         read_settings(tmp_path / "absent.json")
@@ -103,7 +80,9 @@ def test_paper_figures() -> None:
 
 
 def test_settings_survive_json_and_are_frozen() -> None:
-    settings = Settings(preset="paper")
+    harmless = {"ytdlp": {"socket_timeout": 5}, "proxy": "http://proxy:3128"}
+    settings = parse({"preset": "paper", "download": harmless, "popdb": {"path": "s3://bucket/popdb"}})
+    assert settings.popdb_path == "s3://bucket/popdb"
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
     with pytest.raises(ValidationError, match="frozen"):
         settings.training.steps = 3  # type: ignore[misc]
@@ -131,6 +110,6 @@ def test_a_form_shows_units_and_bounds_and_refuses_secrets() -> None:
     assert training["patience"]["description"].endswith("(at least 1)")
     assert all("description" in field for name, field in training.items() if name != "augmentation")
     for field in (download["proxy"], sections["RunnerConfig"]["properties"]["address"]):
-        assert field["anyOf"][0]["pattern"] == "^[^@]*$"
+        assert "[^@/]" in field["anyOf"][0]["pattern"]
     for field in (schema["properties"]["store"], sections["PopdbConfig"]["properties"]["path"]):
         assert field["anyOf"][0]["pattern"] == r"^(?!\w+://[^/?#]*@)"
