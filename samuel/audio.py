@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import soundfile
+from imageio_ffmpeg import get_ffmpeg_exe as ffmpeg
 from numpy.typing import NDArray
 from scipy.io import wavfile
 
@@ -29,16 +29,14 @@ STOPPED = 255  # ffmpeg's exit code after a signal that it heard
 DISK_FULL = {256 - number: number for number in (errno.ENOSPC, errno.EDQUOT)}
 INVALID_DATA = 183
 ROOM_BYTES = 2**20  # a disk with less is full
-SLACK_S = 0.25
-"""What a file may fall short of the duration it states: codecs add and trim a little at either end."""
-# `-ac 2` would spread mono over both channels by √½. Everything becomes one channel or two as ever, and one
-# channel (FC) then goes into both as it is.
+SLACK_S = 0.25  # what a file may lack of the duration it states: codecs add and trim a little at either end
+# `-ac 2` would spread mono over both channels by √½; here one channel (FC) goes into both as it is.
 TO_STEREO = f"aformat=f=flt:r={SAMPLE_RATE}:cl=mono|stereo,pan=stereo|FL=FL+FC|FR=FR+FC"
 CONTAINERS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,iff,loas,m4a,matroska,mov,mp3,mp4,mpc,mpc8,mpeg,"
     "mpegts,nut,ogg,oma,rm,shn,tak,tta,voc,w64,wav,webm,wv,xwma"
 )
-"""What ffmpeg may take a file for: recordings. It knows playlists and scripts too, which name other files."""
+"""What ffmpeg may take a file for: recordings, and not playlists or scripts, which name other files."""
 
 Audio = NDArray[np.float32]
 Read = Callable[[int, int], Audio]
@@ -49,25 +47,16 @@ class CutShortError(InputError):
     """A file breaks off before the duration it states: what came over a network is worth another try."""
 
 
-def ffmpeg() -> str:
-    """Path of the ffmpeg program."""
-    return imageio_ffmpeg.get_ffmpeg_exe()
-
-
 def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
     """Run ffmpeg quietly, out of reach of a Ctrl-C at the terminal: half a file is no verdict on the file.
 
-    Raises:
-        OperatorError: It was stopped from outside, as by a machine that is short of memory.
-        OSError: The disk, or the user's share of it, is full.
+    An OperatorError where it was stopped from outside, an OSError where the disk is full.
     """
     command = [ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "error", *arguments]
     done = subprocess.run(command, capture_output=True, check=False, start_new_session=True)
     if done.returncode < 0 or done.returncode == STOPPED:
-        raise OperatorError(
-            f"ffmpeg was stopped from outside (exit code {done.returncode}): see that the machine has memory "
-            "to spare, and start again. What is done stays"
-        )
+        remedy = "see that the machine has memory to spare, and start again. What is done stays"
+        raise OperatorError(f"ffmpeg was stopped from outside (exit code {done.returncode}): {remedy}")
     if number := DISK_FULL.get(done.returncode & 0xFF):  # not by its words: a title may hold the same
         raise OSError(number, os.strerror(number))
     return done
@@ -76,39 +65,38 @@ def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]"
 def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) -> None:
     """Decode the first audio stream of any file, at most `longest_s`, into a 44.1 kHz stereo float32 WAV.
 
-    Float, because a lossy source overshoots full scale and 16 bits would clip it. Mono goes into both
-    channels at its own level; more than two are mixed down. What follows the audio, such as a tag of another
-    format, does not matter. `target` is removed where this fails.
+    Float, because a lossy source overshoots full scale. Mono goes into both channels at its own level; more
+    than two are mixed down. `target` is removed where this fails.
 
     Raises:
         CutShortError: The file breaks off before the duration that it states.
-        InputError: ffmpeg finds no audio in it, or the file is damaged.
-        OperatorError: ffmpeg was stopped from outside.
-        OSError: The disk is full.
+        InputError: ffmpeg finds no audio in it, or the file is damaged; others are those of `run_ffmpeg`.
     """
     limit = [] if longest_s is None else ["-t", f"{longest_s:f}"]
     with ExitStack() as failed:
         failed.callback(target.unlink, missing_ok=True)
         done = run_ffmpeg([
-            "-loglevel", "level+info", "-nostats", "-xerror", *_untrusted(source), "-map", "0:a:0", *limit,
-            "-map_metadata", "-1", "-fflags", "+bitexact", "-af", TO_STEREO,
-            "-c:a", "pcm_f32le", "-f", "wav", "-y", f"file:{target.resolve()}",
+            "-loglevel", "level+info", "-nostats", "-xerror",
+            "-protocol_whitelist", "file", "-format_whitelist", CONTAINERS,  # words of it lead nowhere
+            "-i", f"file:{source.resolve()}", "-map", "0:a:0", *limit, "-map_metadata", "-1",
+            "-fflags", "+bitexact", "-af", TO_STEREO, "-c:a", "pcm_f32le", "-f", "wav",
+            "-y", f"file:{target.resolve()}"
         ])  # fmt: skip
         # The header's 58 bytes are no more than rounding.
         written_s = target.stat().st_size / (4 * CHANNELS * SAMPLE_RATE) if target.is_file() else 0.0
         said = done.stderr.decode(errors="replace")
         stated_s = _stated_s(said)
-        # ffmpeg ends well where an MP3, an OGG or a WebM breaks off, and ill where anything but audio follows
-        # a whole MP3 or FLAC. So the duration decides, where the file states one.
+        # ffmpeg ends well where an MP3 or an OGG breaks off, and ill where a tag follows a whole one: the
+        # duration decides, where the file states one.
         short = stated_s is not None and written_s < min(stated_s, longest_s or stated_s) - SLACK_S
         whole = stated_s is not None and written_s > 0.0 and not short
         remedy = "give a whole WAV, FLAC, OGG, MP3 or M4A"
         if done.returncode == 0 and short:
-            reason = f"{written_s:.2f} s of the {stated_s} s that it states"
-            raise CutShortError(f"{source}: breaks off ({reason}); {remedy}")
+            stated = f"{written_s:.2f} s of the {stated_s} s that it states"
+            raise CutShortError(f"{source}: breaks off ({stated}); {remedy}")
         if done.returncode and not (whole and done.returncode & 0xFF == INVALID_DATA):
-            faults = re.findall(r"^(?:\[.*? @ .*?\] )*\[(?:error|fatal)\] (.+)$", said, re.MULTILINE)
-            reason = faults[0].strip() if faults else "unknown reason"
+            fault = re.search(r"^(?:\[.*? @ .*?\] )*\[(?:error|fatal)\] (.+)$", said, re.MULTILINE)
+            reason = fault[1].strip() if fault else "unknown reason"
             raise InputError(f"{source}: not readable as audio ({reason}); {remedy}")
         failed.pop_all()
 
@@ -119,36 +107,11 @@ def _stated_s(said: str) -> float | None:
     film = re.search(r"^\[info\]   Stream #.*: Video: (?!.*\(attached pic\))", said, re.MULTILINE)
     if stated is None or film or "Estimating duration from bitrate" in said:
         return None  # pictures may outlast their sound, and a guess is none
-    hours, minutes, seconds = stated.groups()
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-
-
-def channels_of(source: Path) -> int | None:
-    """Channels of the first audio stream of any file; None where ffmpeg finds no audio in it."""
-    done = run_ffmpeg([
-        "-loglevel", "info", *_untrusted(source),
-        "-map", "0:a:0", "-frames:a", "1", "-c:a", "pcm_s16le", "-f", "wav", "pipe:1",
-    ])  # fmt: skip
-    header, said = done.stdout[:44], done.stderr.decode(errors="replace")
-    if len(header) == 44:
-        return int.from_bytes(header[22:24], "little")
-    # It converts no more than 64 channels, but tells them.
-    told = re.search(r"^  Stream #0:.*: Audio: .* Hz, (\d+) channels", said, re.MULTILINE)
-    return int(told[1]) if told else None
-
-
-def _untrusted(source: Path) -> list[str]:
-    """An input that is read as audio, and whose words are not followed to other files or hosts."""
-    allowed = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS]
-    return [*allowed, "-i", f"file:{source.resolve()}"]
+    return 3600 * int(stated[1]) + 60 * int(stated[2]) + float(stated[3])
 
 
 def read_wav(path: Path) -> Audio:
-    """Read a WAV of ours, (2, S) float32.
-
-    Raises:
-        InputError: It is not 44.1 kHz stereo.
-    """
+    """Read a WAV of ours, (2, S) float32; an InputError where it is not 44.1 kHz stereo."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != SAMPLE_RATE or samples.shape[1] != CHANNELS:
         raise InputError(f"{path}: {rate} Hz, {samples.shape[1]} channels; expected {SAMPLE_RATE} Hz stereo")
@@ -180,15 +143,8 @@ def failed_write_told(path: Path) -> Iterator[None]:
     try:
         yield
     except soundfile.LibsndfileError as error:
-        full = shutil.disk_usage(path.parent).free < ROOM_BYTES
-        number = errno.ENOSPC if full else errno.EIO
+        number = errno.ENOSPC if shutil.disk_usage(path.parent).free < ROOM_BYTES else errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from error
-
-
-def load_audio(path: Path, workspace: Path) -> Audio:
-    """Decode any audio file to (2, S) float32 by way of a WAV in `workspace`; errors of `decode_to_wav`."""
-    decode_to_wav(path, workspace / "decoded.wav")
-    return read_wav(workspace / "decoded.wav")
 
 
 def resample(audio: Audio, from_rate: int, to_rate: int) -> Audio:
@@ -198,10 +154,7 @@ def resample(audio: Audio, from_rate: int, to_rate: int) -> Audio:
 
 
 def resampled(read: Read, samples: int, from_rate: int, to_rate: int) -> tuple[Read, int]:
-    """Read a song of so many samples at another rate: how, and its samples there.
-
-    Each stretch is that of the whole song resampled.
-    """
+    """How to read a song at another rate, each stretch as that of the whole song, and its samples there."""
     if from_rate == to_rate:
         return read, samples
     from scipy.signal import resample_poly
@@ -239,10 +192,8 @@ def dbfs(audio: Audio) -> float:
 def si_sdr_db(estimate: Audio, reference: Audio) -> float:
     """Scale-invariant signal-to-distortion ratio, 10 log10(‖αs‖² / ‖αs − ŝ‖²) with α = ⟨ŝ, s⟩ / ‖s‖².
 
-    Source: Le Roux et al., "SDR – half-baked or well done?" (2019), eq. 4 and 5. Both channels are one
-    vector: a separator may not balance them for itself.
-
-    (2, S) ŝ and (2, S) s, not silent → dB; inf for a scaled copy, -inf for what holds nothing of s.
+    (2, S) ŝ and (2, S) s, not silent, each as one vector → dB; inf for a scaled copy, -inf for nothing of s.
+    Source: Le Roux et al., "SDR – half-baked or well done?" (2019), eq. 4 and 5.
     """
     s, s_hat = (np.asarray(audio, dtype=np.float64).ravel() for audio in (reference, estimate))
     target = (s_hat @ s) / (s @ s) * s

@@ -9,9 +9,7 @@ from samuel.audio import (
     SAMPLE_RATE,
     Audio,
     CutShortError,
-    channels_of,
     decode_to_wav,
-    load_audio,
     read_blocks,
     read_wav,
     run_ffmpeg,
@@ -19,6 +17,7 @@ from samuel.audio import (
     write_wav,
 )
 from samuel.errors import InputError
+from tests.decoding import load_audio
 
 
 def noise(samples: int, channels: int) -> np.ndarray:
@@ -56,9 +55,8 @@ def test_mono_is_in_both_channels_at_its_own_level(tmp_path: Path, subtype: str)
     np.testing.assert_array_equal(load_audio(path, tmp_path), [expected, expected])
 
 
-@pytest.mark.parametrize("layout", ["stereo", "2.1", "quad", "5.1", "5.1(side)", "7.1"])
-def test_more_channels_are_mixed_as_ffmpeg_does(tmp_path: Path, layout: str) -> None:
-    channels = {"stereo": 2, "2.1": 3, "quad": 4, "7.1": 8}.get(layout, 6)
+@pytest.mark.parametrize(("layout", "channels"), [("stereo", 2), ("2.1", 3), ("5.1(side)", 6), ("7.1", 8)])
+def test_more_channels_are_mixed_as_ffmpeg_does(tmp_path: Path, layout: str, channels: int) -> None:
     soundfile.write(tmp_path / "plain.wav", noise(12_000, channels), 48_000, subtype="FLOAT")
     path = tmp_path / "song.wav"
     convert(tmp_path / "plain.wav", path, "-af", f"channelmap=channel_layout={layout}", "-c:a", "pcm_f32le")
@@ -101,7 +99,6 @@ def test_no_audio_is_named_reads_no_neighbour_and_leaves_nothing(
     with pytest.raises(InputError, match=rf"{name}: not readable as audio \((?!.*0x)"):
         decode_to_wav(tmp_path / name, tmp_path / "out.wav")
     assert not (tmp_path / "out.wav").exists()
-    assert channels_of(tmp_path / name) is None
 
 
 # Files of our own.

@@ -10,7 +10,7 @@ import torch
 import torchaudio.functional
 from scipy.io import wavfile
 
-from samuel.audio import SAMPLE_RATE, Audio, load_audio, read_wav, write_wav
+from samuel.audio import SAMPLE_RATE, Audio, read_wav, write_wav
 from samuel.errors import InputError, OperatorError
 from samuel.generate.output import (
     Balance,
@@ -22,6 +22,7 @@ from samuel.generate.output import (
     write_mix,
     write_stream,
 )
+from tests.decoding import load_audio
 from tests.small_disk import run_on_small_disk
 
 STEP = 2.0**-23

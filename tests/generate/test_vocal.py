@@ -9,9 +9,10 @@ import soundfile
 from numpy.typing import NDArray
 
 import samuel.generate.vocal
-from samuel.audio import SAMPLE_RATE, Audio, dbfs, load_audio, read_wav, run_ffmpeg
+from samuel.audio import SAMPLE_RATE, Audio, dbfs, read_wav, run_ffmpeg
 from samuel.errors import InputError
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
+from tests.decoding import load_audio
 from tests.generate.voices import HalfSeparator
 
 Samples = NDArray[Any]
