@@ -1,23 +1,16 @@
 """What this machine has, what it lacks, and what to do about it."""
 
 import glob
-import os
 import platform
 import shutil
-import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from samuel.config import Settings
-from samuel.errors import InputError, MissingPartError, SamuelError
+from samuel.errors import MissingPartError, SamuelError
 
-State = Literal["present", "reachable", "gated", "missing"]
-
-STABLE_AUDIO_FILES = ["model_config.json", "model.safetensors"]
-SOURCES = {"synthetic", "folder", "csv"}
 FREE_GIB_WANTED = 3  # the demo takes 2.7; what a list of songs needs is told before its first download
 
 
@@ -26,7 +19,7 @@ class Finding:
     """One row of the table."""
 
     name: str
-    state: State  # reachable: will be fetched when first used; gated: once the terms are accepted
+    state: Literal["present", "reachable", "gated", "missing"]  # reachable: fetched when first used
     detail: str
     remedy: str = ""
 
@@ -41,12 +34,9 @@ def examine(settings: Settings) -> list[Finding]:
     import torch
 
     python = Finding("Python", "present", platform.python_version())
-    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
-        python = Finding("Python", "missing", platform.python_version(), "use Python 3.11 or 3.12")
     threads = Finding("torch", "present", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
-    machine = [python, threads, _gpu(settings), _ffmpeg(), _javascript(), _disk(settings)]
-    machine += [_dataset(settings.popdb_path)] if isinstance(settings.popdb_path, str) else []
-    return machine + [look(settings) for look in WEIGHTS.values()]
+    machine = [python, threads, _gpu(settings), _ffmpeg(), _disk(settings)]
+    return [*machine, *_dataset(settings), *(look(settings) for look in WEIGHTS.values())]
 
 
 def dataset_parts(settings: Settings) -> set[str]:
@@ -55,11 +45,7 @@ def dataset_parts(settings: Settings) -> set[str]:
 
 
 def training_parts(settings: Settings) -> set[str]:
-    """The named choices that training, generation and scoring cannot do without.
-
-    A scorer is one where the settings name its weights; what the hub will not give is not measured, and said
-    to be.
-    """
+    """The named choices that training, generation and scoring need, scorers where their weights are named."""
     named = {"audiobox": settings.evaluation.audiobox_path, "apa": settings.evaluation.apa_path}
     return {settings.codec.name, *(name for name in settings.evaluation.scorers if named.get(name))}
 
@@ -67,22 +53,14 @@ def training_parts(settings: Settings) -> set[str]:
 def unmeasured(settings: Settings) -> list[Finding]:
     """Chosen scorers whose weights are not at hand, for a warning before hours of training."""
     looks = [look for name, look in WEIGHTS.items() if name in settings.evaluation.scorers]
-    return [finding for finding in (look(settings) for look in looks) if not finding.usable]
+    return [finding for look in looks if not (finding := look(settings)).usable]
 
 
 def require(settings: Settings, parts: set[str]) -> list[Finding]:
-    """Check this machine and what the named parts need, before any long work.
-
-    Raises:
-        MissingPartError: One line per missing part: what, why, remedy.
-    """
+    """Check what the named parts need, before any long work; a MissingPartError has a line for each lack."""
     needed = [_ffmpeg(), _disk(settings)]
-    if parts - SOURCES:  # to look for a GPU takes seconds, and songs are downloaded without
-        needed.append(_gpu(settings))
-        if isinstance(settings.popdb_path, str):
-            needed.append(_dataset(settings.popdb_path))
-    if "csv" in parts:
-        needed += [_javascript(), _cookies(settings)]
+    if parts - {"synthetic", "folder", "csv"}:  # songs are downloaded without; to look takes seconds
+        needed += [_gpu(settings), *_dataset(settings)]
     needed += [look(settings) for name, look in WEIGHTS.items() if name in parts]
     lacking = [f"{f.name}: {f.state}, {f.detail}; {f.remedy}" for f in needed if not f.usable]
     if lacking:
@@ -104,8 +82,8 @@ def _gpu(settings: Settings) -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return Finding("GPU", "present", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+        gpu = torch.cuda.get_device_properties(0)
+        return Finding("GPU", "present", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
     if settings.device == "cuda":
         return Finding("GPU", "missing", "torch sees none", "set device = 'auto' to compute on the CPU")
     return Finding("GPU", "present", "none; the CPU computes")
@@ -122,45 +100,27 @@ def _ffmpeg() -> Finding:
         return Finding("ffmpeg", "missing", str(error), "install imageio-ffmpeg again")
 
 
-def _javascript() -> Finding:
-    scripts = sysconfig.get_path("scripts")
-    if shutil.which("deno", path=os.pathsep.join([scripts, os.environ.get("PATH", "")])):
-        return Finding("JavaScript", "present", "deno, for yt-dlp")
-    return Finding("JavaScript", "missing", "no deno", "install yt-dlp[default,deno] again")
-
-
-def _cookies(settings: Settings) -> Finding:
-    from samuel.popdb.site import read_cookies
-
-    path = settings.download.cookies
-    if path is None:
-        return Finding("cookies", "present", "none: the site sees a guest")
-    try:
-        read_cookies(path)
-    except InputError as error:
-        return Finding("cookies", "missing", str(error), "correct download.cookies")
-    return Finding("cookies", "present", f"{path}: an account that the site may block")
-
-
 def _disk(settings: Settings) -> Finding:
     folder = settings.data.resolve()
     folder = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(folder).free / 2**30
     if free < FREE_GIB_WANTED:
-        remedy = f"free {FREE_GIB_WANTED} GiB, or move `data`"
-        return Finding("disk", "missing", f"{free:.1f} GiB free", remedy)
+        return Finding("disk", "missing", f"{free:.1f} GiB free", f"free {FREE_GIB_WANTED}, or move `data`")
     return Finding("disk", "present", f"{free:.0f} GiB free")
 
 
-def _dataset(url: str) -> Finding:
+def _dataset(settings: Settings) -> list[Finding]:
+    """The place of a dataset behind a URL."""
     from samuel.popdb.dataset import MANIFEST, MOST_MANIFEST_BYTES
     from samuel.popdb.folder import open_folder
 
+    if isinstance(url := settings.popdb_path, Path):
+        return []
     try:
         there = open_folder(url).read(MANIFEST, MOST_MANIFEST_BYTES) is not None
     except (SamuelError, OSError) as error:
-        return Finding("dataset", "missing", f"{url}: {error}", "correct popdb.path, or what it needs")
-    return Finding("dataset", "present" if there else "reachable", url)
+        return [Finding("dataset", "missing", f"{url}: {error}", "correct popdb.path, or what it needs")]
+    return [Finding("dataset", "present" if there else "reachable", url)]
 
 
 def _demucs(settings: Settings) -> Finding:
@@ -169,47 +129,43 @@ def _demucs(settings: Settings) -> Finding:
     name, config = f"demucs ({settings.separator.model})", settings.separator
     if config.repo is None:
         repository, listing = hub_repository(config.model)
-        return on_hub(name, repository, [listing], "separator.repo")
+        return weights(name, repository, [listing], "separator.repo")
     # A bag of models is a YAML file, a single one a .th file whose name begins with its signature.
     single = next(config.repo.glob(f"{glob.escape(config.model)}*.th"), None)
-    return _local(name, config.repo, [single.name if single else f"{config.model}.yaml"], "separator.repo")
+    file = single.name if single else f"{config.model}.yaml"
+    return weights(name, config.repo, [file], "separator.repo")
 
 
 def _stable_audio_open(settings: Settings) -> Finding:
-    path = settings.codec.path
-    look = _local if Path(path).is_dir() else on_hub
-    return look("stable-audio-open", path, STABLE_AUDIO_FILES, "codec.path")
+    path, files = settings.codec.path, ["model_config.json", "model.safetensors"]
+    return weights("stable-audio-open", Path(path) if Path(path).is_dir() else path, files, "codec.path")
 
 
 def _audiobox(settings: Settings) -> Finding:
     from samuel.evaluate.pretrained import AUDIOBOX_FILES, AUDIOBOX_REPOSITORY
 
-    setting, path = "evaluation.audiobox_path", settings.evaluation.audiobox_path
-    if path:
-        return _local("audiobox", path.parent, [path.name], setting)
-    return on_hub("audiobox", AUDIOBOX_REPOSITORY, list(AUDIOBOX_FILES), setting)
+    path = settings.evaluation.audiobox_path
+    place, files = (path.parent, [path.name]) if path else (AUDIOBOX_REPOSITORY, [*AUDIOBOX_FILES])
+    return weights("audiobox", place, files, "evaluation.audiobox_path")
 
 
 WEIGHTS: dict[str, Callable[[Settings], Finding]] = {
-    "demucs": _demucs, "stable-audio-open": _stable_audio_open, "audiobox": _audiobox,
+    "demucs": _demucs, "stable-audio-open": _stable_audio_open, "audiobox": _audiobox
 }  # fmt: skip
 
 
-def _local(name: str, folder: Path | str, files: list[str], setting: str) -> Finding:
-    absent = [file for file in files if not Path(folder, file).is_file()]
-    if absent:
-        return Finding(name, "missing", f"no {' and no '.join(absent)} in {folder}", f"correct {setting}")
-    return Finding(name, "present", f"local: {', '.join(files)}")
-
-
-def on_hub(name: str, repository: str, files: list[str], setting: str) -> Finding:
-    """Whether files of a hub repository are in the local cache, or can be fetched."""
+def weights(name: str, place: Path | str, files: list[str], setting: str) -> Finding:
+    """Whether files are in a folder, or in the cache of a hub's repository, or can be fetched from there."""
     from samuel.hub import cached, refusal
 
-    if cached(repository, files):
-        return Finding(name, "present", f"in the hub cache: {repository}")
-    refused = refusal(repository, files)
+    if isinstance(place, Path):
+        if absent := [file for file in files if not (place / file).is_file()]:
+            return Finding(name, "missing", f"no {' and no '.join(absent)} in {place}", f"correct {setting}")
+        return Finding(name, "present", f"local: {', '.join(files)}")
+    if cached(place, files):
+        return Finding(name, "present", f"in the hub cache: {place}")
+    refused = refusal(place, files)
     if refused is None:
-        return Finding(name, "reachable", f"{repository}, fetched when first used")
+        return Finding(name, "reachable", f"{place}, fetched when first used")
     remedy = f"{refused.remedy}, or set {setting} to local weights"
-    return Finding(name, "gated" if refused.gated else "missing", f"{repository}: {refused.reason}", remedy)
+    return Finding(name, "gated" if refused.gated else "missing", f"{place}: {refused.reason}", remedy)

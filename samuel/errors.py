@@ -50,15 +50,14 @@ class SongError(SamuelError):
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(status, message)  # both, so that it survives pickling between processes
-        self.status = status
-        self.message = message
+        self.status, self.message = status, message
 
     def __str__(self) -> str:
         return self.message
 
 
 def first_fault(error: "ValidationError") -> str:
-    """One line on what a schema refused: where, why, and how many more faults there are."""
+    """Where and why a schema refused, and how many more faults there are, in one line."""
     problem, *others = error.errors(include_url=False, include_input=False)
     place = ".".join(str(part) for part in problem["loc"])
     more = f", and {len(others)} more" if others else ""

@@ -55,32 +55,17 @@ def require_finite(state: Mapping[str, Tensor], what: str) -> None:
 
 
 def verify_blob(path: Path) -> None:
-    """Compare a file of the hub's cache with the sha256 under which the hub published it.
-
-    In the cache a file is a link `snapshots/<revision>/<name>` → `blobs/<etag>`, and the etag of a large file
-    is its sha256. A file that lies elsewhere, or whose etag is none, passes.
-
-    Raises:
-        MissingPartError: The bytes are others.
-    """
-    if not path.is_symlink():
-        return
-    blob = path.readlink()  # one link only: it may lead on to a store for all repositories, by another digest
+    """Compare a file of the hub's cache with its published sha256; a MissingPartError where they differ."""
+    # A link snapshots/<revision>/<name> → blobs/<sha256 of a large file>, which may be a link in its turn.
+    blob = path.readlink() if path.is_symlink() else path
     published = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
     if published and sha256(path) != blob.name:
-        raise MissingPartError(
-            f"{path}: damaged, its bytes are not those that the hub published; delete {path.resolve()} and"
-            " fetch it again"
-        )
+        fault = "damaged, its bytes are not those that the hub published"
+        raise MissingPartError(f"{path}: {fault}; delete {path.resolve()} and fetch it again")
 
 
 def fetch(repository: str, name: str, remedy: str) -> Path:
-    """A file of a Hugging Face repository `owner/name`, from the local cache or the hub.
-
-    Raises:
-        MissingPartError: It is gated, absent, or out of reach (after 25 s of retries); ends with `remedy`.
-        OperatorError: The disk is full.
-    """
+    """A file of a Hugging Face repository `owner/name`, from the local cache or the hub, or a `hub_error`."""
     from huggingface_hub import hf_hub_download
 
     try:
@@ -94,10 +79,9 @@ def cached(repository: str, names: Sequence[str]) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    try:
+    with contextlib.suppress(HFValidationError):
         return all(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
-    except HFValidationError:
-        return False
+    return False
 
 
 def refusal(repository: str, names: Sequence[str]) -> Refusal | None:
@@ -115,10 +99,7 @@ def refusal(repository: str, names: Sequence[str]) -> Refusal | None:
 
 
 def hub_error(error: Exception, repository: str, remedy: str) -> SamuelError:
-    """Turn what came out of huggingface_hub, or what read a fetched file, into an error that says what to do.
-
-    `remedy` is what the user can do without the hub, beginning with "or"; it ends the message.
-    """
+    """An error for what huggingface_hub raised; `remedy` ("or …") is what the user can do without the hub."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return OperatorError(f"disk full while fetching {repository}; free space or move HF_HOME, then rerun")
     refused = _explain(error, repository)
@@ -140,16 +121,13 @@ def _explain(error: BaseException, repository: str) -> Refusal:
         case errors.GatedRepoError():
             why = "gated", f"accept the terms at {page}, then {LOGIN}"
         case errors.RepositoryNotFoundError():
-            remedy = f"correct its name, or where it is private {LOGIN}"
-            why = f"the hub shows no such repository to you ({page})", remedy
+            why = f"the hub shows no such repository to you ({page})", f"correct its name, or {LOGIN}"
         case errors.RemoteEntryNotFoundError(response=response):
-            file = Path(response.url.path).name
-            why = f"the hub's repository holds no {file} ({page})", "correct its name"
+            why = f"the hub's repository holds no {Path(response.url.path).name} ({page})", "correct its name"
         case errors.HfHubHTTPError(response=response) if response.status_code in (401, 403):
             why = f"the hub refuses your login (HTTP {response.status_code})", RELOGIN
         case errors.HfHubHTTPError(response=response):
-            answered = f"it answered HTTP {response.status_code}"
-            why = f"the hub could not be reached ({answered})", "try again later"
+            why = f"the hub could not be reached (it answered HTTP {response.status_code})", "try again later"
         case UnicodeEncodeError():  # of a header
             why = "your login is no token of the hub", RELOGIN
         case errors.OfflineModeIsEnabled():
