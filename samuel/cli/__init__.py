@@ -10,12 +10,11 @@ from typing import Any
 import click
 
 from samuel import __version__
-from samuel.cli import datasets, evaluation, generation, training
+from samuel.cli import datasets, evaluation, models
 from samuel.cli.options import GOES_ON, STOPPED, PlainFormatter, SettingsCommand, describe, plain
 from samuel.config import Settings
 from samuel.errors import SamuelError
 
-__all__ = ["commands", "main"]
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
 
@@ -77,12 +76,11 @@ def show_settings(settings: Settings, section: str | None) -> None:
 
     rows = [row for row in describe(settings) if section in (None, row["setting"].partition(".")[0])]
     if not rows:
-        known = ", ".join(sorted(Settings.model_fields))
-        raise click.UsageError(f"no section {section!r}; there are {known}")
+        raise click.UsageError(f"no section {section!r}; there are {', '.join(Settings.model_fields)}")
     print(text_of(rows))
 
 
-for room in (datasets, training, generation, evaluation):
+for room in (datasets, models, evaluation):
     for member in vars(room).values():
         if isinstance(member, click.Command):
             commands.add_command(member)

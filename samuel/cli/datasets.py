@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
-from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, codec_for_latents, plain
+from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, plain
 from samuel.config import Settings
-from samuel.errors import InputError, MissingPartError, first_fault
+from samuel.doctor import require
+from samuel.errors import InputError, MissingPartError
 
 if TYPE_CHECKING:
     from samuel.popdb.dataset import Popdb
@@ -30,15 +31,13 @@ def _open(settings: Settings, dataset: str | None) -> "Popdb":
 
 
 def _print_made(popdb: "Popdb") -> None:
-    from samuel.popdb.accounts import counted
-
-    print(f"{plain(popdb.location)}: {counted(popdb.info['counts']['pairs'], 'pair')}")
+    count = popdb.info["counts"]["pairs"]
+    print(f"{plain(popdb.location)}: {count:,} pair{'' if count == 1 else 's'}")
 
 
 @click.command(cls=SettingsCommand, uses=("data", "songs", "download"), interrupted=GOES_ON)
 def download(settings: Settings) -> None:
     """Acquire the songs of the list, and account for each; the rest is the flow's."""
-    from samuel.doctor import require
     from samuel.popdb.accounts import funnel, require_audio_space, text_of
     from samuel.popdb.acquire import acquire_songs
     from samuel.popdb.parts import Parts
@@ -60,12 +59,9 @@ def download(settings: Settings) -> None:
 
 
 @click.command(cls=SettingsCommand, uses=("data", "songs.seed", "codec", "popdb"), interrupted=GOES_ON)
-@click.option(
-    "--songs", type=click.IntRange(1, 100_000), required=True, help="How many, of two minutes each."
-)
+@click.option("--songs", type=click.IntRange(1, 100_000), required=True, help="How many, of two minutes.")
 def synthesise(settings: Settings, songs: int) -> None:
     """Make a dataset of synthetic songs from their true stems, which no separator has touched."""
-    from samuel.doctor import require
     from samuel.popdb.accounts import funnel, text_of
     from samuel.popdb.stages import encode_true_stems
     from samuel.popdb.writer import require_place, write_popdb
@@ -108,6 +104,7 @@ def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | 
         return
 
     from samuel.artifacts import digest
+    from samuel.codecs import codec_for_latents
     from samuel.report.contact_sheet import choose_strips, write_contact_sheet
 
     rows = choose_strips(popdb, pairs)
@@ -118,33 +115,22 @@ def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | 
         with tqdm(total=len(rows), desc="decode", unit=" pairs", disable=None) as bar:
             print(write_contact_sheet(popdb, rows, codec, folder, bar.update))
     except MissingPartError as error:
-        remedy = "no pair was decoded; `samuel inspect --no-audio` draws the latents without the codec"
-        raise MissingPartError(f"{error}\n{remedy}") from error
+        raise MissingPartError(f"{error}\nno pair was decoded; --no-audio draws without the codec") from error
 
 
 @click.command("import-popdb", cls=SettingsCommand, uses=("popdb.cache",))
 @click.argument("files", type=A_PATH, nargs=-1, required=True)
 @click.option("-o", "--output", required=True, help="The dataset: a folder or a URL.")
-@click.option("--codec", help="The codec of the latents, where it is known: JSON.")
-def import_popdb(settings: Settings, files: tuple[Path, ...], output: str, codec: str | None) -> None:
+def import_popdb(settings: Settings, files: tuple[Path, ...], output: str) -> None:
     """Make a dataset of the published POPDB: the folder of its two .npy files, or both, the vocal first."""
-    from pydantic import ValidationError
-
-    from samuel.codecs import CodecInfo
-    from samuel.codecs.stable_audio_open import PUBLISHED_INFO
     from samuel.popdb.published import import_published
 
     found = [files[0] / name for name in PUBLISHED] if len(files) == 1 else list(files)
     if len(found) != len(PUBLISHED):
         raise InputError(f"{len(found)} files given; give the folder of {' and '.join(PUBLISHED)}, or both")
-    try:
-        info = CodecInfo.model_validate_json(codec) if codec else PUBLISHED_INFO
-    except ValidationError as error:
-        fault = first_fault(error)
-        raise InputError(f"--codec: {fault}; give `codec` of a dataset.json of the same latents") from error
-    cache = settings.popdb.cache
     with tqdm(desc="import", unit=" pairs", disable=None) as bar:
-        popdb = import_published(found[0], found[1], output, cache=cache, codec=info, on_pair=bar.update)
+        cache = settings.popdb.cache
+        popdb = import_published(found[0], found[1], output, cache=cache, on_pair=bar.update)
     _print_made(popdb)
 
 

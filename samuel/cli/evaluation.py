@@ -8,15 +8,7 @@ import click
 from tqdm import tqdm
 
 from samuel.artifacts import explain_full_disk, read_json
-from samuel.cli.options import (
-    A_FOLDER,
-    A_PATH,
-    GOES_ON,
-    SettingsCommand,
-    codec_for_latents,
-    ending_cleanly,
-    plain,
-)
+from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, ending_cleanly, plain
 from samuel.config import Settings
 from samuel.errors import InputError
 
@@ -69,7 +61,7 @@ def evaluate(
 
 
 def _score(lineup: "Lineup", settings: Settings, dataset: str | None, root: Path) -> "Artifact":
-    from samuel.codecs import load_codec
+    from samuel.codecs import codec_for_latents, load_codec
     from samuel.device import resolve_device
     from samuel.evaluate.distribution import FolderSpace
     from samuel.evaluate.summary import score_lineup

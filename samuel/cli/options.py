@@ -4,18 +4,14 @@ import json
 import logging
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from samuel.config import Section, Settings, parse, read_settings
-from samuel.errors import MissingPartError, SettingsError
-
-if TYPE_CHECKING:
-    from samuel.codecs import Codec, CodecInfo
+from samuel.config import Section, Settings, read_settings
 
 STOPPED = "nothing half-written was left, run it again"
 GOES_ON = "what is done stays, and the same command goes on from there"
@@ -69,16 +65,23 @@ def describe(section: Section, prefix: str = "") -> Iterator[dict[str, str]]:
         yield {"setting": prefix + name, "value": shown, "unit": unit, "": field["description"] + choices}
 
 
+def stands_for(settings: Sequence[str], option: str, kind: Any, about: str = "") -> Callable[[Any], Any]:
+    """An option of a SettingsCommand that is another name for settings."""
+
+    def override(ctx: click.Context, _option: click.Parameter, value: Any) -> None:
+        if value is not None:
+            ctx.meta["overrides"] += [f"{name}={json.dumps(value)}" for name in settings]
+
+    return click.option(
+        option, type=kind, expose_value=False, callback=override, help=about or ", ".join(settings)
+    )
+
+
 class SettingsCommand(click.Command):
-    """A command whose function is given `settings`; its help lists the sections and settings that it uses.
+    """Its function is given `settings`; `uses` are those in its help; Ctrl-C says `interrupted`."""
 
-    `interrupted` is said when Ctrl-C ends it.
-    """
-
-    def __init__(
-        self, *args: Any, uses: Sequence[str] = (), interrupted: str = STOPPED, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, uses: Sequence[str] = (), interrupted: str = STOPPED, **more: Any) -> None:
+        super().__init__(*args, options_metavar="[OPTIONS] [SETTING=VALUE]...", **more)
         self.uses, self.interrupted = uses, interrupted
         about = "JSON file of settings; those named on the command line hold over it"
         self.params.append(click.Option(["--settings"], type=A_PATH, metavar="FILE", help=about))
@@ -104,10 +107,6 @@ class SettingsCommand(click.Command):
         ctx.params["settings"] = read_settings(ctx.params["settings"], ctx.meta["overrides"])
         return super().invoke(ctx)
 
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Usage, with the settings at its end."""
-        return [*super().collect_usage_pieces(ctx), "[SETTING=VALUE]..."]
-
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the settings that the command uses, with defaults and bounds."""
         rows = [
@@ -118,21 +117,3 @@ class SettingsCommand(click.Command):
         if rows:
             with formatter.section("Settings"):
                 formatter.write_dl(rows, col_max=34)
-
-
-def codec_for_latents(info: "CodecInfo", settings: Settings, *, one_song: bool = False) -> "Codec":
-    """The codec that made latents, its weights from where the settings say; MissingPartError where they lack.
-
-    `one_song`: not a dataset, so in little memory, and decoded in bf16 by a GPU that has it.
-    """
-    from samuel.codecs import load_codec
-    from samuel.codecs.stable_audio_open import VARIANTS
-    from samuel.device import resolve_device, uses_bf16
-
-    device = resolve_device(settings.device)
-    values = {"name": info.name, "path": settings.codec.path, "batch": 1 if one_song else None}
-    try:
-        config = parse({"codec": values | VARIANTS.get(info.version, {})}).codec
-    except SettingsError as error:
-        raise MissingPartError(f"the latents are of {info}, a codec this version lacks") from error
-    return load_codec(config, device, decoding="bf16" if one_song and uses_bf16(device, "auto") else None)

@@ -53,12 +53,9 @@ def test_verify_says_sound_or_names_the_fault(tmp_path: Path, capsys: Said) -> N
     [
         (["verify", "{root}/absent"], "no dataset here"),
         (["export-sat", "{root}/absent", "-o", "{root}/out"], "no dataset here"),
-        (["export-manifest", "{root}/absent", "-o", "{root}/out"], "no dataset here"),
-        (["verify", "nosuch://bucket/popdb"], "nosuch"),
         (["inspect", "nosuch://bucket/popdb"], "nosuch"),
         (["import-popdb", "absent", "-o", "{root}/out"], "absent/latent_vocal.npy"),
         (["import-popdb", "a", "b", "c", "-o", "{root}/out"], "3 files given; give the folder of"),
-        (["import-popdb", "a", "-o", "{root}/out", "--codec", "mel/1"], "--codec: "),
         (["synthesise", "songs.source=csv", "--songs", "1"], "those of songs.source = 'synthetic'"),
     ],
 )
@@ -77,11 +74,9 @@ def test_the_published_files_become_a_dataset(tmp_path: Path, capsys: Said) -> N
     given = {"folder": [str(tmp_path / "published")], "files": [str(path) for path in files]}
     for named, paths in given.items():
         output = tmp_path / named
-        codec = MelCodec.info.model_dump_json()
-        assert main(["import-popdb", *paths, "-o", str(output), "--codec", codec]) == 0
+        assert main(["import-popdb", *paths, "-o", str(output)]) == 0
         assert capsys.readouterr().out == f"{output}: {COUNT} pairs\n"
         popdb = open_popdb(output)
-        assert popdb.codec == MelCodec.info
         found = sorted(popdb.read_checked(row)[0].numpy().tobytes() for row in popdb.index)
         assert found == sorted(vocal.tobytes() for vocal in noise(COUNT, 0))
 
@@ -139,33 +134,28 @@ def test_inspect_writes_a_sheet_and_clips_outside_the_dataset(
     assert {soundfile.info(clip).frames for clip in clips} == {64 * 2048}
     assert digests(popdb.root) == before
     fsspec.filesystem("memory").put(str(popdb.root), "/inspected", recursive=True)
-    arguments = ["memory://inspected", f"popdb.cache={tmp_path / 'cache'}", "--pairs", "1", "--no-audio"]
-    assert main(["inspect", *arguments, "-o", str(tmp_path / "sheet")]) == 0
+    arguments = ["memory://inspected", f"popdb.cache={tmp_path / 'cache'}", "--pairs", "0"]
+    assert main(["inspect", *arguments]) == 0
     assert "dataset    memory://inspected" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "sheet").iterdir()] == ["contact-sheet.png"]
 
 
 @pytest.mark.parametrize(
     ("codec", "words"),
-    [
-        ("stable-audio-open", "error: codec.path {absent}: no such folder"),
-        ("mel", "the codec at hand is mel/1"),
-        ("flac", "flac/0, a codec this version lacks"),
-    ],
+    [("mel", "the codec at hand is mel/1"), ("flac", "flac/0, a codec this version lacks")],
 )
 def test_without_the_codec_all_but_the_sheet_is_shown(
     codec: str, words: str, tmp_path: Path, capsys: Said
 ) -> None:
     popdb = made(tmp_path, MelCodec.info.model_copy(update={"name": codec, "version": "0"}))
-    output, absent = tmp_path / "sheet", tmp_path / "absent"
-    assert main(["inspect", str(popdb.root), f"codec.path={absent}", "-o", str(output)]) == 1
+    output = tmp_path / "sheet"
+    assert main(["inspect", str(popdb.root), "-o", str(output)]) == 1
     shown = capsys.readouterr()
     assert "in the dataset      3     0" in shown.out.splitlines()
-    assert words.format(absent=absent) in shown.err
+    assert words in shown.err
     assert "--no-audio" in shown.err
     assert not output.exists()
     assert main(["inspect", str(popdb.root), "--no-audio", "-o", str(output)]) == 0
-    assert (output / "contact-sheet.png").is_file()
+    assert [path.name for path in output.iterdir()] == ["contact-sheet.png"]
 
 
 def test_a_dataset_does_not_choose_where_its_sheet_goes(

@@ -1,7 +1,9 @@
-"""The page itself, by gradio: a vocal goes up, an accompaniment comes down."""
+"""`samuel app`: a page where a vocal goes up and an accompaniment comes down. Nothing leaves the machine.
+
+It needs gradio, which the extra `app` brings.
+"""
 
 import html
-import logging
 import re
 import tempfile
 import threading
@@ -18,55 +20,45 @@ from samuel.codecs.base import Codec
 from samuel.config import Sampler, SamplingConfig, parse
 from samuel.errors import InputError, SamuelError, StoppedError
 from samuel.generate import Request, generate
+from samuel.generate.accompany import require_codec
 from samuel.report.plots import plot_spectrograms
 from samuel.separators import Separator
 
-logger = logging.getLogger(__name__)
-
 HOST = "127.0.0.1"
-MAX_UPLOAD = "1gb"
-"""Fifteen minutes of 96 kHz stereo float are 0.7 GB."""
+MAX_UPLOAD = "1gb"  # fifteen minutes of 96 kHz stereo float are 0.7 GB
 CLEAN_EVERY_S, KEEP_S = 600, 4 * 3600
-INTRODUCTION = (
-    "# SAMUeL\nGive it a vocal, and it writes the band: an accompaniment of the same length, made on this "
-    "machine."
-)
+INTRODUCTION = "# SAMUeL\nGive it a vocal, and it writes the band: as long as the vocal, on this machine."
 SKETCH = (
     "**A sketch, not music quality.** This model learned from latents of the embedded codec `mel`, "
     "which has no weights: mono and hollow. For music, take a model of `stable-audio-open` latents."
 )
 STAGES = {
-    "separate": "Taking the vocals out of the song",
-    "encode": "Reading the vocal",
-    "sample": "Writing the accompaniment",
-    "decode": "Turning it into sound",
-    "write": "Saving",
-}
-FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/]+/)+")
-"""Of a path of this machine, all but its last name."""
+    "separate": "Taking the vocals out of the song", "encode": "Reading the vocal",
+    "sample": "Writing the accompaniment", "decode": "Turning it into sound", "write": "Saving"
+}  # fmt: skip
+FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/]+/)+")  # of a path of this machine, all but its last name
 STYLE = """
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
 .stand-in:not(.stand-in .stand-in) {border-left: 4px solid #f59e0b; padding: 0.4em 0.8em !important}
-.made-by:not(.made-by .made-by) {opacity: 0.7; font-size: 0.85em}
 """
 DOWNLOADS = ("⬇ Accompaniment", "⬇ Mix", "⬇ Record (JSON)")
 
 
 class Page:
-    """One model's page; `folder` is for files while they are made."""
+    """One model's page; what goes up and what is made lies in `folder`."""
 
     def __init__(self, model: TrainedModel, codec: Codec, separator: Separator, folder: Path) -> None:
+        """A CheckpointError where the model learned another codec's latents."""
+        require_codec(model, codec)
         self._model, self._codec, self._separator, self._folder = model, codec, separator, folder
-        self._stop, self._closing = threading.Event(), False
-        self._blocks = gr.Blocks(
-            title="SAMUeL", analytics_enabled=False, delete_cache=(CLEAN_EVERY_S, KEEP_S)
-        )
-        with self._blocks:
+        self._stop, kept = threading.Event(), (CLEAN_EVERY_S, KEEP_S)
+        with gr.Blocks(title="SAMUeL", analytics_enabled=False, delete_cache=kept) as self._blocks:
             self._lay_out()
         self._blocks.queue(api_open=False, default_concurrency_limit=1)
 
-    def launch(self, port: int) -> str:
-        """Begin to serve, in threads of gradio's; gives the address. InputError where the port is taken."""
+    @contextmanager
+    def served(self, port: int) -> Iterator[str]:
+        """Serve it to this machine alone, at the given address; an InputError where the port is taken."""
         try:
             _, address, _ = self._blocks.launch(
                 server_name=HOST, server_port=port, max_file_size=MAX_UPLOAD, share=False, quiet=True,
@@ -76,15 +68,13 @@ class Page:
             )  # fmt: skip
         except OSError as error:
             raise InputError(f"port {port} is taken, or not for you; choose another with --port") from error
-        return address
-
-    def close(self) -> None:
-        """End what is being made, and serve no more."""
-        self._closing = True
-        self._stop.set()
-        self._codec.cancel()
-        self._separator.cancel()
-        self._blocks.close(verbose=False)
+        try:
+            yield address
+        finally:
+            self._stop.set()
+            self._codec.cancel()
+            self._separator.cancel()
+            self._blocks.close(verbose=False)
 
     def accompany(
         self, vocal: str | None, is_song: bool, length_s: float | None, suffix: str | None, steps: int | None,
@@ -92,30 +82,33 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (where gradio looks for it)
     ) -> Iterator[list[Any]]:  # fmt: skip
         """Make an accompaniment of what the fields hold; a generator, so that its files last until copied."""
-        if not self._closing:
-            self._stop.clear()
+        self._stop.clear()
 
         def on_progress(what: str, done: int, of: int) -> None:
             if self._stop.is_set():
-                raise StoppedError("stopped from the page")
+                raise StoppedError("Stopped. Nothing of it was kept.")
             progress((done, of), desc=STAGES[what])
 
         sampling = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "sampler": sampler}
         chosen = {"sampling": sampling, "diffusion": self._model.diffusion.model_dump()}
-        with tempfile.TemporaryDirectory(dir=self._folder) as workspace, _shown_as_toasts(vocal, workspace):
+        try:
             if vocal is None:
                 raise InputError("There is no vocal yet: upload a file, or record one.")
-            request = Request(
-                vocal=Path(vocal), output=Path(workspace, f"accompaniment.{(suffix or 'wav').lower()}"),
-                sampling=parse(chosen).sampling, length_s=length_s or None,
-                separator=self._separator if is_song else None,
-            )  # fmt: skip
-            take = generate(request, self._model, self._codec, on_progress)[0]
-            picture = request.output.with_suffix(".png")
-            plot_spectrograms({"Accompaniment": take.accompaniment, "Mix": take.mix}, picture)
-            files = [str(path) for path in (take.accompaniment, take.mix, take.record)]
-            buttons = [gr.DownloadButton(value=file, interactive=True) for file in files]
-            yield [*files[:2], str(picture), *buttons]
+            with tempfile.TemporaryDirectory(dir=self._folder) as workspace:
+                request = Request(
+                    vocal=Path(vocal), output=Path(workspace, f"accompaniment.{(suffix or 'wav').lower()}"),
+                    sampling=parse(chosen).sampling, length_s=length_s or None,
+                    separator=self._separator if is_song else None,
+                )  # fmt: skip
+                take = generate(request, self._model, self._codec, on_progress)[0]
+                picture = request.output.with_suffix(".png")
+                plot_spectrograms({"Accompaniment": take.accompaniment, "Mix": take.mix}, picture)
+                files = [str(path) for path in (take.accompaniment, take.mix, take.record)]
+                buttons = [gr.DownloadButton(value=file, interactive=True) for file in files]
+                yield [*files[:2], str(picture), *buttons]
+        except (SamuelError, OSError) as error:  # the page takes it for HTML
+            readable = html.escape(FOLDERS.sub("", str(error)), quote=False).replace("\n", "<br>")
+            raise gr.Error(readable, duration=None, print_exception=False) from error
 
     def _lay_out(self) -> None:
         gr.Markdown(INTRODUCTION)
@@ -128,15 +121,11 @@ class Page:
                 vocal = gr.Audio(label="Vocal", sources=sources, type="filepath", editable=False, buttons=[])
                 is_song = gr.Checkbox(label="It is a whole song: take its vocals out first")
                 with gr.Row():
-                    length_s = gr.Number(
-                        0, label="Seconds", info="from the beginning; 0: all of it", minimum=0
-                    )
+                    length_s = gr.Number(0, label="Seconds", info="from the beginning; 0: all", minimum=0)
                     suffix = gr.Radio(["WAV", "FLAC"], value="WAV", label="Files")
                 with gr.Accordion("How it is drawn", open=False):
                     with gr.Row():
-                        steps = gr.Number(
-                            default.steps, label="Steps", info="more: finer, slower", precision=0
-                        )
+                        steps = gr.Number(default.steps, label="Steps", info="more: finer", precision=0)
                         guidance = gr.Number(
                             default.guidance_scale, label="Guidance", info="1: none", step=0.5
                         )
@@ -154,52 +143,11 @@ class Page:
                 picture = gr.Image(label="Spectrograms", format="png", show_label=False, **shown)
                 with gr.Row():
                     files = [gr.DownloadButton(label, size="md", interactive=False) for label in DOWNLOADS]
-        made_by = f"Model `{self._model.sha256[:12]}` · codec `{self._codec.info}`"
-        gr.Markdown(made_by, elem_classes="made-by")
+        gr.Markdown(f"Model `{self._model.sha256[:12]}` · codec `{self._codec.info}`")
         make.click(
             self.accompany,
             [vocal, is_song, length_s, suffix, steps, guidance, seed, sampler],  # as `accompany` takes them
             [*tracks, picture, *files],  # as it yields them
-            show_progress_on=tracks[0], trigger_mode="once", concurrency_limit=1, api_visibility="private",
+            show_progress_on=tracks[0], trigger_mode="once", concurrency_limit=1, api_visibility="private"
         )  # fmt: skip
         stop.click(self._stop.set, queue=False, api_visibility="private")
-
-
-@contextmanager
-def _shown_as_toasts(vocal: str | None, workspace: str) -> Iterator[None]:
-    """Show warnings and errors as sentences, without stack traces and without paths of this machine."""
-
-    def readable(text: str) -> str:
-        for path, name in ((vocal, Path(vocal or "").name), (f"{workspace}/", "")):
-            text = text.replace(path, name) if path else text
-        # The page takes it for HTML.
-        return html.escape(FOLDERS.sub("", text), quote=False).replace("\n", "<br>")
-
-    class Warnings(logging.Handler):
-        """Shows what the library warns of in this thread, such as a silent vocal."""
-
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.thread == thread:
-                gr.Warning(readable(record.getMessage()))
-
-    library, warnings, thread = logging.getLogger("samuel"), Warnings(logging.WARNING), threading.get_ident()
-    library.addHandler(warnings)
-    title = "Error"
-    try:
-        yield
-    except StoppedError:
-        title, message = "Stopped", "Nothing of it was kept."
-    except SamuelError as error:
-        message = str(error)
-    except OSError as error:
-        logger.warning("%s", error, exc_info=error)
-        reason = error.strerror or "a file could not be read or written"
-        message = f"{reason}; the terminal of samuel app says more"
-    except Exception:
-        logger.exception("an accompaniment failed")
-        message = "Something went wrong that should not; the terminal of samuel app says what."
-    else:
-        return
-    finally:
-        library.removeHandler(warnings)
-    raise gr.Error(readable(message), duration=None, title=title, print_exception=False)
