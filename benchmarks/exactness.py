@@ -25,9 +25,7 @@ ROUNDS = 3
 def rows(settings: Settings, *, bf16: bool | None = None) -> Iterator[Figure]:
     """Yield (what, figure): the largest deviation over the result's own, and time over the library's.
 
-    Args:
-        settings: device.
-        bf16: Whether to measure bf16, which takes minutes on most CPUs; none: on a GPU.
+    bf16 too, which takes minutes on most CPUs, if asked for; none: on a GPU.
     """
     device = resolve_device(settings.device)
     mix = music(PUBLISHED_INFO.duration_s(FRAMES[device.type]))

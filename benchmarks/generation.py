@@ -1,15 +1,11 @@
 """From a vocal to an accompaniment: how long it takes, with how much memory, and whether it has seams.
 
-All in one run on one machine. Random weights cost as much as trained ones; of the seams of what they draw,
-they tell less.
-
 Shapes: B batch, C = 64 latent channels, T frames, S samples at 44.1 kHz.
 """
 
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -17,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Figure, device_name, fastest, in_gib, in_its_own_process, memory_bytes, seconds
-from benchmarks.weights import write_autoencoder
+from benchmarks.measure import Figure, device_name, in_gib, in_its_own_process, memory_bytes, seconds
 from samuel.audio import SAMPLE_RATE, Audio, write_wav
 from samuel.checkpoint import TrainedModel, load_model, save_model
 from samuel.codecs import Codec, CodecInfo, load_codec
-from samuel.config import SamplingConfig, Settings, parse
+from samuel.config import SamplingConfig, Settings
 from samuel.device import inference, resolve_device
-from samuel.generate import Request, accompany, accompany_latents, generate
+from samuel.generate import Request, accompany_latents, generate
 from samuel.generate.accompany import require_codec, windowed
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.sample import sample
@@ -41,16 +36,9 @@ OUTPUT_STD = 0.1
 def rows(
     settings: Settings, model: Path | None = None, song_s: float = SONG_S, long_s: float = LONG_S
 ) -> Iterator[Figure]:
-    """Yield (what, figure), as they are measured.
+    """Yield (what, figure), as they are measured; random weights where no folder of a model is given.
 
-    Args:
-        settings: device, codec and sampling; the network's where no model is given.
-        model: Folder of a trained model; none: random weights.
-        song_s: Duration of the synthetic vocal that goes through the network, and then from file to file.
-        long_s: Duration of a second one, from file to file.
-
-    Raises:
-        CheckpointError: The model learned the latents of another codec than that of the settings.
+    A synthetic vocal of `song_s` goes through the network, then it and one of `long_s` from file to file.
     """
     device = resolve_device(settings.device)
     codec = load_codec(settings.codec, device)
@@ -70,8 +58,6 @@ def rows(
             stages = ", ".join(f"{stage} {time_s:.1f}" for stage, time_s in stages_s.items())
             yield f"vocal file of {duration_s:.0f} s", f"{whole_s:.1f} s ({stages})"
             yield "  peak memory", in_gib(peak)
-        if device.type == "cuda":
-            yield from gpu_rows(trained, settings, Path(folder), song_s)
 
 
 def write_random_model(folder: Path, settings: Settings, codec: CodecInfo) -> Path:
@@ -124,8 +110,7 @@ def sample_as_the_paper(vocal: Tensor, model: TrainedModel, config: SamplingConf
     schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset).to(device)
     paper = config.model_copy(update={"sampler": "ddpm", "steps": schedule.timesteps, "precision": "fp32"})
 
-    def in_two_calls(x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
-        """A function cannot show its null condition as the network itself does, and is called again."""
+    def in_two_calls(x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:  # shows no null condition
         return model.network(x_t, t, vocal)
 
     with inference(device, "fp32"):
@@ -174,20 +159,3 @@ def generate_file(
 
     generate(Request(vocal, output, settings.sampling), trained, codec, on_progress)
     return stages_s, memory_bytes("VmHWM")
-
-
-def gpu_rows(model: TrainedModel, settings: Settings, folder: Path, song_s: float) -> Iterator[Figure]:
-    """From audio to audio with the full-size VAE, whose weights are random, on a CUDA device alone."""
-    device = resolve_device("cuda")
-    write_autoencoder(folder / "vae")
-    choices = settings.codec.model_dump(include={"precision", "batch"})
-    weights = {"name": "stable-audio-open", "path": str(folder / "vae")}
-    codec = load_codec(parse({"codec": weights | choices}).codec, device)
-    own = replace(model, codec=codec.info)
-    for vocal in map(singing, (model.codec.duration_s(model.frames), song_s)):
-        torch.cuda.reset_peak_memory_stats(device)
-        work = {"": lambda vocal=vocal: accompany(vocal, own, codec, settings.sampling)}
-        whole_s = fastest(work, device, rounds=3)[""]
-        peak_gb = torch.cuda.max_memory_allocated(device) / 1e9
-        figure = f"{whole_s:.2f} s, {peak_gb:.2f} GB of the GPU at most"
-        yield f"{vocal.shape[1] / SAMPLE_RATE:.2f} s by the full-size VAE", figure

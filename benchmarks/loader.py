@@ -1,20 +1,16 @@
 """A dataset of noise: opening, reading, verifying and writing it, against plain copies of its bytes.
 
-All in one run and one process, the page cache warm where nothing else is said. A figure is the best of
-several repeats: what disturbs a measurement makes it slower, never faster.
+All in one process, the page cache warm; the best of several repeats, as what disturbs one makes it slower.
 
 Shapes: N pairs, B batch, C = 64 latent channels, T frames.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,8 +22,7 @@ from samuel.config import PopdbConfig
 from samuel.errors import DatasetError
 from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.folder import Folder
-from samuel.popdb.loader import Batches, Places
-from samuel.popdb.shards import STREAMS
+from samuel.popdb.loader import Batches
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 from samuel.popdb.tables import LATENTS, Row, pair_rows, song_rows
@@ -37,7 +32,6 @@ from samuel.popdb.writer import Content, Pair, save
 PAIRS, CHANNELS, FRAMES, BATCH = 2000, 64, 1024, 16
 PAPER_PAIRS, SHORT_FRAMES = 15_713, 64  # what opening costs does not depend on the length of the chunks
 CHUNKS_A_SONG = 4
-PARQUET_PAIRS = 512
 REPEATS = 3
 
 Halves = NDArray[np.float16]
@@ -56,28 +50,17 @@ def rows(
         yield "writing, digests and fsync included", f"{latents.nbytes / min(times_s) / 1e6:,.0f} MB/s"
         popdb = open_popdb(root / "popdb")
         batches, steps = Batches(popdb, BATCH, seed=0), range(-(-pairs // BATCH))
-        growth = f"memory growth over an epoch of {pairs:,}"
-        if (before := memory_bytes("VmRSS")) is None:
-            yield growth, "not measured here"
-        else:
-            most = before
-            for step in steps:
-                batches.at(step, CPU)
-                most = max(most, memory_bytes("VmRSS") or 0)
-            yield growth, f"{(most - before) / 2**20:.0f} MiB"
-        yield from reading_rows(batches, latents, root)
-        if hasattr(os, "posix_fadvise"):
-            for shard in set(popdb.table["shard"].to_pylist()):
-                descriptor = os.open(popdb.root / shard, os.O_RDONLY)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.close(descriptor)
-            cold = _rate(lambda: (batches.at(step, CPU) for step in steps), len(steps), 1)
-            yield "the same, page cache dropped before", f"{cold:,.0f} pairs/s"
+        before = most = memory_bytes("VmRSS") or 0
+        for step in steps:
+            batches.at(step, CPU)
+            most = max(most, memory_bytes("VmRSS") or 0)
+        yield f"memory growth over an epoch of {pairs:,}", f"{(most - before) / 2**20:.0f} MiB"
+        yield from reading_rows(batches, latents)
         yield "verify", verify_figure(popdb, latents.nbytes)
         location = write_noise(root / "opened", noise(opened, SHORT_FRAMES)).root
-        first_s, *times_s = [
+        first_s, *times_s = (
             seconds(lambda: open_popdb(location).dataset("train")) for _ in range(REPEATS + 1)
-        ]
+        )
         yield f"opening {opened:,} pairs", f"{min(times_s):.3f} s, {first_s:.3f} s the first time"
 
 
@@ -108,24 +91,17 @@ def write_noise(folder: Path, latents: Halves) -> Popdb:
     songs = [song(start) for start in range(0, len(latents), CHUNKS_A_SONG)]
     groups = {song.record["audio_sha256"]: song.record["audio_sha256"] for song in songs}
     config = PopdbConfig(chunk_frames=frames, validation_share=0.0)
-    made_of = {
-        "source": "synthetic",
-        "separator": "noise/1",
-        "codec": codec,
-        "chunk_frames": frames,
-        "settings": config.model_dump(mode="json", exclude={"path", "cache"}),
-    }
+    settings = config.model_dump(mode="json", exclude={"path", "cache"})
+    made_of = {"source": "synthetic", "separator": "noise/1", "codec": codec, "chunk_frames": frames}
+    made_of["settings"] = settings
     pairs = pair_rows(songs, groups, 0.0, config.validation_share, config.seed)
     target = Folder(folder)
     with target.locked():
         return save(target, Content(pairs, read, song_rows(songs, groups), made_of), None)
 
 
-def reading_rows(batches: Batches, latents: Halves, folder: Path) -> Iterator[Figure]:
-    """Shuffled batches, and what they are compared with.
-
-    Each goes into a new array, as a loader has to hand it over: a batch may be kept while others are read.
-    """
+def reading_rows(batches: Batches, latents: Halves) -> Iterator[Figure]:
+    """Shuffled batches, each in a new array, as it may be kept while others are read; and plain copies."""
     places = [batches.places(step) for step in range(-(-len(latents) // BATCH))]
     steps = range(len(places))
     rate = _rate(lambda: (_as_float32(*batches.pairs.batch(some)) for some in places), len(places))
@@ -138,26 +114,14 @@ def reading_rows(batches: Batches, latents: Halves, folder: Path) -> Iterator[Fi
     }.items():
         baseline = _rate(lambda batch=batch: map(batch, places), len(places))
         yield f"  against {what}", f"{rate / baseline:.2f} of {baseline:,.0f} pairs/s"
-    parquet = _parquet_rate(folder / "pairs.parquet", latents[:PARQUET_PAIRS])
-    yield "  against a Parquet list column", f"{rate / parquet:.1f} × {parquet:,.0f} pairs/s"
     read = _rate(lambda: map(batches.pairs.batch, places), len(places))
     yield "  left in float16, as for a GPU", f"{read:,.0f} pairs/s"
     normalised = _rate(lambda: (batches.at(step, CPU) for step in steps), len(places))
     yield "  normalised on the CPU", f"{normalised:,.0f} pairs/s"
-    rates = []
-    for _ in range(REPEATS):
-        stream = batches.on(CPU, steps=2 * len(places) + 1, num_workers=2)
-        next(stream)  # workers take a while to start
-        rates.append(BATCH * 2 * len(places) / seconds(lambda stream=stream: [None for _ in stream]))
-    yield "  normalised, read by 2 workers", f"{max(rates):,.0f} pairs/s"
 
 
 def verify_figure(popdb: Popdb, size: int) -> str:
-    """How fast the `size` bytes of a dataset are verified.
-
-    Raises:
-        DatasetError: It has a fault.
-    """
+    """How fast the `size` bytes of a dataset are verified; a DatasetError where it has a fault."""
 
     def work() -> None:
         if faults := verify(popdb.root):
@@ -168,25 +132,6 @@ def verify_figure(popdb: Popdb, size: int) -> str:
 
 def _as_float32(vocal: Tensor, accompaniment: Tensor) -> tuple[Tensor, Tensor]:
     return vocal.float(), accompaniment.float()
-
-
-def _parquet_rate(path: Path, latents: Halves) -> float:
-    """Pairs/s of such batches from the layout in which Parquet is fastest: a pair a row group, plain."""
-    length, shape = latents[0, 0].size, (-1, *latents.shape[2:])
-    values = [pa.array(np.ascontiguousarray(latents[:, i]).ravel()) for i in range(len(STREAMS))]
-    columns = [pa.FixedSizeListArray.from_arrays(array, length) for array in values]
-    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    pq.write_table(pa.table(columns, list(STREAMS)), path, row_group_size=1, **plain)
-    with pq.ParquetFile(path, memory_map=True) as file:
-
-        def batch(places: Places) -> object:
-            table = file.read_row_groups(places.tolist()).combine_chunks()
-            flat = (table[stream].chunk(0).flatten().to_numpy().copy() for stream in STREAMS)
-            return _as_float32(*(torch.from_numpy(values).reshape(shape) for values in flat))
-
-        order = np.random.default_rng(0).permutation(len(latents))
-        some = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-        return _rate(lambda: map(batch, some), len(some))
 
 
 def _rate(batches: Callable[[], Iterable[object]], count: int, repeats: int = REPEATS) -> float:

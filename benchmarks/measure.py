@@ -1,16 +1,11 @@
-"""Time and memory of a call, of a process, and how busy a GPU is."""
+"""Time and memory of a call, and of a process."""
 
 import multiprocessing
 import re
-import shutil
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -32,8 +27,7 @@ def seconds(work: Work, device: torch.device = CPU) -> float:
 def fastest(works: Mapping[str, Work], device: torch.device, rounds: int = 5) -> dict[str, float]:
     """Shortest time of every call in seconds, after one that is not counted.
 
-    What disturbs a measurement makes it slower, never faster. They take turns, so that what else the machine
-    does in a while troubles all of them alike.
+    They take turns, so that what else the machine does in a while troubles all of them alike.
     """
     times = dict.fromkeys(works, float("inf"))
     for count in range(rounds + 1):
@@ -66,36 +60,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} CPU cores" if device.type == "cpu" else device.type
-
-
-@contextmanager
-def utilisation(device: torch.device, interval_s: float = 0.2) -> Iterator[Callable[[], str]]:
-    """While the block runs, sample the share of time in which a kernel ran on a CUDA device.
-
-    What it gives tells the mean without the first and the last tenth, which are no steady state.
-    """
-    samples, over, program = list[float](), threading.Event(), shutil.which("nvidia-smi")
-
-    def sample() -> None:
-        uuid = torch.cuda.get_device_properties(device).uuid
-        question = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"--id=GPU-{uuid}"]
-        while not over.wait(interval_s):
-            command = [str(program), *question]
-            said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-            if said.isdigit():
-                samples.append(float(said))
-
-    def steady() -> str:
-        edge = len(samples) // 10
-        middle = samples[edge : len(samples) - edge]
-        return f"{fmean(middle) / 100:.0%}" if middle else "not measured"
-
-    sampler = threading.Thread(target=sample, daemon=True)
-    if device.type == "cuda" and program:
-        sampler.start()
-    try:
-        yield steady
-    finally:
-        over.set()
-        if sampler.is_alive():
-            sampler.join()

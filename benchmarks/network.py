@@ -65,41 +65,14 @@ def network_rows(settings: Settings, device: torch.device) -> Iterator[Figure]:
 
 
 def gpu_rows(settings: Settings, device: torch.device) -> Iterator[Figure]:
-    """Yield memory, then speed in bfloat16, compiled, of a CUDA device."""
-    for name, batch, work in (
-        (
-            "forward",
-            FORWARD_BATCH,
-            _forward(SamuelUNet(settings.model, settings.diffusion).to(device), device),
-        ),
-        ("training", TRAINING_BATCH, training_step(settings, TRAINING_BATCH, FRAMES, device)),
-    ):
-        work()  # AdamW makes its moments in the first step
-        torch.cuda.reset_peak_memory_stats(device)
-        work()
-        torch.cuda.synchronize(device)
-        peak_gb = torch.cuda.max_memory_allocated(device) / 1e9
-        yield f"memory, {name}, batch {batch}, float32", f"{peak_gb:.2f} GB at most"
-    network = SamuelUNet(settings.model, settings.diffusion).to(device)
-    graphed, items = (
-        torch.compile(network, mode="reduce-overhead"),
-        _items(network, FORWARD_BATCH, FRAMES, device),
-    )
-
-    def forward() -> None:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            graphed(*items)
-
-    for _ in range(3):  # compiled, warmed up and recorded in the first calls
-        forward()
-    forward_ms = 1e3 * fastest({"": forward}, device, rounds=50)[""]
-    yield f"forward, batch {FORWARD_BATCH}, bf16, CUDA graphs", f"{forward_ms:.2f} ms"
+    """Yield memory and speed of training on a CUDA device, in bfloat16 and compiled."""
     step = training_step(settings, GPU_TRAINING_BATCH, FRAMES, device, compiled=True)
     try:
         rate = f"{GPU_TRAINING_BATCH / fastest({'': step}, device, rounds=10)['']:,.0f} items/s"
     except torch.OutOfMemoryError:
         rate = "more than the GPU's memory"
-    yield f"training, batch {GPU_TRAINING_BATCH}, bf16, compiled", rate
+    peak_gb = torch.cuda.max_memory_allocated(device) / 1e9
+    yield f"training, batch {GPU_TRAINING_BATCH}, bf16, compiled", f"{rate}, {peak_gb:.2f} GB at most"
 
 
 def training_step(

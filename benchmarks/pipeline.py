@@ -1,7 +1,4 @@
-"""Separation and encoding at full size, on this machine: seconds of audio per second, memory.
-
-The weights are random, which costs the same time; the songs are one synthetic song at different levels.
-"""
+"""Separation and encoding at full size, with random weights: seconds of audio per second, memory."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import Figure, device_name, in_gib, memory_bytes, utilisation
+from benchmarks.measure import Figure, device_name, in_gib, memory_bytes
 from benchmarks.measure import seconds as time_of
 from benchmarks.weights import write_autoencoder, write_htdemucs
 from samuel.artifacts import make_artifact
@@ -52,13 +49,10 @@ def stage_rows(settings: Settings, songs: Sequence[Outcome], device: torch.devic
     took_s = time_of(lambda: stages.encode_songs(separated, parts))
     yield "encoding of both stems, with disk", f"{audio_s / took_s:.2f} × real time"
     if device.type != "cuda":
-        yield "both at once, and GPU utilisation", "not measured: no GPU"
         return
     again = prepared(settings.model_copy(update={"data": settings.data / "again"}))
-    with utilisation(device) as steady:
-        took_s = time_of(lambda: both_at_once(songs, again))
+    took_s = time_of(lambda: both_at_once(songs, again))
     yield "both at once, with disk", f"{audio_s / took_s:.2f} × real time"
-    yield "GPU utilisation in the steady state", steady()
 
 
 def both_at_once(songs: Sequence[Outcome], parts: Parts) -> list[Outcome]:
@@ -83,7 +77,7 @@ def full_size_settings(folder: Path, given: Settings) -> Settings:
         "data": folder / "data",
         "popdb": {"chunk_frames": given.popdb.chunk_frames},
         "separator": separator | given.separator.model_dump(include=choices),
-        "codec": codec | given.codec.model_dump(include=choices),
+        "codec": codec | given.codec.model_dump(include=choices)
     })  # fmt: skip
 
 

@@ -31,7 +31,7 @@ REFERENCE: tuple[Sampler, int] = ("ddpm", 800)  # the paper's
 CANDIDATES: tuple[tuple[Sampler, int], ...] = (
     ("dpmsolver++", 6), ("dpmsolver++", 8), ("dpmsolver++", 10), ("dpmsolver++", 12), ("dpmsolver++", 16),
     ("dpmsolver++", 20), ("dpmsolver++", 30), ("unipc", 6), ("unipc", 8), ("unipc", 10), ("unipc", 12),
-    ("unipc", 16), ("unipc", 20), ("ddim", 10), ("ddim", 20), ("ddim", 50), ("ddpm", 50),
+    ("unipc", 16), ("unipc", 20), ("ddim", 10), ("ddim", 20), ("ddim", 50), ("ddpm", 50)
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -60,22 +60,9 @@ def rows(
 def draws(
     model: TrainedModel, popdb: Popdb, planned: Sequence[SamplingConfig], frames: int, record: Path
 ) -> Iterator[Row]:
-    """Draw accompaniments of held-out vocals with every setting, or find what was drawn.
+    """Draw accompaniments of held-out vocals with every setting, or find what was drawn, in `record`.
 
-    Args:
-        model: A trained model.
-        popdb: Where the vocals, and the true accompaniments, come from.
-        planned: The settings.
-        frames: Length of an item.
-        record: JSON lines of what was drawn with whatever model; what is in it is not drawn again.
-
-    Yields:
-        For each setting: key (which model, dataset and length), the fields of its `SamplingConfig`, frechet,
-        and the seconds that the drawing took.
-
-    Raises:
-        CheckpointError: The model learned another codec's latents.
-        InputError: An item is longer than a pair of the dataset, or shorter than two frames.
+    Yields for each its key (which model, dataset and length), fields, Fréchet distance and seconds.
     """
     vocal, true = held_out(popdb, frames)
     if model.codec != popdb.codec:
@@ -114,9 +101,6 @@ def held_out(popdb: Popdb, frames: int) -> tuple[Tensor, Tensor]:
     """Vocals and accompaniments of `ITEMS` stretches spread evenly over the held-out pairs, each (N, C, T).
 
     Pairs are cut into as many stretches of `frames` frames as they hold. A small dataset gives fewer items.
-
-    Raises:
-        InputError: No pair is as long, or a stretch has less than two frames.
     """
     pairs, length = evaluation_dataset(popdb), popdb.shape[1]
     if not 2 <= frames <= length:

@@ -41,7 +41,7 @@ LINEUP_TRACKS, SEED = 20, 7
 ROUNDS = 2
 MODEL = {
     "proj_num_layer": 5, "proj_ln": True, "proj_act_fn": "gelu", "proj_dropout": 0.0, "nth_layer": 13,
-    "use_weighted_layer_sum": True, "precision": "32", "normalize_embed": True, "output_dim": 1,
+    "use_weighted_layer_sum": True, "precision": "32", "normalize_embed": True, "output_dim": 1
 }  # fmt: skip
 SCALE = {axis: {"mean": 5.0, "std": 1.0} for axis in AUDIOBOX}
 
@@ -58,10 +58,7 @@ class Cost:
 
 
 def rows(settings: Settings, songs: int | None = None, seconds: float | None = None) -> Iterator[Figure]:
-    """Yield (what, figure): AudioBox here against the package's own command, then all other scores.
-
-    Both take a GPU where there is one. They take turns, and the faster of two times counts.
-    """
+    """Yield (what, figure): AudioBox here against the package's command, in turns; then all other scores."""
     device, track_s = resolve_device(settings.device), seconds or TRACK_S
     count = songs or TRACKS[device.type]
     yield "device", device_name(device)
@@ -85,10 +82,7 @@ def rows(settings: Settings, songs: int | None = None, seconds: float | None = N
 
 
 def own_command(weights: Path, files: list[Path]) -> Cost:
-    """What the package's `main_predict` does, by default ten tracks to a batch, once the weights are there.
-
-    The samples are read by soundfile: the package's own reader wants another library.
-    """
+    """What the package's `main_predict` does, once the weights are there, with samples read by soundfile."""
     with quietly():
         from audiobox_aesthetics import infer
 

@@ -82,8 +82,7 @@ def compare(song: SyntheticSong, vocals: Audio) -> Separation:
 def sung_share(sung: Iterable[tuple[float, float]], start_s: float, duration_s: float) -> float:
     """Share of [start_s, start_s + duration_s) that disjoint stretches (start, end), in seconds, cover.
 
-    Those of a synthetic song begin with the breath and end with the room, some 0.5 s around what is loud
-    enough for `vocal_activity`, so that its shares are a little lower on the true stems.
+    Those of a synthetic song have breath and room: `vocal_activity` finds a little less on the true stems.
     """
     end_s = start_s + duration_s
     covered_s = sum(max(0.0, min(end, end_s) - max(start, start_s)) for start, end in sung)

@@ -19,16 +19,11 @@ STEPS = {"cpu": 4, "cuda": 40, "mps": 20}
 def rows(settings: Settings) -> Iterator[Figure]:
     """Yield (what, figure): steps per second of the loop and of the bare step, in turns.
 
-    The bare step has its batch in memory and does what any training must: forward pass, gradients, clipping,
-    optimiser, average. Validation and checkpoints are apart: how often they come is a setting.
+    The bare step has its batch in memory; validation and checkpoints are apart.
     """
     never, values = 10**9, settings.model_dump(mode="json")
-    values["training"] |= {
-        "batch_size": BATCH,
-        "steps": never,
-        "validate_every": never,
-        "checkpoint_every": never,
-    }
+    values["training"] |= dict.fromkeys(("steps", "validate_every", "checkpoint_every"), never)
+    values["training"]["batch_size"] = BATCH
     with tempfile.TemporaryDirectory() as folder:
         popdb = write_noise(Path(folder) / "popdb", noise(PAIRS, FRAMES))
         with closing(Training(popdb, parse(values), Path(folder) / "run")) as training:

@@ -15,7 +15,7 @@ from samuel.hub import quietly
 
 SAMPLE_RATE = 44_100
 HTDEMUCS: dict[str, Any] = {
-    "sources": ["drums", "bass", "other", "vocals"], "bottom_channels": 512, "segment": Fraction(39, 5),
+    "sources": ["drums", "bass", "other", "vocals"], "bottom_channels": 512, "segment": Fraction(39, 5)
 }  # fmt: skip
 """Of htdemucs: what differs from the defaults of demucs."""
 
@@ -25,14 +25,13 @@ def autoencoder_config(channels: int = 128, c_mults: tuple[int, ...] = (1, 2, 4,
     shape = {"channels": channels, "c_mults": [*c_mults], "strides": [2, 4, 4, 8, 8], "use_snake": True}
     encoder = {"in_channels": 2, "latent_dim": 128, **shape}
     decoder = {"out_channels": 2, "latent_dim": 64, "final_tanh": False, **shape}
-    return {
+    parts = {
         "encoder": {"type": "oobleck", "config": encoder},
         "decoder": {"type": "oobleck", "config": decoder},
-        "bottleneck": {"type": "vae"},
-        "latent_dim": 64,
-        "downsampling_ratio": 2048,
-        "io_channels": 2,
     }
+    return parts | {
+        "bottleneck": {"type": "vae"}, "latent_dim": 64, "downsampling_ratio": 2048, "io_channels": 2
+    }  # fmt: skip
 
 
 AUTOENCODER = autoencoder_config()
@@ -83,9 +82,6 @@ def write_autoencoder(
     named = {f"pretransform.model.{name}": value.contiguous() for name, value in state.items()}
     save_file(named | (others or {}), folder / "model.safetensors")
     pretransform = {"type": "autoencoder", "iterate_batch": True, "config": config}
-    whole = {
-        "model_type": "diffusion_cond",
-        "sample_rate": SAMPLE_RATE,
-        "model": {"pretransform": pretransform},
-    }
+    model = {"pretransform": pretransform}
+    whole = {"model_type": "diffusion_cond", "sample_rate": SAMPLE_RATE, "model": model}
     (folder / "model_config.json").write_text(json.dumps(whole))
