@@ -24,7 +24,7 @@ from samuel.generate.accompany import require_codec, windowed
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.sample import sample
 from samuel.model.windows import Windowed, window_starts
-from samuel.popdb.shards import STREAMS
+from samuel.popdb.dataset import STREAMS
 from samuel.synthetic.song import compose
 from samuel.train.trainer import fresh_network
 

@@ -20,12 +20,12 @@ from samuel.artifacts import Artifact
 from samuel.codecs.mel import MelCodec
 from samuel.config import PopdbConfig
 from samuel.errors import DatasetError
+from samuel.popdb.accounts import LATENTS, Row, pair_rows, song_rows
 from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.folder import Folder
 from samuel.popdb.loader import Batches
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
-from samuel.popdb.tables import LATENTS, Row, pair_rows, song_rows
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import Content, Pair, save
 
@@ -85,8 +85,7 @@ def write_noise(folder: Path, latents: Halves) -> Popdb:
     def read(new: Sequence[Row]) -> Iterator[Pair]:
         for row in new:
             place = int(row["song_id"]) * CHUNKS_A_SONG + row["chunk"]
-            vocal, accompaniment = torch.from_numpy(latents[place])
-            yield vocal, accompaniment
+            yield latents[place, 0], latents[place, 1]
 
     songs = [song(start) for start in range(0, len(latents), CHUNKS_A_SONG)]
     groups = {song.record["audio_sha256"]: song.record["audio_sha256"] for song in songs}

@@ -28,7 +28,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from samuel.artifacts import Artifact, read_json, read_jsonl
 from samuel.config import Settings, TrainingConfig
 from samuel.popdb import accounts
-from samuel.popdb.accounts import STEPS, Progress, Step, duration
+from samuel.popdb.accounts import STEPS, Progress, duration, step_row
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.songs import Song, SongList
 from samuel.popdb.status import Outcome
@@ -120,7 +120,7 @@ STAGES = ("download", "separate", "encode")
 
 def show_list(listed: SongList) -> None:
     """Show how many rows of the list each rule took away."""
-    show(TableArtifact, "song-list", "The song list, rule by rule", table=listed.table())
+    show(TableArtifact, "song-list", "The song list, rule by rule", table=listed.rules)
 
 
 class SongProgress:
@@ -168,12 +168,12 @@ def open_funnel(outcomes: Iterable[Outcome], listed: int, *, local: bool) -> lis
     """Make the funnel of the newest outcomes of the listed songs, with how many may yet reach each step."""
     stages = [stage for stage in STEPS if not (local and stage in accounts.SEARCHES)]
     fates = [(stages.index(outcome.stage), outcome) for outcome in outcomes if outcome.stage in stages]
-    rows: list[dict[str, Any]] = [Step("listed", listed, {}).row() | {"to come": 0}]
+    rows: list[dict[str, Any]] = [step_row("listed", listed, {}) | {"to come": 0}]
     for place, stage in enumerate(stages):
         lost = Counter(outcome.status.value for at, outcome in fates if at == place and not outcome.ok)
         reached = sum(at > place or (at == place and outcome.ok) for at, outcome in fates)
-        step = Step(STEPS[stage], reached, dict(lost.most_common()))
-        rows.append(step.row() | {"to come": listed - reached - lost.total()})
+        step = step_row(STEPS[stage], reached, dict(lost.most_common()))
+        rows.append(step | {"to come": listed - reached - lost.total()})
         listed -= lost.total()
     return rows
 
@@ -184,7 +184,7 @@ def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
 
     songs = popdb.songs(accounts.WHY_NO_PAIR).to_pylist()  # without the candidates, which are many
     kept = accounts.step_into_dataset(songs, popdb.info["settings"]["min_vocal_share"])
-    rows = [step.row() for step in [*accounts.funnel(outcomes), kept]]
+    rows = [*accounts.funnel(outcomes), kept]
     get_run_logger().info("What became of the songs\n%s", accounts.text_of(rows))
     show(TableArtifact, "songs", "What became of the songs", table=rows)
     numbers = [{"count": name, "value": value} for name, value in popdb.info["counts"].items()]

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from samuel.config import parse
 from samuel.popdb.songs import Song, list_songs
 from samuel.popdb.status import Status
-from tests.popdb import choice_wording as wording
+from tests.popdb.choice_wording import wording
 from tests.popdb.site import AT_ONCE, PLUGIN_FOLDER, Answer, LocalSite, encoded, serving
 
 # --- what goes wrong, and what must become of the song ---

@@ -83,7 +83,7 @@ import sys
 loaded = lambda *names: print([name for name in names if name in sys.modules])
 import samuel.cli
 loaded("torch", "librosa", "prefect", "gradio")
-import samuel.doctor, samuel.popdb.acquire, samuel.popdb.tables, samuel.popdb.accounts
+import samuel.doctor, samuel.popdb.acquire, samuel.popdb.accounts
 loaded("torch", "prefect")
 import samuel.model.unet
 loaded("torch._dynamo")

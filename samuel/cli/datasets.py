@@ -38,16 +38,15 @@ def _print_made(popdb: "Popdb") -> None:
 @click.command(cls=SettingsCommand, uses=("data", "songs", "download"), interrupted=GOES_ON)
 def download(settings: Settings) -> None:
     """Acquire the songs of the list, and account for each; the rest is the flow's."""
-    from samuel.popdb.accounts import funnel, require_audio_space, text_of
+    from samuel.popdb.accounts import funnel, require_space, same_recordings, song_rows, text_of, write_songs
     from samuel.popdb.acquire import acquire_songs
     from samuel.popdb.parts import Parts
     from samuel.popdb.songs import list_songs
-    from samuel.popdb.tables import same_recordings, song_rows, write_songs
 
     require(settings, {settings.songs.source})
     listed = list_songs(settings.songs, settings.data)
-    print(text_of(listed.table()), end="\n\n", flush=True)
-    require_audio_space(listed.songs, settings)
+    print(text_of(listed.rules), end="\n\n", flush=True)
+    require_space(listed.songs, settings, group=None)
     parts = Parts(settings)
     parts.rate_limiter.start_run()
     every_s = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES  # no terminal: a log
@@ -55,7 +54,7 @@ def download(settings: Settings) -> None:
         outcomes = acquire_songs(listed.songs, parts, lambda _: bar.update())
     path = settings.data / "songs.parquet"
     write_songs(path, song_rows(outcomes, same_recordings(outcomes)))
-    print(f"{text_of([step.row() for step in funnel(outcomes)])}\n\neach song and its candidates: {path}")
+    print(f"{text_of(funnel(outcomes))}\n\neach song and its candidates: {path}")
 
 
 @click.command(cls=SettingsCommand, uses=("data", "songs.seed", "codec", "popdb"), interrupted=GOES_ON)
@@ -63,16 +62,17 @@ def download(settings: Settings) -> None:
 def synthesise(settings: Settings, songs: int) -> None:
     """Make a dataset of synthetic songs from their true stems, which no separator has touched."""
     from samuel.popdb.accounts import funnel, text_of
+    from samuel.popdb.parts import Parts
     from samuel.popdb.stages import encode_true_stems
     from samuel.popdb.writer import require_place, write_popdb
 
     require(settings, set())
     require_place(settings)
     with tqdm(total=songs, desc="synthesise", unit=" songs", disable=None) as bar:
-        outcomes = encode_true_stems(settings, songs, lambda _: bar.update())
+        outcomes = encode_true_stems(Parts(settings), songs, lambda _: bar.update())
     popdb = write_popdb(outcomes, settings)
     if not all(outcome.ok for outcome in outcomes):
-        print(text_of([step.row() for step in funnel(outcomes)]), end="\n\n")
+        print(text_of(funnel(outcomes)), end="\n\n")
     _print_made(popdb)
 
 
@@ -98,8 +98,7 @@ def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | 
     from samuel.popdb.accounts import overview
 
     popdb = _open(settings, dataset)
-    for part in overview(popdb):
-        print(plain(part), end="\n\n", flush=True)
+    print(plain(overview(popdb)), end="\n\n", flush=True)
     if not pairs:
         return
 
@@ -123,7 +122,7 @@ def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | 
 @click.option("-o", "--output", required=True, help="The dataset: a folder or a URL.")
 def import_popdb(settings: Settings, files: tuple[Path, ...], output: str) -> None:
     """Make a dataset of the published POPDB: the folder of its two .npy files, or both, the vocal first."""
-    from samuel.popdb.published import import_published
+    from samuel.popdb.exchange import import_published
 
     found = [files[0] / name for name in PUBLISHED] if len(files) == 1 else list(files)
     if len(found) != len(PUBLISHED):

@@ -1,11 +1,6 @@
 """POPDB, the dataset: from a list of songs to normalised batches."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from samuel.popdb.dataset import open_popdb
-
-__all__ = ["open_popdb"]
+from typing import Any
 
 
 def __getattr__(name: str) -> Any:

@@ -1,20 +1,28 @@
-"""Accounts of the songs of a list: the disk space they will need, how far they are, what became of them."""
+"""Accounts of the songs of a list: the disk space they will need, how far they are, what became of them.
 
+The same rows of a table give the same bytes. A song whose chunks were all left out has status `ok`, vocal
+shares and no pairs; one that failed has neither.
+"""
+
+import hashlib
 import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jinja2 import Template
 
-from samuel.artifacts import MANIFEST
+from samuel.artifacts import MANIFEST, replacing
 from samuel.audio import CHANNELS, SAMPLE_RATE
 from samuel.config import DownloadConfig, Settings
 from samuel.errors import OperatorError
+from samuel.popdb.duplicates import from_text, recordings
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 
@@ -23,21 +31,53 @@ if TYPE_CHECKING:  # a run that only downloads needs no torch
 
 logger = logging.getLogger(__name__)
 
-# --- space: estimated from the list before anything is downloaded ---
+LATENTS = "latents.safetensors"
+MOST_GROUPS, MOST_VALUES = 64, 2**25
 
-AUDIO_BYTES_PER_S = CHANNELS * 4 * SAMPLE_RATE
-# Both stems. With REPET a recorded song takes 362,000, the same song 12 dB louder and clipped 395,000,
-# synthetic songs 328,000 to 349,000. White noise would take 472,000.
-STEMS_BYTES_PER_S = 400_000
-LATENTS_BYTES_PER_S = 5_512.5  # both streams in float16, by the paper's codec
+Row = dict[str, Any]
+
+# Arrow's own allocator keeps several times what a table of a long list took, and gives nobody else of it.
+pa.set_memory_pool(pa.system_memory_pool())
+
+
+def _schema(required: str, **types: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, name not in required.split()) for name, kind in types.items()])
+
+
+TEXT, NUMBER, COUNT = pa.string(), pa.float64(), pa.int32()
+INDEX_SCHEMA = _schema(
+    "pair_id song_id chunk shard row split latents_sha256 pair_sha256",
+    pair_id=TEXT, song_id=TEXT, title=TEXT, video_id=TEXT, chunk=COUNT, start_s=NUMBER, shard=TEXT, row=COUNT,
+    split=TEXT, vocal_share=NUMBER, vocal_rms_db=NUMBER, mix_peak=NUMBER, latents_sha256=TEXT,
+    pair_sha256=TEXT,
+)  # fmt: skip
+CANDIDATE = pa.struct(
+    _schema(
+        "", video_id=TEXT, title=TEXT, channel=TEXT, duration_s=NUMBER, title_likeness=NUMBER, score=NUMBER,
+        verdict=TEXT, reason=TEXT,
+    )
+)  # fmt: skip
+SONGS_SCHEMA = _schema(
+    "song_id status vocal_shares pairs",
+    song_id=TEXT, title=TEXT, listed_duration_s=NUMBER, popularity=COUNT, stage=TEXT, status=TEXT,
+    retryable=pa.bool_(), attempts=COUNT, message=TEXT, video_id=TEXT, video_title=TEXT, channel=TEXT,
+    match_score=NUMBER, match_reason=TEXT, duration_s=NUMBER, peak=NUMBER, clipped_share=NUMBER,
+    audio_sha256=TEXT, recording=TEXT, vocal_shares=pa.list_(NUMBER), pairs=COUNT,
+    candidates=pa.list_(CANDIDATE),
+)  # fmt: skip
+RECORDED = SONGS_SCHEMA.names[9:18]  # video_id to audio_sha256, which the stages recorded under the same name
+BYTES_PER_S = {
+    "audio": CHANNELS * 4 * SAMPLE_RATE,
+    "stems": 400_000,  # both; of REPET's 328,000 to 395,000
+    "latents": 5_512.5,  # both streams in float16, by the paper's codec
+}
 TYPICAL_DURATION_S = 211.0  # the median of the Kaggle list
-# What is removed lies there from a song's download to the end of its encoding. The flow takes three tasks at
-# a time, in the order submitted: at most so many groups of songs are between the two.
-GROUPS_IN_HAND = 5
+GROUPS_IN_HAND = (
+    5  # at most so many are downloaded and not encoded yet: so much of what is removed lies there
+)
 
 
-@dataclass(frozen=True)
-class Need:
+class Need(NamedTuple):
     """The bytes that a run will add to one folder, at most at a time."""
 
     name: str  # audio, stems, latents or shards
@@ -45,65 +85,37 @@ class Need:
     n_bytes: int
 
 
-def require_space(songs: Sequence[Song], settings: Settings, group: int) -> list[Need]:
-    """Stop a run, of so many songs at a time, whose audio, stems, latents and shards will not find room.
+def require_space(songs: Sequence[Song], settings: Settings, group: int | None) -> list[Need]:
+    """Stop a run, of `group` songs at a time, whose files will not find room on the disk.
 
-    The estimate is cautious: every song is taken to be found and to pass every stage. What is done already is
-    known by counting artifacts, each as a song of mean length. They may be of other songs or settings: then
-    more is needed than this says, and the run stops where the disk is full.
-
-    Raises:
-        OperatorError: It does not fit; the message says what is needed, what is free, and what to change.
+    None: it only downloads, and all audio stays. Every song is taken to be found and to pass every stage;
+    what is done is counted as songs of mean length.
     """
-    durations_s, data = _durations_s(songs, settings), settings.data
-    rates = {"audio": AUDIO_BYTES_PER_S, "stems": STEMS_BYTES_PER_S, "latents": LATENTS_BYTES_PER_S}
-    in_hand_s = sum(sorted(durations_s)[-GROUPS_IN_HAND * group :])
-    needs: list[Need] = []
-    for name, rate in rates.items():
-        folder = data / ("raw" if name == "audio" else name)
-        n_bytes = _bytes_to_come(folder, rate, durations_s)
-        removed = getattr(settings.retention, name, "keep") == "remove"
-        needs.append(Need(name, folder, min(n_bytes, round(rate * in_hand_s)) if removed else n_bytes))
-    if isinstance(root := settings.popdb_path, Path):  # what is free behind a URL is not known
-        there = sum(path.stat().st_size for path in (root / "shards").glob("*.safetensors"))
-        needs.append(Need("shards", root, max(0, round(LATENTS_BYTES_PER_S * sum(durations_s)) - there)))
-    return _checked(needs, settings)
-
-
-def require_audio_space(songs: Sequence[Song], settings: Settings) -> list[Need]:
-    """As `require_space`, for a run that only downloads: all audio stays, whatever the settings let go."""
-    raw = settings.data / "raw"
-    n_bytes = _bytes_to_come(raw, AUDIO_BYTES_PER_S, _durations_s(songs, settings))
-    return _checked([Need("audio", raw, n_bytes)], settings)
-
-
-def _durations_s(songs: Sequence[Song], settings: Settings) -> list[float]:
-    """As the list states them, or typical; what is too long is never fetched."""
-    longest_s = settings.download.max_duration_s
+    longest_s = settings.download.max_duration_s  # what is longer is never fetched
     durations_s = [song.duration_s or min(TYPICAL_DURATION_S, longest_s) for song in songs]
-    return [duration_s for duration_s in durations_s if duration_s <= longest_s]
-
-
-def _bytes_to_come(folder: Path, bytes_per_s: float, durations_s: Sequence[float]) -> int:
-    """Bytes that songs without an artifact in `folder` will add; a released one is not made again."""
-    there = sum(1 for _ in folder.glob(f"[!.]*/{MANIFEST}"))
-    share_left = max(0, len(durations_s) - there) / max(1, len(durations_s))
-    return round(bytes_per_s * sum(durations_s) * share_left)
-
-
-def _checked(needs: list[Need], settings: Settings) -> list[Need]:
-    disks: dict[int, list[tuple[Path, Need]]] = {}
+    durations_s = sorted(duration_s for duration_s in durations_s if duration_s <= longest_s)
+    total_s, needs = sum(durations_s), list[Need]()
+    for name, rate in BYTES_PER_S.items():
+        folder = settings.data / ("raw" if name == "audio" else name)
+        there = sum(1 for _ in folder.glob(f"[!.]*/{MANIFEST}"))  # a released one is not made again
+        n_bytes = round(rate * total_s * max(0, 1 - there / max(1, len(durations_s))))
+        if group and getattr(settings.retention, name, "keep") == "remove":
+            n_bytes = min(n_bytes, round(rate * sum(durations_s[-GROUPS_IN_HAND * group :])))
+        if group or name == "audio":
+            needs.append(Need(name, folder, n_bytes))
+    if group and isinstance(root := settings.popdb_path, Path):  # what is free behind a URL is not known
+        there = sum(path.stat().st_size for path in (root / "shards").glob("*.safetensors"))
+        needs.append(Need("shards", root, max(0, round(BYTES_PER_S["latents"] * total_s) - there)))
+    disks: dict[int, list[Need]] = {}
     for need in needs:
-        folder = need.folder.resolve()
-        place = next(path for path in (folder, *folder.parents) if path.exists())
-        disks.setdefault(place.stat().st_dev, []).append((place, need))
+        disks.setdefault(_existing(need.folder).stat().st_dev, []).append(need)
     for disk in disks.values():
-        needed, free = sum(need.n_bytes for _, need in disk), shutil.disk_usage(disk[0][0]).free
-        parts = ", ".join(f"{need.name} {need.n_bytes / 1e9:,.2f} GB in {need.folder}" for _, need in disk)
-        line = f"needs about {needed / 1e9:,.1f} GB of disk space ({parts}), {free / 1e9:,.2f} GB free"
+        needed, free = sum(need.n_bytes for need in disk), shutil.disk_usage(_existing(disk[0].folder)).free
+        places = ", ".join(f"{need.name} {need.n_bytes / 1e9:,.2f} GB in {need.folder}" for need in disk)
+        line = f"needs about {needed / 1e9:,.1f} GB of disk space ({places}), {free / 1e9:,.2f} GB free"
         logger.info(line)
         if needed > free and settings.retention.check_space:
-            removable = [n.name for _, n in disk if getattr(settings.retention, n.name, "") == "keep"]
+            removable = [need.name for need in disk if getattr(settings.retention, need.name, "") == "keep"]
             remedies = [f"set retention.{name} = 'remove'" for name in removable]
             remedies.append("take fewer songs (songs.limit), or another disk (data, popdb.path)")
             remedies.append("where few of the songs will be found set retention.check_space = false")
@@ -111,22 +123,18 @@ def _checked(needs: list[Need], settings: Settings) -> list[Need]:
     return needs
 
 
-# --- progress ---
+def _existing(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    return next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
 
 
-@dataclass
 class Progress:
     """How far a run is, and how long the rest will take."""
 
-    songs: int  # in all
-    least_s: float = 0.0  # of one song: what the pace demands of those that are not done
-    clock: Callable[[], float] = time.monotonic
-    done: int = 0
-    worked: int = 0  # how many of them this run worked on
-    _started: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._started = self.clock()
+    def __init__(self, songs: int, least_s: float = 0.0) -> None:
+        self.songs, self.least_s = songs, least_s  # in all; what the pace demands of one that is not done
+        self.done = self.worked = 0  # so many are over, and this run worked on so many
+        self._started = time.monotonic()
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Count songs whose stage is over; those that were done before say nothing about the time."""
@@ -137,7 +145,7 @@ class Progress:
     @property
     def left_s(self) -> float:
         """Seconds to go, at the mean pace of the songs that this run worked on."""
-        each_s = (self.clock() - self._started) / self.worked if self.worked else self.least_s
+        each_s = (time.monotonic() - self._started) / self.worked if self.worked else self.least_s
         return (self.songs - self.done) * each_s
 
 
@@ -148,122 +156,79 @@ def least_s(songs: Iterable[Song], config: DownloadConfig) -> float:
     return max(config.download_interval_s, config.search_interval_s) * (1 + config.jitter / 2)
 
 
-# --- what became of the songs ---
-
 # The step that a song has behind it once the stage of this name is done.
 STEPS = {
-    "search": "searched",
-    "match": "matched",
-    "download": "downloaded",
-    "separate": "separated",
+    "search": "searched", "match": "matched", "download": "downloaded", "separate": "separated",
     "encode": "encoded",
-}
+}  # fmt: skip
 SEARCHES = ("search", "match")
 WHY_NO_PAIR = ("status", "message", "vocal_shares", "pairs")
 MOST_REASONS, LONGEST_REASON = 3, 100
 
 
-@dataclass(frozen=True)
-class Step:
-    """How many songs reached a step, and how many of the step before did not, by status."""
-
-    name: str  # listed, searched, matched, downloaded, separated or encoded
-    songs: int
-    lost: dict[str, int]
-
-    def row(self) -> dict[str, str | int]:
-        """As the row of a table."""
-        why = ", ".join(f"{status} {songs:,}" for status, songs in self.lost.items())
-        return {"step": self.name, "songs": self.songs, "lost": sum(self.lost.values()), "why": why}
+def step_row(step: str, songs: int, lost: Mapping[str, int]) -> Row:
+    """A row of the funnel: how many songs reached a step, and how many of the one before did not."""
+    why = ", ".join(f"{status} {count:,}" for status, count in lost.items())
+    return {"step": step, "songs": songs, "lost": sum(lost.values()), "why": why}
 
 
-def funnel(outcomes: Iterable[Outcome]) -> list[Step]:
+def funnel(outcomes: Iterable[Outcome]) -> list[Row]:
     """Listed → searched → matched → downloaded → …, as far as any song got."""
     fates = [(outcome.stage, outcome.status.value, outcome.song.url is None) for outcome in outcomes]
     return _steps([fate[:2] for fate in fates], searched=any(fate[2] for fate in fates))
 
 
-def _steps(fates: Sequence[tuple[str, str]], *, searched: bool) -> list[Step]:
+def _steps(fates: Sequence[tuple[str, str]], *, searched: bool) -> list[Row]:
     """The funnel from the stage that each song came to, and its status there; files are not searched for."""
     stages = [stage for stage in STEPS if searched or stage not in SEARCHES]
-    reached = {stage for stage, _ in fates}
-    while stages and stages[-1] not in reached:
+    while stages and stages[-1] not in {stage for stage, _ in fates}:
         stages.pop()
     left = len(fates)
-    steps = [Step("listed", left, {})]
+    steps = [step_row("listed", left, {})]
     for stage in stages:
         lost = Counter(status for where, status in fates if where == stage and status != Status.OK)
         left -= lost.total()
-        steps.append(Step(STEPS[stage], left, dict(lost.most_common())))
+        steps.append(step_row(STEPS[stage], left, dict(lost.most_common())))
     return steps
 
 
-def step_into_dataset(rows: Sequence[Mapping[str, Any]], least: float) -> Step:
-    """The last step of songs that were encoded: to at least one pair of the dataset.
-
-    `rows` are of `songs.parquet`, its columns `WHY_NO_PAIR`; `least` is the vocal share that a pair needs.
-    """
+def step_into_dataset(rows: Sequence[Mapping[str, Any]], least: float) -> Row:
+    """The last step, from rows of `songs.parquet` (`WHY_NO_PAIR`): to a pair that is sung enough."""
     reasons: Counter[str] = Counter()
     for row in rows:
         if row["status"] == Status.OK and not row["pairs"]:
             shares = [share for share in row["vocal_shares"] if share is not None]
             unsung = "no chunk sung enough" if shares and max(shares) < least else "no pair in the index"
-            # The message may be anybody's text.
             reasons[" ".join(row["message"].split())[:LONGEST_REASON] or unsung] += 1
     lost = dict(reasons.most_common(MOST_REASONS))
     if others := reasons.total() - sum(lost.values()):
         lost["other reasons"] = others
-    return Step("in the dataset", sum(bool(row["pairs"]) for row in rows), lost)
+    return step_row("in the dataset", sum(bool(row["pairs"]) for row in rows), lost)
 
 
-def overview(popdb: "Popdb") -> Iterator[str]:
-    """The parts of a page about a dataset: counts, vocal shares, statistics, funnel.
+def overview(popdb: "Popdb") -> str:
+    """A page about a dataset. Much of it may be anybody's text: print it as `plain`."""
+    from samuel.popdb.writer import share_histogram
 
-    What the dataset says of itself may be anybody's text: print it through `samuel.cli.options.plain`.
-
-    Raises:
-        DatasetError: `songs.parquet` is missing or damaged.
-    """
-    from samuel.popdb.card import bar, share_counts
-
-    info, counts, songs = popdb.info, popdb.info["counts"], popdb.songs().to_pylist()
-    pair_s = popdb.codec.duration_s(info["chunk_frames"])
-    page = {
-        "dataset": popdb.location,
-        "pairs": f"{counts['pairs']:,} of {pair_s:.2f} s, {counts['pairs'] * pair_s / 3600:,.1f} h",
-        "split": f"{counts['train']:,} train, {counts['validation']:,} validation",
-        "songs": f"{counts['songs_kept']:,} of {counts['songs_listed']:,} listed",
-        "left out": f"{counts['chunks_left_out']:,} of {counts['chunks']:,} chunks",
-        "shards": f"{counts['shards']:,}",
-        "size": f"{sum(file['bytes'] for file in info['files'].values()) / 1e6:,.1f} MB",
-        "source": str(info["source"]),
-        "separator": str(info["separator"]),
-        "codec": str(popdb.codec),
-    }
-    yield "\n".join(f"{name:<9}  {value}" for name, value in page.items())
-    if shares := popdb.vocal_shares():
-        bins = share_counts(shares)
-        most = max(count for _, count in bins)
-        rows = [{"sung": name, "chunks": count, "": bar(count, most)} for name, count in bins]
-        yield f"vocal share of a chunk, {np.mean(shares):.2f} in the mean\n{text_of(rows)}"
-    yield text_of(
-        [
-            {"latents": stream, "range": f"mean {_spread(of['mean'])}, deviation {_spread(of['std'])}"}
-            for stream, of in popdb.stats.items()
-        ]
-    )
+    info, songs, shares = popdb.info, popdb.songs().to_pylist(), popdb.vocal_shares()
+    bins: list[Row] = [dict(zip(("sung", "chunks", ""), row, strict=True)) for row in share_histogram(shares)]
+    figures: list[dict[str, str]] = []
+    for stream, of in popdb.stats.items():
+        mean, std = (f"{np.mean(of[k]):.2f} ({min(of[k]):.2f} to {max(of[k]):.2f})" for k in ("mean", "std"))
+        figures.append({"latents": stream, "range": f"mean {mean}, deviation {std}"})
     searched = any(row["video_id"] or row["candidates"] or row["stage"] in SEARCHES for row in songs)
     steps = _steps([(row["stage"], row["status"]) for row in songs], searched=searched)
-    least = info["settings"].get("min_vocal_share")  # of an import: none
-    last = step_into_dataset(songs, least if isinstance(least, float) else 0.0)
-    yield text_of([step.row() for step in [*steps, last]])
-
-
-# --- text for people ---
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    last = step_into_dataset(songs, info["settings"]["min_vocal_share"])
+    return Template(Path(__file__).with_name("overview.txt.j2").read_text("utf-8")).render(
+        popdb=popdb,
+        info=info,
+        pair_s=popdb.codec.duration_s(info["chunk_frames"]),
+        megabytes=sum(file["bytes"] for file in info["files"].values()) / 1e6,
+        mean_share=np.mean(shares) if shares else None,
+        bins=text_of(bins),
+        figures=text_of(figures),
+        funnel=text_of([*steps, last]),
+    )
 
 
 def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:
@@ -289,3 +254,136 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def table_bytes(rows: Sequence[Row], schema: pa.Schema) -> bytes:
+    """`rows` as the bytes of a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    pq.write_table(table, buffer, compression="none", use_dictionary=False)
+    return buffer.getvalue().to_pybytes()
+
+
+def write_songs(path: Path, rows: Sequence[Row]) -> None:
+    """Write `songs.parquet`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(table_bytes(rows, SONGS_SCHEMA))
+
+
+def read_table(
+    content: bytes, schema: pa.Schema, rows: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The table, or some columns, of the bytes that `table_bytes` made; a ValueError for others."""
+    try:
+        # Not `pq.read_table`, whose first call takes a second to import pandas. And without threads: one that
+        # lets go of `content` while the interpreter ends, ends it with SIGABRT.
+        file = pq.ParquetFile(pa.BufferReader(content))
+        found = file.metadata
+        groups = [found.row_group(i) for i in range(min(found.num_row_groups, MOST_GROUPS))]
+        chunks = [group.column(i) for group in groups for i in range(found.num_columns)]
+        # What could make many bytes of few: rows upon rows of nothing, compression, dictionaries.
+        if found.num_row_groups > MOST_GROUPS or sum(c.num_values for c in chunks) > MOST_VALUES:
+            raise ValueError(f"{found.num_rows:,} rows in {found.num_row_groups:,} groups: too many values")
+        for chunk in chunks:
+            if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
+                raise ValueError(f"{chunk.path_in_schema} is compressed; the tables of a dataset are not")
+        if not file.schema_arrow.equals(schema):
+            raise ValueError(f"its columns are {file.schema_arrow.names}, not those of the table")
+        if rows != found.num_rows:
+            raise ValueError(f"{found.num_rows} rows, not {rows}")
+        table = file.read(columns, use_threads=False)
+        table.validate(full=True)  # of its text, that it is UTF-8
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"not Parquet ({error})") from error
+    return table
+
+
+def chunks_kept(outcome: Outcome, min_vocal_share: float) -> list[tuple[int, Row]]:
+    """Number and description of each chunk of a song that becomes a pair, in order."""
+    chunks = enumerate(outcome.record.get("chunks", []))
+    return [(number, chunk) for number, chunk in chunks if chunk["vocal_share"] >= min_vocal_share]
+
+
+def same_recordings(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Digest of a song's audio → name of its recording: the lowest digest of all that sound the same."""
+    records = [outcome.record for outcome in outcomes if "audio_sha256" in outcome.record]
+    return recordings({r["audio_sha256"]: from_text(r.get("fingerprint", "")) for r in records})
+
+
+def song_rows(
+    outcomes: Sequence[Outcome], groups: Mapping[str, str], min_vocal_share: float = 0.0
+) -> list[Row]:
+    """The rows of the songs of a list, failures included; `groups` is what `same_recordings` found."""
+    return [
+        {
+            "song_id": outcome.song.song_id,
+            "title": outcome.song.title,
+            "listed_duration_s": outcome.song.duration_s,
+            "popularity": outcome.song.popularity,
+            "stage": outcome.stage,
+            "status": outcome.status.value,
+            "retryable": outcome.status.retryable,
+            "attempts": outcome.attempts,
+            "message": outcome.message,
+            **{name: outcome.record.get(name) for name in RECORDED},
+            "recording": groups.get(outcome.record.get("audio_sha256", "")),
+            "vocal_shares": [chunk["vocal_share"] for chunk in outcome.record.get("chunks", [])],
+            "pairs": len(chunks_kept(outcome, min_vocal_share)),
+            "candidates": outcome.record.get("candidates", []),
+        }
+        for outcome in outcomes
+    ]
+
+
+def counts_of(index: Sequence[Row], songs: Sequence[Row]) -> dict[str, int]:
+    """Counts for `dataset.json` of the rows of both tables; a chunk left out is one that became no pair."""
+    splits, chunks = Counter(row["split"] for row in index), sum(len(row["vocal_shares"]) for row in songs)
+    return {
+        "songs_listed": len(songs),
+        "songs_kept": sum(row["pairs"] > 0 for row in songs),
+        "chunks": chunks,
+        "chunks_left_out": chunks - sum(row["pairs"] for row in songs),
+        "pairs": len(index),
+        "train": splits["train"],
+        "validation": splits["validation"],
+        "shards": len({row["shard"] for row in index}),
+    }
+
+
+def pair_rows(
+    kept: Sequence[Outcome], groups: Mapping[str, str], min_vocal_share: float, held_share: float, seed: int
+) -> list[Row]:
+    """The pairs of encoded songs, without their places in shards; songs of one group stand on one side."""
+    recording = {outcome.song.song_id: groups[outcome.record["audio_sha256"]] for outcome in kept}
+    validation = held_out(list(recording.values()), held_share, seed)
+    return [
+        {
+            "pair_id": f"{outcome.song.song_id}-{number:03d}",
+            "song_id": outcome.song.song_id,
+            "title": outcome.song.title,
+            "video_id": outcome.record.get("video_id"),
+            "chunk": number,
+            "split": "validation" if recording[outcome.song.song_id] in validation else "train",
+            "latents_sha256": outcome.artifact.sha256[LATENTS],
+            **chunk,
+        }
+        for outcome in kept
+        if outcome.artifact
+        for number, chunk in chunks_kept(outcome, min_vocal_share)
+    ]
+
+
+def held_out(recordings: Sequence[str], share: float, seed: int) -> set[str]:
+    """The recordings of the validation split: those of which a hash of the name falls below `share`.
+
+    So the side of one never depends on the others. Where no hash does, the lowest one is taken.
+    """
+    if share == 0.0 or not recordings:
+        return set()
+    if len(set(recordings)) == 1:
+        logger.warning("one recording only: nothing is held out, the validation loss is over training pairs")
+        return set()
+    hashes = {name: hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8] for name in recordings}
+    rank = {name: int.from_bytes(hashed, "big") / 2**64 for name, hashed in hashes.items()}
+    below = {name for name, place in rank.items() if place < share}
+    return below if below and len(below) < len(rank) else {min(rank, key=lambda name: rank[name])}

@@ -32,15 +32,10 @@ REMEDY = "open the dataset again where it was rewritten, or run samuel verify"
 
 
 def open_folder(location: Path | str, cache: Path | None = None) -> "Folder":
-    """Find the folder that a path or URL names; nothing is read yet.
+    """Find the folder that a path or a URL of fsspec names; nothing is read yet.
 
-    Args:
-        location: A path, or a URL that fsspec knows: `memory://`, `s3://`, …
-        cache: Where shards from a URL are kept on this machine; none: `samuel/shards` in the user's cache.
-
-    Raises:
-        SettingsError: The URL holds a password, or is a chain of several.
-        MissingPartError: The package that the URL's protocol needs is not installed.
+    Shards from a URL are kept in `cache` on this machine; none: `samuel/shards` in the user's cache. A
+    SettingsError where the URL holds a password, a MissingPartError where its protocol needs a package.
     """
     text = str(location)
     if text.startswith("file://"):
@@ -75,7 +70,8 @@ class Folder:
                 content = file.read(most_bytes + 1) or b""
         except ABSENT:
             return None
-        self._require_size(name, len(content), most_bytes)
+        if len(content) > most_bytes:
+            raise DatasetError(f"{self.location}: {name}: more than {most_bytes:,} bytes, which none has")
         return content
 
     def sha256(self, name: str) -> str | None:
@@ -132,10 +128,6 @@ class Folder:
         finally:
             lock.release()
 
-    def _require_size(self, name: str, size: int, most_bytes: int) -> None:
-        if size > most_bytes:
-            raise DatasetError(f"{self.location}: {name}: more than {most_bytes:,} bytes, which none has")
-
     def _own(self, name: str) -> Path:
         """The path of a name in this folder; a DatasetError where a link would lead out of it."""
         path = self.path
@@ -156,12 +148,17 @@ class UrlFolder(Folder):
 
     def read(self, name: str, most_bytes: int) -> bytes | None:
         """Read a small file; see `Folder.read`."""
-        self._require_size(name, self.remote.sizes().get(name, 0), most_bytes)
+        if self.remote.sizes().get(name, 0) > most_bytes:
+            raise DatasetError(f"{self.location}: {name}: more than {most_bytes:,} bytes, which none has")
         return self.remote.read(name)
 
     def sizes(self) -> dict[str, int]:
         """Name → bytes, as the store says now."""
         return self.remote.sizes()
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete objects that may already be gone."""
+        self.remote.remove(names)
 
     def put(self, name: str, content: bytes, digest: str) -> None:
         """Upload it, and keep a shard."""
@@ -170,10 +167,6 @@ class UrlFolder(Folder):
             with replacing(self._kept(digest)) as temporary:
                 temporary.write_bytes(content)
 
-    def remove(self, names: Iterable[str]) -> None:
-        """Delete objects that may already be gone."""
-        self.remote.remove(names)
-
     def fetch(self, name: str, digest: str) -> Path:
         """Download the file unless it is kept already; a DatasetError where its bytes are others, or gone."""
         kept = self._kept(digest)
@@ -181,10 +174,9 @@ class UrlFolder(Folder):
             if kept.is_file() and sha256(kept) == digest:
                 return kept
             with replacing(kept) as temporary:
-                if not self.remote.get(name, temporary):
-                    raise DatasetError(f"{self.location}/{name}: missing; {REMEDY}")
-                if sha256(temporary) != digest:
-                    fault = "its bytes are not those dataset.json names"
+                there = self.remote.get(name, temporary)
+                if not there or sha256(temporary) != digest:
+                    fault = "its bytes are not those dataset.json names" if there else "missing"
                     raise DatasetError(f"{self.location}/{name}: {fault}; {REMEDY}")
         return kept
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from samuel.artifacts import Store
 from samuel.config import Settings
-from samuel.popdb.rate_limit import RateLimiter
+from samuel.popdb.site import RateLimiter
 
 if TYPE_CHECKING:  # a run that only downloads needs no torch
     import torch
@@ -18,31 +18,21 @@ Part = TypeVar("Part")
 
 
 class Parts:
-    """Store, codec, separator, rate limiter and device of one run.
+    """Store, rate limiter, device, codec and separator of one run, the heavy ones loaded when asked for.
 
-    Threads that ask at once get the same part, loaded once. Pickled it is its settings alone: another process
-    loads parts of its own. What cannot be loaded is a MissingPartError that says what to do.
+    Pickled it is its settings alone: another process loads parts of its own.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.store = Store(settings.data, settings.store)
+        self.rate_limiter = RateLimiter(settings.download, settings.data / "raw" / ".rate_limit")
         self._lock = threading.RLock()
         self._turn = threading.Lock()  # two networks at once would want twice the memory
         self._loaded: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type["Parts"], tuple[Settings]]:
         return Parts, (self.settings,)
-
-    @property
-    def store(self) -> Store:
-        """Finds finished artifacts, on disk or behind a URL."""
-        return self._once("store", lambda: Store(self.settings.data, self.settings.store))
-
-    @property
-    def rate_limiter(self) -> RateLimiter:
-        """Makes requests to sites wait, shared by all processes of the data folder."""
-        state = self.settings.data / "raw" / ".rate_limit"
-        return self._once("rate_limiter", lambda: RateLimiter(self.settings.download, state))
 
     @property
     def device(self) -> "torch.device":
@@ -63,9 +53,8 @@ class Parts:
         """A song → its vocals."""
         from samuel.separators import load_separator
 
-        return self._once(
-            "separator", lambda: load_separator(self.settings.separator, self.device, self._turn)
-        )
+        wanted = self.settings.separator
+        return self._once("separator", lambda: load_separator(wanted, self.device, self._turn))
 
     def _once(self, name: str, load: Callable[[], Part]) -> Part:
         with self._lock:

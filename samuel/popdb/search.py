@@ -1,7 +1,6 @@
 """Title → the site's hits, and which of them is the wanted recording (paper §III-C).
 
-The list gives a title and a duration, no artist; a hit gives a title, a channel and a duration in whole
-seconds. What a site says is hostile, and only ever compared. A video's title is taken apart:
+The list gives no artist. What a site says is hostile, and only ever compared. A video's title is taken apart:
 
     Artist ft. Guest - Title (Live at X) [HD] | Official Video
     └──── segment ─┘   └── segment, groups ─┘   └─ segment ──┘
@@ -12,6 +11,7 @@ the best run of segments. Words that make it another version ("live") are looked
 
 import math
 import re
+import tomllib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,49 +23,21 @@ from rapidfuzz import fuzz
 
 from samuel.config import DownloadConfig
 from samuel.errors import SongError
-from samuel.popdb.rate_limit import RateLimiter
-from samuel.popdb.site import YtDlp, site_options, translated_errors
+from samuel.popdb.site import RateLimiter, YtDlp, site_options, translated_errors
+from samuel.popdb.songs import normalise_title
 from samuel.popdb.status import Status
 
-# --- two titles of one song: the list's and a video's ---
-
+WORDS = tomllib.loads(Path(__file__).with_name("search_words.toml").read_text("utf-8"))
+NEUTRAL, TRAILING = frozenset(WORDS["neutral"].split()), frozenset(WORDS["trailing"].split())
+TELLING = {
+    kind: re.compile(rf"(?<!\S)(?:{words.replace('NEUTRAL', '|'.join(sorted(NEUTRAL)))})(?!\S)")
+    for kind, words in WORDS["versions"].items()
+}
+TELLING_CHANNEL = re.compile(rf"(?<!\S)(?:{WORDS['channel']})(?!\S)")
 # A title without its groups is less than itself: "Stay (I Missed You)" is not any "Stay".
 BARE_SHARE = 0.9
 # Their runs grow with the square, and how many a title has is for the site to say.
 MOST_SEGMENTS = 8
-# A group that holds nothing else, or what follows a dash in the list, says nothing of the recording.
-NEUTRAL = frozenset({
-    "1080p", "4k", "720p", "album", "and", "anniversary", "audio", "bonus", "clean", "clip", "deluxe",
-    "digital", "download", "edit", "edited", "edition", "exclusive", "explicit", "free", "full", "hd", "hq",
-    "in", "letra", "lyric", "lyrics", "m", "mix", "mono", "music", "mv", "new", "official", "officiel",
-    "offizielles", "oficial", "on", "original", "ost", "premiere", "radio", "remaster", "remastered",
-    "screen", "single", "song", "soundtrack", "stereo", "studio", "the", "track", "uhd", "upgrade", "v",
-    "version", "video", "videoclip", "visualiser", "visualizer", "with", "клип",
-})  # fmt: skip
-# What uploaders add to the end of a title without brackets.
-TRAILING = frozenset({
-    "4k", "audio", "hd", "hq", "letra", "lyric", "lyrics", "m", "music", "mv", "official", "v", "video",
-    "visualiser", "visualizer",
-})  # fmt: skip
-# Versions that are another recording, by the words that tell them.
-VERSIONS = {
-    "acoustic": r"acoustic|acustico|acústico|unplugged|stripped",
-    "compilation": r"full album|greatest hits|(?:best|top) songs|playlist|medley|nonstop|megamix|compilation",
-    "cover": r"cover|covers|covered|covering|tribute|sings|as performed by|in the style of|歌ってみた"
-    r"|made (?:famous|popular) by|originally (?:performed|sung) by",
-    "edit": rf"(?!(?:{'|'.join(sorted(NEUTRAL))}|\d+)\s)\S+ (?:version|edit|mix)",
-    "instrumental": r"instrumentals?|inst|backing track|no vocals?|without vocals|minus one",
-    "karaoke": r"karaoke|sing ?along|videoke|カラオケ|노래방",
-    "lesson": r"tutorial|lesson|how to play|reaction|reacts|reacting",
-    "live": r"live|concert|unplugged|en vivo|ao vivo|en directo|dal vivo|sessions?|tour|tiny desk|performs"
-    r"|recorded at",
-    "loop": r"loop|looped|\d+ ?(?:hours?|hrs?)",
-    "remix": r"remix|remixed|bootleg|mashup|rework|reworked|flip|vip|extended",
-    "slowed": r"slowed|reverb|sped up|speed up|nightcore|daycore|8d|bass boosted|432 ?hz",
-}
-TELLING = {kind: re.compile(rf"(?<!\S)(?:{words})(?!\S)") for kind, words in VERSIONS.items()}
-# What a channel's name tells: less, for "Live" and "Cover Drive" are artists.
-TELLING_CHANNEL = re.compile(r"(?<!\S)(?:karaoke|instrumentals?|tribute|covers|nightcore)(?!\S)")
 CLIP = re.compile(r"(?<!\S)(?<!lyric )(?<!lyrics )(?:video|videoclip|clip|клип|mv|m v)(?!\S)")
 
 GROUP = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]|\{([^{}]*)\}|【([^】]*)】")
@@ -77,12 +49,21 @@ GUESTS = re.compile(r"(?<=\s)(?:feat\.?|ft\.?|featuring)\s[^()\[\]{}|]*?(?=\s[-�
 GUESTS_OR_SOURCE = re.compile(r"\s*(?:feat|ft|featuring|with|prod|from)\b")
 OWN_CHANNEL = re.compile(r"(?: - topic|vevo|\s(?:official|oficial|officiel|music|tv|band|channel))$")
 
+TITLE_WEIGHT = DURATION_WEIGHT = 0.45
+BONUS = {"topic": 5.0, "VEVO": 3.0, "verified": 2.0, "": 0.0}
+# Whole seconds and a little silence at either end say nothing. Beyond, an upload of the recording alone has
+# no reason to differ; a clip may have a scene before or after it, and is never shorter for one.
+FREE_OFFSET_S, OFFSET_SCALE_S, LONGER_CLIP_SCALE_S = 2.0, 3.0, 24.0
+# A topic channel holds the label's own upload: what is further off is another recording.
+MOST_TOPIC_OFFSET_S, MOST_OFFSET_S = 2.0, 20.0
+LEAST_TITLE = 80.0  # "1979" is like "1999" by 75, "Hello" like "Hello Again" by 63
+LEAST_SCORE = 70.0  # a title in full passes up to 3.7 s off, a clip up to 16 s longer
+LONGEST_TEXT, MOST_SECONDS = 500, 1e9
+UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 def likeness(wanted: str, found: str, channel: str) -> float:
-    """Likeness of a wanted title and the best run of segments of a video's title, 0 to 100.
-
-    A segment that only names the channel is the artist, and is not compared.
-    """
+    """Likeness of a wanted title and the best run of segments of a video's title, 0 to 100."""
     text = _without_guests(wanted)
     first, *others = SEPARATOR.split(_with_groups_inlined(text))
     full = comparable(" ".join([first, *(other for other in others if not _says_nothing(other))]))
@@ -125,8 +106,7 @@ def comparable(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
+    return normalise_title(unicodedata.normalize("NFKC", text).casefold())
 
 
 def _without_guests(title: str) -> str:
@@ -170,23 +150,6 @@ def _versions(parts: Iterable[str]) -> dict[str, list[str]]:
     """Words of `parts` that tell a version, by its kind."""
     words = "\n".join(comparable(part) for part in parts)  # no phrase goes from one part into the next
     return {kind: found for kind, pattern in TELLING.items() if (found := pattern.findall(words))}
-
-
-# --- hits, and which of them is taken ---
-
-# 45 points for the title, 45 for the duration, up to 5 for the channel.
-TITLE_WEIGHT = DURATION_WEIGHT = 0.45
-BONUS = {"topic": 5.0, "VEVO": 3.0, "verified": 2.0, "": 0.0}
-# Whole seconds and a little silence at either end say nothing. Beyond, an upload of the recording alone has
-# no reason to differ; a clip may have a scene before or after it, and is never shorter for one.
-FREE_OFFSET_S, OFFSET_SCALE_S, LONGER_CLIP_SCALE_S = 2.0, 3.0, 24.0
-# A topic channel holds the label's own upload: what is further off is another recording.
-MOST_TOPIC_OFFSET_S, MOST_OFFSET_S = 2.0, 20.0
-LEAST_TITLE = 80.0  # "1979" is like "1999" by 75, "Hello" like "Hello Again" by 63
-LEAST_SCORE = 70.0  # a title in full passes up to 3.7 s off, a clip up to 16 s longer
-# What a site says goes into JSON, Parquet and logs.
-LONGEST_TEXT, MOST_SECONDS = 500, 1e9
-UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True, allow_inf_nan=False))
@@ -246,11 +209,7 @@ def duration_of(entry: Mapping[str, Any]) -> float | None:
 def rank(
     title: str, duration_s: float | None, hits: Sequence[Hit], config: DownloadConfig
 ) -> list[Candidate]:
-    """The hits that can be taken, best first, then the refused ones in the site's order.
-
-    Title and duration are as the list states them; without a duration the title decides. The order of the
-    site breaks ties, and is that of the policy "first".
-    """
+    """The hits that can be taken, best first, then the refused ones; the order of the site breaks ties."""
     candidates = [_judge(title, duration_s, hit, config) for hit in hits]
     fit = [candidate for candidate in candidates if candidate.refusal is None]
     if config.policy == "scored":
@@ -271,65 +230,48 @@ def summarise_refusals(candidates: Sequence[Candidate]) -> tuple[Status, str]:
 def _judge(title: str, duration_s: float | None, hit: Hit, config: DownloadConfig) -> Candidate:
     alike = round(likeness(title, hit.title, hit.channel), 1)
     offset_s = None if duration_s is None or hit.duration_s is None else hit.duration_s - duration_s
-    closeness = alike / 100  # where no duration is known the title counts twice
+    closeness, off_s = alike / 100, abs(offset_s or 0.0)  # where no duration is known the title counts twice
     if offset_s is not None:
         longer_clip = offset_s > 0 and CLIP.search(comparable(hit.title))
         scale_s = LONGER_CLIP_SCALE_S if longer_clip else OFFSET_SCALE_S
-        closeness = math.exp(-max(0.0, abs(offset_s) - FREE_OFFSET_S) / scale_s)
+        closeness = math.exp(-max(0.0, off_s - FREE_OFFSET_S) / scale_s)
     points = TITLE_WEIGHT * alike + DURATION_WEIGHT * 100 * closeness
-    score = round(points + BONUS[hit.channel_kind], 1)
+    score, kind = round(points + BONUS[hit.channel_kind], 1), hit.channel_kind
     reason = f"title {alike:.0f}"
-    reason += "" if offset_s is None else f", {abs(offset_s):.1f} s off"
-    reason += f", {hit.channel_kind} channel" if hit.channel_kind else ""
-    if unusable := _unusable(hit, config.max_duration_s):
-        return Candidate(hit, alike, score, *unusable)
-    if config.policy == "scored" and (why := _mismatch(title, hit, alike, abs(offset_s or 0.0))):
-        return Candidate(hit, alike, score, Status.NO_MATCH, why)
-    if config.policy == "scored" and score < LEAST_SCORE:
-        why = f"score {score:.1f} is under {LEAST_SCORE:.0f}: {reason}"
-        return Candidate(hit, alike, score, Status.NO_MATCH, why)
+    reason += "" if offset_s is None else f", {off_s:.1f} s off"
+    reason += f", {kind} channel" if kind else ""
+    length_s, longest_s, topic = hit.duration_s or 0.0, config.max_duration_s, kind == "topic"
+    # What nobody could use, whatever it is called.
+    refusals = [
+        (not hit.video_id, Status.NO_MATCH, "has no id"),
+        (not hit.url.startswith(("https://", "http://")), Status.NO_MATCH, "not a web address"),
+        (hit.live, Status.LIVE, "is live"),
+        (hit.duration_s is None, Status.NO_MATCH, "states no duration"),
+        (length_s > longest_s, Status.TOO_LONG, f"{length_s:,.0f} s is over download.max_duration_s"),
+    ]
+    if config.policy == "scored":
+        # Another version outright: under 25 points less, an instrumental of the exact duration would pass.
+        version = other_version(title, hit.title, hit.channel)
+        least = f"score {score:.1f} is under {LEAST_SCORE:.0f}: {reason}"
+        refusals += [
+            (alike < LEAST_TITLE, Status.NO_MATCH, f"title {alike:.0f} is under {LEAST_TITLE:.0f}"),
+            (off_s > MOST_OFFSET_S, Status.NO_MATCH, f"{off_s:.0f} s off"),
+            (topic and off_s > MOST_TOPIC_OFFSET_S, Status.NO_MATCH, f"{off_s:.1f} s off, topic channel"),
+            (bool(version), Status.NO_MATCH, version),
+            (score < LEAST_SCORE, Status.NO_MATCH, least),
+        ]
+    for refused, status, why in refusals:
+        if refused:
+            return Candidate(hit, alike, score, status, why)
     return Candidate(hit, alike, score, None, reason)
 
 
-def _unusable(hit: Hit, longest_s: float) -> tuple[Status, str] | None:
-    """Status and reason of a hit that nobody could use, whatever it is called."""
-    if not hit.video_id:
-        return Status.NO_MATCH, "has no id"
-    if not hit.url.startswith(("https://", "http://")):
-        return Status.NO_MATCH, "not a web address"
-    if hit.live:
-        return Status.LIVE, "is live"
-    if hit.duration_s is None:
-        return Status.NO_MATCH, "states no duration"
-    if hit.duration_s > longest_s:
-        return Status.TOO_LONG, f"{hit.duration_s:,.0f} s is over download.max_duration_s"
-    return None
-
-
-def _mismatch(title: str, hit: Hit, alike: float, offset_s: float) -> str:
-    if alike < LEAST_TITLE:
-        return f"title {alike:.0f} is under {LEAST_TITLE:.0f}"
-    if offset_s > MOST_OFFSET_S:
-        return f"{offset_s:.0f} s off"
-    if hit.channel_kind == "topic" and offset_s > MOST_TOPIC_OFFSET_S:
-        return f"{offset_s:.1f} s off, topic channel"
-    # Outright: under 25 points less, an instrumental of the exact duration would still pass.
-    return other_version(title, hit.title, hit.channel)
-
-
-# --- the search itself ---
-
-
 def search(
-    title: str, config: DownloadConfig, limiter: RateLimiter, folder: Path, repeated: bool
+    title: str, config: DownloadConfig, limiter: RateLimiter, repeated: bool, folder: Path
 ) -> dict[str, Any]:
     """Search the site for `title`, as text whatever it looks like; `repeated` where that has failed before.
 
-    Returns:
-        `{"hits": [...]}`: the site's first `config.search_results` videos, each the fields of a `Hit`.
-
-    Raises:
-        SongError: The site did not answer; `status` says why.
+    `{"hits": [...]}`, each the fields of a `Hit`; a SongError where the site did not answer.
     """
     if not title.strip():
         raise SongError(Status.NO_MATCH, "the title is empty: nothing to search for")

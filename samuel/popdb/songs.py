@@ -1,10 +1,7 @@
 """Sources of songs (paper §III-C): each gives its songs in a fixed order and accounts for what it left out.
 
-synthetic: songs made here, whose true stems are known
-folder:    audio files of the user
-csv:       a song list, whose titles are searched for; the paper's comes from Kaggle
-
-A source is a function in `SOURCES` and a name in `SongsConfig.source`.
+A source is a function in `SOURCES` and a name in `SongsConfig.source`: made here (synthetic), audio files of
+the user (folder), or a song list, whose titles are searched for (csv; the paper's comes from Kaggle).
 """
 
 import io
@@ -12,7 +9,7 @@ import logging
 import os
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,58 +36,39 @@ class Song:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How many entries of the list a rule removed, and how many it left."""
-
-    name: str
-    removed: int
-    left: int
-
-
-@dataclass(frozen=True)
 class SongList:
-    """The songs in a fixed order, and the rules that chose them, in the order applied."""
+    """The songs in a fixed order, and a row per rule that chose them: how many it removed, and left."""
 
     songs: list[Song]
-    rules: list[Rule]
+    rules: list[dict[str, str | int]]
 
-    def table(self) -> list[dict[str, str | int]]:
-        """A row per rule, for people: rule, removed, left."""
-        return [{"rule": rule.name, "removed": rule.removed, "left": rule.left} for rule in self.rules]
+
+def rule(name: str, removed: int, left: int) -> dict[str, str | int]:
+    """A row of the table of rules."""
+    return {"rule": name, "removed": removed, "left": left}
 
 
 def list_songs(config: SongsConfig, data: Path, track: Track = iter) -> SongList:
-    """List the songs that `config` asks for, in a fixed order, and what each rule removed.
+    """The songs that `config` asks for, in a fixed order, and what each rule removed; or an InputError.
 
-    `data` is the data folder, to whose `demo/` synthetic songs are written; `track` wraps the loop over songs
-    to be made or read, e.g. in a progress bar.
-
-    Raises:
-        InputError: The folder or the list cannot be used, or no song passes the filters.
-        MissingPartError: The Kaggle list could not be fetched.
+    Synthetic songs are written to `demo/` of the data folder; `track` wraps the loop over songs, as a bar
+    does.
     """
     return SOURCES[config.source](config, data, track)
-
-
-# --- synthetic ---
-
-SYNTHETIC_SONGS = 12
 
 
 def synthetic_songs(config: SongsConfig, data: Path, track: Track) -> SongList:
     """Write `config.limit` songs, or twelve, to `demo/` in the data folder."""
     from samuel.synthetic.song import write_song  # two seconds of imports, for those who want these songs
 
-    count = config.limit or SYNTHETIC_SONGS
+    count = config.limit or 12
     songs: list[Song] = []
     for index in track(range(count)):
         made = write_song(config.seed, index, data / "demo")
         song_id, url = digest("synthetic", made.folder.name), made.path("mix.wav").resolve().as_uri()
         songs.append(Song(song_id, made.record["title"], url, made.record["duration_s"]))
-    return SongList(songs, [Rule("songs made here", 0, count)])
+    return SongList(songs, [rule("songs made here", 0, count)])
 
-
-# --- folder ---
 
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".wma", ".webm", ".mp4",
@@ -98,34 +76,11 @@ AUDIO_SUFFIXES = (
 
 
 def folder_songs(config: SongsConfig, data: Path, track: Track) -> SongList:
-    """List the audio files below `config.path`, by relative path; an id is of relative path and bytes."""
+    """Audio files below `config.path`: nothing hidden, no link that leads out, nothing of this project."""
     root = cast("Path", config.path).expanduser()  # SongsConfig demands one for this source
     if not root.is_dir():
-        found = "is a file, not a folder" if root.exists() else "no such folder"
-        raise InputError(f"songs.path {root}: {found}; give the folder that holds your audio files")
-    root = root.resolve()
-    files = sorted(_audio_files(root, data.resolve()), key=lambda path: path.relative_to(root).as_posix())
-    if not files:
-        suffixes = ", ".join(AUDIO_SUFFIXES)
-        raise InputError(f"songs.path {root}: no audio file in it; put some there ({suffixes})")
-    songs: list[Song] = []
-    for path in track(files[: config.limit]):
-        # A name may hold bytes that are no UTF-8; JSON and Parquet take none of the stand-ins for them.
-        name, title = (
-            os.fsencode(text).decode("utf-8", "backslashreplace")
-            for text in (path.relative_to(root).as_posix(), path.stem)
-        )
-        try:
-            song_id = digest("folder", name, sha256(path))
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; make it readable, or move it away") from error
-        songs.append(Song(song_id, title, path.resolve().as_uri()))
-    rules = [Rule("audio files in the folder", 0, len(files)), *_limit_rules(len(files), config.limit)]
-    return SongList(songs, rules)
-
-
-def _audio_files(root: Path, own: Path) -> Iterator[Path]:
-    """Audio of the user's: nothing hidden, no link that leaves `root`, nothing that this project made."""
+        raise InputError(f"songs.path {root}: no such folder; give the one that holds your audio files")
+    root, own, files = root.resolve(), data.resolve(), list[Path]()
 
     def refuse(error: OSError) -> NoReturn:
         raise InputError(f"{error.filename}: {error.strerror}; make it readable, or move it away") from error
@@ -134,23 +89,30 @@ def _audio_files(root: Path, own: Path) -> Iterator[Path]:
         if MANIFEST in names:
             continue
         # A data folder below the songs holds copies of them: a second run would take those for songs.
-        subfolders[:] = [
-            name for name in subfolders if name[0] != "." and Path(folder, name).resolve() != own
-        ]
-        for path in (Path(folder, name) for name in names if name[0] != "."):
-            if (
-                path.suffix.lower() in AUDIO_SUFFIXES
-                and path.is_file()
-                and path.resolve().is_relative_to(root)
-            ):
-                yield path
+        subfolders[:] = [n for n in subfolders if n[0] != "." and Path(folder, n).resolve() != own]
+        paths = [Path(folder, n) for n in names if n[0] != "." and n.lower().endswith(AUDIO_SUFFIXES)]
+        files += [path for path in paths if path.is_file() and path.resolve().is_relative_to(root)]
+    files.sort(key=lambda path: path.relative_to(root).as_posix())
+    if not files:
+        suffixes = ", ".join(AUDIO_SUFFIXES)
+        raise InputError(f"songs.path {root}: no audio file in it; put some there ({suffixes})")
+    songs: list[Song] = []
+    for path in track(files[: config.limit]):
+        # A name may hold bytes that are no UTF-8; JSON and Parquet take none of the stand-ins for them.
+        texts = (path.relative_to(root).as_posix(), path.stem)
+        name, title = (os.fsencode(text).decode("utf-8", "backslashreplace") for text in texts)
+        try:
+            song_id = digest("folder", name, sha256(path))
+        except OSError as error:
+            refuse(error)
+        songs.append(Song(song_id, title, path.resolve().as_uri()))
+    rules = [rule("audio files in the folder", 0, len(files)), *_limit_rules(len(files), config.limit)]
+    return SongList(songs, rules)
 
 
-def _limit_rules(found: int, limit: int | None) -> list[Rule]:
-    return [Rule(f"over the limit of {limit}", found - limit, limit)] if limit and found > limit else []
+def _limit_rules(found: int, limit: int | None) -> list[dict[str, str | int]]:
+    return [rule(f"over the limit of {limit}", found - limit, limit)] if limit and found > limit else []
 
-
-# --- csv: a song list ---
 
 NAME, POPULARITY, DURATION = COLUMNS = ("song_name", "song_popularity", "song_duration_ms")
 SHARES = ("instrumentalness", "speechiness")  # read where their limit is set
@@ -158,14 +120,7 @@ SAME_RECORDING_MS = 3000.0
 # What pandas makes of a list grows with its cells: the paper's has 1.7 MB and 280,000.
 MOST_LIST_BYTES, MOST_CELLS, MOST_COLUMNS = 32 * 2**20, 4_000_000, 1000
 MOST_TITLE, MOST_NUMBER = 1000, 1e9
-# setting → the column it bounds, and what it removes, in words
-FILTERS = {
-    "min_popularity": ("popularity", "popularity under {:g}"),
-    "min_duration_s": ("duration_s", "duration under {:g} s"),
-    "max_duration_s": ("duration_s", "duration over {:g} s"),
-    "max_instrumentalness": ("instrumentalness", "instrumentalness over {:g}"),
-    "max_speechiness": ("speechiness", "speechiness over {:g}"),
-}
+FILTERS = ("min_popularity", "min_duration_s", "max_duration_s", "max_instrumentalness", "max_speechiness")
 
 
 def csv_songs(config: SongsConfig, _: Path, __: Track) -> SongList:
@@ -173,16 +128,18 @@ def csv_songs(config: SongsConfig, _: Path, __: Track) -> SongList:
     path = config.path.expanduser() if config.path else fetch_kaggle_list()
     bounds = {name: bound for name in FILTERS if (bound := getattr(config, name)) is not None}
     rows = read_song_list(path, [share for share in SHARES if f"max_{share}" in bounds])
-    songs = merge_recordings(rows)
-    rules = [Rule("rows of the list", 0, len(rows))]
-    rules.append(Rule("same name, duration within 3 s", len(rows) - len(songs), len(songs)))
+    songs: Any = merge_recordings(rows)
+    rules = [rule("rows of the list", 0, len(rows))]
+    rules.append(rule("same name, duration within 3 s", len(rows) - len(songs), len(songs)))
     for name, bound in bounds.items():
-        column, words = FILTERS[name]
-        kept = songs.query(f"{column} {'>=' if name.startswith('min_') else '<='} @bound")
-        rules.append(Rule(words.format(bound), len(songs) - len(kept), len(kept)))
+        least, column = name.startswith("min_"), name[len("min_") :]
+        kept = songs[songs[column] >= bound] if least else songs[songs[column] <= bound]
+        what, unit = column.removesuffix("_s"), " s" if column.endswith("_s") else ""
+        removed = f"{what} {'under' if least else 'over'} {bound:g}{unit}"
+        rules.append(rule(removed, len(songs) - len(kept), len(kept)))
         songs = kept
     if songs.empty:
-        table = "\n".join(f"  {rule.name}: {rule.removed} removed, {rule.left} left" for rule in rules)
+        table = "\n".join("  {rule}: {removed} removed, {left} left".format(**row) for row in rules)
         settings = ", ".join(f"songs.{name}" for name in bounds)
         raise InputError(f"song list {path}: no song is left; loosen {settings}\n{table}")
     if config.order == "popularity":
@@ -197,16 +154,19 @@ def csv_songs(config: SongsConfig, _: Path, __: Track) -> SongList:
 
 
 def read_song_list(path: Path, shares: Sequence[str] = ()) -> pd.DataFrame:
-    """Read the rows of a song list, a CSV file in UTF-8, and type their cells.
+    """Read the rows of a song list, a CSV file in UTF-8, and type their cells; or an InputError.
 
-    Returns:
-        A row per row of the list, by its number in the file, where the header is row 1: title (normalised),
-        key (the same for all spellings of a title), duration_ms, popularity, and `shares`, each in [0, 1].
-
-    Raises:
-        InputError: There is no such file, it is no such list, or a cell is not what its column holds.
+    A row per row of the list, by its number in the file, where the header is row 1: title (normalised), key
+    (the same for all spellings of a title), duration_ms, popularity, and `shares`, each in [0, 1].
     """
-    cells = _read_cells(path, [*COLUMNS, *shares])
+    needed = [*COLUMNS, *shares]
+    cells = _read_cells(path, needed)
+    if missing := [column for column in needed if column not in cells]:
+        fault = f"no column {', '.join(missing)}; the header must name {', '.join(needed)}"
+        raise InputError(f"song list {path}: {fault}")
+    if cells.empty:
+        raise InputError(f"song list {path}: no song in it; it needs at least one row below the header")
+    cells.index += 2
 
     def require(fits: pd.Series, column: str, what: str) -> None:
         if not fits.all():
@@ -230,39 +190,24 @@ def read_song_list(path: Path, shares: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _read_cells(path: Path, needed: list[str]) -> pd.DataFrame:
-    """Read the columns `needed` as text, by row number."""
-
-    def refuse(what: str) -> NoReturn:
-        raise InputError(f"song list {path}: {what}") from None
-
+    """Read the columns `needed` as text."""
     try:
         content = read_bounded(path, MOST_LIST_BYTES)
+        header = content.splitlines()[0] if content else b""
+        separators = sum(map(content.count, (b",", b"\n", b"\r")))
+        if separators <= MOST_CELLS and header.count(b",") < MOST_COLUMNS:
+            options: Any = {"keep_default_na": False, "index_col": False, "usecols": needed.__contains__}
+            return pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", dtype=str, **options)
+        fault = f"over {MOST_CELLS:,} cells or {MOST_COLUMNS:,} columns; leave out those in excess"
     except OSError as error:
-        refuse(f"{error.strerror}; give songs.path, a CSV file")
-    except ValueError:
-        refuse(f"over {MOST_LIST_BYTES / 2**20:.0f} MiB; give it in parts")
-    header = content.splitlines()[0] if content else b""
-    separators = sum(map(content.count, (b",", b"\n", b"\r")))
-    if separators > MOST_CELLS or header.count(b",") >= MOST_COLUMNS:
-        refuse(f"over {MOST_CELLS:,} cells or {MOST_COLUMNS:,} columns; leave out those in excess")
-    try:
-        cells = pd.read_csv(
-            io.BytesIO(content),
-            encoding="utf-8-sig",
-            dtype=str,
-            keep_default_na=False,
-            usecols=lambda name: name in needed,
-            index_col=False,
-        )
+        fault = f"{error.strerror}; give songs.path, a CSV file"
     except UnicodeDecodeError as error:
-        refuse(f"not UTF-8 ({error.reason}); save it as UTF-8")
+        fault = f"not UTF-8 ({error.reason}); save it as UTF-8"
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        refuse(f"not CSV ({' '.join(str(error).split())}); save it as comma-separated text")
-    if missing := [column for column in needed if column not in cells]:
-        refuse(f"no column {', '.join(missing)}; the header must name {', '.join(needed)}")
-    if cells.empty:
-        refuse("no song in it; it needs at least one row below the header")
-    return cells.set_axis(cells.index + 2)
+        fault = f"not CSV ({' '.join(str(error).split())}); save it as comma-separated text"
+    except ValueError:
+        fault = f"over {MOST_LIST_BYTES / 2**20:.0f} MiB; give it in parts"
+    raise InputError(f"song list {path}: {fault}")
 
 
 def normalise_title(title: str) -> str:
@@ -272,11 +217,9 @@ def normalise_title(title: str) -> str:
 
 
 def merge_recordings(rows: pd.DataFrame) -> pd.DataFrame:
-    """Merge rows of the same recording, in the order in which the list first names each.
+    """Merge rows of one recording: of one key, with no gap over 3 s between the durations of neighbours.
 
-    Two rows are of one recording where they have one key and no gap over 3 s between the durations of
-    neighbours. It has title and duration of the shortest row, and popularity and shares of the most popular.
-    The columns are those of `read_song_list`, and duration_s.
+    Title and duration are those of the shortest row, popularity and shares those of the most popular.
     """
     rows = rows.sort_values(["key", "duration_ms", "title"])
     is_first = rows["key"].ne(rows["key"].shift()) | rows["duration_ms"].diff().gt(SAME_RECORDING_MS)
@@ -290,8 +233,6 @@ def merge_recordings(rows: pd.DataFrame) -> pd.DataFrame:
     return merged.sort_values("position")
 
 
-# --- the paper's list, from Kaggle ---
-
 KAGGLE_DATASET, KAGGLE_FILE = "yasserh/song-popularity-dataset", "song_data.csv"
 KAGGLE_REMEDY = (
     "put Kaggle credentials into ~/.kaggle/kaggle.json (or KAGGLE_USERNAME and KAGGLE_KEY), or download "
@@ -300,11 +241,7 @@ KAGGLE_REMEDY = (
 
 
 def fetch_kaggle_list() -> Path:
-    """Fetch the list into kagglehub's cache, unless the newest version is there; return its path.
-
-    Raises:
-        MissingPartError: It could not be fetched; says why, and what to do.
-    """
+    """Fetch the list into kagglehub's cache, unless the newest version is there; or a MissingPartError."""
     import kagglehub
     from kagglehub import clients
     from tqdm import tqdm
@@ -321,15 +258,10 @@ def fetch_kaggle_list() -> Path:
         # What it says may repeat the key that was sent: it stays out of message and traceback.
         status = getattr(getattr(error, "response", None), "status_code", None)
         why = f"HTTP {status}" if status else f"{type(error).__name__}: {error}"[:300]
-        message = f"the Kaggle song list could not be fetched ({why}); {KAGGLE_REMEDY}"
-        raise MissingPartError(message) from None
+        raise MissingPartError(f"the Kaggle song list: not fetched ({why}); {KAGGLE_REMEDY}") from None
     if not path.is_file():
         raise MissingPartError(f"the Kaggle dataset holds no {path}; {KAGGLE_REMEDY}")
     return path
 
 
-SOURCES: dict[str, Callable[[SongsConfig, Path, Track], SongList]] = {
-    "synthetic": synthetic_songs,
-    "folder": folder_songs,
-    "csv": csv_songs,
-}
+SOURCES = {"synthetic": synthetic_songs, "folder": folder_songs, "csv": csv_songs}

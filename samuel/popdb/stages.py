@@ -1,54 +1,55 @@
 """Songs through the stages that compute: audio → stems → paired latents (paper §III-C).
 
-A stage turns one song's artifact into the next, in a folder that is named by all that determines its content:
-the digest of the song's audio, and for each stage so far the version of its code, the identity of its weights
-and its settings. Presence means done. Stems do not determine the latents beyond that, so they can be removed.
-Several songs are in hand at a time: some are read or written while others are computed.
+An artifact's folder is named by all that determines its content: the digest of the song's audio, and for each
+stage so far the version of its code, the identity of its weights and its settings. So stems can be removed.
 """
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
+from scipy.ndimage import binary_opening
 from torch import Tensor
 
 from samuel.artifacts import Artifact, digest, make_artifact
-from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, dbfs, filter_reach, read_wav
-from samuel.codecs import load_codec
+from samuel.audio import SAMPLE_RATE, Audio, dbfs, filter_reach, read_wav
 from samuel.codecs.base import Codec, encode_audio
 from samuel.codecs.round_trip import loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
-from samuel.config import Settings
 from samuel.errors import InputError, MissingPartError, SettingsError, SongError
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
-from samuel.popdb.status import Outcome, Status, attempt, find_outcome
-from samuel.popdb.vocal_activity import vocal_activity, vocal_share
+from samuel.popdb.status import Outcome, Status, attempt
 from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
 
 # Raise a stage's version when its code gives other bytes for the same input.
 VERSIONS = {"separate": 2, "encode": 2}
+TRUE_STEMS, TRUE_STEMS_VERSION = "true-stems/1", 1
 AUDIO, LATENTS = "audio.wav", "latents.safetensors"
 VOCALS, ACCOMPANIMENT = STEMS = ("vocals.flac", "accompaniment.flac")
 FULL_SCALE = 2**23  # of the 24 bits that stems are stored in
 SILENCE_DBFS = -60.0  # a song below this level has nothing to separate
 MOST_PEAK = 16.0  # lossy sources overshoot full scale by a half; what is far above it was never scaled to it
+# A fixed gate takes a separator's bleed for singing, so the threshold follows the song's own level.
+HOP, HOP_S = SAMPLE_RATE // 20, 0.05  # samples between frames; a frame is two hops long
+START_DB, STAY_DB = -25.0, -35.0  # vocal level relative to the song's, at which singing starts and goes on
+BLEED_DB = -20.0  # vocal level relative to the mix of the same frame, below which it is bleed
+GAP_FRAMES = 6  # shorter pauses (under 0.3 s) are filled
+RUN_FRAMES = 4  # shorter activity (under 0.2 s) is dropped
 
+Flags = NDArray[np.bool_]
 Done = Callable[[Outcome], object]
 
 
@@ -62,15 +63,13 @@ def separate_songs(downloaded: Sequence[Outcome], parts: Parts, done: Done = lam
         _prove_codec(parts, lambda: read_wav(audio.path(AUDIO)))
         return separate(parts.separator, audio.path(AUDIO), folder)
 
-    stage = Stage("separate", stems_folder, make, {"separator": parts.separator.identity}, parts.separator)
-    return _run(stage, downloaded, parts, done)
+    separator = parts.separator
+    made_by = {"separator": separator.identity}
+    return _run("separate", stems_folder, make, made_by, separator.cancel, downloaded, parts, done)
 
 
 def encode_songs(separated: Sequence[Outcome], parts: Parts, done: Done = lambda _: None) -> list[Outcome]:
-    """Stems → `data/latents/<key>`, as `separate_songs`; then what `settings.retention` lets go is removed.
-
-    What comes back no longer names its sources, which nobody needs and a long list has many of.
-    """
+    """Stems → `data/latents/<key>`, as `separate_songs`; then what `retention` lets go is removed."""
     retention, frames = parts.settings.retention, parts.settings.popdb.chunk_frames
 
     def make(stems: Artifact, folder: Path) -> dict[str, Any]:
@@ -84,8 +83,10 @@ def encode_songs(separated: Sequence[Outcome], parts: Parts, done: Done = lambda
                 parts.store.release(source.folder)
         done(song)
 
-    stage = Stage("encode", latents_folder, make, {"codec": parts.codec.info.model_dump()}, parts.codec)
-    return [replace(song, sources=()) for song in _run(stage, separated, parts, release_spent)]
+    codec = parts.codec
+    made_by = {"codec": codec.info.model_dump()}
+    encoded = _run("encode", latents_folder, make, made_by, codec.cancel, separated, parts, release_spent)
+    return [replace(song, sources=()) for song in encoded]  # which nobody needs, and a long list has many of
 
 
 def songs_in_hand(parts: Parts) -> int:
@@ -96,18 +97,14 @@ def songs_in_hand(parts: Parts) -> int:
 def reclaim_audio(parts: Parts) -> int:
     """Have audio downloaded again that was removed and other settings want; of how many songs."""
     store, data = parts.store, parts.settings.data
-    removed = [
-        (audio.folder, stems_folder(audio, parts), latents_folder(audio, parts))
-        for audio in store.all(data / "raw")
-        if audio.released and AUDIO in audio.sha256
-    ]
+    removed = [a for a in store.all(data / "raw") if a.released and AUDIO in a.sha256]
     if not removed:
         return 0
     there = {artifact.folder for artifact in store.all(data / "stems") if not artifact.released}
     there |= {artifact.folder for artifact in store.all(data / "latents")}
-    wanted = [audio for audio, stems, latents in removed if not {stems, latents} & there]
+    wanted = [a for a in removed if not {stems_folder(a, parts), latents_folder(a, parts)} & there]
     for audio in wanted:
-        store.forget(audio)
+        store.forget(audio.folder)
     return len(wanted)
 
 
@@ -124,30 +121,46 @@ def latents_folder(audio: Artifact, parts: Parts) -> Path:
     return parts.settings.data / "latents" / key
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of a song."""
+def _run(
+    stage: str,
+    folder_of: Callable[[Artifact, Parts], Path],  # where what is made of a downloaded song's audio belongs
+    make: Callable[[Artifact, Path], dict[str, Any]],  # (source on this machine, folder) → record
+    made_by: dict[str, Any],
+    cancel: Callable[[], object],
+    songs: Sequence[Outcome],
+    parts: Parts,
+    done: Done,
+) -> list[Outcome]:
+    outcomes, store = dict[int, Outcome](), parts.store
 
-    name: str  # as outcomes call it
-    folder: Callable[[Artifact, Parts], Path]  # where what is made of a downloaded song's audio belongs
-    make: Callable[[Artifact, Path], dict[str, Any]]  # (source on this machine, folder) → record
-    made_by: dict[str, Any]  # identity of the part, for the record
-    part: Separator | Codec
+    def attempt_song(song: Outcome, may_make: bool) -> Outcome | None:
+        if song.artifact is None:
+            return replace(song, did_work=False)
+        source, sources = song.artifact, (*song.sources, song.artifact)
+        folder, record = folder_of(sources[0], parts), song.record | made_by
 
+        def fetch_and_make(target: Path) -> dict[str, Any]:
+            return make(store.fetch(source), target)
 
-def _run(stage: Stage, songs: Sequence[Outcome], parts: Parts, done: Done) -> list[Outcome]:
-    outcomes: dict[int, Outcome] = {}
+        attempted = partial(attempt, song.song, stage, folder, earlier=record, store=store)
+        found = attempted(fetch_and_make if may_make else None)
+        released = found and found.artifact and found.artifact.released
+        # What was removed counts as there while latents that were made of it are.
+        if released and not store.find(latents_folder(sources[0], parts)):
+            if not may_make:
+                return None
+            store.forget(folder)
+            found = attempted(fetch_and_make)
+        return found and replace(found, sources=sources)
+
     # What is known here comes first, as threads that only read small files hinder each other; a store far
     # away is asked by several at a time.
     for place, song in enumerate(songs if parts.settings.store is None else ()):
-        if outcome := _outcome(stage, song, parts, make=False):
+        if outcome := attempt_song(song, False):
             outcomes[place] = outcome
             done(outcome)
     left = [place for place in range(len(songs)) if place not in outcomes]
-    in_hand = songs_in_hand(parts)
-    made = side_by_side(
-        lambda k: _outcome(stage, songs[k], parts, make=True), left, in_hand, stage.part.cancel
-    )
+    made = side_by_side(lambda place: attempt_song(songs[place], True), left, songs_in_hand(parts), cancel)
     for number, outcome in made:
         assert outcome  # noqa: S101 - it was made, or failed
         outcomes[left[number]] = outcome
@@ -155,35 +168,8 @@ def _run(stage: Stage, songs: Sequence[Outcome], parts: Parts, done: Done) -> li
     return [outcomes[place] for place in range(len(songs))]
 
 
-def _outcome(stage: Stage, song: Outcome, parts: Parts, *, make: bool) -> Outcome | None:
-    """A song that failed before, what is there, or what is made; None where work is left, unless `make`.
-
-    What was removed counts as there while latents that were made of it are.
-    """
-    if song.artifact is None:
-        return replace(song, did_work=False)
-    source, sources, store = song.artifact, (*song.sources, song.artifact), parts.store
-    folder, record = stage.folder(sources[0], parts), song.record | stage.made_by
-    found = find_outcome(song.song, stage.name, folder, record, store)
-    released = found and found.artifact and found.artifact.released
-    if found is None or (released and not store.find(latents_folder(sources[0], parts))):
-        if not make:
-            return None
-        if released:
-            store.forget(folder)
-
-        def fetch_and_make(target: Path) -> dict[str, Any]:
-            return stage.make(store.fetch(source), target)
-
-        found = attempt(song.song, stage.name, folder, fetch_and_make, record, store=store)
-    return replace(found, sources=sources)
-
-
 def _prove_codec(parts: Parts, read_song: Callable[[], Audio]) -> None:
-    """Have a chunk of a song come back as it was, once for each codec and before the long work.
-
-    MissingPartError where it does not: these weights give back noise.
-    """
+    """Have a chunk come back as it was, once for each codec, before the long work; or a MissingPartError."""
     codec = parts.codec
     samples = codec.info.samples(parts.settings.popdb.chunk_frames)
 
@@ -205,19 +191,38 @@ def round_trip_folder(parts: Parts) -> Path:
     return parts.settings.data / "latents" / ".round_trips" / digest(parts.codec.info)
 
 
-# --- audio → stems ---
+def encode_true_stems(parts: Parts, songs: int, done: Done) -> list[Outcome]:
+    """Encode the true stems of the first synthetic songs of `songs.seed`, which no separator has touched."""
+    from samuel.synthetic.song import VERSION, compose
+
+    if parts.settings.songs.source != "synthetic":
+        raise SettingsError("true stems are those of songs.source = 'synthetic'; set it")
+    seed, frames, codec = parts.settings.songs.seed, parts.settings.popdb.chunk_frames, parts.codec
+    made_by = {"separator": TRUE_STEMS, "codec": codec.info.model_dump()}
+
+    def encode(index: int) -> Outcome:
+        key = digest("true stems", TRUE_STEMS_VERSION, VERSION, codec.info, frames, seed, index)
+
+        def make(folder: Path) -> dict[str, Any]:
+            song = compose(seed, index)
+            chunks = encode_stems(codec, song.vocals, song.accompaniment, frames, folder)
+            return {"title": song.title, **chunks}
+
+        song, recorded = Song(key, ""), {"audio_sha256": key, "video_id": None, **made_by}
+        encoded = attempt(song, "encode", parts.settings.data / "latents" / key, make, recorded)
+        assert encoded  # noqa: S101 - it was made, or failed
+        title = encoded.record.get("title", f"song {index} of seed {seed}")
+        return replace(encoded, song=replace(song, title=title))
+
+    outcomes: dict[int, Outcome] = {}
+    for index, outcome in side_by_side(encode, range(songs), min(songs, os.cpu_count() or 1), codec.cancel):
+        outcomes[index] = outcome
+        done(outcome)
+    return [outcomes[index] for index in range(songs)]
 
 
 def separate(separator: Separator, audio_wav: Path, folder: Path) -> dict[str, Any]:
-    """Write both stems of a song into `folder`.
-
-    Returns:
-        stems_scale, vocals_dbfs, accompaniment_dbfs and the peak of the mix.
-
-    Raises:
-        SongError: silent, decode_failed where the samples are not scaled to [-1, 1], or not_finite where the
-            song or its vocals hold a value that is no number.
-    """
+    """Write both stems of a song into `folder`; their scale and levels, or a SongError."""
     mix = read_wav(audio_wav)
     if not np.isfinite(mix).all():
         raise SongError(Status.NOT_FINITE, "the song: samples that are no numbers")
@@ -238,13 +243,11 @@ def separate(separator: Separator, audio_wav: Path, folder: Path) -> dict[str, A
 
 
 def write_stems(mix: Audio, vocals: Audio, folder: Path) -> float:
-    """Write `vocals.flac` and `accompaniment.flac`, the mix less the vocals, in 24 bits.
+    """Write `vocals.flac` and `accompaniment.flac`, the mix less the vocals, in 24 bits; their scale.
 
     Song and vocals, each (2, S) and finite, are rounded to one grid, and the accompaniment is their
-    difference on it: the two sum to the song to the last bit.
-
-    Returns:
-        The scale they are stored at: a half, a quarter, … where something overshoots full scale.
+    difference on it: the two sum to the song to the last bit. The scale is under 1 where something
+    overshoots.
     """
     highest = max(float(np.abs(signal).max()) for signal in (mix, vocals, mix - vocals))
     scale = 1.0
@@ -258,27 +261,15 @@ def write_stems(mix: Audio, vocals: Audio, folder: Path) -> float:
 
 
 def read_stems(folder: Path, scale: float) -> tuple[Audio, Audio]:
-    """Vocals and accompaniment, each (2, S) float32, as `write_stems` stored them; their sum is exact.
-
-    Raises:
-        InputError: A file is absent or damaged, or they are no pair.
-    """
+    """Vocals and accompaniment, each (2, S) float32, as `write_stems` stored them; or an InputError."""
     stems: list[Audio] = []
     for path in (folder / name for name in STEMS):
         try:
-            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+            samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path}: not readable ({error}); remove its folder to mend it") from error
-        if (rate, samples.shape[1]) != (SAMPLE_RATE, CHANNELS):
-            found = f"{rate} Hz, {samples.shape[1]} channels"
-            raise InputError(f"{path}: {found}; expected {SAMPLE_RATE} Hz stereo")
         stems.append(np.ascontiguousarray(samples.T) / np.float32(scale))
-    if stems[0].shape != stems[1].shape:
-        raise InputError(f"{folder}: stems of different length; remove the folder, and they are made again")
     return stems[0], stems[1]
-
-
-# --- stems → latents ---
 
 
 def encode_stems(
@@ -287,13 +278,8 @@ def encode_stems(
     """Encode both stems of a song, each (2, S) at 44.1 kHz, into `folder/latents.safetensors`.
 
     The file holds `vocal` and `accompaniment`, each float16 (N, C, chunk_frames), unscaled; chunk k of both
-    stands for the same stretch of time. The rest after the last whole chunk is dropped.
-
-    Returns:
-        `chunks`: for each its start_s, vocal_share, vocal_rms_db (dBFS) and mix_peak.
-
-    Raises:
-        SongError: too_short where no whole chunk fits, not_finite where a latent is not a float16 number.
+    stands for the same stretch of time. The rest after the last whole chunk is dropped. Returned are
+    `chunks`, each its start_s, vocal_share, vocal_rms_db (dBFS) and mix_peak.
     """
     info = codec.info
     chunks = vocals.shape[1] * info.sample_rate // (chunk_frames * info.hop * SAMPLE_RATE)
@@ -309,12 +295,8 @@ def encode_stems(
     rows: list[dict[str, float]] = []
     for first, end in pairwise(info.samples(chunk * chunk_frames) for chunk in range(chunks + 1)):
         start_s, duration_s = first / SAMPLE_RATE, (end - first) / SAMPLE_RATE
-        row = {
-            "start_s": start_s,
-            "vocal_share": vocal_share(active, start_s, duration_s),
-            "vocal_rms_db": dbfs(vocals[:, first:end]),
-            "mix_peak": float(abs(mix[:, first:end]).max()),
-        }
+        levels = {"vocal_rms_db": dbfs(vocals[:, first:end]), "mix_peak": float(abs(mix[:, first:end]).max())}
+        row = {"start_s": start_s, "vocal_share": vocal_share(active, start_s, duration_s), **levels}
         rows.append({name: round(value, 4) for name, value in row.items()})
     return {"chunks": rows}
 
@@ -330,55 +312,38 @@ def _encode_chunks(codec: Codec, stem: Audio, chunks: int, chunk_frames: int) ->
     return whole.unflatten(1, (chunks, chunk_frames)).movedim(1, 0).contiguous()
 
 
-# --- synthetic songs → latents of their true stems ---
+def vocal_activity(vocals: Audio, mix: Audio) -> Flags:
+    """Flags for frames of 100 ms every 50 ms: True where somebody sings.
 
-TRUE_STEMS, TRUE_STEMS_VERSION = "true-stems/1", 1
-
-
-def encode_true_stems(settings: Settings, songs: int, done: Done) -> list[Outcome]:
-    """Encode the true stems of the first `songs` songs of `songs.seed`, by one process for each core.
-
-    No separator stands between: what one leaves of the band in the vocals would tell a model what to play.
-
-    Raises:
-        SettingsError: The songs are not synthetic, or the codec has weights, which each process would load.
+    (2, S) vocal stem and (2, S) song → (F,), F = ceil(S / 2205); frame i is centred at (i + 1) · 50 ms.
     """
-    if settings.songs.source != "synthetic" or settings.codec.name != "mel":
-        needed = "songs.source = 'synthetic', encoded by codec.name = 'mel'"
-        raise SettingsError(f"true stems are those of {needed}")
-    outcomes: list[Outcome] = []
-    processes = min(songs, os.cpu_count() or 1)
-    with (
-        ProcessPoolExecutor(processes, get_context("spawn"), _start_worker) as pool,
-        # Closed, what has not begun when this fails never begins.
-        closing(cast("Any", pool.map(partial(encode_true_song, settings), range(songs)))) as encoded,
-    ):
-        for outcome in encoded:
-            outcomes.append(outcome)
-            done(outcome)
-    return outcomes
+    vocal_db, mix_db = _levels_db(vocals), _levels_db(mix)
+    audible = mix_db > SILENCE_DBFS
+    if not audible.any():
+        return np.zeros(len(mix_db), dtype=np.bool_)
+    song_db = 10.0 * np.log10(np.mean(10.0 ** (mix_db[audible] / 10.0)))
+    present = vocal_db - mix_db > BLEED_DB
+    starts = present & (vocal_db > max(song_db + START_DB, SILENCE_DBFS))
+    stays = present & (vocal_db > max(song_db + STAY_DB, SILENCE_DBFS))
+    # On from a start until the first frame that does not stay.
+    index = np.arange(len(starts))
+    last_start = np.maximum.accumulate(np.where(starts, index, -1))
+    active = last_start > np.maximum.accumulate(np.where(stays, -1, index))
+    silent = np.pad(~active, GAP_FRAMES, constant_values=True)  # what is before and after is no gap
+    filled = ~np.asarray(binary_opening(silent, np.ones(GAP_FRAMES)), np.bool_)[GAP_FRAMES:-GAP_FRAMES]
+    return np.asarray(binary_opening(filled, np.ones(RUN_FRAMES)), np.bool_)
 
 
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives the work
+def vocal_share(active: Flags, start_s: float, duration_s: float) -> float:
+    """Share of the frames centred in [start_s, start_s + duration_s) that are active; 0 without frames."""
+    centres_s = (np.arange(len(active)) + 1) * HOP_S
+    inside = active[(centres_s >= start_s) & (centres_s < start_s + duration_s)]
+    return float(inside.mean()) if inside.size else 0.0
 
 
-def encode_true_song(settings: Settings, index: int) -> Outcome:
-    """Song `index` of `songs.seed` → `data/latents/<key>`; nothing is done where it is there."""
-    from samuel.synthetic.song import VERSION, compose
-
-    seed, frames = settings.songs.seed, settings.popdb.chunk_frames
-    codec = load_codec(settings.codec, torch.device("cpu"))
-    key = digest("true stems", TRUE_STEMS_VERSION, VERSION, codec.info, frames, seed, index)
-
-    def make(folder: Path) -> dict[str, Any]:
-        song = compose(seed, index)
-        chunks = encode_stems(codec, song.vocals, song.accompaniment, frames, folder)
-        return {"title": song.title, **chunks}
-
-    made_by = {"separator": TRUE_STEMS, "codec": codec.info.model_dump()}
-    song, recorded = Song(key, ""), {"audio_sha256": key, "video_id": None, **made_by}
-    encoded = attempt(song, "encode", settings.data / "latents" / key, make, recorded)
-    title = encoded.record.get("title", f"song {index} of seed {seed}")
-    return replace(encoded, song=replace(song, title=title))
+def _levels_db(audio: Audio) -> NDArray[np.float64]:
+    """(2, S) → (ceil(S / hop),) mean power of each frame in dB, -120 for silence."""
+    hops = -(-audio.shape[1] // HOP)
+    power = np.square(audio, dtype=np.float64).mean(axis=0)
+    sums = np.pad(power, (0, (hops + 1) * HOP - len(power))).reshape(-1, HOP).sum(axis=1)
+    return 10.0 * np.log10(np.maximum((sums[:-1] + sums[1:]) / (2 * HOP), 1e-12))

@@ -95,48 +95,46 @@ def attempt(
     song: Song,
     stage: str,
     folder: Path,
-    make: Callable[[Path], dict[str, Any]],
+    make: Callable[[Path], dict[str, Any]] | None,
     earlier: dict[str, Any],
     *,
     limits: Mapping[Status, Any] = MappingProxyType({}),
     retry: Callable[[int], bool] = lambda _: True,
     store: Store = LOCAL,
-) -> Outcome:
+) -> Outcome | None:
     """The artifact at `folder`, found or made, or the failure of making it.
 
     A failure is remembered. One that another try cannot mend is not tried again, unless what its status
-    depends on has changed since. Who wants the same artifact at the same time waits for it.
-
-    `make` makes it in a temporary folder and returns its record, which is added to that of the `earlier`
-    stages. `limits` are what a status depends on, as TOO_LONG on the longest duration. `retry` is given how
-    often it has failed, and says whether it is tried now.
+    depends on (its `limits`) has changed. Who wants the same artifact at the same time waits for it. `make`
+    returns the record, which is added to that of the `earlier` stages; without it the outcome is None where
+    there is something to try. `retry` is given how often it has failed: is it tried now?
     """
-    if found := find_outcome(song, stage, folder, earlier, store):
-        return found
+
+    def known() -> Outcome | None:
+        if artifact := store.find(folder):
+            return _success(song, stage, artifact, earlier)
+        past = Failure.read(folder)
+        can_change = past is None or past.status.retryable or past.limits != limits.get(past.status)
+        if past is None or (can_change and retry(past.attempts)):
+            return None
+        return Outcome(song, stage, past.status, past.message, past.attempts, None, earlier, did_work=False)
+
+    if (outcome := known()) or make is None:
+        return outcome
     with locked(failure_file(folder)):
-        past, failed, worked = Failure.read(folder), attempts_failed(folder), False
-        can_change = past and (past.status.retryable or past.limits != limits.get(past.status))
-        if past is None or (can_change and retry(failed)):
-            try:
-                artifact = make_artifact(folder, make)
-                store.publish(folder)
-                return _success(song, stage, artifact, failed, earlier)
-            except SongError as error:
-                status, message = Status(error.status), _without_paths(str(error), folder, song)
-                limit = limits.get(status)
-                past = Failure(status=status, message=message, attempts=failed + 1, limits=limit)
-                write_json(failure_file(folder), past.model_dump(mode="json"))
-                store.publish_failure(folder)
-                worked = True
-    return Outcome(song, stage, past.status, past.message, past.attempts, None, earlier, worked)
-
-
-def find_outcome(
-    song: Song, stage: str, folder: Path, earlier: dict[str, Any], store: Store = LOCAL
-) -> Outcome | None:
-    """The outcome of `attempt` where the artifact at `folder` is there; None where it is not."""
-    artifact = store.find(folder)
-    return artifact and _success(song, stage, artifact, attempts_failed(folder), earlier)
+        if outcome := known():  # by another, meanwhile
+            return outcome
+        try:
+            artifact = make_artifact(folder, make)
+            store.publish(folder)
+        except SongError as error:
+            status, failed = Status(error.status), attempts_failed(folder) + 1
+            message, limit = _without_paths(str(error), folder, song), limits.get(status)
+            failure = Failure(status=status, message=message, attempts=failed, limits=limit)
+            write_json(failure_file(folder), failure.model_dump(mode="json"))
+            store.publish_failure(folder)
+            return Outcome(song, stage, status, message, failed, None, earlier, did_work=True)
+        return _success(song, stage, artifact, earlier)
 
 
 def attempts_failed(folder: Path) -> int:
@@ -145,9 +143,9 @@ def attempts_failed(folder: Path) -> int:
     return past.attempts if past else 0
 
 
-def _success(song: Song, stage: str, artifact: Artifact, failed: int, earlier: dict[str, Any]) -> Outcome:
-    record = {**earlier, **artifact.record}
-    return Outcome(song, stage, Status.OK, "", failed + 1, artifact, record, artifact.made)
+def _success(song: Song, stage: str, artifact: Artifact, earlier: dict[str, Any]) -> Outcome:
+    record, attempts = {**earlier, **artifact.record}, attempts_failed(artifact.folder) + 1
+    return Outcome(song, stage, Status.OK, "", attempts, artifact, record, artifact.made)
 
 
 def _without_paths(message: str, folder: Path, song: Song) -> str:

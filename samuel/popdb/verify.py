@@ -1,60 +1,41 @@
-"""Is a dataset what it says it is?
+"""Is a dataset what it says it is? Every byte is read.
 
-dataset.json   its format, and that every file it names has the size and the digest it names; its counts
-the tables     that they agree with each other, and that no name in them leads out of the folder
-shards         for each pair, that both its tensors are those that were written together and hold numbers only
-the split      that no song, recording, audio file or pair is on both sides
-statistics     recomputed over all training pairs, not over a sample: every shard is read anyway, and counting
-               all of them needs no tolerance beyond rounding
-
-A dataset may come from anywhere: whatever is in it gives a line, not an exception.
-
-Shapes: N pairs, C latent channels, T frames.
+The manifest and its counts; that the tables agree, and no name in them leads out of the folder; that both
+tensors of a pair are those that were written together and hold numbers only; that no song, recording, audio
+file or pair is on both sides of the split; the statistics. Whatever is in a dataset gives a line, not an
+exception.
 """
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from samuel.artifacts import sha256
 from samuel.errors import DatasetError
-from samuel.popdb.dataset import (
-    CARD,
-    MANIFEST,
-    OWN_NAME,
-    REBUILD,
-    SPLITS,
-    content_digest,
-    read_listed,
-    read_manifest,
-)
+from samuel.popdb import dataset
+from samuel.popdb.accounts import INDEX_SCHEMA, SONGS_SCHEMA, Row, counts_of
+from samuel.popdb.dataset import CARD, MANIFEST, OWN_NAME, REBUILD, SPLITS, ChannelSums
 from samuel.popdb.folder import Folder, open_folder
-from samuel.popdb.shards import ChannelSums, Shard, empty_batch, finite, pair_sha256
-from samuel.popdb.tables import Row, counts_of
 
 NAMED = 8  # pairs named in a line
-AT_ONCE = 4  # shards that are read side by side
-TOLERANCE = 1e-5
-"""Of the statistics, relative to |mean| + deviation, as the deviation is a difference of squares. They differ
-from the writer's by its rounding to eight digits and by the order of the additions."""
+AT_ONCE = 4  # shards that are read side by side: hashing leaves Python's lock to the others
+TOLERANCE = 1e-5  # of the statistics, relative to |mean| + deviation, for rounding and the order of additions
 
 
 def verify(location: Path | str, cache: Path | None = None) -> list[str]:
-    """Every fault of the dataset at a path or URL, one line each; an empty list for a sound one.
+    """Every fault of the dataset at a path or URL (see `open_folder`), one line each; none for a sound one.
 
-    Nothing is written, and no lock is taken: what another process is writing at the time may be named as
-    left over. A dataset that is replaced meanwhile is checked anew. One that cannot be opened gives one line.
-    See `open_folder` for the arguments; what is kept in the cache is not looked at.
+    No lock is taken and no cache looked at. A dataset that is replaced meanwhile is checked anew.
     """
     folder, checked, faults = open_folder(location, cache), None, list[str]()
     while True:
         try:
-            info = read_manifest(folder)
+            info = dataset.read_manifest(folder)
         except (DatasetError, OSError) as error:
             return [_printable(_reason(MANIFEST, error))]
         if info == checked:
@@ -76,149 +57,130 @@ def _faults(folder: Folder, info: dict[str, Any]) -> Iterator[str]:
     tables: list[list[Row]] = []
     for table in ("index", "songs"):
         try:
-            tables.append(read_listed(folder, info, table).to_pylist())
+            tables.append(dataset.read_listed(folder, info, table).to_pylist())
         except (DatasetError, OSError) as error:
             yield _reason(info[table], error).removeprefix(f"{folder.location}: ")
     if len(tables) < 2:
         return
     index, songs = tables
-    yield from _row_faults(info, index, songs)
+    yield from _table_faults(info, index, songs)
     for name, count in counts_of(index, songs).items():
         if info["counts"][name] != count:
             yield f"{MANIFEST}: counts.{name} is {info['counts'][name]}, the tables have {count}"
-    if info["content_sha256"] != content_digest(index):
+    if info["content_sha256"] != dataset.content_digest(index):
         yield f"{MANIFEST}: content_sha256 is not that of the pairs of the index"
-    yield from _leakage_faults(index, songs)
-    sums = ChannelSums()
-    yield from _shard_faults(folder, info, index, sums)
-    if sums.pairs == sum(row["split"] == "train" for row in index):  # others are at fault themselves
-        yield from _statistics_faults(info["stats"], sums)
+    yield from _shard_faults(folder, info, index)
 
 
-def _row_faults(info: Mapping[str, Any], index: Sequence[Row], songs: Sequence[Row]) -> Iterator[str]:
-    """Rows of the index and of the songs that are wrong by themselves, or do not know each other."""
-    ids, pairs = Counter(row["pair_id"] for row in index), Counter(row["song_id"] for row in index)
-    status = {song["song_id"]: song["status"] for song in songs}
-    wrong: dict[str, Callable[[Row], bool]] = {
-        "more than one row": lambda row: ids[row["pair_id"]] > 1,
-        f"a split that is neither {' nor '.join(SPLITS)}": lambda row: row["split"] not in SPLITS,
-        "a name that says another chunk than the row": lambda row: (
-            row["pair_id"] != f"{row['song_id']}-{row['chunk']:03d}"
-        ),
-        f"in a shard that {MANIFEST} does not name": lambda row: row["shard"] not in info["files"],
-        "no song for pairs": lambda row: row["song_id"] not in status,
-        "pairs of a song that failed": lambda row: status.get(row["song_id"], "ok") != "ok",
-    }
-    for text, is_wrong in wrong.items():
-        if found := {row["pair_id"] for row in index if is_wrong(row)}:
-            yield f"index: {text}: {_listed(found)}"
-    order = [(row["song_id"], row["chunk"]) for row in index]
+def _table_faults(info: Mapping[str, Any], pairs: Sequence[Row], listed: Sequence[Row]) -> Iterator[str]:
+    """Rows of both tables that are wrong by themselves, do not know each other, or stand on both sides."""
+    index: Any = pd.DataFrame(pairs, columns=INDEX_SCHEMA.names)
+    songs: Any = pd.DataFrame(listed, columns=SONGS_SCHEMA.names)
+    song = songs.drop_duplicates("song_id").set_index("song_id")
+    status, shards = index["song_id"].map(song["status"]), index["shard"]
+    names = index["song_id"] + "-" + index["chunk"].map("{:03d}".format)
+    for text, wrong in {
+        "more than one row": index["pair_id"].duplicated(keep=False),
+        f"a split that is neither {' nor '.join(SPLITS)}": ~index["split"].isin(SPLITS),
+        "a name that says another chunk than the row": index["pair_id"] != names,
+        f"in a shard that {MANIFEST} does not name": ~shards.isin(info["files"]),
+        "no song for pairs": status.isna(),
+        "pairs of a song that failed": status.notna() & (status != "ok"),
+    }.items():
+        if wrong.any():
+            yield f"index: {text}: {_listed(index['pair_id'][wrong].unique())}"
+    order = list(zip(index["song_id"], index["chunk"], strict=True))
     if order != sorted(order):
         yield "index: not in the order of songs and chunks"
-    by_shard = Counter(row["shard"] for row in index)
-    right = [(shard, row) for shard, rows in by_shard.items() for row in range(rows)]
-    if right != [(row["shard"], row["row"]) for row in index]:
+    first = shards.drop_duplicates()
+    in_order = shards.equals(first.repeat(shards.value_counts()[first]).reset_index(drop=True))
+    if not in_order or (index["row"] != index.groupby("shard").cumcount()).any():
         yield "index: the pairs are not in the shards in its order"
-    for name in sorted(info["files"]):
-        if name.startswith("shards/") and name not in by_shard:
+    for name in sorted(name for name in info["files"] if name.startswith("shards/")):
+        if name not in set(first):
             yield f"{name}: in {MANIFEST}, but no pair lies in it"
-    if miscounted := {song["song_id"] for song in songs if song["pairs"] != pairs[song["song_id"]]}:
-        yield f"songs: pairs other than the index has: {_listed(miscounted)}"
-    if twice := [song for song, rows in Counter(song["song_id"] for song in songs).items() if rows > 1]:
-        yield f"songs: more than one row: {_listed(twice)}"
-
-
-def _leakage_faults(index: Sequence[Row], songs: Sequence[Row]) -> Iterator[str]:
-    """Pairs to validate on that share a song, a recording, an audio file or latents with one to train on."""
-    by_id = {song["song_id"]: song for song in songs}
-    kinds: dict[str, Callable[[Row], Any]] = {
-        "song": lambda row: row["song_id"],
-        "recording": lambda row: by_id.get(row["song_id"], {}).get("recording"),
-        "audio file": lambda row: by_id.get(row["song_id"], {}).get("audio_sha256"),
+    counted = songs["song_id"].map(index["song_id"].value_counts()).fillna(0)
+    if (miscounted := songs["song_id"][songs["pairs"] != counted]).size:
+        yield f"songs: pairs other than the index has: {_listed(miscounted.unique())}"
+    if (twice := songs["song_id"][songs["song_id"].duplicated()]).size:
+        yield f"songs: more than one row: {_listed(twice.unique())}"
+    kinds = {
+        "song": index["song_id"],
+        "recording": index["song_id"].map(song["recording"]),
+        "audio file": index["song_id"].map(song["audio_sha256"]),
         # Silence is the same in all songs, and gives nothing away.
-        "the latents": lambda row: None if row["mix_peak"] == 0.0 else row["pair_sha256"],
+        "the latents": index["pair_sha256"].where(index["mix_peak"] != 0.0),
     }
     named: set[str] = set()
-    for kind, value_of in kinds.items():
-        trained = {value_of(row) for row in index if row["split"] == "train"} - {None}
-        held_out = [row for row in index if row["split"] == "validation" and value_of(row) in trained]
-        for value, rows in _grouped(held_out, value_of).items():
-            if ids := {row["pair_id"] for row in rows} - named:
+    for kind, values in kinds.items():
+        trained = values[index["split"] == "train"].dropna()
+        held_out = values[(index["split"] == "validation") & values.isin(trained)].dropna()
+        for value, rows in held_out.groupby(held_out, sort=False):
+            if ids := set(index["pair_id"][rows.index]) - named:
                 named |= ids
                 yield f"split: {kind} {value} in training and validation: {_listed(ids)}"
 
 
-def _shard_faults(
-    folder: Folder, info: Mapping[str, Any], index: Sequence[Row], sums: ChannelSums
-) -> Iterator[str]:
-    """Read every shard, several at a time: hashing leaves Python's lock to the others."""
-    by_shard = _grouped((row for row in index if row["shard"] in info["files"]), lambda row: row["shard"])
-
-    def check(name: str) -> tuple[list[str], ChannelSums]:
-        own, rows = ChannelSums(), by_shard[name]
-        try:
-            with folder.as_it_lies(name) as path:
-                return [f"{name}: {fault}" for fault in _check_shard(path, info, name, rows, own)], own
-        except FileNotFoundError:
-            return [f"{name}: missing, with {_listed(row['pair_id'] for row in rows)}"], own
-        except (DatasetError, OSError) as error:
-            return [f"{name}: {_reason(name, error).rpartition(f'{name}: ')[2]}"], own
-
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, AT_ONCE)) as pool:
-        for faults, own in pool.map(check, sorted(by_shard)):
-            sums.merge(own)
-            yield from faults
-
-
 def _check_shard(
-    path: Path, info: Mapping[str, Any], name: str, rows: Sequence[Row], sums: ChannelSums
-) -> Iterator[str]:
-    """What is wrong with the shard at `path`; its sound training pairs are added to `sums`."""
-    listed, shape = info["files"][name], (len(info["stats"]["vocal"]["mean"]), info["chunk_frames"])
-    if (size := path.lstat().st_size) != listed["bytes"]:
-        yield f"{size} bytes, {MANIFEST} names {listed['bytes']}"
-        return
-    shard = Shard(path)
-    if sha256(path) != listed["sha256"]:
-        yield f"its bytes are not those {MANIFEST} names; {REBUILD}"
-    if shard.shape != (len(rows), *shape):
-        yield f"pairs of shape {shard.shape}, the index has {(len(rows), *shape)}"
-        return
-    pair = empty_batch(1, *shape)[:, 0]
+    folder: Folder, info: Mapping[str, Any], name: str, rows: Sequence[Row]
+) -> tuple[list[str], ChannelSums]:
+    """What is wrong with a shard, and the sums over its sound training pairs."""
+    faults, sums, listed = list[str](), ChannelSums(), info["files"][name]
+    shape = (len(rows), len(info["stats"]["vocal"]["mean"]), info["chunk_frames"])
     changed: list[str] = []
     infinite: list[str] = []
-    for row in rows:
-        shard.read(row["row"], pair)
-        if pair_sha256(*pair) != row["pair_sha256"]:
-            changed.append(row["pair_id"])
-        elif not finite(pair):
-            infinite.append(row["pair_id"])
-        elif row["split"] == "train":
-            sums.add(*pair)
+    try:
+        with folder.as_it_lies(name) as path:
+            if (size := path.lstat().st_size) != listed["bytes"]:
+                return [f"{name}: {size} bytes, {MANIFEST} names {listed['bytes']}"], sums
+            shard = dataset.Shard(path)
+            if sha256(path) != listed["sha256"]:
+                faults.append(f"{name}: its bytes are not those {MANIFEST} names; {REBUILD}")
+            if shard.shape != shape:
+                return [*faults, f"{name}: pairs of shape {shard.shape}, the index has {shape}"], sums
+            pair = np.empty((2, *shape[1:]), np.float16)
+            for row in rows:
+                shard.read(row["row"], pair)
+                if dataset.pair_sha256(*pair) != row["pair_sha256"]:
+                    changed.append(row["pair_id"])
+                elif not dataset.finite(pair):
+                    infinite.append(row["pair_id"])
+                elif row["split"] == "train":
+                    sums.add(*pair)
+    except FileNotFoundError:
+        faults.append(f"{name}: missing, with {_listed(row['pair_id'] for row in rows)}")
+    except (DatasetError, OSError) as error:
+        faults.append(f"{name}: {_reason(name, error).rpartition(f'{name}: ')[2]}")
     if changed:
-        yield f"not the latents that were written: {_listed(changed)}"
+        faults.append(f"{name}: not the latents that were written: {_listed(changed)}")
     if infinite:
-        yield f"values that are not finite: {_listed(infinite)}"
+        faults.append(f"{name}: values that are not finite: {_listed(infinite)}")
+    return faults, sums
 
 
-def _statistics_faults(stats: Mapping[str, Mapping[str, list[float]]], sums: ChannelSums) -> Iterator[str]:
-    for stream, right in (sums.statistics() if sums.pairs else {}).items():
+def _shard_faults(folder: Folder, info: Mapping[str, Any], index: Sequence[Row]) -> Iterator[str]:
+    """Faults of all shards, and of the statistics where no pair is at fault itself."""
+    by_shard: dict[str, list[Row]] = {}
+    for row in index:
+        if row["shard"] in info["files"]:
+            by_shard.setdefault(row["shard"], []).append(row)
+    sums, shards = ChannelSums(), sorted(by_shard)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, AT_ONCE)) as pool:
+        for faults, own in pool.map(lambda name: _check_shard(folder, info, name, by_shard[name]), shards):
+            sums.merge(own)
+            yield from faults
+    if not sums.pairs or sums.pairs != sum(row["split"] == "train" for row in index):
+        return
+    for stream, right in sums.statistics().items():
         figures = {name: np.array(values) for name, values in right.items()}
         allowed = TOLERANCE * (np.abs(figures["mean"]) + figures["std"])
         for name, values in figures.items():
-            said = np.array(stats[stream][name])
+            said = np.array(info["stats"][stream][name])
             wrong = np.flatnonzero(np.abs(said - values) > allowed)
             if wrong.size:
                 first = int(wrong[0])
                 example = f"channel {first} has {said[first]:.6g}, the training pairs {values[first]:.6g}"
                 yield f"{MANIFEST}: stats: {stream} {name} of {wrong.size} channels: {example}"
-
-
-def _grouped(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
-    groups: dict[Any, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -229,7 +191,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _reason(name: str, error: Exception) -> str:
-    """What is said of a file that cannot be read; where the system does not let us, it may be whole."""
+    """Why a file cannot be read; where the system does not let us, it may be whole."""
     if not isinstance(error, OSError):
         return str(error)
     reason = f"cannot be read ({type(error).__name__}: {error.strerror or error})"

@@ -1,45 +1,37 @@
 """Writing a dataset: new files beside the old, one step that makes them the dataset, then the old ones go.
 
 The pairs are in the order of their songs' ids, every shard but the last is full, and a file is named by its
-digest: the same songs give the same bytes, however the dataset came to hold them. A writer that is stopped at
-any moment leaves the old dataset or the new one, and files that the next writer removes.
-
-Shapes: N pairs of a shard, C latent channels, T frames.
+digest: the same songs give the same bytes. A writer that is stopped leaves the old dataset or the new one,
+and files that the next writer removes.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain, groupby, islice
+from itertools import groupby, islice
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load
-from torch import Tensor
+from jinja2 import Template
+from safetensors.numpy import load
 
 from samuel.artifacts import Artifact, Store, explain_full_disk, json_bytes
+from samuel.codecs import CodecInfo
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError, NewerFormatError
-from samuel.popdb import tables
-from samuel.popdb.card import dataset_card
-from samuel.popdb.dataset import (
-    CARD,
-    FORMAT_VERSION,
-    MANIFEST,
-    OWN_NAME,
-    Popdb,
-    content_digest,
-    read_manifest,
-    read_popdb,
-)
+from samuel.popdb import accounts, dataset
+from samuel.popdb.accounts import LATENTS, Row, chunks_kept
+from samuel.popdb.dataset import CARD, MANIFEST, OWN_NAME, ChannelSums, Halves, Popdb
 from samuel.popdb.folder import Folder, open_folder
-from samuel.popdb.shards import ChannelFigures, ChannelSums, Halves, empty_batch, pair_sha256, shard_bytes
 from samuel.popdb.status import Outcome
-from samuel.popdb.tables import LATENTS, Row, chunks_kept
 
+WIDEST_BAR = 40
+# The hub's names, and the count from which each holds.
+SIZES = {"n<1K": 0, "1K<n<10K": 10**3, "10K<n<100K": 10**4, "100K<n<1M": 10**5, "1M<n<10M": 10**6}
 MOST_SHARD_FRAMES = 2**18  # 256 pairs of 1024 frames
 # What a writer that was killed may leave; and the files of the formats before.
 SWEPT = re.compile(
@@ -47,8 +39,7 @@ SWEPT = re.compile(
     "|(index|songs|tombstones)[.]parquet|stats[.]json"
 )
 
-Pair = tuple[Tensor, Tensor]
-Listed = dict[str, Any]
+Pair = tuple[Halves, Halves]
 
 
 @dataclass(frozen=True)
@@ -62,26 +53,21 @@ class Content:
 
 
 def write_popdb(outcomes: Sequence[Outcome], settings: Settings, store: Store | None = None) -> Popdb:
-    """Make the dataset hold every encoded song among `outcomes`, and nothing else.
+    """Make the dataset hold the encoded songs among `outcomes`, one of each song of the list, and no other.
 
-    Nothing is written where nothing has changed and all that is there is sound.
-
-    Args:
-        outcomes: One per song of the list, failures included.
-        settings: Where and how.
-        store: Has the latents of the songs; none: that of the settings.
-
-    Raises:
-        InputError: No song was encoded, or no chunk is sung enough; or a dataset of another source is there.
-        OperatorError: The disk is full, or another machine is writing the dataset.
+    Nothing is written where nothing has changed and all is sound. An InputError where no song was encoded, or
+    a dataset of another source is there.
     """
     config, least = settings.popdb, settings.popdb.min_vocal_share
     outcomes = sorted(outcomes, key=lambda outcome: outcome.song.song_id)
-    groups = tables.same_recordings(outcomes)
-    songs = tables.song_rows(outcomes, groups, least)
+    groups = accounts.same_recordings(outcomes)
+    songs = accounts.song_rows(outcomes, groups, least)
     kept = [outcome for outcome in outcomes if chunks_kept(outcome, least)]
     if not kept:
-        raise InputError(f"{tables.why_no_pairs(songs, least)}; nothing was written to {settings.popdb_path}")
+        failed = next((row for row in songs if row["status"] != "ok"), None)
+        why = f"; {failed['title']!r}: {failed['status']}, {failed['message']}" if failed else ""
+        few = f"no song has a chunk that was encoded and is sung enough (popdb.min_vocal_share = {least:g})"
+        raise InputError(f"{few}{why}; nothing was written to {settings.popdb_path}")
     made_of = {
         **{part: kept[0].record[part] for part in ("codec", "separator")},
         "source": settings.songs.source,
@@ -90,28 +76,30 @@ def write_popdb(outcomes: Sequence[Outcome], settings: Settings, store: Store | 
     }
     artifacts = {outcome.song.song_id: outcome.artifact for outcome in kept if outcome.artifact}
     store = store or Store(settings.data, settings.store)
-    rows = tables.pair_rows(kept, groups, least, config.validation_share, config.seed)
+    rows = accounts.pair_rows(kept, groups, least, config.validation_share, config.seed)
     content = Content(rows, lambda rows: _encoded(rows, artifacts, store), songs, made_of)
     folder = open_folder(settings.popdb_path, config.cache)
     with folder.locked():
-        _require_same_source(old := readable(folder), made_of["source"])
-        return save(folder, content, old)
+        return save(folder, content, _same_source(folder, made_of["source"]))
 
 
 def require_place(settings: Settings) -> None:
     """Before the long work: raise what `write_popdb` would, because of the place that the settings say."""
-    old = readable(open_folder(settings.popdb_path, settings.popdb.cache))
-    _require_same_source(old, settings.songs.source)
+    _same_source(open_folder(settings.popdb_path, settings.popdb.cache), settings.songs.source)
 
 
-def readable(folder: Folder) -> Popdb | None:
-    """The dataset in a folder; None where there is none, or a damaged one, or one of an older format."""
+def _same_source(folder: Folder, source: str) -> Popdb | None:
+    """The dataset in a folder, if one can be read; an InputError where its songs are of another kind."""
     try:
-        return read_popdb(folder)
+        old = dataset.read_popdb(folder)
     except NewerFormatError:
         raise
     except DatasetError:
         return None
+    if old.info["source"] != source:
+        there = f"a dataset from the source {old.info['source']!r} is there, and this one is from {source!r}"
+        raise InputError(f"{old.location}: {there}; set popdb.path, or delete it")
+    return old
 
 
 def save(folder: Folder, content: Content, old: Popdb | None) -> Popdb:
@@ -122,30 +110,32 @@ def save(folder: Folder, content: Content, old: Popdb | None) -> Popdb:
     try:
         with explain_full_disk(folder.location, remedy):
             rows, stats = _keep_shards(files, content, old) or _write_shards(files, content)
+            index = accounts.table_bytes(rows, accounts.INDEX_SCHEMA)
+            songs = accounts.table_bytes(content.songs, accounts.SONGS_SCHEMA)
             info = content.made_of | {
-                "format_version": FORMAT_VERSION,
-                "content_sha256": content_digest(rows),
-                "counts": tables.counts_of(rows, content.songs),
+                "format_version": dataset.FORMAT_VERSION,
+                "content_sha256": dataset.content_digest(rows),
+                "counts": accounts.counts_of(rows, content.songs),
                 "stats": stats,
-                "index": files.add("index-{}.parquet", tables.table_bytes(rows, tables.INDEX_SCHEMA)),
-                "songs": files.add(
-                    "songs-{}.parquet", tables.table_bytes(content.songs, tables.SONGS_SCHEMA)
-                ),
+                "index": files.add("index-{}.parquet", index),
+                "songs": files.add("songs-{}.parquet", songs),
             }
             shares = [share for song in content.songs for share in song["vocal_shares"] if share is not None]
             card = dataset_card(info, shares).encode()
-            info["files"] = files.listed | {CARD: _listed(card)}
-            files.put(MANIFEST, json_bytes(info))  # from here on it is the dataset
-            files.put(CARD, card)
+            digest = hashlib.sha256(card).hexdigest()
+            info["files"] = files.listed | {CARD: {"bytes": len(card), "sha256": digest}}
+            manifest = json_bytes(info)
+            files.put(MANIFEST, manifest, hashlib.sha256(manifest).hexdigest())  # now it is the dataset
+            files.put(CARD, card, digest)
             kept = ()
     finally:
         try:
-            listed = read_manifest(folder)["files"]
+            listed = dataset.read_manifest(folder)["files"]
         except DatasetError:
             listed = {}
         unknown = folder.sizes().keys() - listed.keys() - set(kept)
         folder.remove(name for name in unknown if SWEPT.fullmatch(name))
-    return replace(read_popdb(folder), made=files.changed)
+    return replace(dataset.read_popdb(folder), made=files.changed)
 
 
 class _Files:
@@ -153,39 +143,31 @@ class _Files:
 
     def __init__(self, folder: Folder) -> None:
         self.folder, self.changed = folder, False
-        self.listed: dict[str, Listed] = {}  # name → size and digest, as `dataset.json` names it
+        self.listed: dict[str, dict[str, Any]] = {}  # name → size and digest
 
     def add(self, pattern: str, content: bytes) -> str:
         """Have a file with this content there, and list it; its name, which holds its digest."""
-        listed = _listed(content)
-        name = pattern.format(listed["sha256"][:16])
-        self.put(name, content, listed)
-        self.listed[name] = listed
+        digest = hashlib.sha256(content).hexdigest()
+        name = pattern.format(digest[:16])
+        self.put(name, content, digest)
+        self.listed[name] = {"bytes": len(content), "sha256": digest}
         return name
 
-    def put(self, name: str, content: bytes, listed: Listed | None = None) -> None:
+    def put(self, name: str, content: bytes, digest: str) -> None:
         """Have a file with this content there."""
-        digest = (listed or _listed(content))["sha256"]
         if self.folder.sha256(name) != digest:
             self.folder.put(name, content, digest)
             self.changed = True
 
 
-def _listed(content: bytes) -> Listed:
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
 def _keep_shards(
     files: _Files, content: Content, old: Popdb | None
-) -> tuple[list[Row], ChannelFigures] | None:
+) -> tuple[list[Row], dataset.ChannelFigures] | None:
     """The rows with their places, and the statistics, where the shards of the old dataset hold them all."""
-    size, known = (
-        content.made_of["settings"]["pairs_per_shard"],
-        itemgetter("pair_id", "latents_sha256", "split"),
-    )
-    if old is None or old.info["settings"]["pairs_per_shard"] != size:
+    known = itemgetter("pair_id", "latents_sha256", "split")
+    if old is None or list(map(known, old.index)) != list(map(known, content.rows)):
         return None
-    if list(map(known, old.index)) != list(map(known, content.rows)):
+    if old.info["settings"]["pairs_per_shard"] != content.made_of["settings"]["pairs_per_shard"]:
         return None
     shards = {row["shard"]: old.info["files"][row["shard"]] for row in old.index}
     if any(files.folder.sha256(name) != listed["sha256"] for name, listed in shards.items()):
@@ -195,47 +177,20 @@ def _keep_shards(
     return [row | place for row, place in zip(content.rows, places, strict=True)], old.stats
 
 
-def _write_shards(files: _Files, content: Content) -> tuple[list[Row], ChannelFigures]:
+def _write_shards(files: _Files, content: Content) -> tuple[list[Row], dataset.ChannelFigures]:
     """Write all pairs into shards; the rows with their places, and the statistics of those to train on."""
-    rows: list[Row] = []
-    sums = ChannelSums()
-    with ThreadPoolExecutor(1) as disk:
-        for members, latents in _batches(content):
-            added = disk.submit(files.add, "shards/{}.safetensors", shard_bytes(latents))
-            digests: list[str] = []
-            for row, pair in zip(members, latents.swapaxes(0, 1), strict=True):  # while it is written
-                digests.append(pair_sha256(*pair))
-                if row["split"] == "train":
-                    sums.add(*pair)
-            name = added.result()
-            rows += [
-                row | {"shard": name, "row": place, "pair_sha256": digest}
-                for place, (row, digest) in enumerate(zip(members, digests, strict=True))
-            ]
-    return rows, sums.statistics()
-
-
-def _batches(content: Content) -> Iterator[tuple[Sequence[Row], Halves]]:
-    """The rows of each shard, and their latents (2, N, C, T) in memory that the next ones take over."""
     frames, most = content.made_of["chunk_frames"], content.made_of["settings"]["pairs_per_shard"]
-    size = min(most, len(content.rows), max(1, MOST_SHARD_FRAMES // frames))
-    pairs = iter(content.read(content.rows))
-    first = next(pairs)
-    room = empty_batch(size, *first[0].shape)  # fresh memory for every shard takes longer
-    pairs = chain([first], pairs)
+    size = min(most, max(1, MOST_SHARD_FRAMES // frames))
+    pairs, rows, sums = iter(content.read(content.rows)), list[Row](), ChannelSums()
     for start in range(0, len(content.rows), size):
         members = content.rows[start : start + size]
-        for place, pair in enumerate(islice(pairs, len(members))):
-            for half, latents in zip(room[:, place], pair, strict=True):
-                np.copyto(half, latents.numpy(), casting="no")
-        yield members, room[:, : len(members)]
-
-
-def _require_same_source(old: Popdb | None, source: str) -> None:
-    """Songs of another kind are another dataset: to remove it is for a person to do."""
-    if old and old.info["source"] != source:
-        there = f"a dataset from the source {old.info['source']!r} is there, and this one is from {source!r}"
-        raise InputError(f"{old.location}: {there}; set popdb.path, or delete it")
+        latents = np.stack([np.stack(pair) for pair in islice(pairs, len(members))], axis=1)  # (2, N, C, T)
+        name = files.add("shards/{}.safetensors", dataset.shard_bytes(latents))
+        for place, (row, pair) in enumerate(zip(members, latents.swapaxes(0, 1), strict=True)):
+            rows.append(row | {"shard": name, "row": place, "pair_sha256": dataset.pair_sha256(*pair)})
+            if row["split"] == "train":
+                sums.add(*pair)
+    return rows, sums.statistics()
 
 
 def _encoded(rows: Sequence[Row], artifacts: Mapping[str, Artifact], store: Store) -> Iterator[Pair]:
@@ -249,3 +204,27 @@ def _encoded(rows: Sequence[Row], artifacts: Mapping[str, Artifact], store: Stor
         latents = load(content)
         for chunk in (row["chunk"] for row in members):
             yield latents["vocal"][chunk], latents["accompaniment"][chunk]
+
+
+def dataset_card(info: dict[str, Any], vocal_shares: Sequence[float]) -> str:
+    """The card of a dataset: of `dataset.json` less its files, and the vocal shares that were measured."""
+    template = Template(Path(__file__).with_name("card.md.j2").read_text("utf-8"), keep_trailing_newline=True)
+    made_of = {name: info[name] for name in ("format_version", "source", "separator", "codec", "settings")}
+    return template.render(
+        info=info,
+        size=[name for name, least in SIZES.items() if info["counts"]["pairs"] >= least][-1],
+        frames=info["chunk_frames"],
+        codec=CodecInfo.model_validate(info["codec"]),
+        shares=len(vocal_shares),
+        mean=np.mean(vocal_shares or [0.0]),
+        bins=share_histogram(vocal_shares),
+        made_of=json.dumps(made_of, indent=1, sort_keys=True),  # no line begins with a backtick
+    )
+
+
+def share_histogram(vocal_shares: Sequence[float]) -> list[tuple[str, int, str]]:
+    """Ten bins of vocal shares: name, chunks, and a bar of text; the last one holds 1.0 too."""
+    counts = np.histogram(vocal_shares, bins=[edge / 10 for edge in range(11)])[0].tolist()
+    bars = ["█" * -(-WIDEST_BAR * count // max(*counts, 1)) for count in counts]  # what is there is seen
+    names = (f"{i / 10:.1f} to {(i + 1) / 10:.1f}" for i in range(10))
+    return list(zip(names, counts, bars, strict=True))

@@ -18,9 +18,8 @@ from samuel.codecs.base import Codec, same_codec
 from samuel.errors import MissingPartError
 from samuel.evaluate.features import log_mel_db
 from samuel.generate import mix
-from samuel.popdb.dataset import Popdb
-from samuel.popdb.shards import STREAMS
-from samuel.popdb.vocal_activity import HOP_S, vocal_activity
+from samuel.popdb.dataset import STREAMS, Popdb
+from samuel.popdb.stages import HOP_S, vocal_activity
 from samuel.report.plots import band_of, drawable, save
 
 SHEET = "contact-sheet.png"

@@ -19,7 +19,7 @@ from samuel.evaluate.distribution import DatasetSpace
 from samuel.evaluate.summary import score_lineup
 from samuel.evaluate.tracks import choose_pairs, lineup_of, make_track, require_codec
 from samuel.generate import accompany
-from samuel.popdb.published import import_published
+from samuel.popdb.exchange import import_published
 from samuel.report.report import write_report
 from samuel.train import fit, run_folder
 from tests.popdb.latents import small_settings

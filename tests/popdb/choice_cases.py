@@ -26,7 +26,7 @@ import pytest
 
 from samuel.config import DownloadConfig
 from samuel.popdb.search import Hit, rank, read_hit
-from tests.popdb import choice_wording as wording
+from tests.popdb.choice_wording import wording
 
 REAL_LIST = Path(__file__).parents[3] / "shared" / "data" / "song_data.csv"
 needs_real_list = pytest.mark.skipif(not REAL_LIST.is_file(), reason=f"the Kaggle list is not at {REAL_LIST}")
@@ -116,8 +116,6 @@ def _hit(upload: "Upload", rng: Random) -> Hit:
     entry = {"id": video_id, "url": url, "ie_key": "Youtube", "title": title, "duration": duration_s}
     return read_hit({**entry, "channel": channel, "channel_is_verified": rng.random() < 0.3 or None})
 
-
-# --- kinds of hits: (title, channel, seconds) ---
 
 Upload = tuple[str, str, float]
 
@@ -209,8 +207,6 @@ WRONG: dict[str, Callable[[_Song], Upload]] = {
 }
 MAKERS = {**WRONG, "right": _recording, "plain": _plain}
 
-
-# --- what a policy makes of them ---
 
 WAYS = ("taken right", "taken wrong", "refused", "absent: refused", "absent: taken wrong")
 

@@ -45,10 +45,7 @@ def encoded_song(
     generator = torch.Generator().manual_seed(sum(name.encode()))
     channel = (torch.arange(64.0) if mean is None else torch.full((64,), mean))[None, :, None]
     noise = torch.randn(2, pairs, 64, FRAMES // 16, generator=generator).repeat_interleave(16, dim=-1)
-    latents = {
-        "vocal": channel + 2 * noise[0],
-        "accompaniment": channel + 3 * noise[1],
-    }
+    latents = {"vocal": channel + 2 * noise[0], "accompaniment": channel + 3 * noise[1]}
 
     def make(folder: Path) -> dict[str, Any]:
         halves = {stream: tensor.half().contiguous() for stream, tensor in latents.items()}

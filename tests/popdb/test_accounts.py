@@ -30,9 +30,6 @@ def needed(songs: list[Song], root: Path, **sections: Any) -> dict[str, int]:
     return {str(need.folder.relative_to(root / "data")): need.n_bytes for need in needs}
 
 
-# --- space ---
-
-
 def test_kept_files_take_seconds_times_rate_of_songs_that_are_not_too_long(tmp_path: Path) -> None:
     short = {"max_duration_s": 200.0}
     assert needed(listed(100.0, 200.0, 150.0, 200.5), tmp_path, download=short) == {
@@ -75,9 +72,6 @@ def test_a_real_run_takes_what_was_said(tmp_path: Path) -> None:
     assert {need.n_bytes for need in require_space(songs, settings, GROUP)[:3]} == {0}
 
 
-# --- what became of the songs ---
-
-
 def outcome(stage: str, status: Status, *, did_work: bool = True, url: str | None = None) -> Outcome:
     entry = Artifact(Path("x"), {}, {}) if status is Status.OK else None
     return Outcome(Song("s", "t", url=url), stage, status, "", 1, entry, {}, did_work=did_work)
@@ -93,7 +87,7 @@ DOWNLOADED = [
 
 
 def test_every_song_is_in_the_funnel_once() -> None:
-    assert text_of([step.row() for step in funnel(DOWNLOADED)]).splitlines() == [
+    assert text_of(funnel(DOWNLOADED)).splitlines() == [
         "step        songs  lost  why",
         "listed         20     0",
         "searched       19     1  rate_limited 1",
@@ -101,9 +95,5 @@ def test_every_song_is_in_the_funnel_once() -> None:
         "downloaded     13     3  unavailable 3",
     ]
     later = [*DOWNLOADED[:7], outcome("separate", Status.SILENT), *[outcome("encode", Status.OK)] * 12]
-    reached = [(step.name, step.songs) for step in funnel(later)]
+    reached = [(row["step"], row["songs"]) for row in funnel(later)]
     assert reached[-3:] == [("downloaded", 13), ("separated", 12), ("encoded", 12)]
-
-
-def row(pairs: int, message: str = "", *shares: float | None, status: Status = Status.OK) -> dict[str, Any]:
-    return {"status": status.value, "pairs": pairs, "message": message, "vocal_shares": list(shares)}

@@ -25,9 +25,6 @@ def verdicts(outcome: Outcome) -> list[tuple[str, str]]:
     return [(candidate["video_id"], candidate["verdict"]) for candidate in outcome.record["candidates"]]
 
 
-# --- candidates, tries and runs ---
-
-
 def test_the_next_best_comes_when_the_best_is_gone(site: LocalSite, workplace: Workplace) -> None:
     site.add_video("gone", GONE)
     site.add_video("there", TONE)
@@ -49,9 +46,6 @@ def test_one_title_is_searched_once_and_one_video_fetched_once(site: LocalSite, 
     other = workplace.outcomes("Another title", workers=2)
     assert site.requests == ["/search", "/watch/a", "/media/a", "/search"]
     assert len({outcome.record["audio_sha256"] for outcome in outcomes + other}) == 1
-
-
-# --- hostile titles, hits and pages ---
 
 
 HOSTILE_TITLES = (
@@ -116,9 +110,6 @@ def test_a_search_can_answer_anything(site: LocalSite, workplace: Workplace) -> 
         assert outcome.status in (Status.SERVER_ERROR, Status.NO_MATCH)
 
 
-# --- files at hand ---
-
-
 def test_hostile_file_names_are_read(tmp_path: Path, workplace: Workplace) -> None:
     names = ["a: b", "100%41", "-rf", "two\nlines", "\N{GUITAR}", "no #1", "why?", "a%(id)s", "~", "$HOME"]
     if sys.platform == "linux":
@@ -149,8 +140,6 @@ def test_what_is_no_audio_is_no_song(site: LocalSite, tmp_path: Path, workplace:
     error = workplace.failure(lambda: workplace.read(tmp_path / "gone.wav"))
     assert (error.status, str(error)) == (Status.UNAVAILABLE, "gone.wav: no such file")
 
-
-# --- what yt-dlp may do and say ---
 
 HEADER = "# Netscape HTTP Cookie File\n"
 COOKIES = f"{HEADER}#HttpOnly_127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\tsecret-value\n"

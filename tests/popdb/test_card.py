@@ -11,10 +11,9 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from samuel.codecs.stable_audio_open import PUBLISHED_INFO
-from samuel.popdb.card import dataset_card
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.status import Status
-from samuel.popdb.writer import write_popdb
+from samuel.popdb.writer import dataset_card, write_popdb
 from tests.popdb.latents import encoded_song, failed_song, small_settings
 
 HOSTILE = "x\n---\nlicense: cc0-1.0\n# Free for all\n```\n<script>alert(1)</script> | [a](b) \x1b[31m \u202e"

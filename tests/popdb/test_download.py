@@ -54,9 +54,6 @@ def test_errors_without_a_site(error: YoutubeDLError, status: str) -> None:
     assert classify(error) == status
 
 
-# --- what stops the run ---
-
-
 @pytest.mark.parametrize("at", ["/search?q=Check", "/watch/check"])
 def test_a_bot_check_stops_the_run(at: str, two: LocalSite, workplace: Workplace) -> None:
     two.add_song("Check", "check", Answer(TONE))
@@ -76,8 +73,6 @@ def test_a_bot_check_stops_the_run(at: str, two: LocalSite, workplace: Workplace
     assert statuses(workplace.outcomes("Next", "Check", "Faulty")) == [Status.OK] * 3
     assert "/media/next" not in two.requests
 
-
-# --- a download that broke off goes on where it was ---
 
 CODE = """
 import sys
@@ -159,9 +154,6 @@ def test_a_rest_that_is_no_part_of_this_file_is_fetched_anew(
     workplace.search()
     assert media_requests(site)[-1] is None
     assert_whole(workplace)
-
-
-# --- a full disk ---
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")

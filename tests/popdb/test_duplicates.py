@@ -95,9 +95,6 @@ def test_a_shared_jingle_makes_no_shared_recording(render: Render, synthetic: tu
     assert together(in_front, render(rest))
 
 
-# Many songs -----------------------------------------------------------------------------------------
-
-
 def noisy(rng: np.random.Generator, codes: Codes, bit_error: float) -> Codes:
     flips = rng.random((len(codes), 32)) < bit_error
     return codes ^ (flips @ (1 << np.arange(32, dtype=np.uint64))).astype(np.uint32)

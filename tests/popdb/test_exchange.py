@@ -18,7 +18,7 @@ from samuel.popdb.dataset import Popdb
 from samuel.popdb.exchange import export_manifest, export_stable_audio
 from samuel.popdb.status import Status
 from samuel.popdb.writer import write_popdb
-from tests.popdb.latents import FRAMES, digests, encoded_song, failed_song, flip_bit, small_settings
+from tests.popdb.latents import FRAMES, encoded_song, failed_song, flip_bit, small_settings
 
 TITLE = 'A\r\n" \N{LINE SEPARATOR}\x00 ../../sóng'
 SIZES: dict[str, Any] = {"batch_size": 2, "sample_size": FRAMES * 2048, "sample_rate": 44_100}
@@ -121,9 +121,6 @@ def test_an_id_that_is_no_file_name_of_its_own_is_refused(popdb: Popdb, name: st
     assert not (tmp_path / "set").exists()
 
 
-# The manifest.
-
-
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "pairs.jsonl").read_text("ascii").splitlines()]
 
@@ -151,12 +148,3 @@ def test_a_manifest_says_what_identifies_each_pair_and_nothing_else(popdb: Popdb
     everything = b"".join(path.read_bytes() for path in folder.iterdir())
     for words in (TITLE, "it is unavailable", "shard", str(tmp_path)):
         assert words.encode() not in everything.replace(b"pairs_per_shard", b"")
-
-
-def test_equal_datasets_give_equal_bytes_however_they_grew(tmp_path: Path) -> None:
-    songs = [encoded_song(tmp_path, name) for name in "abc"]
-    at_once = write_popdb(songs, small_settings(tmp_path / "once"))
-    write_popdb([songs[2]], small_settings(tmp_path / "grown"))
-    grown = write_popdb(songs, small_settings(tmp_path / "grown"))
-    one, other = export_manifest(at_once, tmp_path / "1"), export_manifest(grown, tmp_path / "2")
-    assert digests(one) == digests(other)

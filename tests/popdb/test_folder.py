@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from samuel.config import Settings, parse
-from samuel.errors import DatasetError, OperatorError, SettingsError
+from samuel.config import Settings
+from samuel.errors import DatasetError, OperatorError
 from samuel.popdb.dataset import open_popdb
 from samuel.popdb.folder import URL_LOCK, UrlFolder, open_folder
 from samuel.popdb.verify import verify
@@ -127,13 +127,3 @@ def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
     assert broke or popdb.info == goal
     assert verify(url, tmp_path / "new cache") == []
     assert stored(url).keys() == {*goal["files"], "dataset.json"}
-
-
-@pytest.mark.parametrize(
-    "url", ["sftp://user:hunter2@host/popdb", "https://hunter2@host/x", "a::memory://hunter2"]
-)
-def test_a_url_with_a_secret_or_a_chain_is_refused_unsaid(url: str) -> None:
-    for refused in (lambda: open_popdb(url), lambda: parse({"popdb": {"path": url}})):
-        with pytest.raises(SettingsError) as error:
-            refused()
-        assert "hunter2" not in str(error.value)

@@ -11,7 +11,7 @@ import pytest
 from samuel.codecs.stable_audio_open import PUBLISHED_INFO
 from samuel.errors import DatasetError, InputError
 from samuel.popdb.dataset import Popdb, open_popdb
-from samuel.popdb.published import import_published
+from samuel.popdb.exchange import import_published
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import encoded_song, small_settings

@@ -13,7 +13,7 @@ import pytest
 
 from samuel.config import DownloadConfig
 from samuel.errors import OperatorError
-from samuel.popdb.rate_limit import RateLimiter, Request
+from samuel.popdb.site import RateLimiter, Request
 from samuel.popdb.status import Status
 
 START_S = 1_700_000_000.0
@@ -27,7 +27,7 @@ class Time:
         self.now, self.sleeps = START_S, list[float]()
         self.during: Callable[[], None] = lambda: None
 
-    def clock(self) -> float:
+    def time(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
@@ -37,8 +37,10 @@ class Time:
 
 
 @pytest.fixture
-def fake() -> Time:
-    return Time()
+def fake(monkeypatch: pytest.MonkeyPatch) -> Time:
+    made = Time()
+    monkeypatch.setattr("samuel.popdb.site.time", made)
+    return made
 
 
 def config(**changes: Any) -> DownloadConfig:
@@ -46,8 +48,8 @@ def config(**changes: Any) -> DownloadConfig:
     return DownloadConfig(**plain | changes)
 
 
-def limiter_at(folder: Path, fake: Time, **changes: Any) -> RateLimiter:
-    return RateLimiter(config(**changes), folder, clock=fake.clock, sleep=fake.sleep)
+def limiter_at(folder: Path, **changes: Any) -> RateLimiter:
+    return RateLimiter(config(**changes), folder)
 
 
 def waited(limiter: RateLimiter, fake: Time, kind: Request = "download") -> float:
@@ -60,11 +62,8 @@ def refuse(limiter: RateLimiter, status: Status = Status.RATE_LIMITED) -> None:
     limiter.record("download", status, limiter.wait("download"))
 
 
-# --- spacing and pauses ---
-
-
 def test_requests_of_a_kind_are_one_interval_apart(tmp_path: Path, fake: Time) -> None:
-    limiter = limiter_at(tmp_path / "new" / "folder", fake, search_interval_s=2, download_interval_s=12)
+    limiter = limiter_at(tmp_path / "new" / "folder", search_interval_s=2, download_interval_s=12)
     kinds: list[Request] = ["download", "search", "search", "download", "download"]
     assert [waited(limiter, fake, kind) for kind in kinds] == [0, 0, 2, 10, 12]
     assert max(fake.sleeps) == 1.0
@@ -73,7 +72,7 @@ def test_requests_of_a_kind_are_one_interval_apart(tmp_path: Path, fake: Time) -
 def test_each_rate_limit_in_a_row_pauses_everybody_twice_as_long(
     tmp_path: Path, fake: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limiter, other = (limiter_at(tmp_path, fake, pause_s=0.5, pause_ceiling_s=9) for _ in range(2))
+    limiter, other = (limiter_at(tmp_path, pause_s=0.5, pause_ceiling_s=9) for _ in range(2))
     pauses: list[float] = []
     for _ in range(7):
         refuse(limiter)
@@ -84,7 +83,7 @@ def test_each_rate_limit_in_a_row_pauses_everybody_twice_as_long(
 
 
 def test_refusals_of_requests_in_flight_count_once(tmp_path: Path, fake: Time) -> None:
-    limiter = limiter_at(tmp_path, fake, download_interval_s=1, stop_after=3)
+    limiter = limiter_at(tmp_path, download_interval_s=1, stop_after=3)
     started = [limiter.wait("download") for _ in range(5)]
     for start, status in zip(started, [Status.RATE_LIMITED, *PASSING], strict=True):
         limiter.record("download", status, start)
@@ -94,19 +93,16 @@ def test_refusals_of_requests_in_flight_count_once(tmp_path: Path, fake: Time) -
     assert waited(limiter, fake) == 120  # the second in a row, not the sixth
 
 
-# --- stops ---
-
-
 def test_too_many_faults_in_a_row_stop_everybody(tmp_path: Path, fake: Time) -> None:
     status, remedy = Status.FORBIDDEN, "PO-token provider"
-    limiter, other = (limiter_at(tmp_path, fake, stop_after=3) for _ in range(2))
+    limiter, other = (limiter_at(tmp_path, stop_after=3) for _ in range(2))
     for one in (limiter, other):
         one.record("search", Status.OK, one.wait("search"))  # answered searches do not end a row of downloads
         refuse(one, status)
     with pytest.raises(OperatorError, match=rf"^3 requests .*{status}.*{remedy}.*What was downloaded stays"):
         refuse(limiter, status)
     other.record("download", status, fake.now)  # one that was under way is not told again
-    for stopped in (limiter, other, limiter_at(tmp_path, fake)):
+    for stopped in (limiter, other, limiter_at(tmp_path)):
         with pytest.raises(OperatorError, match=remedy):
             stopped.wait("search")
 
@@ -116,7 +112,7 @@ def test_too_many_faults_in_a_row_stop_everybody(tmp_path: Path, fake: Time) -> 
 def test_whoever_waits_notices_the_end_within_a_second(
     tmp_path: Path, fake: Time, wait: str, end: str
 ) -> None:
-    limiter, other = (limiter_at(tmp_path, fake, download_interval_s=600) for _ in range(2))
+    limiter, other = (limiter_at(tmp_path, download_interval_s=600) for _ in range(2))
     limiter.wait("download")
     if wait == "pause":
         limiter.record("download", Status.RATE_LIMITED, fake.now)
@@ -132,19 +128,13 @@ def test_whoever_waits_notices_the_end_within_a_second(
     assert fake.sleeps[0] <= 1.0
 
 
-# --- the file and the clock ---
-
-
 @pytest.mark.parametrize("text", [b"{", b"\x00\xff", b'{"paused_until": 1e999}'])
 def test_a_damaged_file_counts_as_absent(tmp_path: Path, fake: Time, text: bytes) -> None:
-    limiter = limiter_at(tmp_path, fake, download_interval_s=12)
+    limiter = limiter_at(tmp_path, download_interval_s=12)
     refuse(limiter)
     limiter.stop("no")
     (tmp_path / "state.json").write_bytes(text)
     assert [waited(limiter, fake) for _ in range(2)] == [0, 12]
-
-
-# --- several processes ---
 
 
 def write(path: Path, text: str) -> None:

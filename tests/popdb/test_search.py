@@ -39,9 +39,6 @@ def judged(wanted: str, hit: Hit, duration_s: float | None = 200.0) -> Candidate
     return candidate
 
 
-# --- titles ---
-
-
 @pytest.mark.parametrize(
     ("wanted", "title"),
     [
@@ -85,40 +82,6 @@ def test_a_title_made_to_cost_time_costs_little(text: str) -> None:
     assert time.process_time() - started_s < 5
 
 
-# --- versions ---
-
-
-OTHER_VERSIONS = (
-    "{} (Karaoke Version)",
-    "{} (Moka Cover)",
-    "Moka - {} (Live at Paradiso)",
-    "Moka - {} (Zed Remix)",
-    "Moka - {} (Zed Edit)",
-    "{} (Sped Up)",
-    "Moka - {} (Instrumental)",
-    "{} - 1 hour loop",
-)
-
-
-def test_words_tell_another_version() -> None:
-    for title in (form.format("Velvet Mirror") for form in OTHER_VERSIONS):
-        assert other_version("Velvet Mirror", title, "Someone").startswith("says “"), title
-        assert other_version(title, title, "Someone") == "", title
-
-
-@needs_real_list
-def test_every_title_of_the_list_is_like_itself() -> None:
-    forms = ("{}", "Moka - {}", "Moka - {} (Official Video)", "{} - Moka (Lyrics)")
-    titles = sorted({row.title for row in read_rows(REAL_LIST)})[::3]
-    pairs = [(title, forms[index % 4].format(title)) for index, title in enumerate(titles)]
-    lost = [pair for pair in pairs if likeness(*pair, "Moka") < 89.9 or other_version(*pair, "Moka")]
-    assert len(titles) > 4_000
-    assert lost == []
-
-
-# --- hits: hostile values ---
-
-
 def test_what_is_of_another_type_counts_as_none() -> None:
     for value in (math.nan, math.inf, -1, 0, True, "200", None, [], {}, 10**400, 1e300):
         assert found(duration=value).duration_s is None
@@ -133,9 +96,6 @@ def test_hostile_text_is_cut_and_can_be_written() -> None:
     assert len(hit.title) == 500
     texts = [hit.title, hit.channel, hit.video_id]
     assert json.loads(json.dumps(texts, ensure_ascii=False).encode()) == texts
-
-
-# --- refusals, scores and order ---
 
 
 @pytest.mark.parametrize("config", [SCORED, FIRST], ids=["scored", "first"])
@@ -171,9 +131,6 @@ def test_score_is_the_formula(title: str, duration: float, channel: str, score: 
     assert (candidate.refusal, candidate.score, candidate.reason) == (None, score, reason)
     verified = judged("Velvet Mirror", found(channel_is_verified=True))
     assert (verified.score, verified.reason) == (92.0, "title 100, 0.0 s off, verified channel")
-
-
-# --- labelled cases ---
 
 
 @pytest.fixture(scope="module", params=["synthetic", pytest.param("real", marks=needs_real_list)])

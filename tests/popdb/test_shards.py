@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from samuel.errors import DatasetError
-from samuel.popdb.shards import STREAMS, ShardReader, as_tensors, empty_batch, shard_bytes
+from samuel.popdb.dataset import STREAMS, ShardReader, shard_bytes
+from samuel.popdb.folder import Folder
 
 FRAMES = 16
 
@@ -31,21 +33,23 @@ def written(path: Path, pairs: int = 3, seed: int = 0) -> Path:
     return path
 
 
-def read(shards: ShardReader, path: Path, row: int) -> tuple[Tensor, Tensor]:
-    batch = empty_batch(1, 64, FRAMES)
-    shards.read([(path, row)], batch)
-    vocal, accompaniment = as_tensors(batch)
+def reader(folder: Path) -> ShardReader:
+    return ShardReader(Folder(folder), defaultdict(str), (64, FRAMES))
+
+
+def read(shards: ShardReader, name: str, row: int) -> tuple[Tensor, Tensor]:
+    vocal, accompaniment = shards.read([name], [row])
     return vocal[0], accompaniment[0]
 
 
 def test_rows_are_those_that_the_library_reads(tmp_path: Path) -> None:
-    ours, shards = written(tmp_path / "ours"), ShardReader()
-    save_file(latents(), tmp_path / "another library's")
-    for path in (ours, tmp_path / "another library's"):
+    ours, other, shards = written(tmp_path / "ours"), tmp_path / "another library's", reader(tmp_path)
+    save_file(latents(), other)
+    for path in (ours, other):
         for row in (2, 0, 1):
             with safe_open(path, framework="pt") as shard:
                 expected = [shard.get_slice(stream)[row] for stream in STREAMS]
-            assert all(map(torch.equal, read(shards, path, row), expected))
+            assert all(map(torch.equal, read(shards, path.name, row), expected))
             assert all(map(torch.equal, expected, [latents()[stream][row] for stream in STREAMS]))
 
 
@@ -75,10 +79,10 @@ GOOD: dict[str, Any] = {"vocal": stream(), "accompaniment": stream(2048)}
 def test_what_is_no_shard_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "shard"
     path.write_bytes(header(**GOOD))
-    assert read(ShardReader(), path, 0)[0].sum() == 0
+    assert read(reader(tmp_path), path.name, 0)[0].sum() == 0
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=rf"{path}: not a shard \(.*run samuel verify"):
-        read(ShardReader(), path, 0)
+        read(reader(tmp_path), path.name, 0)
 
 
 @pytest.mark.parametrize("positions", ["as many as there are reads", "one"])
@@ -86,27 +90,25 @@ def test_threads_read_what_one_reads(tmp_path: Path, positions: str, monkeypatch
     if positions == "one":  # a system without reads at a position
         monkeypatch.delattr(os, "preadv")
     paths = [written(tmp_path / str(i), 5, seed=i) for i in range(3)]
-    places = [(paths[i % 3], i % 5) for i in range(31)]
-    truth = [latents(5, seed=int(path.name))["vocal"][row] for path, row in places]
-    shards = ShardReader()
+    names, rows = [paths[i % 3].name for i in range(31)], [i % 5 for i in range(31)]
+    truth = [latents(5, seed=int(name))["vocal"][row] for name, row in zip(names, rows, strict=True)]
+    shards = reader(tmp_path)
 
     def work(_: int) -> bool:
-        batch = empty_batch(31, 64, FRAMES)
-        shards.read(places, batch)
-        return all(map(torch.equal, as_tensors(batch)[0], truth))
+        return all(map(torch.equal, shards.read(names, rows)[0], truth))
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(50)))
 
 
-def read_often(shards: ShardReader, path: Path, sums: Any) -> None:
+def read_often(shards: ShardReader, path: str, sums: Any) -> None:
     for turn in range(200):
         sums.put((turn % 3, read(shards, path, turn % 3)[0].float().sum().item()))
 
 
 def test_processes_do_not_share_a_position(tmp_path: Path) -> None:
     """A forked process inherits open files, and with them one position that all move."""
-    path, shards = written(tmp_path / "shard"), ShardReader()
+    path, shards = written(tmp_path / "shard").name, reader(tmp_path)
     truth = [latents()["vocal"][row].float().sum().item() for row in range(3)]
     read(shards, path, 0)
     context = multiprocessing.get_context("fork")

@@ -22,7 +22,7 @@ import pytest
 
 from samuel.config import SongsConfig
 from samuel.errors import InputError, MissingPartError
-from samuel.popdb.songs import KAGGLE_FILE, Rule, SongList, fetch_kaggle_list, list_songs, normalise_title
+from samuel.popdb.songs import KAGGLE_FILE, SongList, fetch_kaggle_list, list_songs, normalise_title, rule
 from tests.popdb.choice_cases import REAL_LIST, needs_real_list
 
 HEADER = "song_name,song_popularity,song_duration_ms\n"
@@ -50,9 +50,6 @@ def put(path: Path, content: bytes = b"sound") -> Path:
     return path
 
 
-# --- synthetic, folder ---
-
-
 def test_folder_leaves_out_what_is_hidden_ours_or_elsewhere(tmp_path: Path) -> None:
     root = tmp_path / "songs"
     for name in ("a.wav", ".b.wav", ".trash/c.wav", "data/raw/x/audio.wav", "run/track/mix.wav"):
@@ -73,9 +70,6 @@ def test_folder_leaves_out_what_is_hidden_ours_or_elsewhere(tmp_path: Path) -> N
     assert folder_titles(link, root / "data") == ["a", "stays"]
 
 
-# --- csv: rows ---
-
-
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -90,9 +84,6 @@ def test_folder_leaves_out_what_is_hidden_ours_or_elsewhere(tmp_path: Path) -> N
 def test_csv_that_cannot_be_used(text: str | bytes, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(complaint)):
         csv_list(tmp_path, text)
-
-
-# --- csv: recordings and rules ---
 
 
 def plain_loop(path: Path, bounds: dict[str, float]) -> list[tuple[str, float, int]]:
@@ -155,8 +146,8 @@ def test_a_list_is_chosen_as_a_plain_loop_chooses(
 @needs_real_list
 def test_real_list() -> None:
     listed = list_songs(SongsConfig(source="csv", path=REAL_LIST), Path("data"))
-    rows = Rule("rows of the list", 0, 18_835)
-    assert listed.rules == [rows, Rule("same name, duration within 3 s", 4_848, 13_987)]
+    rows = rule("rows of the list", 0, 18_835)
+    assert listed.rules == [rows, rule("same name, duration within 3 s", 4_848, 13_987)]
     titles = {song.song_id: song.title for song in listed.songs}
     assert len(titles) == len(listed.songs) == 13_987
     assert len({normalise_title(title).casefold() for title in titles.values()}) == 12_963
@@ -168,8 +159,6 @@ def test_real_list() -> None:
     assert titles["c40b8b34aa1a6716b1e5"] == titles["3b83bff1b3215e26b031"] == "TRUE"
     assert "앞자리" in titles.values()  # after a zero-width space in the list
 
-
-# --- the paper's list, by real kagglehub, from a Kaggle on 127.0.0.1 ---
 
 USER, KEY = "someone", "0123456789abcdef0123456789abcdef"
 AUTHORIZATION = f"Basic {b64encode(f'{USER}:{KEY}'.encode()).decode()}"
@@ -284,43 +273,10 @@ def test_each_version_of_the_list_is_fetched_once(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("status", [401, 404, 500])
-def test_refusal(status: int, kaggle: LocalKaggle) -> None:
-    kaggle.status = status
-    assert f"(HTTP {status})" in failure()
-    kaggle.status = 200
-    assert fetch_kaggle_list().read_bytes() == LIST
-
-
-WHOLE = zipped(**{KAGGLE_FILE: LIST})
-
-
-@pytest.mark.parametrize(
-    ("archive", "complaint"),
-    [
-        (b"<html>sign in</html>", "ValueError"),
-        (WHOLE.replace(b"Song,1", b"Sony,1"), "BadZipFile"),
-        (zipped(licence=b"alone"), f"the Kaggle dataset holds no .*{KAGGLE_FILE}"),
-    ],
-)
-def test_a_damaged_archive(archive: bytes, complaint: str, kaggle: LocalKaggle) -> None:
-    kaggle.archive = archive
-    with pytest.raises(MissingPartError, match=complaint):
-        fetch_kaggle_list()
-
-
-def test_csv_merges_rows_of_one_recording(tmp_path: Path) -> None:
-    rows = [
-        "Better,10,200000\n",
-        "Other,1,100000\n",
-        "BETTER,70,202900\n",
-        "Better,20,205900\n",  # within 3 s of its neighbour
-        "\u200bBetter,30,205900\n",
-        "Better,40,208901\n",  # a gap of 3.001 s: another recording
-    ]
-    listed = csv_list(tmp_path, HEADER + "".join(rows))
-    summary = [(song.title, song.duration_s, song.popularity) for song in listed.songs]
-    assert summary == [("Better", 200.0, 70), ("Other", 100.0, 1), ("Better", 208.901, 40)]
-    assert listed.rules == [Rule("rows of the list", 0, 6), Rule("same name, duration within 3 s", 3, 3)]
-    shuffled = csv_list(tmp_path, HEADER + "".join(reversed(rows))).songs
-    assert {song.song_id: song for song in shuffled} == {song.song_id: song for song in listed.songs}
+def test_a_refusal_or_a_damaged_archive_is_named(kaggle: LocalKaggle) -> None:
+    kaggle.status = 401
+    assert "(HTTP 401)" in failure()
+    kaggle.status, kaggle.archive = 200, kaggle.archive.replace(b"Song,1", b"Sony,1")
+    assert "BadZipFile" in failure()
+    kaggle.version, kaggle.archive = 2, zipped(licence=b"alone")
+    assert "the Kaggle dataset holds no" in failure()

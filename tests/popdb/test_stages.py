@@ -1,6 +1,5 @@
 """Audio to stems to paired latents: what is written, which songs are refused, what is made again."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from samuel.artifacts import Artifact, find_artifact
+from samuel.artifacts import find_artifact
 from samuel.audio import SAMPLE_RATE, write_wav
 from samuel.codecs import load_codec
 from samuel.config import CodecConfig
@@ -19,7 +18,7 @@ from samuel.popdb import stages
 from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
-from samuel.popdb.stages import encode_true_song, encode_true_stems, read_stems, write_stems
+from samuel.popdb.stages import encode_true_stems, read_stems, write_stems
 from samuel.popdb.status import Outcome
 from samuel.synthetic.song import compose
 from tests.popdb.latents import small_settings
@@ -37,12 +36,8 @@ def half(monkeypatch: pytest.MonkeyPatch) -> Share:
     return separator
 
 
-# --- stems ---
-
-
 @pytest.mark.parametrize(
-    ("mix_level", "vocal_level", "scale"),
-    [(0.5, 0.4, 1.0), (1.4, 1.3, 0.25), (0, 0, 1.0)],
+    ("mix_level", "vocal_level", "scale"), [(0.5, 0.4, 1.0), (1.4, 1.3, 0.25), (0, 0, 1.0)]
 )
 def test_the_pair_sums_to_the_last_bit(
     tmp_path: Path, mix_level: float, vocal_level: float, scale: float
@@ -62,12 +57,6 @@ def test_the_pair_sums_to_the_last_bit(
     assert soundfile.info(tmp_path / "vocals.flac").subtype == "PCM_24"
     write_stems(mix, vocals, tmp_path)
     assert written == [(tmp_path / name).read_bytes() for name in ("vocals.flac", "accompaniment.flac")]
-
-
-# --- latents ---
-
-
-# --- parts, and what is made again ---
 
 
 def test_latents_are_made_again_when_what_determines_them_changes(
@@ -93,9 +82,6 @@ def test_latents_are_made_again_when_what_determines_them_changes(
     assert (again.record["codec"], again.record["separator"]) == (codec.info.model_dump(), "share/2")
     assert len(list((tmp_path / "data" / "stems").glob("*/entry.json"))) == 3
     assert len(list((tmp_path / "data" / "latents").glob("*/entry.json"))) == 5
-
-
-# --- retention ---
 
 
 def files(root: Path, suffix: str) -> int:
@@ -129,9 +115,6 @@ def test_what_is_removed_is_not_made_again(tmp_path: Path, half: Share, audio: s
     assert files(tmp_path, "audio.wav") == (3 if audio == "keep" else 0)
 
 
-# --- the codec is proved before the long work ---
-
-
 def low_notes(root: Path) -> Song:
     """Four seconds below 200 Hz, which faithful small weights give back."""
     time_s = np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
@@ -161,23 +144,17 @@ def test_weights_that_reconstruct_noise_stop_the_run_before_the_long_work(
     assert run([low_notes(tmp_path)], settings)[0].did_work
 
 
-# --- synthetic songs without a separator ---
-
-
-def test_a_pair_is_the_encoded_true_stems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = small_settings(tmp_path, popdb={"chunk_frames": 512}, songs={"seed": 5})
-    there = encode_true_song(settings, 1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+def test_a_pair_is_the_encoded_true_stems(tmp_path: Path) -> None:
+    parts = Parts(small_settings(tmp_path, popdb={"chunk_frames": 512}, songs={"seed": 5}))
     told: list[Outcome] = []
-    outcomes = encode_true_stems(settings, 2, told.append)
-    assert told == outcomes
-    assert [outcome.did_work for outcome in outcomes] == [True, False]
-    assert (outcomes[1].song, outcomes[1].record) == (there.song, there.record)
-    song, outcome = compose(5, 0), outcomes[0]
+    [outcome] = encode_true_stems(parts, 1, told.append)
+    assert (told, outcome.did_work) == ([outcome], True)
+    [again] = encode_true_stems(parts, 1, told.append)
+    assert (again.song, again.record, again.did_work) == (outcome.song, outcome.record, False)
+    song = compose(5, 0)
     assert (outcome.song.title, outcome.record["separator"]) == (song.title, "true-stems/1")
-    latents = load_file(
-        (outcome.artifact or there.artifact or Artifact(tmp_path, {}, {})).path("latents.safetensors")
-    )
+    assert outcome.artifact
+    latents = load_file(outcome.artifact.path("latents.safetensors"))
     for name, stem in (("vocal", song.vocals), ("accompaniment", song.accompaniment)):
         whole = MEL.encode(torch.from_numpy(stem)[None])[0]
         assert len(latents[name]) == whole.shape[-1] // 512

@@ -13,7 +13,9 @@ SONG = Song("s1", "A title")
 
 
 def tried(root: Path, make: Any, **options: Any) -> Outcome:
-    return attempt(SONG, "download", root / "k", make, {"video_id": "v"}, **options)
+    outcome = attempt(SONG, "download", root / "k", make, {"video_id": "v"}, **options)
+    assert outcome
+    return outcome
 
 
 def fail_with(status: Status) -> Any:
@@ -64,4 +66,5 @@ def test_a_message_carries_no_folder_of_this_machine(tmp_path: Path) -> None:
         raise SongError(Status.DECODE_FAILED, words)
 
     outcome = attempt(song, "download", tmp_path / "data" / "raw" / "k", fail, {})
+    assert outcome
     assert outcome.message == "source.wav and x.wav and a #1.wav and a #1.wav: bad ?"

@@ -1,47 +1,22 @@
-"""The tables: their rows, and that they are small while they are made."""
+"""The tables: recordings that songs share, and the split."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from samuel.popdb.accounts import held_out, same_recordings, song_rows
+from samuel.popdb.duplicates import to_text
 from samuel.popdb.status import Outcome, Status
-from samuel.popdb.tables import (
-    ROWS_AT_A_TIME,
-    SONGS_SCHEMA,
-    Packed,
-    held_out,
-    same_recordings,
-    song_rows,
-    table_bytes,
-)
 from tests.popdb.latents import encoded_song, failed_song
-
-
-def test_a_table_has_the_bytes_that_all_rows_at_once_have(tmp_path: Path) -> None:
-    def row(number: int, candidates: Any) -> dict[str, Any]:
-        shares = {"vocal_shares": [0.5] * (number % 3), "pairs": number % 3}
-        return {"song_id": f"{number:06d}", "status": "ok", "candidates": candidates, **shares}
-
-    some = [{"video_id": "v", "title": "Ünï", "duration_s": 1.5}]
-    plain = [row(number, some * (number % 4)) for number in range(2 * ROWS_AT_A_TIME + 7)]
-    packed = [row(number, Packed(some * (number % 4))) for number in range(len(plain))]
-    table = pa.Table.from_pylist(plain, schema=SONGS_SCHEMA)
-    pq.write_table(table, tmp_path / "at once", compression="none", use_dictionary=False)
-    for rows in (plain, packed):
-        assert table_bytes(rows, SONGS_SCHEMA) == (tmp_path / "at once").read_bytes()
-    assert pq.read_table(pa.BufferReader(table_bytes([], SONGS_SCHEMA))).schema.equals(SONGS_SCHEMA)
-    assert pa.default_memory_pool().backend_name == "system"  # Arrow's own keeps what it took
 
 
 def sounding(root: Path, name: str, codes: Any) -> Outcome:
     """A song whose fingerprint is `codes`."""
     song = encoded_song(root, name)
-    return replace(song, record=song.record | {"fingerprint": np.asarray(codes, "<u4").tobytes()})
+    return replace(song, record=song.record | {"fingerprint": to_text(codes)})
 
 
 def test_titles_that_led_to_one_recording_are_found(tmp_path: Path) -> None:

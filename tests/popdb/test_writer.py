@@ -59,9 +59,6 @@ def times(popdb: Popdb) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in popdb.root.rglob("*") if path.is_file()}
 
 
-# What is written.
-
-
 def test_every_pair_is_where_the_index_says_and_every_song_has_a_row(tmp_path: Path, popdb: Popdb) -> None:
     ids = ["a-000", "a-001", "a-002", "b-000", "c-000", "c-001"]
     assert ([row["pair_id"] for row in popdb.index], popdb.table["row"].to_pylist()) == (
@@ -122,9 +119,6 @@ def test_chunks_sung_too_little_are_no_pairs_and_the_others_keep_their_place(tmp
     rows = {row["song_id"]: (row["status"], row["pairs"]) for row in popdb.songs().to_pylist()}
     assert (rows["a"], rows["b"], rows["e"]) == (("ok", 2), ("ok", 0), ("too_short", 0))
     assert verify(popdb.root) == []
-
-
-# What is written again, and what is not.
 
 
 @pytest.mark.parametrize(
@@ -192,9 +186,6 @@ def test_what_a_killed_writer_and_older_versions_left_is_cleared_and_nothing_of_
         assert digests(other.root) == before
         (popdb.root / name).unlink()
         (tmp_path / "aside").rename(popdb.root / name)
-
-
-# What goes wrong.
 
 
 def program(module: str, *arguments: str, before: tuple[str, ...] = ()) -> list[dict[str, Any]]:

@@ -14,8 +14,7 @@ from samuel.codecs.base import CodecInfo
 from samuel.codecs.mel import MelCodec
 from samuel.errors import DatasetError, MissingPartError
 from samuel.evaluate.features import log_mel_db
-from samuel.popdb.dataset import Popdb
-from samuel.popdb.shards import STREAMS
+from samuel.popdb.dataset import STREAMS, Popdb
 from samuel.popdb.writer import write_popdb
 from samuel.report.contact_sheet import choose_strips, most_sung_s, write_contact_sheet
 from tests.popdb.latents import encoded_song, small_settings, sung
