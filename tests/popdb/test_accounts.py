@@ -8,7 +8,7 @@ import pytest
 
 from samuel.artifacts import Artifact
 from samuel.audio import Audio, write_wav
-from samuel.popdb.accounts import funnel, require_space, text_of
+from samuel.popdb.accounts import funnel, held_out, require_space, text_of
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 from samuel.popdb.writer import write_popdb
@@ -97,3 +97,13 @@ def test_every_song_is_in_the_funnel_once() -> None:
     later = [*DOWNLOADED[:7], outcome("separate", Status.SILENT), *[outcome("encode", Status.OK)] * 12]
     reached = [(row["step"], row["songs"]) for row in funnel(later)]
     assert reached[-3:] == [("downloaded", 13), ("separated", 12), ("encoded", 12)]
+
+
+NAMES = [f"song{i}" for i in range(2000)]
+
+
+def test_the_share_held_out_is_the_one_asked_for_and_depends_on_no_other_song() -> None:
+    many = held_out(NAMES, 0.1, seed=0)
+    assert len(many) == pytest.approx(200, abs=40)
+    assert held_out(NAMES[:500], 0.1, seed=0) == many & set(NAMES[:500])
+    assert many != held_out(NAMES, 0.1, seed=1)

@@ -1,7 +1,6 @@
 """Shard files: their bytes, their headers, what reads them."""
 
 import json
-import multiprocessing
 import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -99,26 +98,3 @@ def test_threads_read_what_one_reads(tmp_path: Path, positions: str, monkeypatch
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(50)))
-
-
-def read_often(shards: ShardReader, path: str, sums: Any) -> None:
-    for turn in range(200):
-        sums.put((turn % 3, read(shards, path, turn % 3)[0].float().sum().item()))
-
-
-def test_processes_do_not_share_a_position(tmp_path: Path) -> None:
-    """A forked process inherits open files, and with them one position that all move."""
-    path, shards = written(tmp_path / "shard").name, reader(tmp_path)
-    truth = [latents()["vocal"][row].float().sum().item() for row in range(3)]
-    read(shards, path, 0)
-    context = multiprocessing.get_context("fork")
-    sums = context.Queue()
-    workers = [context.Process(target=read_often, args=(shards, path, sums)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for turn in range(200):
-        assert read(shards, path, turn % 3)[0].float().sum().item() == truth[turn % 3]
-    for row, found in [sums.get(timeout=60) for _ in range(400)]:
-        assert found == truth[row]
-    for worker in workers:
-        worker.join()

@@ -22,26 +22,16 @@ import pytest
 
 from samuel.config import SongsConfig
 from samuel.errors import InputError, MissingPartError
-from samuel.popdb.songs import KAGGLE_FILE, SongList, fetch_kaggle_list, list_songs, normalise_title, rule
+from samuel.popdb.songs import KAGGLE_FILE, fetch_kaggle_list, list_songs, normalise_title, rule
 from tests.popdb.choice_cases import REAL_LIST, needs_real_list
 
 HEADER = "song_name,song_popularity,song_duration_ms\n"
 FEATURES = "song_name,song_popularity,song_duration_ms,instrumentalness,speechiness\n"
 
 
-def csv_list(folder: Path, text: str | bytes, **settings: Any) -> SongList:
-    path = folder / "list.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list_songs(SongsConfig(source="csv", path=path, **settings), folder / "data")
-
-
-def folder_list(root: Path, data: Path | None = None, **settings: Any) -> SongList:
-    config = SongsConfig(source="folder", path=root, **settings)
-    return list_songs(config, data or root.parent / "data")
-
-
 def folder_titles(root: Path, data: Path | None = None) -> list[str]:
-    return [song.title for song in folder_list(root, data).songs]
+    listed = list_songs(SongsConfig(source="folder", path=root), data or root.parent / "data")
+    return [song.title for song in listed.songs]
 
 
 def put(path: Path, content: bytes = b"sound") -> Path:
@@ -82,8 +72,9 @@ def test_folder_leaves_out_what_is_hidden_ours_or_elsewhere(tmp_path: Path) -> N
     ids=lambda text: str(text)[:40],
 )
 def test_csv_that_cannot_be_used(text: str | bytes, complaint: str, tmp_path: Path) -> None:
+    path = put(tmp_path / "list.csv", text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=re.escape(complaint)):
-        csv_list(tmp_path, text)
+        list_songs(SongsConfig(source="csv", path=path), tmp_path / "data")
 
 
 def plain_loop(path: Path, bounds: dict[str, float]) -> list[tuple[str, float, int]]:
