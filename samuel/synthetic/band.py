@@ -1,14 +1,12 @@
-"""The band: an arrangement is drawn for the song, then each part plays the score onto its own track.
+"""The band: instruments, patterns and a kit are drawn for the song, then each part plays the score.
 
-An instrument is a pure function from a MIDI pitch and a length in seconds to a mono note, (S,). A kit of
-drums is drawn for the song; a groove has sixteen steps a bar. Patterns are strings, a character a step: '-'
-holds the note before, '.' is a rest, anything else strikes.
+An instrument is a pure function from a MIDI pitch and a length in seconds to a mono note, (S,). Patterns are
+strings, a character a step: '-' holds the note before, '.' is a rest, anything else strikes. A groove has
+sixteen steps a bar.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +26,7 @@ Instrument = Callable[[int, float], Signal]
 def struck(
     most: int, amplitudes: Callable[[Array, float], Array], decay: float, damping: float
 ) -> Instrument:
-    """An instrument of at most `most` partials: n dies at rate `decay` + n `damping`, in 1/s.
-
-    `amplitudes` gives those of the partials n of a tone of f Hz.
-    """
+    """Partials with `amplitudes` by n and Hz, of which n dies at rate `decay` + n `damping`, in 1/s."""
 
     def note(pitch: int, length_s: float) -> Signal:
         t, f = _time(length_s + RELEASE_S), hertz(pitch)
@@ -41,24 +36,22 @@ def struck(
     return note
 
 
-def pad(pitch: int, length_s: float) -> Signal:
-    """Three detuned saws through a dark filter, slow to speak."""
-    n = _harmonics(pitch, 16)
-    amplitudes = np.exp(-n * hertz(pitch) / 1600.0) / n
-    voices = [_partials(_time(length_s + 0.3), hertz(pitch) * d, amplitudes) for d in (0.9965, 1.0, 1.0041)]
-    return _shaped(np.sum(voices, axis=0), attack_s=0.18, release_s=0.4)
+def bowed(
+    most: int, corner_hz: float, voices: tuple[tuple[float, float, float], ...],
+    attack_s: float, ringing_s: float, release_s: float,
+) -> Instrument:  # fmt: skip
+    """Saws through a dark filter, slow to speak; each voice has a detuning and a vibrato's rate and depth."""
 
+    def note(pitch: int, length_s: float) -> Signal:
+        t, f, n = _time(length_s + ringing_s), hertz(pitch), _harmonics(pitch, most)
+        saw = np.exp(-n * f / corner_hz) / n
+        sounds = [
+            _partials(t + 4e-5 * depth * np.sin(2.0 * np.pi * rate * t), f * detuning, saw)
+            for detuning, rate, depth in voices
+        ]
+        return _shaped(np.sum(sounds, axis=0), attack_s, release_s)
 
-def strings(pitch: int, length_s: float) -> Signal:
-    """Bowed strings: a bright saw with a moderate attack and a light vibrato."""
-    n = _harmonics(pitch, 22)
-    amplitudes = np.exp(-n * hertz(pitch) / 3500.0) / n
-    t = _time(length_s + 0.2)
-    voices = [
-        _partials(t + 4e-5 * depth * np.sin(2.0 * np.pi * rate * t), hertz(pitch) * detune, amplitudes)
-        for detune, rate, depth in ((0.998, 5.1, 1.0), (1.0025, 4.6, 1.3))
-    ]
-    return _shaped(np.sum(voices, axis=0), attack_s=0.09, release_s=0.25)
+    return note
 
 
 def electric_piano(pitch: int, length_s: float) -> Signal:
@@ -73,10 +66,9 @@ def electric_piano(pitch: int, length_s: float) -> Signal:
 
 def organ(pitch: int, length_s: float) -> Signal:
     """Drawbars 888 6 4 through a slow rotor."""
-    drawbars = np.array([0.8, 0.8, 0.8, 0.6, 0.0, 0.4, 0.0, 0.3])
-    t = _time(length_s + RELEASE_S)
-    turning = t + 5e-5 * np.sin(2.0 * np.pi * 1.1 * t)
-    sound = _partials(turning, hertz(pitch), drawbars) * (1.0 + 0.1 * np.sin(2.0 * np.pi * 1.1 * t))
+    t, drawbars = _time(length_s + RELEASE_S), np.array([0.8, 0.8, 0.8, 0.6, 0.0, 0.4, 0.0, 0.3])
+    rotor = np.sin(2.0 * np.pi * 1.1 * t)
+    sound = _partials(t + 5e-5 * rotor, hertz(pitch), drawbars) * (1.0 + 0.1 * rotor)
     return _shaped(sound, attack_s=0.008, release_s=0.06)
 
 
@@ -86,20 +78,6 @@ def flute(pitch: int, length_s: float) -> Signal:
     wobble = 3e-4 * np.clip(t - 0.2, 0.0, 0.5) * np.sin(2.0 * np.pi * 4.9 * t)
     sound = _partials(t + wobble, hertz(pitch), np.array([1.0, 0.35, 0.16, 0.05]))
     return _shaped(sound, attack_s=0.05, release_s=0.08)
-
-
-# A steel string plucked at a fifth of its length, a soft one near its middle; a square-like lead, bright at
-# first; a bass played with the fingers, a round one with a little growl, a saw whose filter closes.
-pluck = struck(28, lambda n, _: np.sin(np.pi * n / 5.0) / n**1.2, decay=0.9, damping=0.5)
-nylon = struck(14, lambda n, _: np.sin(np.pi * n / 2.6) / n**1.7, decay=1.6, damping=0.8)
-synth_lead = struck(24, lambda n, _: np.where(n % 2 == 1, 1.0, 0.25) / n, decay=0.4, damping=0.12)
-finger_bass = struck(18, lambda n, _: np.sin(np.pi * n / 3.7) / n**1.3, decay=0.7, damping=0.45)
-sub_bass = struck(10, lambda n, _: 1.0 / n**2.2, decay=0.25, damping=0.15)
-saw_bass = struck(30, lambda n, f: np.exp(-n * f / 1800.0) / n, decay=0.6, damping=0.7)
-CHORDS = {"pluck": pluck, "nylon": nylon, "electric_piano": electric_piano, "organ": organ}
-BEDS = {"pad": pad, "strings": strings, "organ": organ}
-LEADS = {"flute": flute, "synth_lead": synth_lead, "pluck": pluck}
-BASSES = {"finger": finger_bass, "sub": sub_bass, "saw": saw_bass}
 
 
 def _partials(t: Array, f0_hz: float, amplitudes: Array, damping: float = 0.0) -> Array:
@@ -126,27 +104,40 @@ def _time(length_s: float) -> Array:
     return np.arange(round(length_s * SAMPLE_RATE)) / SAMPLE_RATE
 
 
-class Groove(NamedTuple):
-    """Steps of a bar, 'x' a stroke, 'o' a soft one, for the verse and for the chorus."""
+# A steel string plucked at a fifth of its length.
+pluck = struck(28, lambda n, _: np.sin(np.pi * n / 5.0) / n**1.2, decay=0.9, damping=0.5)
+CHORDS: dict[str, Instrument] = {
+    "pluck": pluck,
+    "nylon": struck(14, lambda n, _: np.sin(np.pi * n / 2.6) / n**1.7, decay=1.6, damping=0.8),
+    "electric_piano": electric_piano,
+    "organ": organ,
+}
+BEDS: dict[str, Instrument] = {
+    "pad": bowed(16, 1600.0, ((0.9965, 0, 0), (1.0, 0, 0), (1.0041, 0, 0)), 0.18, 0.3, 0.4),
+    "strings": bowed(22, 3500.0, ((0.998, 5.1, 1.0), (1.0025, 4.6, 1.3)), 0.09, 0.2, 0.25),
+    "organ": organ,
+}
+LEADS: dict[str, Instrument] = {
+    "flute": flute,
+    "synth_lead": struck(24, lambda n, _: np.where(n % 2 == 1, 1.0, 0.25) / n, decay=0.4, damping=0.12),
+    "pluck": pluck,
+}
+BASSES: dict[str, Instrument] = {
+    "finger": struck(18, lambda n, _: np.sin(np.pi * n / 3.7) / n**1.3, decay=0.7, damping=0.45),
+    "sub": struck(10, lambda n, _: 1.0 / n**2.2, decay=0.25, damping=0.15),
+    "saw": struck(30, lambda n, f: np.exp(-n * f / 1800.0) / n, decay=0.6, damping=0.7),
+}
 
-    kick: str
-    snare: str
-    hat: str
-    loud_kick: str
-    loud_hat: str
 
-
-GROOVES = [
-    Groove(*bars.split())
-    for bars in (
-        "x.......x....... ....x.......x... x.o.x.o.x.o.x.o. x.....x.x....... x.x.x.x.x.x.x.x.",
-        "x...x...x...x... ....x.......x... ..x...x...x...x. x...x...x...x... o.x.o.x.o.x.o.x.",
-        "x.........x..... ........x....... x...o...x...o... x.....x...x..... x.o.x.o.x.o.x.o.",
-        "x..x......x..... ....x..o.o..x..o xoxoxoxoxoxoxoxo x..x..x...x..x.. xoxoxoxoxoxoxoxo",
-        "x......xx....... ....x.......x... x.x.x.x.x.x.x.x. x......xx.x..... xoxoxoxoxoxoxoxo",
-        "x.....x.....x... ....o.......x... x.ox.ox.x.ox.ox. x.....x...x.x... x.xx.xx.x.xx.xx.",
-    )
-]
+# Steps of a bar, 'x' a stroke, 'o' a soft one: kick, snare and hat; kick and hat of loud sections.
+GROOVES = (
+    "x.......x....... ....x.......x... x.o.x.o.x.o.x.o. x.....x.x....... x.x.x.x.x.x.x.x.",
+    "x...x...x...x... ....x.......x... ..x...x...x...x. x...x...x...x... o.x.o.x.o.x.o.x.",
+    "x.........x..... ........x....... x...o...x...o... x.....x...x..... x.o.x.o.x.o.x.o.",
+    "x..x......x..... ....x..o.o..x..o xoxoxoxoxoxoxoxo x..x..x...x..x.. xoxoxoxoxoxoxoxo",
+    "x......xx....... ....x.......x... x.x.x.x.x.x.x.x. x......xx.x..... xoxoxoxoxoxoxoxo",
+    "x.....x.....x... ....o.......x... x.ox.ox.x.ox.ox. x.....x...x.x... x.xx.xx.x.xx.xx.",
+)
 FILLS = (
     (("snare", "..........x.x.xx"),),
     (("snare", "........xx......"), ("tom", "..........xx...."), ("low_tom", "............x.x.")),
@@ -160,7 +151,7 @@ DRUMS = {
 """Gain and pan."""
 
 
-def draw_kit(rng: np.random.Generator) -> dict[str, Signal]:
+def _drawn_kit(rng: np.random.Generator) -> dict[str, Signal]:
     """The hits of a kit, each (S,) with a peak of about 1."""
     return {
         "kick": _drum(rng, f_hz=rng.uniform(44, 58), sweep=rng.uniform(2.0, 4.0), decay_s=0.14, noise=0.05),
@@ -184,8 +175,7 @@ def _drum(rng: np.random.Generator, f_hz: float, sweep: float, decay_s: float, n
 def _snare(rng: np.random.Generator, f_hz: float, decay_s: float) -> Signal:
     t = _time(6.0 * decay_s)
     skin = np.sin(2.0 * np.pi * f_hz * (t + 0.01 * (1.0 - np.exp(-t / 0.01)))) * np.exp(-t / 0.07)
-    wires = _noise_band(rng, t.size, 1200.0, 9000.0) * np.exp(-t / decay_s)
-    return _peaked(0.7 * skin + wires)
+    return _peaked(0.7 * skin + _noise_band(rng, t.size, 1200.0, 9000.0) * np.exp(-t / decay_s))
 
 
 def _cymbal(rng: np.random.Generator, decay_s: float, low_hz: float) -> Signal:
@@ -215,52 +205,31 @@ LOUD = ("chorus", "solo")
 CHORD_LOW, BASS_LOW = 54, 28
 STRUM_S = 0.013
 
-
-@dataclass(frozen=True)
-class Arrangement:
-    """Who plays what; instruments with patterns have one for quiet sections and one for loud ones."""
-
-    groove: Groove
-    fill: int
-    bass: tuple[Instrument, str, str]
-    chords: tuple[Instrument, str, str]
-    bed: Instrument  # a sustained layer, everywhere or in loud sections alone
-    bed_everywhere: bool
-    lead: Instrument  # plays the solo
-    drums_from: int  # the first section with drums
-
-
-def draw_arrangement(rng: np.random.Generator) -> Arrangement:
-    """An arrangement."""
-
-    def pick(table: dict[str, Instrument]) -> Instrument:
-        return table[str(rng.choice(list(table)))]
-
-    quiet, loud = rng.choice(STRIKE_PATTERNS, size=2, replace=False)
-    if rng.random() < 0.5:
-        quiet = rng.choice(ARPEGGIO_PATTERNS)
-    basses = rng.choice(BASS_PATTERNS, size=2, replace=False)
-    return Arrangement(
-        groove=GROOVES[rng.integers(len(GROOVES))],
-        fill=int(rng.integers(len(FILLS))),
-        bass=(pick(BASSES), str(basses[0]), str(basses[1])),
-        chords=(pick(CHORDS), str(quiet), str(loud)),
-        bed=pick(BEDS),
-        bed_everywhere=bool(rng.random() < 0.4),
-        lead=pick(LEADS),
-        drums_from=int(rng.integers(2)),
-    )
+Notes = Iterator[tuple[float, int, float, float, float]]  # start and pitch, length in seconds, gain, pan
+Strokes = Iterator[tuple[str, float, float]]  # drum, beat, strength
 
 
 def play(rng: np.random.Generator, score: Score) -> Audio:
     """The accompaniment of a score, (2, S), with a peak below 1."""
-    plan = draw_arrangement(rng)
+
+    def pick(table: dict[str, Instrument]) -> Instrument:
+        return table[str(rng.choice(list(table)))]
+
+    # Of each pair of patterns, the first is for quiet sections.
+    strikes = [str(pattern) for pattern in rng.choice(STRIKE_PATTERNS, size=2, replace=False)]
+    if rng.random() < 0.5:
+        strikes[0] = str(rng.choice(ARPEGGIO_PATTERNS))
+    basses = rng.choice(BASS_PATTERNS, size=2, replace=False).tolist()
+    groove, fill = GROOVES[rng.integers(len(GROOVES))], FILLS[rng.integers(len(FILLS))]
+    bass, chords, bed = pick(BASSES), pick(CHORDS), pick(BEDS)
+    bed_everywhere = bool(rng.random() < 0.4)
+    lead, first_with_drums = pick(LEADS), int(rng.integers(2))
     parts = [  # each with its level and its share of the room
-        (_drums(rng, score, plan), 1.0, 0.15),
-        (_bass(score, plan), 0.8, 0.03),
-        (_chords(score, plan), rng.uniform(0.6, 0.85), 0.4),
-        (_bed(score, plan), rng.uniform(0.3, 0.5), 0.45),
-        (_lead(score, plan), 0.6, 0.45),
+        (_drums(rng, score, _strokes(score.sections[first_with_drums:], groove, fill)), 1.0, 0.15),
+        (_played(score, bass, _bass(score, basses)), 0.8, 0.03),
+        (_played(score, chords, _chords(score, strikes)), rng.uniform(0.6, 0.85), 0.4),
+        (_played(score, bed, _bed(score, bed_everywhere)), rng.uniform(0.3, 0.5), 0.45),
+        (_played(score, lead, _lead(score)), 0.6, 0.45),
     ]
     dry = np.zeros_like(parts[0][0].audio)
     send = np.zeros(dry.shape[1], np.float32)
@@ -273,91 +242,89 @@ def play(rng: np.random.Generator, score: Score) -> Audio:
     return np.tanh(np.float32(0.22) * dry)
 
 
-def _drums(rng: np.random.Generator, score: Score, plan: Arrangement) -> Track:
-    kit, track = draw_kit(rng), Track(score.duration_s)
-    for name, beat, strength in _strokes(score, plan):
+def _drums(rng: np.random.Generator, score: Score, strokes: Strokes) -> Track:
+    kit, track = _drawn_kit(rng), Track(score.duration_s)
+    for name, beat, strength in strokes:
         level, pan = DRUMS[name]
         gain = level * strength * rng.uniform(0.88, 1.0)
         track.add(score.seconds(beat) + rng.uniform(0.0, 0.004), kit[name], gain, pan)
     return track
 
 
-def _strokes(score: Score, plan: Arrangement) -> Iterator[tuple[str, float, float]]:
-    """Every stroke: drum, beat, strength. A fill takes the second half of a section's last bar."""
-    groove = plan.groove
-    for section in score.sections[plan.drums_from :]:
-        loud, level = section.kind in LOUD, LEVELS[section.kind]
-        lines = [
-            ("kick", groove.loud_kick if loud else groove.kick),
-            ("snare", "" if section.kind == "intro" else groove.snare),
-            ("open" if loud and "." in groove.loud_hat else "hat", groove.loud_hat if loud else groove.hat),
-        ]
-        if section.kind == "break":
-            lines = lines[2:]
-        if loud:
-            yield "crash", section.first_bar * BEATS_PER_BAR, 1.0
-        for bar in range(len(section.chords)):
-            first = (section.first_bar + bar) * BEATS_PER_BAR
-            bar_lines = lines
-            if bar == len(section.chords) - 1 and section.kind != "outro":
-                bar_lines = [*((name, line[:8]) for name, line in lines), *FILLS[plan.fill]]
-            for name, line in bar_lines:
+def _strokes(sections: tuple[Section, ...], groove: str, fill: tuple[tuple[str, str], ...]) -> Strokes:
+    """Every stroke; a fill takes the second half of a section's last bar."""
+    kick, snare, hat, loud_kick, loud_hat = groove.split()
+    beat = 0
+    for section in sections:
+        beat, level = section.first_bar * BEATS_PER_BAR, LEVELS[section.kind]
+        if section.kind in LOUD:
+            lines = [("kick", loud_kick), ("snare", snare), ("open" if "." in loud_hat else "hat", loud_hat)]
+            yield "crash", beat, 1.0
+        elif section.kind == "break":
+            lines = [("hat", hat)]
+        else:
+            lines = [("kick", kick), ("snare", "" if section.kind == "intro" else snare), ("hat", hat)]
+        for bar in range(1, len(section.chords) + 1):
+            if bar == len(section.chords) and section.kind != "outro":
+                lines = [*((name, line[:8]) for name, line in lines), *fill]
+            for name, line in lines:
                 for step, mark in enumerate(line):
                     if mark != ".":
-                        yield name, first + step / 4, level * (0.45 if mark == "o" else 1.0)
-    yield "crash", score.bars * BEATS_PER_BAR, 0.7
-    yield "kick", score.bars * BEATS_PER_BAR, 0.9
+                        yield name, beat + step / 4, level * (0.45 if mark == "o" else 1.0)
+            beat += BEATS_PER_BAR
+    yield "crash", beat, 0.7
+    yield "kick", beat, 0.9
 
 
-def _bass(score: Score, plan: Arrangement) -> Track:
-    instrument, quiet, loud = plan.bass
-    note, track = cache(instrument), Track(score.duration_s)
-    for section, bar, chord in _bars(score):
-        root = BASS_LOW + (chord[0] - BASS_LOW) % 12
-        for mark, start, length in _strikes(loud if section.kind in LOUD else quiet):
-            sound = note(root + {"r": 0, "5": 7, "8": 12}[mark], _length_s(score, 0.92 * length))
-            track.add(score.seconds(bar * BEATS_PER_BAR + start), sound, LEVELS[section.kind])
-    _ring(score, track, note, (BASS_LOW + (score.key.tonic - BASS_LOW) % 12,))
+def _played(score: Score, instrument: Instrument, notes: Notes) -> Track:
+    sound, track = cache(instrument), Track(score.duration_s)
+    for start_s, pitch, length_s, gain, pan in notes:
+        track.add(start_s, sound(pitch, length_s), gain, pan)
     return track
 
 
-def _chords(score: Score, plan: Arrangement) -> Track:
+def _bass(score: Score, patterns: list[str]) -> Notes:
+    for section, bar, chord in _bars(score):
+        root = BASS_LOW + (chord[0] - BASS_LOW) % 12
+        for mark, start, length in _strikes(patterns[section.kind in LOUD]):
+            pitch, start_s = (
+                root + {"r": 0, "5": 7, "8": 12}[mark],
+                score.seconds(bar * BEATS_PER_BAR + start),
+            )
+            yield start_s, pitch, _length_s(score, 0.92 * length), LEVELS[section.kind], 0.0
+    yield from _ringing(score, (BASS_LOW + (score.key.tonic - BASS_LOW) % 12,))
+
+
+def _chords(score: Score, patterns: list[str]) -> Notes:
     """Strummed or broken chords; low notes sit to the left, high ones to the right."""
-    instrument, quiet, loud = plan.chords
-    note, track = cache(instrument), Track(score.duration_s)
     for section, bar, chord in _bars(score):
         pitches = voicing(chord, CHORD_LOW)
-        for mark, start, length in _strikes(loud if section.kind in LOUD else quiet):
+        for mark, start, length in _strikes(patterns[section.kind in LOUD]):
             hit = pitches if mark == "x" else (*pitches, pitches[0] + 12)[int(mark) : int(mark) + 1]
             for i, pitch in enumerate(hit):
                 start_s = score.seconds(bar * BEATS_PER_BAR + start) + i * STRUM_S
-                track.add(start_s, note(pitch, _length_s(score, length)), LEVELS[section.kind], _pan(pitch))
-    _ring(score, track, note, voicing(score.sections[-1].chords[-1], CHORD_LOW))
-    return track
+                yield start_s, pitch, _length_s(score, length), LEVELS[section.kind], _pan(pitch)
+    yield from _ringing(score, voicing(score.sections[-1].chords[-1], CHORD_LOW))
 
 
-def _bed(score: Score, plan: Arrangement) -> Track:
-    note, track, length_s = cache(plan.bed), Track(score.duration_s), _length_s(score, BEATS_PER_BAR)
+def _bed(score: Score, everywhere: bool) -> Notes:
+    length_s = _length_s(score, BEATS_PER_BAR)
     for section, bar, chord in _bars(score):
-        if plan.bed_everywhere or section.kind not in ("intro", "verse"):
+        if everywhere or section.kind not in ("intro", "verse"):
             for pitch in voicing(chord, CHORD_LOW + 5):
                 start_s, pan = score.seconds(bar * BEATS_PER_BAR), -1.5 * _pan(pitch)
-                track.add(start_s, note(pitch, length_s), LEVELS[section.kind], pan)
-    return track
+                yield start_s, pitch, length_s, LEVELS[section.kind], pan
 
 
-def _lead(score: Score, plan: Arrangement) -> Track:
-    note, track = cache(plan.lead), Track(score.duration_s)
-    for tone in score.lead:
-        sound = note(tone.pitch, _length_s(score, 0.95 * tone.length))
-        track.add(score.seconds(tone.start), sound, 1.0, -0.2)
-    return track
+def _lead(score: Score) -> Notes:
+    for note in score.lead:
+        yield score.seconds(note.start), note.pitch, _length_s(score, 0.95 * note.length), 1.0, -0.2
 
 
-def _ring(score: Score, track: Track, note: Instrument, pitches: tuple[int, ...]) -> None:
+def _ringing(score: Score, pitches: tuple[int, ...]) -> Notes:
     """The last chord, after the last bar."""
     for i, pitch in enumerate(pitches):
-        track.add(score.seconds(score.bars * BEATS_PER_BAR) + i * STRUM_S, note(pitch, 2.0), 0.8, _pan(pitch))
+        yield score.seconds(score.bars * BEATS_PER_BAR) + i * STRUM_S, pitch, 2.0, 0.8, _pan(pitch)
 
 
 def _bars(score: Score) -> Iterator[tuple[Section, int, Chord]]:

@@ -46,10 +46,7 @@ def loudness(audio: Audio) -> float:
 
 
 def reverberation(rng: np.random.Generator, send: Signal, decay_s: float, predelay_s: float) -> Audio:
-    """The diffuse sound of a room: `send` (S,) to (2, S), in the bass about as loud; 60 dB fall in `decay_s`.
-
-    Air and walls absorb the treble, so half the sample rate is enough for it, at half the work.
-    """
+    """The diffuse sound of a room at half the rate: `send` (S,) to (2, S); 60 dB fall in `decay_s`."""
     rate = SAMPLE_RATE // 2
     t = np.arange(round(decay_s * rate)) / rate
     echoes = rng.standard_normal((2, t.size)) * np.exp(-np.log(1000.0) * t / decay_s)

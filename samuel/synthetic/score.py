@@ -1,11 +1,9 @@
 """The score of a song: key, tempo, form, chords, what is sung and what the lead instrument plays.
 
-A pitch class is 0 to 11 from C; a pitch is a MIDI number. A melody is a theme (rhythm and contour) that
-becomes notes once it meets the harmony.
+A pitch class is 0 to 11 from C; a pitch is a MIDI number. A theme becomes notes once it meets the harmony.
 """
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +13,6 @@ TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII")
 MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)
 MINOR_SCALE = (0, 2, 3, 5, 7, 8, 10)
-
 MAJOR_PROGRESSIONS = (
     "I V vi IV", "vi IV I V", "I vi IV V", "I IV vi V", "IV V iii vi", "I iii IV V", "I bVII IV I",
     "ii V I vi", "I IV I V", "vi ii V I", "IV I V vi",
@@ -24,10 +21,7 @@ MINOR_PROGRESSIONS = (
     "i VI III VII", "i VII VI VII", "i iv VII III", "VI VII i i", "i VI iv V", "i III VII iv", "iv i V i",
     "i v VI VII", "i iv VI V", "VI III VII i",
 )  # fmt: skip
-
-
-Chord = tuple[int, ...]
-"""Pitch classes, the root first."""
+Chord = tuple[int, ...]  # pitch classes, the root first
 
 
 def voicing(chord: Chord, low: int) -> tuple[int, ...]:
@@ -62,36 +56,28 @@ class Key:
 
     def scale_over(self, chord: Chord) -> frozenset[int]:
         """The scale, each borrowed tone (V and IV in the minor, bVII) in the place of the degree it bends."""
-        borrowed = {tone for tone in chord if tone not in self.scale}
+        borrowed = set(chord) - set(self.scale)
         bent = {(tone + (-1 if self.minor else 1)) % 12 for tone in borrowed}
         return frozenset((set(self.scale) - bent) | borrowed)
-
-
-def nearest(classes: frozenset[int], target: float, previous: int | None, reach: int = 9) -> int:
-    """The pitch of one of `classes` nearest to `target`, drawn a little towards the `previous` pitch."""
-    candidates = [p for p in range(round(target) - reach, round(target) + reach + 1) if p % 12 in classes]
-    anchor = target if previous is None else float(previous)
-    return min(candidates, key=lambda pitch: (abs(pitch - target) + 0.35 * abs(pitch - anchor), pitch))
 
 
 BEATS_PER_BAR = 4
 PHRASE_BEATS = 2 * BEATS_PER_BAR
 
-Cell = tuple[float, ...]
-
 # Bars of note lengths in beats; a negative length is a rest. Slow songs sing the dense ones.
-DENSE_OPENINGS: tuple[Cell, ...] = (
+Cells = tuple[tuple[float, ...], ...]
+DENSE_OPENINGS: Cells = (
     (0.5, 0.5, 1, 0.5, 0.5, 1), (-0.5, 0.5, 0.5, 0.5, 1, 0.5, 0.5), (0.75, 0.75, 0.5, 0.5, 0.5, 1),
     (0.5, 0.5, 0.5, 0.5, 1, 1), (1, 0.5, 0.5, 0.75, 0.75, 0.5), (-0.5, 0.5, 0.5, 1, 0.5, 1),
 )  # fmt: skip
-SPARSE_OPENINGS: tuple[Cell, ...] = (
+SPARSE_OPENINGS: Cells = (
     (1, 1, 1, 1), (1.5, 0.5, 1, 1), (-1, 1, 1, 1), (1, 0.5, 0.5, 1, 1), (2, 1, 1), (1.5, 1.5, 1),
     (-0.5, 0.5, 1, 1, 1), (1, 1.5, 0.5, 1),
 )  # fmt: skip
-DENSE_CLOSINGS: tuple[Cell, ...] = (
+DENSE_CLOSINGS: Cells = (
     (0.5, 0.5, 2, -1), (1, 0.5, 1.5, -1), (0.5, 0.5, 0.5, 1.5, -1), (0.75, 0.75, 1.5, -1), (1, 2, -1),
 )  # fmt: skip
-SPARSE_CLOSINGS: tuple[Cell, ...] = ((1, 1.5, -1.5), (3, -1), (1, 2, -1), (0.5, 0.5, 2, -1), (1.5, 1.5, -1))
+SPARSE_CLOSINGS: Cells = ((1, 1.5, -1.5), (3, -1), (1, 2, -1), (0.5, 0.5, 2, -1), (1.5, 1.5, -1))
 
 
 @dataclass(frozen=True)
@@ -109,10 +95,8 @@ class Note:
 
 
 Phrase = tuple[Note, ...]
-
-
+# Two bars without harmony: onset and length of each note in beats, semitones about the voice's centre.
 Theme = tuple[tuple[float, float, float], ...]
-"""Two bars without harmony: onset and length of each note in beats, semitones about the voice's centre."""
 
 
 def draw_theme(rng: np.random.Generator, dense: bool) -> Theme:
@@ -128,30 +112,12 @@ def draw_theme(rng: np.random.Generator, dense: bool) -> Theme:
     return tuple(notes)
 
 
-def realise(theme: Theme, key: Key, chords: Sequence[Chord], start: float, centre: float) -> Phrase:
-    """Notes of a theme over two bars of chords.
-
-    Accented and long notes take chord tones, the others pass through the scale; so the chords can be heard
-    from the melody alone.
-    """
-    notes: list[Note] = []
-    for onset, length, offset in theme:
-        chord = chords[int(onset // BEATS_PER_BAR)]
-        accented = onset % 2 == 0 or length >= 1 or len(notes) == len(theme) - 1
-        classes = frozenset(chord) if accented else key.scale_over(chord)
-        pitch = nearest(classes, centre + offset, notes[-1].pitch if notes else None)
-        notes.append(Note(start + onset, length, pitch))
-    return tuple(notes)
-
-
 Kind = Literal["intro", "verse", "chorus", "break", "solo", "outro"]
-
 BLOCK_BARS = 4
 TAIL_S = 2.5  # the last chord rings
 SHORTEST_S, LONGEST_S = 104.0, 146.0
 SLOWEST_BPM, FASTEST_BPM = 70, 140
 GOLDEN = 0.6180339887498949
-
 # The form, and how many blocks of four bars each section may last.
 FORM: tuple[tuple[Kind, tuple[int, ...]], ...] = (
     ("intro", (1, 2)), ("verse", (1, 2, 3, 4)), ("chorus", (1, 2)), ("break", (0, 1)), ("verse", (1, 2, 3)),
@@ -200,10 +166,7 @@ class Score:
 
 
 def write_score(seed: int, index: int) -> Score:
-    """Write the score of song `index` of `seed`.
-
-    Key and tempo step through their ranges with the index, so that even a few songs differ in both.
-    """
+    """Write the score of song `index` of `seed`; key and tempo step through their ranges with the index."""
     rng, offset = np.random.default_rng([seed, index]), np.random.default_rng(seed)
     key_number = (int(offset.integers(24)) + 7 * index) % 24
     place = (offset.random() + GOLDEN * index) % 1.0
@@ -220,7 +183,15 @@ def write_score(seed: int, index: int) -> Score:
 
 
 def _draw_sections(rng: np.random.Generator, key: Key, tempo_bpm: float) -> tuple[Section, ...]:
-    lengths = _draw_lengths(rng, tempo_bpm)
+    # How long each section lasts, among all forms of a fitting duration and a natural share of singing.
+    block_s = BLOCK_BARS * BEATS_PER_BAR * 60.0 / tempo_bpm
+    forms: list[tuple[int, ...]] = []
+    for blocks in itertools.product(*(choices for _, choices in FORM)):
+        sung = sum(count for count, (kind, _) in zip(blocks, FORM, strict=True) if kind in SUNG_KINDS)
+        fits = SHORTEST_S <= sum(blocks) * block_s + TAIL_S <= LONGEST_S
+        if fits and 0.54 <= sung / sum(blocks) <= 0.72:
+            forms.append(blocks)
+    form = forms[rng.integers(len(forms))]
     sevenths = bool(rng.random() < 0.35)
     table = MINOR_PROGRESSIONS if key.minor else MAJOR_PROGRESSIONS
     chosen = rng.choice(len(table), size=3, replace=False)
@@ -231,7 +202,7 @@ def _draw_sections(rng: np.random.Generator, key: Key, tempo_bpm: float) -> tupl
     }  # fmt: skip
     sections: list[Section] = []
     first_bar = 0
-    for (kind, _), blocks in zip(FORM, lengths, strict=True):
+    for (kind, _), blocks in zip(FORM, form, strict=True):
         chords = progressions[kind] * blocks
         if kind == "outro":
             chords = (*chords[:-1], key.chord("i" if key.minor else "I"))
@@ -241,19 +212,6 @@ def _draw_sections(rng: np.random.Generator, key: Key, tempo_bpm: float) -> tupl
     return tuple(sections)
 
 
-def _draw_lengths(rng: np.random.Generator, tempo_bpm: float) -> tuple[int, ...]:
-    """Blocks per section, among all forms of a fitting duration and a natural share of singing."""
-    block_s = BLOCK_BARS * BEATS_PER_BAR * 60.0 / tempo_bpm
-    sung = [i for i, (kind, _) in enumerate(FORM) if kind in SUNG_KINDS]
-    fitting: list[tuple[int, ...]] = []
-    for lengths in itertools.product(*(choices for _, choices in FORM)):
-        total = sum(lengths)
-        share = sum(lengths[i] for i in sung) / total
-        if SHORTEST_S <= total * block_s + TAIL_S <= LONGEST_S and 0.54 <= share <= 0.72:
-            fitting.append(lengths)
-    return fitting[rng.integers(len(fitting))]
-
-
 def _draw_themes(rng: np.random.Generator, tempo_bpm: float) -> list[Theme]:
     """Four phrases: two themes in turn, and every fourth time the ending."""
     first, second, ending = (draw_theme(rng, tempo_bpm < 100) for _ in range(3))
@@ -261,11 +219,26 @@ def _draw_themes(rng: np.random.Generator, tempo_bpm: float) -> list[Theme]:
 
 
 def _melody(section: Section, key: Key, themes: list[Theme], centre: int) -> list[Phrase]:
-    """Phrases of a section; a chorus lies higher."""
-    lift = 4.0 if section.kind == "chorus" else 0.0
+    """Phrases of a section, whose chords can be heard from them alone; a chorus lies higher.
+
+    Accented and long notes take the nearest chord tones, the others pass through the scale; each is drawn a
+    little towards the note before.
+    """
+    middle = centre + (4.0 if section.kind == "chorus" else 0.0)
     phrases: list[Phrase] = []
     for i in range(len(section.chords) // 2):
-        start = section.first_bar * BEATS_PER_BAR + i * PHRASE_BEATS
-        chords = section.chords[2 * i : 2 * i + 2]
-        phrases.append(realise(themes[i % 4], key, chords, start, centre + lift))
+        start, theme, notes = (
+            section.first_bar * BEATS_PER_BAR + i * PHRASE_BEATS,
+            themes[i % 4],
+            list[Note](),
+        )
+        for onset, length, offset in theme:
+            chord, target = section.chords[2 * i + int(onset // BEATS_PER_BAR)], middle + offset
+            accented = onset % 2 == 0 or length >= 1 or len(notes) == len(theme) - 1
+            classes = frozenset(chord) if accented else key.scale_over(chord)
+            before = float(notes[-1].pitch) if notes else target
+            pitches = [p for p in range(round(target) - 9, round(target) + 10) if p % 12 in classes]
+            distances = [(abs(pitch - target) + 0.35 * abs(pitch - before), pitch) for pitch in pitches]
+            notes.append(Note(start + onset, length, min(distances)[1]))
+        phrases.append(tuple(notes))
     return phrases

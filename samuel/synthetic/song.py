@@ -1,4 +1,4 @@
-"""Songs: a score sung and played, mixed, and written as an artifact."""
+"""Songs, pure functions of (seed, index): a score sung and played, mixed, and written as an artifact."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +22,18 @@ SHORTEST_REST_S = 0.2  # a shorter one belongs to the singing
 
 @dataclass(frozen=True)
 class SyntheticSong:
-    """A song and its true stems."""
+    """A song and its true stems, (2, S) each; the mix is exactly their sum."""
 
     title: str
-    vocals: Audio  # (2, S)
-    accompaniment: Audio  # (2, S)
+    vocals: Audio
+    accompaniment: Audio
     tempo_bpm: float
     key: str  # tonic and mode, e.g. "A minor"
     sung: tuple[tuple[float, float], ...]  # from and to, in seconds, where the voice sounds
 
     @property
     def mix(self) -> Audio:
-        """The song, (2, S): exactly the sum of its stems."""
+        """The song, (2, S)."""
         return self.vocals + self.accompaniment
 
     @property
@@ -77,15 +77,9 @@ def write_song(seed: int, index: int, root: Path) -> Artifact:
 
     def make(folder: Path) -> dict[str, Any]:
         song = compose(seed, index)
-        write_wav(folder / "mix.wav", song.mix)
-        write_wav(folder / "vocals.wav", song.vocals)
-        write_wav(folder / "accompaniment.wav", song.accompaniment)
-        return {
-            "title": song.title,
-            "duration_s": song.duration_s,
-            "tempo_bpm": song.tempo_bpm,
-            "key": song.key,
-            "sung": [list(stretch) for stretch in song.sung],
-        }
+        for stem in ("mix", "vocals", "accompaniment"):
+            write_wav(folder / f"{stem}.wav", getattr(song, stem))
+        record = {name: getattr(song, name) for name in ("title", "duration_s", "tempo_bpm", "key")}
+        return {**record, "sung": [list(stretch) for stretch in song.sung]}
 
     return make_artifact(root / digest("synthetic", VERSION, seed, index), make)

@@ -1,8 +1,7 @@
 """The singer: phrases of a score become a voice, by a glottal source and the resonances of a vocal tract.
 
-Pitch, voicing, breath and formants are curves at a control rate, C points `CONTROL` samples apart; a vowel
-starts on its beat, its consonant before it. S samples, F frames of `HOP` samples, B frequency bins, K
-formants.
+Pitch, voicing, breath and formants are curves of C points, `CONTROL` samples apart. S samples, F frames of
+`HOP` samples, B frequency bins, K formants.
 """
 
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ TABLE = 2048
 HIGHEST_HZ = 15_000.0  # no harmonic above: nothing folds back
 FEWEST_HARMONICS = 16
 LEVEL_STEP = 100  # samples between changes of the table
-
 # Formants of an adult male in Hz (Peterson and Barney 1952 for the first three).
 VOWELS = {
     "a": (730, 1090, 2440, 3300, 4200),
@@ -46,10 +44,7 @@ BANDWIDTHS = (80.0, 95.0, 130.0, 190.0, 260.0)
 
 @cache
 def glottal_tables() -> NDArray[np.float64]:
-    """The derivative of the glottal flow (Klatt and Klatt 1990), band-limited: (levels, TABLE + 1).
-
-    Each level holds √2 times the harmonics of the one before; its last sample repeats its first.
-    """
+    """The glottal flow's derivative (Klatt and Klatt 1990) by levels of √2 harmonics, (8, TABLE + 1)."""
     open_quotient = 0.62
     x = np.arange(TABLE) / TABLE
     pulse = np.where(x < open_quotient, 2.0 * open_quotient * x - 3.0 * x**2, 0.0)
@@ -74,13 +69,8 @@ def glottal_source(f0_hz: NDArray[np.float64]) -> NDArray[np.float64]:
     return left + (right - left) * (place % 1.0)
 
 
-def frame_count(samples: int) -> int:
-    """Frames that `filtered` needs a response for."""
-    return -(-samples // HOP) + 1
-
-
 def filtered(source: NDArray[np.float64], response: NDArray[np.complex64]) -> Signal:
-    """Filter (S,) by a response that changes from frame to frame, (F, B), F = `frame_count(S)`.
+    """Filter (S,) by a response that changes from frame to frame, (F, B), F = ceil(S / HOP) + 1.
 
     Hann windows that overlap by half sum to 1, so a constant response is an ordinary convolution.
     """
@@ -103,7 +93,6 @@ RELEASE_S = 0.1
 BREATH_PAUSE_S = 0.05
 CONSONANTS = {"plosive": 0.3, "fricative": 0.3, "nasal": 0.2, "none": 0.2}
 HISS_HZ = {"s": (6500.0, 1500.0), "sh": (3300.0, 1000.0), "f": (5000.0, 4000.0)}  # centre, spread
-
 Curve = NDArray[np.float64]
 
 
@@ -119,11 +108,7 @@ class Singer:
     hiss: dict[str, Signal]  # two seconds of noise for each fricative
 
     def response(self, formants: Curve) -> NDArray[np.complex64]:
-        """Transfer function of resonators in cascade (Fant 1960): (F, K) formants in Hz to (F, B).
-
-        Each resonator is F² / (F² - f² + i f B). The tract has resonances beyond the K that move; without
-        them the treble would fall away far too steeply.
-        """
+        """Transfer function of a cascade of F² / (F² - f² + i f B) (Fant 1960): (F, K) Hz to (F, B)."""
         f = FREQUENCIES
         fixed = 1.0 / (1.0 + 1j * f / self.tilt_hz)
         for k in range(formants.shape[1], 16):
@@ -169,7 +154,12 @@ def sing(rng: np.random.Generator, singer: Singer, score: Score, phrase: Phrase)
     syllables = _draw_syllables(rng, singer, score, phrase, start_s)
     points = round((syllables[-1].end_s + RELEASE_S) * CONTROL_HZ)
     vowels = _sung_vowels(rng, singer, syllables, points, breath_s)
-    sound = _compressed(vowels) + _consonant_noise(rng, singer, syllables, vowels.size)
+    # To root mean square 1 where it sounds, with half its dynamics in dB; a breath stays in proportion.
+    power = np.square(vowels.reshape(-1, CONTROL)).mean(axis=1, dtype=np.float64)
+    level = np.sqrt(gaussian_filter1d(power, 0.05 * CONTROL_HZ, mode="nearest"))
+    gain = 1.0 / np.sqrt(np.maximum(level, 0.03 * float(level.max())) * level.max())
+    sound = (vowels * _samples(gain)).astype(np.float32)
+    sound += _consonant_noise(rng, singer, syllables, vowels.size)
     fade = np.minimum(1.0, np.arange(sound.size)[::-1] / (0.06 * SAMPLE_RATE))
     return start_s, (sound * fade).astype(np.float32)
 
@@ -177,23 +167,20 @@ def sing(rng: np.random.Generator, singer: Singer, score: Score, phrase: Phrase)
 def _draw_syllables(
     rng: np.random.Generator, singer: Singer, score: Score, phrase: Phrase, start_s: float
 ) -> list[Syllable]:
-    names = list(VOWELS)
+    vowels = [np.array(formants) * singer.scale for formants in VOWELS.values()]
     kinds = rng.choice(list(CONSONANTS), size=len(phrase), p=list(CONSONANTS.values()))
     lengths = np.where(kinds == "none", 0.0, rng.uniform(0.055, 0.1, len(phrase)))
     syllables: list[Syllable] = []
     for i, note in enumerate(phrase):
-        end_s = score.seconds(note.end) - start_s
-        joined = i + 1 < len(phrase) and phrase[i + 1].start - note.end < 0.1
-        if joined:
+        end_s, onset_s = score.seconds(note.end) - start_s, score.seconds(note.start) - start_s
+        if i + 1 < len(phrase) and phrase[i + 1].start - note.end < 0.1:
             end_s -= lengths[i + 1]
-        vowel = np.array(VOWELS[names[rng.integers(len(names))]]) * singer.scale
+        first, *others = vowels[rng.integers(len(vowels))]
         # Singers open the jaw until the first formant is not below the fundamental.
-        vowel[0] = max(vowel[0], 1.05 * hertz(note.pitch))
-        legato = bool(syllables) and phrase[i - 1].end > note.start - 0.1
-        onset_s = score.seconds(note.start) - start_s
-        syllables.append(
-            Syllable(onset_s, end_s, note.pitch, tuple(vowel), str(kinds[i]), float(lengths[i]), legato)
-        )
+        vowel = (max(first, 1.05 * hertz(note.pitch)), *others)
+        legato = i > 0 and phrase[i - 1].end > note.start - 0.1
+        consonant = (str(kinds[i]), float(lengths[i]))
+        syllables.append(Syllable(onset_s, end_s, note.pitch, vowel, *consonant, legato))
     return syllables
 
 
@@ -220,7 +207,7 @@ def _sung_vowels(
     breath = 0.05 * bump + singer.breathiness * voicing
     source = _samples(voicing) * glottal_source(f0_hz)
     source += _samples(breath) * rng.standard_normal(samples)
-    frames = np.minimum(np.arange(frame_count(samples)) * HOP // CONTROL, points - 1)
+    frames = np.minimum(np.arange(-(-samples // HOP) + 1) * HOP // CONTROL, points - 1)
     return filtered(source, singer.response(formants[frames]))
 
 
@@ -238,8 +225,7 @@ def _pitch_curve(rng: np.random.Generator, singer: Singer, syllables: list[Sylla
         delay_s = rng.uniform(0.18, 0.3)
         depth[since >= 0] = 0.0
         depth[held] = np.clip((since[held] - delay_s) / 0.25, 0.0, 1.0)
-    glide_s = 0.022
-    pitch = gaussian_filter1d(pitch, glide_s * CONTROL_HZ, mode="nearest")
+    pitch = gaussian_filter1d(pitch, 0.022 * CONTROL_HZ, mode="nearest")  # gliding
     depth = gaussian_filter1d(depth, 0.02 * CONTROL_HZ, mode="nearest")
     drift = gaussian_filter1d(rng.standard_normal(points), 0.06 * CONTROL_HZ) * 0.5
     rate = singer.vibrato_hz * (1.0 + 0.03 * np.sin(2.0 * np.pi * 0.7 * t))
@@ -252,9 +238,7 @@ def _consonant_noise(
 ) -> Signal:
     """Fricatives and the bursts of plosives, (S,)."""
     noise = np.zeros(samples, np.float32)
-    for syllable in syllables:
-        if syllable.consonant not in ("plosive", "fricative"):
-            continue
+    for syllable in (one for one in syllables if one.consonant in ("plosive", "fricative")):
         plosive = syllable.consonant == "plosive"
         hiss = singer.hiss[str(rng.choice(list(HISS_HZ)))]
         # A plosive is silent until its burst.
@@ -266,15 +250,6 @@ def _consonant_noise(
         start = round(syllable.onset_s * SAMPLE_RATE) - size
         noise[start : start + size] += burst.astype(np.float32)
     return noise
-
-
-def _compressed(sound: Signal) -> Signal:
-    """Bring (S,) to root mean square 1 where it sounds, with half its dynamics in dB."""
-    power = np.square(sound.reshape(-1, CONTROL)).mean(axis=1, dtype=np.float64)
-    level = np.sqrt(gaussian_filter1d(power, 0.05 * CONTROL_HZ, mode="nearest"))
-    floor = 0.03 * float(level.max())  # what is quieter is a breath or silence, and is left in proportion
-    gain = 1.0 / np.sqrt(np.maximum(level, floor) * level.max())
-    return (sound * _samples(gain)).astype(np.float32)
 
 
 def _noise_band(rng: np.random.Generator, centre_hz: float, spread_hz: float) -> Signal:
