@@ -20,10 +20,9 @@ from samuel.codecs import Codec, CodecInfo, load_codec
 from samuel.config import SamplingConfig, Settings
 from samuel.device import inference, resolve_device
 from samuel.generate import Request, accompany_latents, generate
-from samuel.generate.accompany import require_codec, windowed
+from samuel.generate.takes import require_codec
 from samuel.model.diffusion import CosineSchedule
-from samuel.model.sample import sample
-from samuel.model.windows import Windowed, window_starts
+from samuel.model.sample import Windowed, sample, window_starts
 from samuel.popdb.dataset import STREAMS
 from samuel.synthetic.song import compose
 from samuel.train.trainer import fresh_network
@@ -96,9 +95,10 @@ def latents_rows(
     drawn: list[Tensor] = []
     whole_s = seconds(lambda: drawn.append(accompany_latents(vocal, model, config)), device)
     overlap = whole_s / vocal.shape[-1] / (ours_s / model.frames)
-    windows = f"{model.codec.duration_s(vocal.shape[-1]):.2f} s of latents in windows"
-    yield windows, f"{whole_s:.3g} s, {overlap:.2f} × the time of a frame above"
-    yield "  change at their ends", seam_figure(model.normaliser.accompaniment(drawn[0]), windowed(model))
+    length = f"{model.codec.duration_s(vocal.shape[-1]):.2f} s of latents in windows"
+    yield length, f"{whole_s:.3g} s, {overlap:.2f} × the time of a frame above"
+    windows = Windowed(model.network, model.frames)
+    yield "  change at their ends", seam_figure(model.normaliser.accompaniment(drawn[0]), windows)
 
 
 def sample_as_the_paper(vocal: Tensor, model: TrainedModel, config: SamplingConfig) -> Tensor:
@@ -110,12 +110,19 @@ def sample_as_the_paper(vocal: Tensor, model: TrainedModel, config: SamplingConf
     schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset).to(device)
     paper = config.model_copy(update={"sampler": "ddpm", "steps": schedule.timesteps, "precision": "fp32"})
 
-    def in_two_calls(x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:  # shows no null condition
-        return model.network(x_t, t, vocal)
+    class InTwoCalls:
+        """The network, which is called for each of the two questions that guidance asks at a time."""
+
+        condition = staticmethod(model.network.condition)
+
+        def __call__(self, x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
+            assert vocal is not None  # noqa: S101
+            halves = zip(x_t.chunk(2), t.chunk(2), vocal.chunk(2), strict=True)
+            return torch.cat([model.network(*half) for half in halves])
 
     with inference(device, "fp32"):
         condition = model.normaliser.vocal(vocal.to(device))
-        return sample(in_two_calls, condition, schedule, paper, torch.Generator().manual_seed(config.seed))
+        return sample(InTwoCalls(), condition, schedule, paper, torch.Generator().manual_seed(config.seed))
 
 
 def seam_figure(latents: Tensor, windows: Windowed) -> str:

@@ -20,7 +20,7 @@ from samuel.codecs.base import Codec
 from samuel.config import Sampler, SamplingConfig, parse
 from samuel.errors import InputError, SamuelError, StoppedError
 from samuel.generate import Request, generate
-from samuel.generate.accompany import require_codec
+from samuel.generate.takes import require_codec
 from samuel.report.plots import plot_spectrograms
 from samuel.separators import Separator
 

@@ -18,7 +18,7 @@ from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec
 from samuel.config import BaselineConfig, SamplingConfig
 from samuel.errors import MissingPartError
-from samuel.generate.accompany import accompany
+from samuel.generate.takes import accompany
 from samuel.hub import hub_error, quietly
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -1,9 +1,5 @@
 """Vocal → accompaniment: any audio, any length."""
 
-from samuel.generate.accompany import OnStep, accompany, accompany_latents, mix
-from samuel.generate.takes import Keep, OnProgress, Request, Take, generate, ranges_of
+from samuel.generate.takes import Keep, Request, Take, accompany, accompany_latents, generate, mix, ranges_of
 
-__all__ = [
-    "Keep", "OnProgress", "OnStep", "Request", "Take",
-    "accompany", "accompany_latents", "generate", "mix", "ranges_of",
-]  # fmt: skip
+__all__ = ["Keep", "Request", "Take", "accompany", "accompany_latents", "generate", "mix", "ranges_of"]

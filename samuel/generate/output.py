@@ -2,7 +2,6 @@
 
 What passes between the stages is float WAV; what the user gets is 24-bit WAV or FLAC, written by ffmpeg: it
 reports a full disk wherever it strikes, where libsndfile loses the last frames of a FLAC without a word.
-Three hours of stereo, the longest vocal, take 2.9 GB at 24 bits and 3.8 GB as float: a WAV holds 4.3 GB.
 """
 
 import math
@@ -24,16 +23,12 @@ from samuel.errors import InputError, OperatorError
 BALANCE_DB = 1.0
 """So much above the accompaniment lead vocals of popular music have been since 1975 (Gerdes and Siedenburg,
 "Lead-vocal level in recordings of popular music 1946-2020", JASA Express Letters 3, 043201, 2023)."""
-MAX_GAIN_DB = 24.0
-"""Takes and masters differ by less; with more, an accompaniment of next to nothing would become a roar."""
-MAX_PEAK_DBFS = -1.0
-"""Of the samples, which alone can clip in a file; the decibel is left to the wave between them."""
-SILENCE_LUFS = -70.0
-"""ffmpeg's value for what has nothing above the absolute gate of BS.1770."""
+MAX_GAIN_DB = 24.0  # takes and masters differ by less; with more, next to nothing would become a roar
+MAX_PEAK_DBFS = -1.0  # of the samples; the decibel is left to the wave between them
+SILENCE_LUFS = -70.0  # ffmpeg's value for what has nothing above the absolute gate of BS.1770
 ENCODERS = {".wav": "pcm_s24le", ".flac": "flac"}  # by the names that ffmpeg has for them
 IEEE_FLOAT = 3
-LONGEST_ADDITION = 40
-"""Characters that other names made of OUTPUT have more: take, mix, process and thread of a temporary file."""
+LONGEST_ADDITION = 40  # characters that other names made of OUTPUT have more
 
 
 @dataclass(frozen=True)
@@ -47,26 +42,20 @@ class Balance:
 
 
 def balance_of(vocal: Path, accompaniment: Path, balance_db: float = BALANCE_DB) -> Balance:
-    """Find the gains with which the vocal is `balance_db` louder than the accompaniment, and nothing clips.
-
-    Both are 44.1 kHz stereo float WAVs of one length; loudness is in LU.
-    """
+    """Find gains for two stereo float WAVs of one length: the vocal so many LU louder, nothing clipped."""
     with ThreadPoolExecutor(2) as pool:
         vocal_lufs, accompaniment_lufs = pool.map(loudness_lufs, (vocal, accompaniment))
     gain_db = 0.0
     if vocal_lufs is not None and accompaniment_lufs is not None:
         gain_db = round(min(MAX_GAIN_DB, vocal_lufs - accompaniment_lufs - balance_db), 6)
-    peak, gain = 0.0, np.float32(amplitude(gain_db))
+    peak, gain = 0.0, np.float32(10.0 ** (gain_db / 20.0))
     for sung, played in zip(read_blocks(vocal), read_blocks(accompaniment), strict=True):
         peak = max(peak, float(np.abs(sung + gain * played).max(initial=0.0)))
     return Balance(gain_db, min(0.0, MAX_PEAK_DBFS - level_db(peak)), vocal_lufs, accompaniment_lufs)
 
 
 def loudness_lufs(path: Path) -> float | None:
-    """Measure integrated loudness in LUFS (ITU-R BS.1770, by ffmpeg's `ebur128`, to a tenth of an LU).
-
-    None for silence, and for less than 0.4 s.
-    """
+    """Measure integrated loudness (ITU-R BS.1770) to a tenth of an LU; None for silence or below 0.4 s."""
     done = run_ffmpeg([
         "-loglevel", "info", "-nostats", "-protocol_whitelist", "file", *_input(path),
         "-map", "0:a:0", "-af", "ebur128=framelog=quiet", "-f", "null", "-",
@@ -76,13 +65,7 @@ def loudness_lufs(path: Path) -> float | None:
     if done.returncode or not found:
         reason = report.strip().rpartition("\n")[2]
         raise InputError(f"{path}: ffmpeg could not measure its loudness ({reason})")
-    loudness = float(found[-1])
-    return loudness if loudness > SILENCE_LUFS else None
-
-
-def amplitude(gain_db: float) -> float:
-    """Turn a gain into a factor."""
-    return 10.0 ** (gain_db / 20.0)
+    return float(found[-1]) if float(found[-1]) > SILENCE_LUFS else None
 
 
 def level_db(peak: float) -> float:
@@ -91,59 +74,44 @@ def level_db(peak: float) -> float:
 
 
 def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_RATE) -> float:
-    """Write successive (C, n) float32 as one float WAV, which is gone again where that fails.
+    """Write successive (C, n) float32 as one float WAV, whole or not at all; it may pass full scale.
 
-    The same samples give the same bytes, which libsndfile does not promise. It may pass full scale.
-
-    Returns:
-        The peak of all channels, linear, 1 is full scale; NaN where a sample is NaN.
-
-    Raises:
-        OperatorError: The disk is full.
+    The same samples give the same bytes, which libsndfile does not promise. Gives the peak of all channels, 1
+    is full scale; NaN where a sample is NaN.
     """
     samples, channels, peak = 0, CHANNELS, 0.0
+
+    def header() -> bytes:
+        frame, size = 4 * channels, 4 * channels * samples
+        form = struct.pack("<HHIIHH", IEEE_FLOAT, channels, sample_rate, frame * sample_rate, frame, 32)
+        return struct.pack("<4sI4s4sI16s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, form, b"data", size)
+
     with ExitStack() as undo:
         undo.callback(path.unlink, missing_ok=True)
         with explain_no_space(path), path.open("wb") as file:
-            file.write(_header(0, channels, sample_rate))
+            file.write(header())
             for block in blocks:
                 file.write(block.T.astype("<f4", order="C").data)
                 samples, channels = samples + block.shape[1], len(block)
                 peak = float(np.maximum(peak, np.abs(block).max(initial=0.0)))
             file.seek(0)
-            file.write(_header(samples, channels, sample_rate))
+            file.write(header())
         undo.pop_all()
     return peak
-
-
-def _header(samples: int, channels: int, sample_rate: int) -> bytes:
-    """The 44 bytes in front of the samples of a float WAV."""
-    frame = 4 * channels
-    form = struct.pack("<HHIIHH", IEEE_FLOAT, channels, sample_rate, frame * sample_rate, frame, 32)
-    size = frame * samples
-    return struct.pack("<4sI4s4sI16s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, form, b"data", size)
 
 
 def write_limited(path: Path, blocks: Iterable[Audio]) -> float:
     """Write what a model wrote, successive (2, n) float32, as a float WAV within full scale.
 
     Where it overshoots, ffmpeg's look-ahead limiter turns it down, from 5 ms before to 50 ms after; elsewhere
-    the samples are as they come. Turned down as a whole, one stray burst would silence a song.
-
-    Returns:
-        By how many dB its peak overshot; 0 where it did not.
-
-    Raises:
-        OperatorError: The samples are no numbers, or the disk is full.
+    the samples are as they come. Gives by how many dB its peak overshot; 0 where it did not.
     """
     raw = path.with_name(f"raw-{path.name}")
     try:
         peak = write_stream(raw, blocks)
         if not math.isfinite(peak):
-            raise OperatorError(
-                "the accompaniment holds NaN or infinite samples; "
-                "take another model, or sampling.precision = 'fp32'"
-            )
+            remedy = "take another model, or sampling.precision = 'fp32'"
+            raise OperatorError(f"the accompaniment holds NaN or infinite samples; {remedy}")
         if peak > 1.0:
             _run(path, "wav", [*_input(raw), "-af", "alimiter=level=0:latency=1", "-c:a", "pcm_f32le"])
         else:
@@ -160,12 +128,9 @@ def write_accompaniment(path: Path, source: Path) -> None:
 
 def write_mix(path: Path, vocal: Path, accompaniment: Path, balance: Balance) -> None:
     """Write the sum of two float WAVs of one length at these gains; as for `write_accompaniment`."""
-    vocal_gain = amplitude(balance.mix_gain_db)
-    accompaniment_gain = amplitude(balance.mix_gain_db + balance.accompaniment_gain_db)
-    together = (
-        f"[0:a]volume={vocal_gain:.9g}[vocal];[1:a]volume={accompaniment_gain:.9g}[accompaniment];"
-        "[vocal][accompaniment]amix=inputs=2:normalize=0"
-    )
+    gains_db = (balance.mix_gain_db, balance.mix_gain_db + balance.accompaniment_gain_db)
+    sung, played = (f"volume={10.0 ** (gain_db / 20.0):.9g}" for gain_db in gains_db)
+    together = f"[0:a]{sung}[vocal];[1:a]{played}[band];[vocal][band]amix=inputs=2:normalize=0"
     _encode(path, [*_input(vocal), *_input(accompaniment), "-filter_complex", together])
 
 
@@ -176,9 +141,8 @@ def require_writable(path: Path) -> None:
     _encoder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        suffix = "_" * LONGEST_ADDITION
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=suffix) as probe:
-            probe.write(bytes(1))
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix="_" * LONGEST_ADDITION):
+            pass
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
         raise OperatorError(f"{path}: cannot be written ({reason}); choose another place or name") from error
@@ -186,9 +150,8 @@ def require_writable(path: Path) -> None:
 
 def explain_no_space(path: Path) -> AbstractContextManager[None]:
     """Turn a full disk where `path` is to be into an OperatorError with the remedy."""
-    return explain_full_disk(
-        path, "nothing half-written was left. Free some space, or write to another disk, and run it again"
-    )
+    remedy = "nothing half-written was left. Free some space, or write to another disk, and run it again"
+    return explain_full_disk(path, remedy)
 
 
 def _encoder(path: Path) -> str:
@@ -198,8 +161,7 @@ def _encoder(path: Path) -> str:
 
 
 def _encode(path: Path, arguments: list[str]) -> None:
-    encoder = _encoder(path)
-    options = ["-flags:a", "+bitexact", "-c:a", encoder, "-sample_fmt", "s32"]
+    options = ["-flags:a", "+bitexact", "-c:a", _encoder(path), "-sample_fmt", "s32"]
     _run(path, path.suffix.lower().removeprefix("."), [*arguments, *options])
 
 

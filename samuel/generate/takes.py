@@ -1,13 +1,13 @@
-"""A vocal on disk → takes on disk: accompaniment, mix, and the record of how they were made.
+"""A vocal → its accompaniment: as latents, as audio, or as takes on disk, each with a mix and a record.
 
-A take is whole once its record is there. Shapes: (2, S) audio at 44.1 kHz; (1, C, T) latents.
+A take is whole once its record is there. Shapes: (2, S) audio at 44.1 kHz; B batch, (B, C, T) latents.
 """
 
 import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,37 +15,75 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from samuel import __version__
-from samuel.artifacts import fsync, read_json, sha256, write_json
-from samuel.audio import SAMPLE_RATE, Audio
+from samuel.artifacts import fsync, sha256, write_json
+from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.checkpoint import TrainedModel
-from samuel.codecs.base import Codec, decode_windows
+from samuel.codecs.base import Codec, decode_windows, same_codec
 from samuel.config import SamplingConfig
-from samuel.errors import InputError
-from samuel.generate.accompany import accompany_latents, require_codec
-from samuel.generate.output import (
-    BALANCE_DB,
-    balance_of,
-    explain_no_space,
-    require_writable,
-    write_accompaniment,
-    write_limited,
-    write_mix,
-)
+from samuel.device import inference, uses_bf16
+from samuel.errors import CheckpointError, InputError
+from samuel.generate import output
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
-from samuel.model.sample import Kept
+from samuel.model.diffusion import CosineSchedule
+from samuel.model.sample import Callback, Kept, Windowed, sample
 from samuel.separators import Separator
 
 MAX_TAKES = 100
 FADE_S = 0.02  # at either end of what is kept: long enough not to click
-MIN_KEPT_S = 0.1  # a frame of the codec lies in it wherever it begins, and the fades leave something
 RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)?\s*")
 
-Range = tuple[float, float]
-"""From and to, in seconds; inf: to the end."""
-OnProgress = Callable[[str, int, int], object]
-"""(what: "separate", "encode", "sample", "decode" or "write", done, of)"""
+Range = tuple[float, float]  # from and to, in seconds; inf: to the end
+OnProgress = Callable[[str, int, int], object]  # (stage, from "separate" to "write", done, of)
+
+
+def accompany(
+    vocal: Path | NDArray[Any], model: TrainedModel, codec: Codec, config: SamplingConfig,
+    on_step: Callback | None = None, *, sample_rate: int = SAMPLE_RATE,
+) -> Audio:  # fmt: skip
+    """Write an accompaniment, (2, S) float32 in [-1, 1] at 44.1 kHz, as long as the vocal: see `vocal_of`."""
+    require_codec(model, codec)
+    with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
+        source = vocal_of(vocal, Path(workspace), sample_rate=sample_rate)
+        latents = accompany_latents(source.encode(codec, model.frames), model, config, on_step)
+        limited = Path(workspace) / "accompaniment.wav"
+        output.write_limited(limited, decode_windows(codec, latents, source.samples))
+        return read_wav(limited)
+
+
+def accompany_latents(
+    vocal: Tensor, model: TrainedModel, config: SamplingConfig,
+    on_step: Callback | None = None, kept: Kept | None = None,
+) -> Tensor:  # fmt: skip
+    """Sample the codec latents of accompaniments from those of vocals, (B, C, T); on the model's device.
+
+    Fewer frames than the model was trained on must be a multiple of 8; `kept` parts are in codec latents.
+    """
+    device = next(model.network.parameters()).device
+    schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset).to(device)
+    generator = torch.Generator().manual_seed(config.seed)  # of the CPU: the same noise whatever the device
+    if kept is not None:
+        kept = Kept(model.normaliser.accompaniment(kept.x0.to(device)), kept.mask.to(device))
+    with inference(device, "bf16" if uses_bf16(device, config.precision) else "fp32"):
+        condition = model.normaliser.vocal(vocal.to(device))
+        network = Windowed(model.network, model.frames)
+        x0 = sample(network, condition, schedule, config, generator, on_step, kept)
+    return model.normaliser.accompaniment_latents(x0)
+
+
+def mix(vocal: Audio, accompaniment: Audio) -> Audio:
+    """Add both, turned down where the sum would clip."""
+    total = vocal + accompaniment
+    return total / max(1.0, float(np.abs(total).max(initial=0.0)))
+
+
+def require_codec(model: TrainedModel, codec: Codec) -> None:
+    """Refuse a codec whose latents the model does not know, by a CheckpointError."""
+    if not same_codec(model.codec, codec.info):
+        raise CheckpointError(f"the model learned latents of {model.codec}, the codec here is {codec.info}")
 
 
 @dataclass(frozen=True)
@@ -65,17 +103,6 @@ class Take:
     record: Path
     seed: int
 
-    def require_free(self) -> None:
-        """Refuse to take the place of what was not asked to go: only OUTPUT itself was named."""
-        require_writable(self.accompaniment)
-        require_writable(self.mix)
-        try:
-            ours = "samuel" in read_json(self.record)
-        except (OSError, ValueError, TypeError):
-            ours = False
-        if taken := [path for path in (self.record, self.mix) if path.exists() and not ours]:
-            raise InputError(f"{taken[0]}: is there, and of no earlier take; move it, or give another output")
-
 
 @dataclass(frozen=True)
 class Request:
@@ -87,7 +114,7 @@ class Request:
     takes: int = 1  # with the seeds that follow
     length_s: float | None = None  # only so much from the beginning
     separator: Separator | None = None  # takes the vocals out first, where `vocal` is a whole song
-    balance_db: float = BALANCE_DB  # loudness of the vocal over that of the accompaniment in the mix
+    balance_db: float = output.BALANCE_DB  # loudness of the vocal over that of the accompaniment in the mix
     keep: Keep | None = None
 
     def plan(self) -> list[Take]:
@@ -96,17 +123,12 @@ class Request:
             raise InputError(f"{self.takes} takes: ask for 1 to {MAX_TAKES}")
         if not -60 <= self.balance_db <= 60:
             raise InputError(f"a balance of {self.balance_db} dB: give -60 to 60")
-        numbers = [""] if self.takes == 1 else [f"-{number + 1}" for number in range(self.takes)]
-        stem, seed = self.output.stem, self.sampling.seed
-        takes = [
-            Take(
-                accompaniment=self.output.with_stem(f"{stem}{number}"),
-                mix=self.output.with_stem(f"{stem}{number}-mix"),
-                record=self.output.with_name(f"{stem}{number}.json"),
-                seed=(seed + i) % 2**32,  # the last one there is has a successor too
-            )
-            for i, number in enumerate(numbers)
-        ]
+        takes = list[Take]()
+        for number in range(self.takes):
+            stem = self.output.stem if self.takes == 1 else f"{self.output.stem}-{number + 1}"
+            places = self.output.with_stem(stem), self.output.with_stem(f"{stem}-mix")
+            seed = (self.sampling.seed + number) % 2**32  # the last one there is has a successor too
+            takes.append(Take(*places, record=self.output.with_name(f"{stem}.json"), seed=seed))
         read = [self.vocal, self.keep.accompaniment] if self.keep else [self.vocal]
         for place in (path for take in takes for path in (take.accompaniment, take.mix) if path.exists()):
             if any(path.exists() and place.samefile(path) for path in read):
@@ -115,17 +137,12 @@ class Request:
 
 
 def generate(request: Request, model: TrainedModel, codec: Codec, on_progress: OnProgress) -> list[Take]:
-    """Write the takes that a request wants; those that are finished stay, whatever becomes of the next.
-
-    Raises:
-        InputError: No vocal can be read, or the output cannot be written.
-        CheckpointError: The model learned another codec's latents.
-        OperatorError: The disk is full.
-    """
+    """Write the takes that a request wants; those that are finished stay, whatever becomes of the next."""
     takes = request.plan()
     require_codec(model, codec)
     for take in takes:
-        take.require_free()
+        output.require_writable(take.accompaniment)
+        output.require_writable(take.mix)
     with tempfile.TemporaryDirectory(prefix="samuel-") as folder:
         workspace = Path(folder)
         vocal = vocal_of(request.vocal, workspace, length_s=request.length_s)
@@ -134,9 +151,19 @@ def generate(request: Request, model: TrainedModel, codec: Codec, on_progress: O
             vocal = vocal_from_mix(vocal, request.separator, workspace)
             on_progress("separate", 1, 1)
         latents = vocal.encode(codec, model.frames, partial(on_progress, "encode"))
-        existing = Existing.of(request.keep, vocal, workspace) if request.keep else None
+        existing = _Existing.of(request.keep, vocal, workspace) if request.keep else None
         kept = existing.encode(codec, latents.shape[-1]) if existing else None
-        about = _describe(request, model, codec, vocal, existing)
+        separator = request.separator.identity if request.separator else None
+        about = {
+            "samuel": __version__,
+            "torch": torch.__version__,
+            "model_sha256": model.sha256,
+            "codec": codec.info.model_dump(),
+            "vocal": {
+                **_describe(request.vocal), "duration_s": round(vocal.duration_s, 3), "separator": separator,
+            },
+            "kept": existing and existing.record,
+        }  # fmt: skip
         for take in takes:
             config = request.sampling.model_copy(update={"seed": take.seed})
             generated = accompany_latents(latents, model, config, partial(on_progress, "sample"), kept)
@@ -145,48 +172,23 @@ def generate(request: Request, model: TrainedModel, codec: Codec, on_progress: O
                 # Clipped, or else what stays would be turned down where the rest overshoots beside it.
                 blocks = existing.paste_into(np.clip(block, -1.0, 1.0) for block in blocks)
             decoded = workspace / "accompaniment.wav"
-            overshoot_db = write_limited(decoded, _counted(blocks, vocal.samples, on_progress))
+            overshoot_db = round(output.write_limited(decoded, _counted(blocks, vocal, on_progress)), 2)
             on_progress("write", 0, 1)
-            record = about | {
-                "sampling": config.model_dump(mode="json"),
-                "overshoot_db": round(overshoot_db, 2),
-            }
-            _write(take, vocal, decoded, request.balance_db, record)
+            made = {"sampling": config.model_dump(mode="json"), "overshoot_db": overshoot_db}
+            _write(take, vocal, decoded, request.balance_db, about | made)
             on_progress("write", 1, 1)
     return takes
 
 
-def _counted(blocks: Iterable[Audio], samples: int, on_progress: OnProgress) -> Iterator[Audio]:
+def _counted(blocks: Iterable[Audio], vocal: Vocal, on_progress: OnProgress) -> Iterator[Audio]:
     done = 0
     for block in blocks:
         done += block.shape[1]
         yield block
-        on_progress("decode", done, samples)
+        on_progress("decode", done, vocal.samples)
 
 
-def _describe(
-    request: Request, model: TrainedModel, codec: Codec, vocal: Vocal, existing: "Existing | None"
-) -> dict[str, Any]:
-    """What the records of all takes hold."""
-    kept = None
-    if request.keep and existing:
-        ranges = [[start, None if math.isinf(stop) else stop] for start, stop in existing.ranges_s]
-        kept = {**_describe_file(request.keep.accompaniment), "ranges_s": ranges}
-    return {
-        "samuel": __version__,
-        "torch": torch.__version__,
-        "model_sha256": model.sha256,
-        "codec": codec.info.model_dump(),
-        "vocal": {
-            **_describe_file(request.vocal),
-            "duration_s": round(vocal.duration_s, 3),
-            "separator": request.separator.identity if request.separator else None,
-        },
-        "kept": kept,
-    }
-
-
-def _describe_file(path: Path) -> dict[str, str]:
+def _describe(path: Path) -> dict[str, str]:
     return {"file": _utf8_name(path), "sha256": sha256(path)}
 
 
@@ -197,21 +199,23 @@ def _utf8_name(path: Path) -> str:
 
 def _write(take: Take, vocal: Vocal, decoded: Path, balance_db: float, record: dict[str, Any]) -> None:
     """Write all files in a folder beside their places, and from there into these, the record last."""
-    beside = take.record.parent
-    balance = balance_of(vocal.path, decoded, balance_db)
-    record = record | {
-        "files": {"accompaniment": _utf8_name(take.accompaniment), "mix": _utf8_name(take.mix)},
-        "seed": take.seed,
-        "balance": {"wanted_db": balance_db, **asdict(balance)},
-    }
-    with explain_no_space(beside), tempfile.TemporaryDirectory(dir=beside, prefix=".samuel-") as folder:
-        places = (take.accompaniment, take.mix, take.record)
-        accompaniment, mix, new_record = (Path(folder, place.name) for place in places)
-        write_accompaniment(accompaniment, decoded)
-        write_mix(mix, vocal.path, decoded, balance)
-        write_json(new_record, record)
+    beside, places = take.record.parent, (take.accompaniment, take.mix, take.record)
+    balance = output.balance_of(vocal.path, decoded, balance_db)
+    with (
+        output.explain_no_space(beside),
+        tempfile.TemporaryDirectory(dir=beside, prefix=".samuel-") as folder,
+    ):
+        accompaniment, mix, new_record = files = [Path(folder, place.name) for place in places]
+        output.write_accompaniment(accompaniment, decoded)
+        output.write_mix(mix, vocal.path, decoded, balance)
+        own = {
+            "files": {"accompaniment": _utf8_name(take.accompaniment), "mix": _utf8_name(take.mix)},
+            "seed": take.seed,
+            "balance": {"wanted_db": balance_db, **asdict(balance)},
+        }
+        write_json(new_record, record | own)
         take.record.unlink(missing_ok=True)  # of an earlier take of that name, which now begins to go
-        for new, place in zip((accompaniment, mix, new_record), places, strict=True):
+        for new, place in zip(files, places, strict=True):
             new.replace(place)
         fsync(beside)
 
@@ -225,39 +229,29 @@ def ranges_of(text: str) -> tuple[Range, ...]:
     return ranges
 
 
-def merged_ranges(ranges: Sequence[Range], duration_s: float) -> tuple[Range, ...]:
-    """Put ranges in order, those that touch in one; one that reaches the end of the vocal has no end."""
-    merged: list[Range] = []
-    for start, stop in sorted(ranges):
-        end = math.inf if stop >= duration_s else stop
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        else:
-            merged.append((start, end))
-    if short := [start for start, stop in merged if min(stop, duration_s) - start < MIN_KEPT_S]:
-        raise InputError(
-            f"from {short[0]:g} s on, less than {MIN_KEPT_S:g} s of the vocal to keep; give more"
-        )
-    return tuple(merged)
-
-
 @dataclass(frozen=True)
-class Existing:
-    """An existing accompaniment, and the seconds of it that stay, as `merged_ranges` gives them."""
+class _Existing:
+    """An existing accompaniment, and the seconds of it that stay; one that reaches the end has none."""
 
     audio: Vocal
     ranges_s: tuple[Range, ...]
+    record: dict[str, Any]
 
     @classmethod
-    def of(cls, keep: Keep, vocal: Vocal, workspace: Path) -> "Existing":
+    def of(cls, keep: Keep, vocal: Vocal, workspace: Path) -> "_Existing":
         """Decode it, beside the vocal; an InputError where it or a range does not fit the vocal."""
         (folder := workspace / "kept").mkdir()
-        ranges = merged_ranges(keep.ranges_s, vocal.duration_s)
         audio = vocal_of(keep.accompaniment, folder)
         if audio.samples < vocal.samples:
             lengths = f"{audio.duration_s:.2f} s, the vocal {vocal.duration_s:.2f} s"
             raise InputError(f"the accompaniment to keep lasts {lengths}; give one made for this vocal")
-        return cls(audio, ranges)
+        if late := [start for start, _ in keep.ranges_s if start >= vocal.duration_s]:
+            raise InputError(f"to keep from {late[0]:g} s on: the vocal lasts {vocal.duration_s:.2f} s")
+        ranges = [
+            (start, None if stop >= vocal.duration_s else stop) for start, stop in sorted(keep.ranges_s)
+        ]
+        record = {**_describe(keep.accompaniment), "ranges_s": [list(stretch) for stretch in ranges]}
+        return cls(audio, tuple((start, stop or math.inf) for start, stop in ranges), record)
 
     def encode(self, codec: Codec, frames: int) -> Kept:
         """Encode what stays: of so many frames of the vocal, those that lie in a range as a whole."""

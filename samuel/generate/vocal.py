@@ -24,11 +24,9 @@ from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
 
-MAX_DURATION_S = 3 * 3600.0
-"""So that a float WAV of it stays below the 4 GiB that a WAV can hold, and a slip shows before a night."""
+MAX_DURATION_S = 3 * 3600.0  # a float WAV of it stays below the 4 GiB that a WAV can hold
 MAX_CHANNELS = 8  # of an array: 7.1
-RATES_HZ = (1_000, 768_000)
-MAX_ARRAY_BYTES = 2**32 - 2**10  # of a float WAV
+MAX_SAMPLES = 2**30 - 2**8  # of all channels, in a float WAV
 ARRAY = "the vocal (an array)"
 
 
@@ -54,10 +52,7 @@ class Vocal:
     def encode(
         self, codec: Codec, min_frames: int, on_read: Callable[[int, int], object] = lambda *_: None
     ) -> Tensor:
-        """Encode it a stretch at a time, to (1, C, T) codec latents on the CPU; it goes on in silence.
-
-        `on_read` gets (samples read, samples in all) before every stretch is encoded.
-        """
+        """Encode it by stretches, (1, C, T) on the CPU; `on_read` gets (samples read, samples in all)."""
         samples = max(self.samples, codec.info.samples(min_frames))
 
         def read(start: int, stop: int) -> Audio:
@@ -68,81 +63,55 @@ class Vocal:
 
 
 def vocal_of(
-    source: Path | NDArray[Any],
-    workspace: Path,
-    *,
-    sample_rate: int = SAMPLE_RATE,
-    length_s: float | None = None,
-) -> Vocal:
+    source: Path | NDArray[Any], workspace: Path, *,
+    sample_rate: int = SAMPLE_RATE, length_s: float | None = None,
+) -> Vocal:  # fmt: skip
     """Bring any vocal to `workspace` / vocal.wav, whatever its length in little memory.
 
     It is an audio file, or an array at `sample_rate`: (S,), or (C', S) or (S, C'), where the axis of at most
-    8 entries holds the channels. float has full scale at 1; integers of up to 32 bits are brought to it. Only
-    `length_s` from the beginning are taken, where it is given. A silent vocal is logged as a warning.
-
-    Raises:
-        InputError: It is no audio, damaged, empty or longer than three hours; its samples are NaN, infinite
-            or not scaled to [-1, 1]; `sample_rate` or `length_s` is out of range.
-        OperatorError: The disk is full, or ffmpeg was stopped from outside.
+    8 entries holds the channels; float has full scale at 1. `length_s` takes so much from the beginning.
+    A silent vocal is logged as a warning; what is no audio, empty, longer than three hours, not finite or not
+    scaled to [-1, 1] is an InputError.
     """
     if length_s is not None and not 1 / SAMPLE_RATE <= length_s < math.inf:
         raise InputError(f"length_s = {length_s}: give the seconds to take from the beginning, more than 0")
-    target = workspace / "vocal.wav"
+    target, given = workspace / "vocal.wav", workspace / "given.wav"
+    file = source if isinstance(source, Path) else given
     with explain_no_space(target):
-        if isinstance(source, Path):
-            _decode_file(source, target, length_s)
-        else:
-            _write_array(source, target, sample_rate, length_s)
-    return _checked(target, str(source) if isinstance(source, Path) else ARRAY)
+        if not isinstance(source, Path):
+            write_stream(given, [_samples_of(source, sample_rate, length_s)], int(sample_rate))
+        if not file.is_file():
+            raise InputError(f"{file}: no {'regular' if file.exists() else 'such'} file; give an audio file")
+        # A second more, by which to know what is longer.
+        decode_to_wav(file, target, min(length_s or math.inf, MAX_DURATION_S + 1.0))
+        given.unlink(missing_ok=True)
+    return _checked(target, str(file) if file is source else ARRAY)
 
 
 def vocal_from_mix(vocal: Vocal, separator: Separator, workspace: Path) -> Vocal:
-    """Separate the vocals of what is a mix into `workspace` / vocals.wav; the whole is held in memory.
-
-    Raises:
-        InputError: What the separator gives is NaN, infinite or far above full scale.
-    """
+    """Separate the vocals of what is a mix into `workspace` / vocals.wav; the whole is held in memory."""
     target = workspace / "vocals.wav"
     write_stream(target, [separator.vocals(read_wav(vocal.path))])
     return _checked(target, f"the vocals of the mix, by {separator.identity}")
 
 
-def _decode_file(source: Path, target: Path, length_s: float | None) -> None:
-    if not source.is_file():
-        raise InputError(
-            f"{source}: {'no regular' if source.exists() else 'no such'} file; give an audio file"
-        )
-    # A second more, by which to know what is longer.
-    decode_to_wav(source, target, min(length_s or math.inf, MAX_DURATION_S + 1.0))
-
-
-def _write_array(array: NDArray[Any], target: Path, sample_rate: int, length_s: float | None) -> None:
-    """Write samples of any type, layout and rate as 44.1 kHz stereo float32."""
-    low, high = RATES_HZ
-    if not low <= sample_rate <= high or sample_rate != int(sample_rate):
-        raise InputError(f"sample_rate = {sample_rate}: give a whole number from {low} to {high} Hz")
+def _samples_of(array: NDArray[Any], sample_rate: int, length_s: float | None) -> Audio:
+    """(C', S) float32 of samples of any type and layout, at most a second more than is wanted of them."""
+    if not 1_000 <= sample_rate <= 768_000 or sample_rate != int(sample_rate):
+        raise InputError(f"sample_rate = {sample_rate}: give a whole number from 1000 to 768000 Hz")
     frames = np.atleast_2d(np.asarray(array))
-    kind, bits = frames.dtype.kind, 8 * frames.dtype.itemsize
-    if kind not in "fiu" or (kind != "f" and bits > 32):
-        raise InputError(f"{ARRAY} is of type {frames.dtype}; give float in [-1, 1], or integers")
+    if frames.dtype not in (np.int16, np.int32) and frames.dtype.kind != "f":
+        raise InputError(f"{ARRAY} is of type {frames.dtype}; give float in [-1, 1], int16 or int32")
     if frames.ndim != 2 or not 0 < min(frames.shape) <= MAX_CHANNELS < max(frames.shape):
         raise InputError(f"{ARRAY} has shape {frames.shape}; give (samples,) or (channels, samples)")
-    frames = frames if frames.shape[1] <= MAX_CHANNELS else frames.T
-    if length_s is not None:  # a second more: who resamples looks ahead
-        frames = frames[: math.ceil((length_s + 1.0) * sample_rate)]
-    if frames.size * 4 > MAX_ARRAY_BYTES:
-        raise InputError(f"{ARRAY} takes {frames.size * 4 / 1e9:.1f} GB; give it as a file")
+    samples = frames.T if frames.shape[1] <= MAX_CHANNELS else frames
+    samples = samples[:, : math.ceil((min(length_s or math.inf, MAX_DURATION_S) + 1.0) * sample_rate)]
+    if samples.size >= MAX_SAMPLES:
+        raise InputError(f"{ARRAY} takes {4 * samples.size / 1e9:.1f} GB; give it as a file")
+    if frames.dtype.kind == "i":
+        return samples.astype(np.float32) / -float(np.iinfo(frames.dtype).min)
     with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
-        samples = frames.T.astype(np.float32)
-    if kind != "f":  # a WAV of unsigned bits has its zero in the middle
-        half = np.float32(2 ** (bits - 1))
-        samples = (samples - half * (kind == "u")) / half
-    given = target.with_name("given.wav")
-    try:
-        write_stream(given, [samples], int(sample_rate))
-        _decode_file(given, target, length_s)
-    finally:
-        given.unlink(missing_ok=True)
+        return samples.astype(np.float32)
 
 
 def _checked(path: Path, name: str) -> Vocal:
@@ -151,8 +120,7 @@ def _checked(path: Path, name: str) -> Vocal:
     if vocal.samples == 0:
         raise InputError(f"{name}: holds no samples; give a vocal of at least a second")
     if vocal.duration_s > MAX_DURATION_S:
-        hours = f"{MAX_DURATION_S / 3600:g} hours"
-        raise InputError(f"{name}: longer than {hours}; cut it, or take its beginning (length_s)")
+        raise InputError(f"{name}: longer than {MAX_DURATION_S / 3600:g} hours; cut it, or give length_s")
     peak = power = 0.0
     for block in read_blocks(path):
         peak = float(np.maximum(peak, np.abs(block).max()))

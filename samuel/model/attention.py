@@ -30,52 +30,29 @@ def rope_tables(length: int, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding: the pair (d, d + D/2) of frame i turns by i · base^(-2d/D).
+    """Rotary position embedding, (B, H, T, D): the pair (d, d + D/2) of frame i turns by i · base^(-2d/D).
 
-    Scores of rotated queries and keys depend on the difference of their positions alone. Computed in the
-    wider dtype of x and tables, so that bfloat16 queries meet float32 tables.
-
-    Args:
-        x: (B, H, T, D).
-        cos: From `rope_tables`, (T, D/2).
-        sin: From `rope_tables`, (T, D/2).
-
-    Returns:
-        (B, H, T, D), in the dtype of x.
+    The tables are those of `rope_tables`. Computed in the wider dtype of x and tables, given in that of x.
     """
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 class RotaryEmbedding(nn.Module):
-    """`rope` with tables that are made at construction and shared by all attentions of a network.
-
-    The tables are float32 buffers outside the state dict.
-
-    Attributes:
-        cos: (positions, D/2).
-        sin: (positions, D/2).
-    """
-
-    cos: Tensor
-    sin: Tensor
+    """`rope` with tables that all attentions of a network share: float32 buffers outside the state dict."""
 
     def __init__(self, head_dim: int, positions: int = ROPE_POSITIONS) -> None:
         super().__init__()
         self.head_dim = head_dim
-        for name, table in zip(("cos", "sin"), rope_tables(positions, head_dim), strict=True):
-            self.register_buffer(name, table.float(), persistent=False)
+        cos, sin = (table.float() for table in rope_tables(positions, head_dim))  # (positions, D/2)
+        self.cos, self.sin = nn.Buffer(cos, persistent=False), nn.Buffer(sin, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Rotate (B, H, T, D), T no more than the positions of the tables."""
         return rope(x, self.cos[: x.shape[-2]], self.sin[: x.shape[-2]])
 
     def reserve(self, length: int) -> None:
-        """Have tables for so many positions: made anew where an input is longer than all before it.
-
-        `AveragedModel` copies buffers one to one: a network that will train on more than `ROPE_POSITIONS`
-        frames must reserve them before it is copied.
-        """
+        """Have tables for so many positions: a network that trains on more needs them before it is copied."""
         if length > self.cos.shape[0]:
             self._grow(1 << (length - 1).bit_length())  # a power of two: lengths that creep up grow it seldom
 
@@ -84,8 +61,8 @@ class RotaryEmbedding(nn.Module):
             cos, sin = rope_tables(positions, self.head_dim)
             self.cos, self.sin = cos.to(self.cos), sin.to(self.sin)
 
-    # Left alone by a compiler, or a compiled network would make the tables in every call. What sets the
-    # mark, `torch.compiler.disable`, imports torch._dynamo: three seconds and 75 MB of every process.
+    # A compiled network would make the tables in every call. `torch.compiler.disable`, which sets the mark,
+    # imports torch._dynamo: three seconds and 75 MB of every process.
     _grow._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
@@ -102,20 +79,9 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, band: Tensor) -> Tensor:
 
         LocalAttn(i) = Σ_{j ∈ W(i)} softmax(Q_i · K_j / √D) V_j,   W(i) = {i - W/2, …, i + W/2 - 1}
 
-    The sequence is padded with zeros at both ends, and the zeros take part in the softmax (score 0, value
-    0), so frames at an edge attend to silence. No positional embedding.
-
-    Queries go in blocks, each against the `block + W - 1` keys that any of them sees: memory and work are
-    linear in T, with no copy of the keys per frame.
-
-    Args:
-        q: Queries, (B, H, T, D); any T.
-        k: Keys, like q.
-        v: Values, like q.
-        band: `band_mask(W)`, W even.
-
-    Returns:
-        (B, H, T, D).
+    All (B, H, T, D), any T; `band` is `band_mask(W)`, W even. Zeros beyond both ends take part in the softmax
+    (score 0, value 0), so frames at an edge attend to silence. No positional embedding. Queries go in blocks,
+    each against the `block + W - 1` keys that any of them sees: memory and work are linear in T.
     """
     batch, heads, length, dim = q.shape
     window = band.shape[1] - band.shape[0] + 1
@@ -124,45 +90,29 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, band: Tensor) -> Tensor:
     spare = count * block - length
     padding = (0, 0, window // 2, spare + window // 2 - 1)
     queries = pad(q, (0, 0, 0, spare)).reshape(batch * heads, count, block, dim)
-    keys, values = (_neighbourhoods(pad(x, padding), block, window) for x in (k, v))
+    keys, values = (  # (B · H, blocks, block + W - 1, D), views: the frames that each block sees
+        pad(x, padding).flatten(0, 1).unfold(1, block + window - 1, block).transpose(-1, -2) for x in (k, v)
+    )
     mask = band[:block, : block + window - 1]
     out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return out.reshape(batch, heads, count * block, dim)[:, :, :length]
 
 
-def _neighbourhoods(x: Tensor, block: int, window: int) -> Tensor:
-    """The frames each block sees: (B, H, padded, D) → (B · H, blocks, block + W - 1, D), views."""
-    return x.flatten(0, 1).unfold(1, block + window - 1, block).transpose(-1, -2)
-
-
 def global_attention(q: Tensor, k: Tensor, v: Tensor, rotary: Callable[[Tensor], Tensor]) -> Tensor:
     """Attention over the whole sequence with rotary positions (paper §IV-B, eq. 2), all (B, H, T, D).
 
-        GlobalAttn = softmax(RoPE(Q) · RoPE(K)ᵀ / √D) V
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        rotary: RoPE, a `RotaryEmbedding`.
+    GlobalAttn = softmax(RoPE(Q) · RoPE(K)ᵀ / √D) V
     """
     return scaled_dot_product_attention(rotary(q), rotary(k), v)
 
 
 def mixing_weights(mixing: Mixing, sqrt_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of global and local attention at a noise level (paper §IV-B, eq. 3).
+    """Weights of global and local attention at noise levels of any shape (paper §IV-B, eq. 3).
 
         Context = √ᾱ_t · GlobalAttn + (1 - √ᾱ_t) · LocalAttn
 
     Differs from the paper: only `"eq3"` is the equation, because the paper's prose says four times the
     opposite (global at high noise, `"prose"`); the fixed mixtures are there for the ablation.
-
-    Args:
-        mixing: Name of the rule.
-        sqrt_alpha_bar: √ᾱ_t, any shape.
-
-    Returns:
-        (weight of global, weight of local), each of the shape of `sqrt_alpha_bar`, adding up to one.
     """
     rules = {
         "eq3": sqrt_alpha_bar,
@@ -180,8 +130,6 @@ class SoftAlignmentAttention(nn.Module):
     The output projection starts at zero: a fresh layer passes its input through unchanged.
     """
 
-    band: Tensor
-
     def __init__(
         self, channels: int, vocal_channels: int, config: ModelConfig, rotary: RotaryEmbedding
     ) -> None:
@@ -190,7 +138,7 @@ class SoftAlignmentAttention(nn.Module):
         self.heads = config.heads
         self.mixing: Mixing = config.mixing
         self.rotary = rotary
-        self.register_buffer("band", band_mask(config.window), persistent=False)
+        self.band = nn.Buffer(band_mask(config.window), persistent=False)
         self.norm = group_norm(channels)
         self.vocal_norm = group_norm(vocal_channels)
         self.query = nn.Conv1d(channels, inner, 3, padding=1)
@@ -200,24 +148,12 @@ class SoftAlignmentAttention(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, vocal: Tensor, sqrt_alpha_bar: Tensor) -> Tensor:
-        """Let the accompaniment look at the vocal.
-
-        Args:
-            x: Accompaniment stream, (B, C, T).
-            vocal: Vocal stream, (B, vocal channels, T).
-            sqrt_alpha_bar: √ᾱ_t of every item, (B,).
-
-        Returns:
-            (B, C, T): x plus what it found.
-        """
-        q = self._split(self.query(self.norm(x)))
-        k, v = (self._split(part) for part in self.key_value(self.vocal_norm(vocal)).chunk(2, dim=1))
+        """(B, C, T), the vocal stream (B, vocal channels, T) and √ᾱ_t (B,) → x plus what it found in it."""
+        parts = (self.query(self.norm(x)), *self.key_value(self.vocal_norm(vocal)).chunk(2, dim=1))
+        # (B, H · D, T) → (B, H, T, D), contiguous: the attention kernels want D last.
+        q, k, v = (y.unflatten(1, (self.heads, -1)).transpose(-1, -2).contiguous() for y in parts)
         context = self._context(q, k, v, sqrt_alpha_bar)
         return x + self.out(context.transpose(-1, -2).flatten(1, 2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(B, H · D, T) → (B, H, T, D), contiguous: the attention kernels want D last."""
-        return x.unflatten(1, (self.heads, -1)).transpose(-1, -2).contiguous()
 
     def _context(self, q: Tensor, k: Tensor, v: Tensor, sqrt_alpha_bar: Tensor) -> Tensor:
         """Equation 3; a branch that the rule never uses is not computed."""

@@ -18,21 +18,9 @@ class CosineSchedule(nn.Module):
 
         f(u) = cos²((u + s) / (1 + s) · π/2),   β_t = min(1 - f((t + 1)/N) / f(t/N), 0.999),   ᾱ_t = Π (1 - β)
 
-    Everything is computed in float64 and kept in float32 buffers, outside the state dict, so that the
-    schedule follows its owner to any device and no checkpoint can disagree with the settings.
-    β has no floor: s already keeps it above zero (ᾱ_0 = 1 - 5.3e-5, a signal-to-noise ratio of 19,000).
-
-    Attributes:
-        betas: β_t, (N,).
-        alpha_bar: ᾱ_t, (N,).
-        sqrt_alpha_bar: √ᾱ_t, (N,).
-        sqrt_one_minus_alpha_bar: √(1 - ᾱ_t), (N,); kept because 1 - ᾱ_t in float32 loses digits near t = 0.
+    Each is (N,), computed in float64 and kept in a float32 buffer outside the state dict: no checkpoint can
+    disagree with the settings. β has no floor: s already keeps it above zero (ᾱ_0 = 1 - 5.3e-5).
     """
-
-    betas: Tensor
-    alpha_bar: Tensor
-    sqrt_alpha_bar: Tensor
-    sqrt_one_minus_alpha_bar: Tensor
 
     def __init__(self, timesteps: int = 800, offset: float = 0.008) -> None:
         super().__init__()
@@ -41,13 +29,11 @@ class CosineSchedule(nn.Module):
         f = torch.cos((u + offset) / (1 + offset) * pi / 2) ** 2
         betas = (1 - f[1:] / f[:-1]).clamp(max=MAX_BETA)
         alpha_bar = torch.cumprod(1 - betas, dim=0)
-        for name, values in {
-            "betas": betas,
-            "alpha_bar": alpha_bar,
-            "sqrt_alpha_bar": alpha_bar.sqrt(),
-            "sqrt_one_minus_alpha_bar": (1 - alpha_bar).sqrt(),
-        }.items():
-            self.register_buffer(name, values.float(), persistent=False)
+        self.betas = nn.Buffer(betas.float(), persistent=False)
+        self.alpha_bar = nn.Buffer(alpha_bar.float(), persistent=False)
+        self.sqrt_alpha_bar = nn.Buffer(alpha_bar.sqrt().float(), persistent=False)
+        # Of its own: 1 - ᾱ_t in float32 loses digits near t = 0.
+        self.sqrt_one_minus_alpha_bar = nn.Buffer((1 - alpha_bar).sqrt().float(), persistent=False)
 
     def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(√ᾱ_t, √(1 - ᾱ_t)), each (B, 1, 1), on the device and in the dtype of `like` (B, C, T)."""
@@ -57,17 +43,7 @@ class CosineSchedule(nn.Module):
 
 
 def q_sample(schedule: CosineSchedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """Noise clean latents (paper §IV-C): x_t = √ᾱ_t · x0 + √(1 - ᾱ_t) · ε.
-
-    Args:
-        schedule: The noise schedule.
-        x0: Clean latents, (B, C, T).
-        eps: Standard normal noise, like x0.
-        t: Timestep of every item, (B,).
-
-    Returns:
-        x_t, (B, C, T).
-    """
+    """Noise clean latents (paper §IV-C), all (B, C, T): x_t = √ᾱ_t · x0 + √(1 - ᾱ_t) · ε."""
     signal, noise = schedule.levels(t, x0)
     return signal * x0 + noise * eps
 
@@ -91,19 +67,11 @@ def eps_from_v(schedule: CosineSchedule, x_t: Tensor, v: Tensor, t: Tensor) -> T
 
 
 def loss_weight(name: LossWeight, alpha_bar: Tensor, snr_clip: float) -> Tensor:
-    """Weight w(t) of ‖v - v̂‖² (paper §V, eq. 6): w(t) = SNR = ᾱ_t / (1 - ᾱ_t).
+    """Weight w(t) of ‖v - v̂‖² (paper §V, eq. 6), of the shape of ᾱ_t: w(t) = SNR = ᾱ_t / (1 - ᾱ_t).
 
     Differs from the paper: `"snr"` is bounded by `snr_clip`, because the bare ratio runs from 19,000 to
     4e-9 and leaves nothing to learn but the last few steps. `"min_snr"` is min(SNR, clip) / (SNR + 1), the
     min-SNR weight of x0 (arXiv 2303.09556) carried over to v; `"uniform"` is eq. 5.
-
-    Args:
-        name: Which weight.
-        alpha_bar: ᾱ_t, any shape.
-        snr_clip: Bound on the signal-to-noise ratio.
-
-    Returns:
-        Weights, of the shape of `alpha_bar`.
     """
     if name == "uniform":
         return torch.ones_like(alpha_bar)
@@ -113,8 +81,5 @@ def loss_weight(name: LossWeight, alpha_bar: Tensor, snr_clip: float) -> Tensor:
 
 
 def drop_condition(batch: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Which items train without their vocal (paper §V: 10 %): bool (B,), True = dropped.
-
-    Each item on its own, on the generator's device; `SamuelUNet.condition` does the replacing.
-    """
+    """Which items train without their vocal (paper §V: 10 %), each drawn on its own: bool (B,)."""
     return torch.rand(batch, generator=generator, device=generator.device) < probability

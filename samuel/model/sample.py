@@ -1,10 +1,11 @@
-"""The reverse process: noise and a vocal in, accompaniment latents out (paper §IV-C, §V).
+"""The reverse process, at any length: noise and a vocal in, accompaniment latents out (paper §IV-C, §V).
 
 Shapes: B batch, C channels, T frames. The samplers are diffusers' schedulers on our own betas.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor
 from samuel.config import Sampler, SamplingConfig
 from samuel.errors import SettingsError
 from samuel.model.diffusion import CosineSchedule
-from samuel.model.guidance import Denoiser, Velocity, guided
-from samuel.model.windows import VocalConditioned
+from samuel.model.guidance import Velocity, VocalConditioned, guided
 
-Callback = Callable[[int, int], object]  # (step, steps in all)
+OVERLAP_DIVISOR = 4  # neighbouring windows share a quarter of their frames: of 1024, 12 s to pass over
+AT_A_TIME = {"cpu": 2, "mps": 2}  # windows in one call, where more cost memory and gain no time
+AT_A_TIME_ON_GPU = 16
+Callback = Callable[[int, int], object]  # (steps done, steps in all)
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,9 @@ class Kept:
 def keeping(velocity: Velocity, kept: Kept, schedule: CosineSchedule) -> Velocity:
     """The same denoiser, for which the clean latents of what is kept are known.
 
-    It predicts v = (√ᾱ_t · x_t - x0) / √(1 - ᾱ_t) there (eq. 4 solved for v). Any solver then leads those
-    frames from their noise to x0 and nowhere else, and the network sees them at the noise level of all
-    others. Differs from RePaint (arXiv 2201.09865), which noises them anew at every step: here
-    a solver of higher order finds its own history in them.
+    It predicts v = (√ᾱ_t · x_t - x0) / √(1 - ᾱ_t) there (eq. 4 solved for v): any solver leads those frames
+    to x0, and the network sees them at the noise level of all others. Differs from RePaint (arXiv
+    2201.09865), which noises them anew at every step: a solver of higher order finds its history in them.
     """
 
     def known(x: Tensor, timestep: int) -> Tensor:
@@ -46,33 +48,13 @@ def keeping(velocity: Velocity, kept: Kept, schedule: CosineSchedule) -> Velocit
 
 @torch.no_grad()
 def sample(
-    model: Denoiser | VocalConditioned,
-    vocal: Tensor,
-    schedule: CosineSchedule,
-    config: SamplingConfig,
-    generator: torch.Generator,
-    callback: Callback | None = None,
-    kept: Kept | None = None,
-) -> Tensor:
-    """Draw the accompaniment of a vocal, all in normalised latents.
+    model: VocalConditioned, vocal: Tensor, schedule: CosineSchedule, config: SamplingConfig,
+    generator: torch.Generator, callback: Callback | None = None, kept: Kept | None = None,
+) -> Tensor:  # fmt: skip
+    """Draw the accompaniment x0 (B, C, T) of a vocal (B, C, T), both normalised latents.
 
-    A pure function of its arguments: the generator makes the starting noise and what DDPM adds on the way,
-    so the same seed gives the same result.
-
-    Args:
-        model: Anything that predicts v from (x_t (B, C, T), t int64 (B,), vocal (B, C, T) or None).
-        vocal: Vocal latents, (B, C, T).
-        schedule: The schedule the model was trained on.
-        config: Sampler, number of steps, guidance; its seed and precision are for the caller.
-        generator: On any device; the noise is moved to the vocal's.
-        callback: Called after every step with (steps done, steps in all).
-        kept: Parts of the accompaniment that are known.
-
-    Returns:
-        x0, (B, C, T).
-
-    Raises:
-        SettingsError: More steps than the schedule has.
+    A pure function: the generator, on any device, makes the starting noise and what DDPM adds on the way; the
+    seed and precision of `config` are for the caller.
     """
     velocity = guided(model, vocal, config, schedule.timesteps)
     if kept is not None:
@@ -92,41 +74,83 @@ def make_solver(schedule: CosineSchedule, config: SamplingConfig) -> Any:
     """The diffusers scheduler behind a sampler's name, on our betas, ready for `config.steps` steps.
 
     Timesteps are "trailing" (arXiv 2305.08891): the schedule ends at zero signal, so the first evaluation
-    must stand at the very last timestep. Samples are not clipped: latents have no bounds. DDIM is
-    DPM-Solver++ of first order, the same formula (arXiv 2211.01095): diffusers' `DDIMScheduler` steps to a
-    wrong level wherever the steps do not divide the timesteps.
-
-    Raises:
-        SettingsError: More steps than the schedule has.
+    must stand at the very last timestep. DDIM is DPM-Solver++ of first order, the same formula (arXiv
+    2211.01095): diffusers' `DDIMScheduler` steps to a wrong level wherever steps do not divide the timesteps.
     """
-    if config.steps > schedule.timesteps:
+    if config.steps > (most := schedule.timesteps):
         raise SettingsError(
-            f"sampling.steps = {config.steps}: the schedule has {schedule.timesteps} timesteps, take no more"
+            f"sampling.steps = {config.steps}: the schedule has {most} timesteps, take no more"
         )
     # diffusers takes seconds to import, and training never needs it.
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-    common = {
-        "num_train_timesteps": schedule.timesteps,
-        "trained_betas": schedule.betas.cpu().numpy(),
-        "prediction_type": "v_prediction",
-        "timestep_spacing": "trailing",
+    kinds: dict[Sampler, tuple[Any, dict[str, Any]]] = {
+        "ddpm": (DDPMScheduler, {"clip_sample": False}),
+        "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
+        "dpmsolver++": (DPMSolverMultistepScheduler, {"solver_order": 2}),
+        "unipc": (UniPCMultistepScheduler, {}),
     }
-    solvers: dict[Sampler, Callable[[], Any]] = {
-        "ddpm": lambda: DDPMScheduler(**common, clip_sample=False),
-        "ddim": lambda: DPMSolverMultistepScheduler(**common, solver_order=1),
-        "dpmsolver++": lambda: DPMSolverMultistepScheduler(**common, solver_order=2),
-        "unipc": lambda: UniPCMultistepScheduler(**common),
-    }
-    solver, steps = solvers[config.sampler](), config.steps
+    (kind, own), steps = kinds[config.sampler], config.steps
+    solver = kind(
+        num_train_timesteps=schedule.timesteps, trained_betas=schedule.betas.cpu().numpy(),
+        prediction_type="v_prediction", timestep_spacing="trailing", **own,
+    )  # fmt: skip
     solver.set_timesteps(steps)  # on the CPU, where the loop reads them
-    # Its "trailing" is a floating-point `arange` whose last element falls just above zero for 37 of the 800
-    # possible counts, 29 among them. That becomes timestep -1, which reads the tables' noisiest entry: DDPM
-    # then returns noise. So the surplus one is dropped.
+    # Its "trailing" is a floating-point `arange` with one element too many for 37 of the 800 possible counts,
+    # 29 among them: timestep -1, which reads the tables' noisiest entry.
     solver.timesteps = solver.timesteps[:steps]
     solver.num_inference_steps = steps
     if hasattr(solver, "sigmas"):
         solver.sigmas = torch.cat((solver.sigmas[:steps], solver.sigmas[-1:]))
     return solver
+
+
+def window_starts(length: int, frames: int, overlap: int) -> list[int]:
+    """First frames of the windows of `frames` frames that cover `length`: as few as may be, evenly spaced."""
+    gaps = ceil((length - frames) / (frames - overlap))
+    return [round(i * (length - frames) / gaps) for i in range(gaps + 1)] if gaps else [0]
+
+
+class Windowed:
+    """A denoiser for any length from one for windows (MultiDiffusion, arXiv 2302.08113).
+
+    At every step each window of x_t is denoised with its part of the vocal, and the predictions are averaged
+    where windows overlap. Differs from MultiDiffusion, which weighs all windows alike: here one counts less
+    towards its ends, or the average would jump where one begins.
+    """
+
+    def __init__(self, network: VocalConditioned, frames: int, overlap: int = 0, at_a_time: int = 0) -> None:
+        """Windows have the `frames` that the network was trained on; a shorter song goes through whole."""
+        self.network, self.frames, self.at_a_time = network, frames, at_a_time
+        self.overlap = overlap or frames // OVERLAP_DIVISOR
+
+    def condition(self, vocal: Tensor, drop_mask: Tensor) -> Tensor:
+        """Replace the vocal of dropped items, (B, C, T)."""
+        return self.network.condition(vocal, drop_mask)
+
+    def __call__(self, x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
+        """Predict v, (B, C, T), of x_t at the timesteps t, (B,)."""
+        if x_t.shape[-1] <= self.frames:
+            return self.network(x_t, t, vocal)
+        starts = window_starts(x_t.shape[-1], self.frames, self.overlap)
+        # A window rises over the overlap and falls over it at the end; it is never 0.
+        place = torch.arange(self.frames, device=x_t.device, dtype=x_t.dtype)
+        fade = ((torch.minimum(place, self.frames - 1 - place) + 0.5) / self.overlap).clamp(max=1.0)
+        v, weight = torch.zeros_like(x_t), x_t.new_zeros(x_t.shape[-1])
+        for start in starts:
+            weight[start : start + self.frames] += fade
+        # The items of a window lie side by side: with guidance, it is asked with and without its vocal.
+        places = [(item, start) for start in starts for item in range(len(x_t))]
+        at_a_time = self.at_a_time or AT_A_TIME.get(x_t.device.type, AT_A_TIME_ON_GPU)
+        for first in range(0, len(places), at_a_time):
+            group = places[first : first + at_a_time]
+            sung = None if vocal is None else self._cut(vocal, group)
+            predicted = self.network(self._cut(x_t, group), t[[item for item, _ in group]], sung)
+            for (item, start), part in zip(group, predicted, strict=True):
+                v[item, :, start : start + self.frames] += fade * part
+        return v / weight
+
+    def _cut(self, x: Tensor, places: list[tuple[int, int]]) -> Tensor:
+        return torch.stack([x[item, :, start : start + self.frames] for item, start in places])

@@ -40,13 +40,11 @@ def time_width(config: ModelConfig) -> int:
 class TimeEmbedding(nn.Module):
     """Timestep (B,) → (B, E): sines and cosines, then Linear, SiLU, Linear, SiLU."""
 
-    rates: Tensor
-
     def __init__(self, width: int) -> None:
         super().__init__()
         half = width // 4
         rates = torch.exp(-log(TIME_BASE) * torch.arange(half, dtype=torch.float64) / half)
-        self.register_buffer("rates", rates.float(), persistent=False)
+        self.rates = nn.Buffer(rates.float(), persistent=False)
         self.project = nn.Sequential(
             nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
@@ -62,34 +60,21 @@ class TemporalFiLM(nn.Module):
 
         FiLM(h) = (1 + γ) · h + β,   (γ, β) = Conv(vocal) + Linear(time embedding)
 
-    Differs from the released code, which is `PooledFiLM`: the paper's FiLM is temporal.
+    Differs from the released code, where the vocal is averaged over the frames (`pooled`).
     """
 
-    def __init__(self, channels: int, vocal_channels: int, time_width: int) -> None:
+    def __init__(self, channels: int, vocal_channels: int, time_width: int, pooled: bool = False) -> None:
         super().__init__()
+        self.pooled = pooled
         self.vocal = nn.Conv1d(vocal_channels, 2 * channels, 1)
         self.time = nn.Linear(time_width, 2 * channels)
 
-    def scale_shift(self, time: Tensor, vocal: Tensor) -> tuple[Tensor, Tensor]:
-        """γ and β, each (B, C, T), from the embedding (B, E) and the vocal stream (B, vocal channels, T)."""
-        scale, shift = (self.vocal(vocal) + self.time(time)[:, :, None]).chunk(2, dim=1)
-        return scale, shift
-
     def forward(self, h: Tensor, time: Tensor, vocal: Tensor) -> Tensor:
-        """Modulate h, (B, C, T)."""
-        scale, shift = self.scale_shift(time, vocal)
+        """Modulate h, (B, C, T), by the embedding (B, E) and the vocal stream (B, vocal channels, T)."""
+        if self.pooled:  # the mean of the convolution
+            vocal = vocal.mean(dim=-1, keepdim=True)
+        scale, shift = (self.vocal(vocal) + self.time(time)[:, :, None]).chunk(2, dim=1)
         return torch.addcmul(h + shift, h, scale)
-
-
-class PooledFiLM(TemporalFiLM):
-    """FiLM with the vocal averaged over the frames, as in the released code: γ and β are (B, C, 1)."""
-
-    def scale_shift(self, time: Tensor, vocal: Tensor) -> tuple[Tensor, Tensor]:
-        """γ and β, each (B, C, 1); the mean comes first, which equals the mean of the convolution."""
-        return super().scale_shift(time, vocal.mean(dim=-1, keepdim=True))
-
-
-FILMS: dict[Film, type[TemporalFiLM]] = {"temporal": TemporalFiLM, "pooled": PooledFiLM}
 
 
 class ResidualBlock(nn.Module):
@@ -99,7 +84,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = group_norm(channels), group_norm(channels)
         self.conv1, self.conv2 = conv3(channels, channels), conv3(channels, channels)
-        self.film = FILMS[film](channels, vocal_channels, time_width)
+        self.film = TemporalFiLM(channels, vocal_channels, time_width, pooled=film == "pooled")
 
     def forward(self, x: Tensor, time: Tensor, vocal: Tensor) -> Tensor:
         """Transform x, knowing the timestep and the vocal of every frame."""
@@ -145,7 +130,7 @@ class UpBlock(nn.Module):
     """Double the frames, merge the skip, transform: (B, C, T) and skip (B, C', 2T) → (B, C', 2T).
 
     The doubling is sub-pixel: a convolution at T makes two frames out of one. The skip joins as a sum of two
-    projections, which equals concatenation and a convolution. Both keep the work on the coarse side.
+    projections, which equals concatenation and a convolution.
     """
 
     def __init__(
@@ -185,10 +170,8 @@ class VocalEncoder(nn.Module):
 
     def __init__(self, latent_channels: int, widths: list[int]) -> None:
         super().__init__()
-        inputs = [latent_channels, *widths[:-1]]
-        self.levels = nn.ModuleList(
-            VocalLevel(a, b, stride) for a, b, stride in zip(inputs, widths, (1, 2, 2, 2), strict=True)
-        )
+        sizes = zip([latent_channels, *widths[:-1]], widths, (1, 2, 2, 2), strict=True)
+        self.levels = nn.ModuleList(VocalLevel(*size) for size in sizes)
 
     def forward(self, vocal: Tensor) -> list[Tensor]:
         """Encode the vocal latents, finest resolution first."""
@@ -200,10 +183,7 @@ class VocalEncoder(nn.Module):
 
 
 class SamuelUNet(nn.Module):
-    """The denoiser v̂ = v_θ(x_t, t, c) (paper §IV, eq. 5): 15.1 M parameters, 16.7 M with `up_attention`.
-
-    Its output is zero at the start: the loss begins at the mean square of v.
-    """
+    """The denoiser v̂ = v_θ(x_t, t, c) (paper §IV, eq. 5), zero at the start: 15.1 M parameters."""
 
     def __init__(self, config: ModelConfig, diffusion: DiffusionConfig | None = None) -> None:
         super().__init__()
@@ -228,62 +208,27 @@ class SamuelUNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def condition(self, vocal: Tensor, drop_mask: Tensor) -> Tensor:
-        """Replace the vocal of every dropped item by the null condition (paper §V).
-
-        Args:
-            vocal: Vocal latents, (B, 64, T).
-            drop_mask: bool (B,), True = dropped.
-
-        Returns:
-            (B, 64, T).
-        """
+        """Replace the vocal (B, 64, T) of every dropped item, bool (B,), by the null condition (paper §V)."""
         dropped = drop_mask.to(vocal.device)[:, None, None]
         return torch.where(dropped, self.null_condition.to(vocal.dtype), vocal)
 
     def forward(self, x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
-        """Predict v.
-
-        Args:
-            x_t: Noisy accompaniment latents, (B, 64, T), T a multiple of 8.
-            t: Timestep of every item, int64 (B,).
-            vocal: Vocal latents, (B, 64, T); None: the null condition.
-
-        Returns:
-            v̂, (B, 64, T), in the dtype of x_t.
-
-        Raises:
-            InputError: T is not a multiple of 8.
-        """
-        check_frames(x_t.shape[-1])
-        self.rotary.reserve(x_t.shape[-1])
+        """Predict v̂ from x_t, t int64 (B,) and the vocal, None the null condition; latents are (B, 64, T)."""
+        frames = x_t.shape[-1]
+        if frames < STRIDE or frames % STRIDE:
+            raise InputError(f"{frames} latent frames: pad or cut to a multiple of {STRIDE}")
+        self.rotary.reserve(frames)
         if vocal is None:
             vocal = self.null_condition.to(x_t.dtype).expand_as(x_t)
         time, stream = self.time(t), self.vocal_encoder(vocal)
-        h = self._pyramid(self.enter(x_t), time, stream, self.schedule.sqrt_alpha_bar[t])
-        return self.leave(silu(self.norm(h))).to(x_t.dtype)
-
-    def _pyramid(self, h: Tensor, time: Tensor, stream: list[Tensor], sqrt_alpha_bar: Tensor) -> Tensor:
-        """Down, through the bottleneck and up again: (B, C, T) → (B, C, T)."""
-        skips = []
+        h, sqrt_alpha_bar, skips = self.enter(x_t), self.schedule.sqrt_alpha_bar[t], []
         for down, vocal in zip(self.down, stream[1:], strict=True):
             skips.append(h)
             h = down(h, time, vocal, sqrt_alpha_bar)
         h = self.bottleneck(h, time, stream[-1], sqrt_alpha_bar)
         for up, vocal in zip(self.up, reversed(stream[:-1]), strict=True):
             h = up(h, skips.pop(), time, vocal, sqrt_alpha_bar)
-        return h
-
-
-def check_frames(frames: int) -> None:
-    """Accept the lengths that the U-Net can take.
-
-    Raises:
-        InputError: The number of frames is not a positive multiple of 8.
-    """
-    if frames < STRIDE or frames % STRIDE:
-        raise InputError(
-            f"{frames} latent frames: the U-Net halves them three times; pad or cut to a multiple of 8"
-        )
+        return self.leave(silu(self.norm(h))).to(x_t.dtype)
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -300,16 +245,9 @@ class Part(NamedTuple):
 
 
 def summary(network: SamuelUNet, frames: int) -> list[Part]:
-    """The parts of the network that learn, in the order in which they are called, and the total.
-
-    Operations are those of convolutions and matrix products, which are all but a few per cent.
-
-    Raises:
-        InputError: The number of frames is not a positive multiple of 8.
-    """
+    """The parts that learn, in the order in which they are called, and the total; flops of products."""
     from torch.utils.flop_counter import FlopCounterMode  # not for those who train
 
-    check_frames(frames)
     shadow = deepcopy(network).to("meta")  # shapes alone: nothing is computed
     item = torch.zeros(1, network.null_condition.shape[0], frames, device="meta")
     t = torch.zeros(1, dtype=torch.int64, device="meta")
@@ -324,5 +262,5 @@ def summary(network: SamuelUNet, frames: int) -> list[Part]:
         for number, part in members:
             full_name = f"{name}.{number}".removesuffix(".")
             rows.append(Part(full_name, parameter_count(part), flops.get(f"{root}.{full_name}", 0)))
-    total = Part("total", parameter_count(network), flops[root])
-    return [row for row in rows if row.parameters] + [total]
+    rows = [row for row in rows if row.parameters]
+    return [*rows, Part("total", parameter_count(network), flops[root])]

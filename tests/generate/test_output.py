@@ -12,16 +12,8 @@ from scipy.io import wavfile
 
 from samuel.audio import SAMPLE_RATE, Audio, read_wav, write_wav
 from samuel.errors import InputError, OperatorError
-from samuel.generate.output import (
-    Balance,
-    balance_of,
-    loudness_lufs,
-    require_writable,
-    write_accompaniment,
-    write_limited,
-    write_mix,
-    write_stream,
-)
+from samuel.generate import output
+from samuel.generate.output import Balance, balance_of, require_writable, write_limited, write_stream
 from tests.decoding import load_audio
 from tests.small_disk import run_on_small_disk
 
@@ -72,7 +64,7 @@ def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 def test_an_accompaniment_is_written_at_24_bits(tmp_path: Path, name: str) -> None:
     audio = noise(300_000, 1.0)
     path = tmp_path / "new" / name
-    write_accompaniment(path, source(tmp_path, audio))
+    output.write_accompaniment(path, source(tmp_path, audio))
     about = soundfile.info(path)
     assert (about.format, about.subtype) in {("WAVEX", "PCM_24"), ("FLAC", "PCM_24")}
     assert (about.format == "FLAC") == (path.suffix.lower() == ".flac")
@@ -103,7 +95,7 @@ def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:
         write_limited(tmp_path / "a.wav", [audio])
     assert names(tmp_path) == set()
     with pytest.raises(OperatorError, match=r"a\.wav: ffmpeg could not write it \(.+\); choose another"):
-        write_accompaniment(tmp_path / "a.wav", tmp_path / "absent.wav")
+        output.write_accompaniment(tmp_path / "a.wav", tmp_path / "absent.wav")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +107,7 @@ def test_a_mix_is_the_sum(
     vocal, accompaniment = noise(400_001, 0.4), noise(400_001, 0.4, seed=1)
     gains = Balance(accompaniment_gain_db, mix_gain_db, None, None)
     path = tmp_path / name
-    write_mix(path, source(tmp_path, vocal, "v.wav"), source(tmp_path, accompaniment, "a.wav"), gains)
+    output.write_mix(path, source(tmp_path, vocal, "v.wav"), source(tmp_path, accompaniment, "a.wav"), gains)
     factor = 10 ** (accompaniment_gain_db / 20)
     expected = 10 ** (mix_gain_db / 20) * (vocal.astype(np.float64) + factor * accompaniment)
     samples, rate = soundfile.read(path, dtype="float64")
@@ -150,10 +142,6 @@ def music(level: float, seed: int = 0, seconds: float = 6.0, hz: float = 440.0) 
     return (level * fade * (0.5 * np.sin(2 * np.pi * hz * time_s) + noise)).astype(np.float32)
 
 
-def pair(folder: Path, vocal: Audio, accompaniment: Audio) -> tuple[Path, Path]:
-    return source(folder, vocal, "v.wav"), source(folder, accompaniment, "a.wav")
-
-
 def loudness_by_torchaudio(audio: Audio) -> float:
     """Measured where nothing passes full scale: torchaudio's filters would clip that."""
     factor = 1 / max(1.0, 8 * float(np.abs(audio).max()))
@@ -161,22 +149,14 @@ def loudness_by_torchaudio(audio: Audio) -> float:
     return float(loudness) - 20 * np.log10(factor)
 
 
-def mixed(vocal: Audio, accompaniment: Audio, gains: Balance) -> tuple[Audio, Audio]:
-    """Both as they stand in the mix."""
-    factor = 10 ** (gains.mix_gain_db / 20)
-    return factor * vocal, factor * 10 ** (gains.accompaniment_gain_db / 20) * accompaniment
-
-
-@pytest.mark.parametrize(
-    ("sung", "played", "balance_db"), [(0.02, 0.9, -3.0), (0.2, 0.03, 6.0), (2.5, 1.0, 1.0)]
-)
+@pytest.mark.parametrize(("sung", "played", "balance_db"), [(0.02, 0.9, -3.0), (2.5, 1.0, 1.0)])
 def test_the_vocal_is_as_much_louder_as_wanted(
     tmp_path: Path, sung: float, played: float, balance_db: float
 ) -> None:
     vocal, accompaniment = music(sung), music(played, seed=1, hz=220.0)
-    paths = pair(tmp_path, vocal, accompaniment)
-    gains = balance_of(*paths, balance_db)
-    in_mix = mixed(vocal, accompaniment, gains)
+    gains = balance_of(source(tmp_path, vocal, "v.wav"), source(tmp_path, accompaniment, "a.wav"), balance_db)
+    factor = 10 ** (gains.mix_gain_db / 20)
+    in_mix = factor * vocal, factor * 10 ** (gains.accompaniment_gain_db / 20) * accompaniment
     loudness = [loudness_by_torchaudio(audio) for audio in in_mix]
     assert loudness[0] - loudness[1] == pytest.approx(balance_db, abs=0.15)
     assert gains.vocal_lufs == pytest.approx(loudness_by_torchaudio(vocal), abs=0.1)
@@ -233,10 +213,3 @@ def test_a_disk_that_gets_full_at_any_point_is_noticed(tmp_path: Path) -> None:
     done = run_on_small_disk(disk, "1m", [sys.executable, "-c", SMALL_DISK, str(disk), str(wav)])
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == 2 * [*5 * ["full"], "whole"]
-
-
-@pytest.mark.parametrize(("level", "hz"), [(0.003, 440.0), (0.1, 60.0), (3.0, 8_000.0)])
-def test_loudness_is_that_of_torchaudio(tmp_path: Path, level: float, hz: float) -> None:
-    audio = music(level, hz=hz)
-    expected = loudness_by_torchaudio(audio)
-    assert loudness_lufs(source(tmp_path, audio, "a.wav")) == pytest.approx(expected, abs=0.1)

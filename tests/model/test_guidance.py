@@ -19,7 +19,7 @@ class Loudness:
 
     def __call__(self, x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
         self.batches.append(len(x_t))
-        vocal = -torch.ones_like(x_t) if vocal is None else vocal
+        assert vocal is not None
         return vocal + t[:, None, None]
 
 
