@@ -1,7 +1,6 @@
-"""Audio ↔ latents, by one of several codecs.
+"""Audio ↔ latents, by one of several codecs: `mel`, which needs no weights, and `stable-audio-open`.
 
-Behind `load_codec` stand `mel`, which needs no weights, and `stable-audio-open`, the paper's. Another codec
-is a module of this folder, named like it, with a `load` like theirs, and its name in
+Another codec is a module of this folder, named like it, with a `load` like theirs, and its name in
 `samuel.config.CodecName`.
 """
 
@@ -19,19 +18,13 @@ __all__ = ["Codec", "CodecInfo", "codec_for_latents", "load_codec"]
 
 
 def load_codec(
-    config: CodecConfig,
-    device: torch.device,
-    *,
-    decoding: Precision | None = None,
-    turn: "threading.Lock | None" = None,
-) -> Codec:
-    """The codec that the settings name, on `device`.
+    config: CodecConfig, device: torch.device, *,
+    decoding: Precision | None = None, turn: "threading.Lock | None" = None,
+) -> Codec:  # fmt: skip
+    """The codec that the settings name, on `device`; a MissingPartError where its weights are not.
 
-    `decoding` is the precision of `decode`, on which no latents depend, by default that of the settings: bf16
-    does where a GPU decodes for ears alone. `turn` is held while it computes, by who shares its memory.
-
-    Raises:
-        MissingPartError: Its weights are absent, out of reach, or not what they should be.
+    `decoding` is the precision of what is only listened to, by default that of the settings; `turn` is held
+    while it computes, by who shares its memory.
     """
     module = import_module(f"samuel.codecs.{config.name.replace('-', '_')}")  # some take seconds to import
     return module.load(config, device, decoding, turn)

@@ -1,8 +1,7 @@
 """Log-mel latents: an embedded stand-in for a learned codec, with its shapes and no weights.
 
-Mono: both channels carry the mean, so the stereo image is lost. Back by pseudo-inverse and Griffin-Lim, which
-here is for frames that overlap by half: torchaudio's does the same in a dozen passes over memory per round,
-and takes four times as long. Legend: B batch, S samples, T frames, H hop.
+Mono: both channels carry the mean. Back by pseudo-inverse and Griffin-Lim, which here is for frames that
+overlap by half: torchaudio's takes four times as long. Legend: B batch, S samples, T frames, H hop.
 """
 
 import torch
@@ -14,24 +13,14 @@ from samuel.audio import SAMPLE_RATE
 from samuel.codecs.base import CodecInfo, pad_to_frames
 from samuel.config import CodecConfig
 
-HOP = 2048
-BANDS = 64
-WINDOW = 256
-"""Frames of a window. Stretches of four take 80 MB to decode; longer ones are no faster."""
-ROUNDS = 32
-"""Of Griffin-Lim."""
-MOMENTUM = 0.9
-"""Of Griffin-Lim; 0.99 and 1.3 leave larger errors after eight rounds and more."""
-REFINEMENTS = 20
-"""Multiplicative steps after the pseudo-inverse; they halve the log-mel error of the round trip."""
-FLOOR = 1e-3
-"""Least mel magnitude, about 89 dB under a full-scale tone: keeps the logarithm of silence finite."""
-CEILING = 8.0
-"""Far above any audio in [-1, 1]: keeps the exponential of a model's stray latents finite."""
-BLOCK = 128
-"""Frames at a time, so that what lies between two steps of a round stays in the processor's cache."""
-TINY = 1e-32
-"""Least squared magnitude whose phase is believed: the silent keep theirs finite."""
+HOP, BANDS = 2048, 64
+WINDOW = 256  # frames: a stretch of four windows takes 80 MB to decode; longer ones are no faster
+ROUNDS, MOMENTUM = 32, 0.9  # of Griffin-Lim; 0.99 and 1.3 leave larger errors after eight rounds and more
+REFINEMENTS = 20  # after the pseudo-inverse; they halve the log-mel error of the round trip
+FLOOR = 1e-3  # least mel magnitude, about 89 dB under a full-scale tone
+CEILING = 8.0  # of its logarithm, far above any audio: keeps a model's stray latents finite
+BLOCK = 128  # frames at a time, so that what lies between two steps stays in the processor's cache
+TINY = 1e-32  # least squared magnitude whose phase is believed
 
 
 def load(config: CodecConfig, device: torch.device, *_: object) -> "MelCodec":
@@ -40,20 +29,11 @@ def load(config: CodecConfig, device: torch.device, *_: object) -> "MelCodec":
 
 
 def griffin_lim(magnitude: Tensor, window: Tensor, rounds: int, momentum: float) -> Tensor:
-    """Samples whose short-time spectrum has nearly these magnitudes; the first phases are zero.
+    """Samples (B, T + 1, H) whose short-time spectrum has nearly the magnitudes (B, T, H + 1).
 
-    Source: Perraudin, Balazs and Søndergaard, "A fast Griffin-Lim algorithm" (2013), α = `momentum`. Each
-    round carries what a frame holds one frame further, and the sum at the end into the half that it shares
-    with the next: two windows of one song agree wherever `rounds` + 1 frames on either side are the same.
-
-    Args:
-        magnitude: (B, T, H + 1). Frame t covers the hops t and t + 1.
-        window: (2 H), of analysis and synthesis alike.
-        rounds: Corrections of the phases.
-        momentum: At 0, the algorithm of Griffin and Lim (1984).
-
-    Returns:
-        (B, T + 1, H); the first hop and the last, which one frame alone covers, fade.
+    Frame t covers the hops t and t + 1, by a window (2 H); the first phases are zero. Two windows of one song
+    agree wherever `rounds` + 1 frames on either side are the same. Source: Perraudin, Balazs and Søndergaard,
+    "A fast Griffin-Lim algorithm" (2013), α = `momentum`; at 0, that of Griffin and Lim (1984).
     """
     hop, targets = len(window) // 2, magnitude.split(BLOCK, dim=1)
     starts = range(0, magnitude.shape[1], BLOCK)
@@ -100,10 +80,8 @@ class MelCodec:
 
     def __init__(self, device: torch.device, info: CodecInfo = info) -> None:
         self.info = info
-        hop, rate = info.hop, info.sample_rate
-        filters = melscale_fbanks(
-            hop + 1, 0.0, rate / 2, info.channels, rate, norm="slaney", mel_scale="slaney"
-        )
+        hop, rate, kind = info.hop, info.sample_rate, "slaney"
+        filters = melscale_fbanks(hop + 1, 0.0, rate / 2, info.channels, rate, norm=kind, mel_scale=kind)
         self._bands = filters.T.contiguous().to(device)
         self._inverse = torch.linalg.pinv(filters.T).to(device)
         self._window = torch.hann_window(2 * hop, device=device)
@@ -122,8 +100,7 @@ class MelCodec:
         """(B, C, T) → (B, 2, T · hop); the same latents give the same samples."""
         logarithms = latents.to(self._window.device, torch.float32).clamp(max=CEILING)
         mel = (logarithms.exp() - FLOOR).clamp(min=0.0)
-        # A frame's own samples are the middle of its window: with one frame more at each end of the song, two
-        # frames cover every sample that is kept.
+        # A frame's own samples are the middle of its window: with one more at each end, two cover each.
         mel = functional.pad(mel, (1, 1), mode="replicate")
         magnitude = torch.cat([self._magnitude(part) for part in mel.split(BLOCK, dim=-1)], dim=1)
         mono = griffin_lim(magnitude, self._window, ROUNDS, MOMENTUM).flatten(1)
@@ -134,11 +111,7 @@ class MelCodec:
         """Nobody waits for anybody here."""
 
     def _magnitude(self, mel: Tensor) -> Tensor:
-        """Mel (B, C, T) → magnitude spectrum (B, T, hop + 1), none below zero.
-
-        The pseudo-inverse is cut off at zero, and what that spoils is mended by the multiplicative steps of
-        non-negative least squares (Lee and Seung, 2000).
-        """
+        """(B, C, T) → (B, T, hop + 1) by non-negative least squares in steps (Lee and Seung, 2000)."""
         magnitude = (self._inverse @ mel).clamp(min=1e-8)
         spread = self._bands.T @ mel
         for _ in range(REFINEMENTS):

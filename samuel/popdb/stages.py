@@ -23,8 +23,7 @@ from torch import Tensor
 
 from samuel.artifacts import Artifact, digest, make_artifact
 from samuel.audio import SAMPLE_RATE, Audio, dbfs, filter_reach, read_wav
-from samuel.codecs.base import Codec, encode_audio
-from samuel.codecs.round_trip import loudest_chunk, require_faithful
+from samuel.codecs.base import Codec, encode_audio, loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
 from samuel.errors import InputError, MissingPartError, SettingsError, SongError
 from samuel.popdb.parts import Parts

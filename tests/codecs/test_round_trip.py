@@ -13,12 +13,11 @@ from torch import Tensor
 
 from samuel.audio import Audio
 from samuel.codecs import load_codec
-from samuel.codecs.base import Codec, CodecInfo
+from samuel.codecs.base import Codec, CodecInfo, loudest_chunk, require_faithful, round_trip
 from samuel.codecs.mel import HOP
-from samuel.codecs.round_trip import loudest_chunk, require_faithful, round_trip
 from samuel.config import CodecConfig
 from samuel.errors import InputError, MissingPartError
-from samuel.synthetic.song import compose
+from samuel.synthetic import compose
 from tests.weights import write_stable_audio
 
 CPU = torch.device("cpu")
@@ -106,11 +105,7 @@ def shuffle(values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("tensor", "change"),
-    [
-        ("encoder.layers.7.weight_g", torch.zeros_like),
-        ("decoder.layers.0.weight_v", shuffle),
-        ("encoder.layers.7.weight_g", lambda values: 1e6 * values),
-    ],
+    [("encoder.layers.7.weight_g", torch.zeros_like), ("decoder.layers.0.weight_v", shuffle)],
 )
 def test_damaged_weights_are_refused(
     faithful: Path, bass: Audio, tmp_path: Path, tensor: str, change: Callable[[Tensor], Tensor]

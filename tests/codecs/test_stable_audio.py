@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from samuel.codecs import load_codec
 from samuel.codecs.base import Codec, CodecInfo
-from samuel.codecs.stable_audio_open import Snake, with_light_snakes
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
-from samuel.hub import quietly
 from tests.codecs.music import music
 from tests.weights import write_stable_audio
 
@@ -33,14 +31,8 @@ def vae(weights: tuple[Path, Any]) -> Codec:
     return load_codec(CodecConfig(name="stable-audio-open", path=str(weights[0])), CPU)
 
 
-@pytest.fixture(scope="module")
-def mel() -> Codec:
-    return load_codec(CodecConfig(), CPU)
-
-
-@pytest.mark.parametrize("frames", [100, 300])
-def test_windows_equal_one_pass(vae: Codec, weights: tuple[Path, Any], frames: int) -> None:
-    audio = music(frames)
+def test_windows_equal_one_pass(vae: Codec, weights: tuple[Path, Any]) -> None:
+    audio = music(300)
     with torch.no_grad():
         whole = weights[1].encode(audio, skip_bottleneck=True).chunk(2, dim=1)[0]
         decoded = weights[1].decode(whole)
@@ -112,7 +104,7 @@ def part(config: dict[str, Any]) -> dict[str, Any]:
         (lambda _, s: s.pop(BIAS), WRONG_TENSOR),
         (lambda _, s: s[BIAS].fill_(torch.nan), rf"{WRONG_TENSOR}.* no numbers"),
         (lambda c, _: part(c)["encoder"]["config"].update(channels=10**9), "channels: Input should be less"),
-        (lambda c, _: part(c)["encoder"]["config"].update(channels=512), "another network"),
+        (lambda c, _: part(c)["encoder"]["config"].update(channels=512), "of another network"),
         (lambda c, _: c.update(more="x" * 2**20), "over 1048576 bytes"),
     ],
 )
@@ -126,22 +118,6 @@ def test_what_is_not_this_autoencoder_is_refused(
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(MissingPartError, match=message):
         load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
-
-
-@pytest.mark.parametrize("logscale", [True, False])
-def test_the_lighter_activation_equals_the_librarys(logscale: bool) -> None:
-    with quietly():
-        from stable_audio_tools.models.blocks import SnakeBeta
-    theirs = SnakeBeta(5, alpha_logscale=logscale)
-    with torch.no_grad():
-        theirs.alpha.copy_(torch.linspace(0.2, 2.0, 5))
-        theirs.beta.copy_(torch.linspace(0.3, 1.5, 5))
-    x = torch.linspace(-8, 8, 2 * 5 * 40).reshape(2, 5, 40)
-    network = with_light_snakes(nn.Sequential(nn.Sequential(theirs), nn.ReLU()))
-    assert isinstance(network[0][0], Snake)  # type: ignore[index]
-    given = x.clone()
-    assert torch.allclose(network[0](x), theirs(x), atol=1e-6)  # type: ignore[index]
-    assert torch.equal(x, given)
 
 
 def test_encode_gives_the_mean_of_the_librarys_bottleneck(

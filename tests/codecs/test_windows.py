@@ -35,7 +35,7 @@ def vaes(tmp_path_factory: pytest.TempPathFactory) -> tuple[StableAudioCodec, St
 
 @pytest.fixture(scope="module")
 def song() -> Audio:
-    return music(600)[0].numpy()
+    return music(301)[0].numpy()
 
 
 def decoded(codec: Codec, latents: Tensor, samples: int) -> Audio:
@@ -50,7 +50,7 @@ def error(value: Tensor | Audio, reference: Tensor) -> float:
     )
 
 
-@pytest.mark.parametrize("frames", [0, 1, 272, 273, 1027, 1028, 1029, 1281, 2056, 19_380])
+@pytest.mark.parametrize("frames", [0, 1, 273, 1028, 1029, 2056, 19_380])
 def test_stretches_hold_the_windows_of_the_whole_song(frames: int) -> None:
     windows = windows_of(frames, 272, 10)
     assert [frame for keep, _ in windows for frame in keep] == list(range(frames))
@@ -59,7 +59,7 @@ def test_stretches_hold_the_windows_of_the_whole_song(frames: int) -> None:
         assert window.start == 0 or keep.start - window.start >= 10
         assert window.stop == frames or window.stop - keep.stop >= 10
     assert len(windows) <= max(1, -(-(frames - 20) // 252))
-    stretches = stretches_of(frames, 272, 10)
+    stretches = list(stretches_of(frames, 272, 10))
     assert [frame for keep, _ in stretches for frame in keep] == list(range(frames))
     inner = [
         (range(stretch.start + window.start, stretch.start + window.stop))
@@ -70,7 +70,7 @@ def test_stretches_hold_the_windows_of_the_whole_song(frames: int) -> None:
     assert all(len(stretch) <= 272 + (STRETCH - 1) * 252 for _, stretch in stretches)
 
 
-@pytest.mark.parametrize("samples", [1, HOP, HOP + 1, 272 * HOP + 1, 300 * HOP + 77])
+@pytest.mark.parametrize("samples", [1, HOP + 1, 300 * HOP + 77])
 def test_mel_in_stretches_equals_the_whole(song: Audio, samples: int) -> None:
     codec, whole = SmallMel(CPU), torch.from_numpy(song[None, :, :samples])
     latents = encode_windows(codec, lambda start, stop: song[:, start:stop], samples)
@@ -78,7 +78,7 @@ def test_mel_in_stretches_equals_the_whole(song: Audio, samples: int) -> None:
     assert error(decoded(codec, latents, samples), codec.decode(latents)[0, :, :samples]) < 1e-4
 
 
-@pytest.mark.parametrize("samples", [1, 100 * HOP, 101 * HOP, 112 * HOP + 1, 230 * HOP + 77])
+@pytest.mark.parametrize("samples", [1, 101 * HOP, 230 * HOP + 77])
 def test_stable_audio_in_stretches_equals_one_pass(
     vaes: tuple[StableAudioCodec, StableAudioCodec], song: Audio, samples: int
 ) -> None:
