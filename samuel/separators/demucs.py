@@ -6,6 +6,7 @@ song gives the same stems every time. Legend: S samples at 44.1 kHz, L samples o
 
 import re
 import threading
+from collections.abc import Callable
 from fractions import Fraction
 from importlib import import_module
 from importlib.metadata import version
@@ -26,11 +27,9 @@ from samuel.device import Batcher
 from samuel.errors import MissingPartError, SamuelError
 from samuel.hub import fetch, quietly, require_finite, verify_blob, weights_sha256
 
-OVERLAP = 0.25
-"""Of a segment with the next; demucs' default."""
+OVERLAP = 0.25  # of a segment with the next; demucs' default
 SHORTEST_SEGMENT_S = 0.1
-MAX_BATCH = 32
-"""Segments of a batch: about four minutes of song."""
+MAX_BATCH = 32  # segments: about four minutes of song
 SOURCE = "vocals"
 NETWORKS = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
 # What official files hold beside tensors and a network: the length of a segment, losses by epoch.
@@ -43,21 +42,12 @@ REMEDY = "or set separator.repo to a folder with its weights, or separator.name 
 
 
 class DemucsSeparator:
-    """One model of demucs, or a bag of them, as `demucs.pretrained.get_model` gives it.
-
-    Differs from `apply_model`: members of a bag that have no say in the vocals are not computed.
-    """
+    """One model of demucs, or of a bag those that have a say in the vocals."""
 
     def __init__(
-        self,
-        model: Any,
-        name: str,
-        device: torch.device,
-        *,
-        precision: Precision = "fp32",
-        batch: int | None = None,
-        turn: "threading.Lock | None" = None,
-    ) -> None:
+        self, model: Any, name: str, device: torch.device, *,
+        precision: Precision = "fp32", batch: int | None = None, turn: "threading.Lock | None" = None,
+    ) -> None:  # fmt: skip
         """Move the networks to `device`; `batch` is of segments, by default as many as the GPU holds."""
         singers = _singers(model)
         members = [
@@ -66,9 +56,8 @@ class DemucsSeparator:
         ]
         weights = digest(weights_sha256(model.state_dict())[:20], members)
         rounded = "" if precision == "fp32" else f" {precision}"
-        self.identity = (
-            f"demucs/{version('demucs')} {name} shifts=0 overlap={OVERLAP}{rounded} weights={weights}"
-        )
+        kind = f"demucs/{version('demucs')} {name} shifts=0 overlap={OVERLAP}{rounded}"
+        self.identity = f"{kind} weights={weights}"
         # Each network, what its vocals count in the mean over the bag, and what applies it.
         self._members: list[tuple[Any, float, Batcher]] = []
         for network, weight in singers:
@@ -98,9 +87,9 @@ class DemucsSeparator:
 
 def _singers(model: Any) -> list[tuple[Any, float]]:
     """The networks that have a say in the vocals, with their weights."""
-    place = model.sources.index(SOURCE)
     if not hasattr(model, "models"):
         return [(model, 1.0)]
+    place = model.sources.index(SOURCE)
     weighted = zip(model.models, model.weights, strict=True)
     return [(network, float(weights[place])) for network, weights in weighted if weights[place] > 0]
 
@@ -129,28 +118,26 @@ def _apply(network: Any, batcher: Batcher, wave: Tensor) -> Tensor:
 def load(
     config: SeparatorConfig, device: torch.device, turn: "threading.Lock | None" = None
 ) -> DemucsSeparator:
-    """The model that the settings name, from a local repository or the hub.
-
-    Raises:
-        MissingPartError: It is absent, damaged, out of reach, or no 44.1 kHz stereo model with vocals.
-    """
+    """The model that the settings name, from a local repository or the hub; else a MissingPartError."""
     name, repo = config.model, config.repo
     if repo is not None and not repo.is_dir():
         raise MissingPartError(f"{repo}: no such folder; separator.repo must hold demucs weights")
-    if repo is not None and "/" in name:
-        raise MissingPartError(f"separator.model = {name!r} is of the hub; unset separator.repo for it")
     try:
         with quietly():
             model: Any = _from_hub(name) if repo is None else _from_folder(name, repo)
-            _require_ours(model, name)
     except SamuelError:
         raise
     except (Exception, SystemExit) as error:  # demucs exits where the package diffq is missing
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
         where = repo or "the hub's cache"
-        raise MissingPartError(
-            f"{where}: demucs cannot load {name!r} ({reason}); fetch its weights again"
-        ) from error
+        raise MissingPartError(f"{where}: demucs cannot load {name!r} ({reason}); fetch it again") from error
+    if SOURCE not in model.sources or (model.samplerate, model.audio_channels) != (SAMPLE_RATE, CHANNELS):
+        raise MissingPartError(f"demucs {name}: no 44.1 kHz stereo model with a source named {SOURCE!r}")
+    singers = _singers(model)
+    shortest_s = min((float(network.segment) for network, _ in singers), default=0.0)
+    if shortest_s < SHORTEST_SEGMENT_S or not isfinite(sum(weight for _, weight in singers)):
+        raise MissingPartError(f"demucs {name}: a bag that makes no vocals; fetch its list of models again")
+    require_finite(model.state_dict(), f"demucs {name}")
     return DemucsSeparator(model, name, device, precision=config.precision, batch=config.batch, turn=turn)
 
 
@@ -164,38 +151,29 @@ def hub_repository(model: str) -> tuple[str, str]:
 
 def _from_hub(model: str) -> Any:
     """What demucs would make of the hub's files, once they are seen to be whole and to name no other code."""
-    from demucs.apply import BagOfModels
     from demucs.hf import load_safetensors_model
 
     repository, listing = hub_repository(model)
-    bag = _read_bag(fetch(repository, listing, REMEDY))
-    paths = [fetch(repository, f"{signature}.safetensors", REMEDY) for signature in bag["models"]]
-    for path in paths:
-        verify_blob(path)
+
+    def load_network(signature: str) -> Any:
+        verify_blob(path := fetch(repository, f"{signature}.safetensors", REMEDY))
         # Demucs calls whatever class a file names; a stranger's could name anything.
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
-        if metadata.get("klass") not in NETWORKS or "structure" in metadata:
-            raise MissingPartError(
-                f"{path}: not loaded: its network is {metadata.get('klass')!r:.80}, and not one of "
-                f"{', '.join(NETWORKS)} without quantisation; choose another separator.model"
-            )
-    networks = [load_safetensors_model(path) for path in paths]
-    return BagOfModels(networks, bag.get("weights"), bag.get("segment")).eval()
+        if (kind := metadata.get("klass")) not in NETWORKS or "structure" in metadata:
+            known = f"one of {', '.join(NETWORKS)} without quantisation"
+            raise MissingPartError(f"{path}: not loaded: its network is {kind!r:.80}, and not {known}")
+        return load_safetensors_model(path)
+
+    return _read_bag(fetch(repository, listing, REMEDY), load_network).eval()
 
 
 def _from_folder(name: str, repo: Path) -> Any:
-    """What demucs would make of a folder's files, if they lie in it and hold no code.
-
-    Demucs unpickles them; here nothing becomes of a file but tensors, numbers and demucs' own networks.
-    """
-    from demucs.apply import BagOfModels
+    """What demucs, which unpickles, would make of a folder's files, if they lie in it and hold no code."""
     from demucs.repo import check_checksum
     from demucs.states import load_model
 
-    kinds = [
-        getattr(import_module(module), kind) for module, _, kind in (n.rpartition(".") for n in NETWORKS)
-    ]
+    kinds = [getattr(import_module(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in NETWORKS]
 
     def load_network(signature: str) -> Any:
         [path] = [file for file in repo.glob("*.th") if file.stem.partition("-")[0] == signature]
@@ -207,25 +185,15 @@ def _from_folder(name: str, repo: Path) -> Any:
             return load_model(torch.load(path, "cpu", weights_only=True))
 
     listing = repo / f"{name}.yaml"
-    if not listing.is_file():
-        return load_network(name)
-    bag = _read_bag(listing)
-    return BagOfModels([load_network(one) for one in bag["models"]], bag.get("weights"), bag.get("segment"))
+    return _read_bag(listing, load_network) if listing.is_file() else load_network(name)
 
 
-def _read_bag(listing: Path) -> dict[str, Any]:
-    """A list of models, of which none is a path."""
+def _read_bag(listing: Path, load_network: Callable[[str], Any]) -> Any:
+    """The networks of a list, of which none is a path."""
+    from demucs.apply import BagOfModels
+
     bag: Any = yaml.safe_load(listing.read_text("utf-8"))
     if not all(isinstance(name, str) and re.fullmatch(r"\w{1,64}", name) for name in bag["models"]):
         raise MissingPartError(f"{listing}: no list of models; fetch it again, {REMEDY}")
-    return bag
-
-
-def _require_ours(model: Any, name: str) -> None:
-    if SOURCE not in model.sources or (model.samplerate, model.audio_channels) != (SAMPLE_RATE, CHANNELS):
-        raise MissingPartError(f"demucs {name}: no 44.1 kHz stereo model with a source named {SOURCE!r}")
-    singers = _singers(model)
-    lengths = [float(network.segment) for network, _ in singers]
-    if not singers or not isfinite(sum(weight for _, weight in singers)) or min(lengths) < SHORTEST_SEGMENT_S:
-        raise MissingPartError(f"demucs {name}: a bag that makes no vocals; fetch its list of models again")
-    require_finite(model.state_dict(), f"demucs {name}")
+    networks = [load_network(name) for name in bag["models"]]
+    return BagOfModels(networks, bag.get("weights"), bag.get("segment"))

@@ -54,20 +54,19 @@ def load_tiny(repository: Path, model: str = "tiny", **choices: Any) -> Any:
     return load_separator(SeparatorConfig(name="demucs", model=model, repo=repository, **choices), CPU)
 
 
-# Segments are 2 s, their stride is 1.5 s: one, exactly three, an odd end.
-@pytest.mark.parametrize("seconds", [0.3, 4.5, 5.013])
-def test_equals_apply_model(repository: Path, seconds: float) -> None:
+# Segments are 2 s, their stride is 1.5 s: one, exactly two, an odd end.
+@pytest.mark.parametrize(("seconds", "batch"), [(0.3, 1), (3.0, 4), (3.513, 1)])
+def test_equals_apply_model(repository: Path, seconds: float, batch: int) -> None:
     mix = noise(seconds)
     expected = demucs_own(own_model(repository), mix)
-    for batch in (1, 4):
-        vocals = load_tiny(repository, batch=batch).vocals(mix)
-        assert vocals.dtype == np.float32
-        assert np.abs(vocals - expected).max() < 1e-6
+    vocals = load_tiny(repository, batch=batch).vocals(mix)
+    assert vocals.dtype == np.float32
+    assert np.abs(vocals - expected).max() < 1e-6
     assert np.abs(expected).max() > 1e-3
 
 
 def test_songs_that_share_batches_are_separated_as_if_alone(repository: Path) -> None:
-    songs = [noise(seconds, seed) for seed, seconds in enumerate([3.0, 0.5, 2.2])]
+    songs = [noise(seconds, seed) for seed, seconds in enumerate([2.2, 0.5])]
     model = own_model(repository)
     separator = load_tiny(repository, batch=4)
     with ThreadPoolExecutor(len(songs)) as threads:
@@ -86,7 +85,7 @@ def test_a_bag_is_the_weighted_mean_of_its_members(tmp_path: Path) -> None:
     }.items():
         lines = ["models: [tiny0000, tiny0001, tiny0002]", f"weights: {weights}", "segment: 1.5"]
         (tmp_path / f"{name}.yaml").write_text("\n".join(lines))
-        mix, separator = noise(2.3), load_tiny(tmp_path, name, batch=2)
+        mix, separator = noise(0.9), load_tiny(tmp_path, name, batch=2)
         assert np.abs(separator.vocals(mix) - demucs_own(own_model(tmp_path, name), mix)).max() < 1e-6
         assert len(separator._members) == sum(member[3] > 0 for member in weights)
 
@@ -112,7 +111,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     path.unlink()
     # From here on without the digest in its name, so that only the content can tell.
     loose.write_bytes(content[:-1000])
-    with pytest.raises(MissingPartError, match=r"cannot load 'tiny' .* fetch its weights again"):
+    with pytest.raises(MissingPartError, match=r"cannot load 'tiny' .* fetch it again"):
         load_tiny(tmp_path)
     next(iter(package["state"].values())).view(-1)[3] = torch.nan
     torch.save(package, loose)

@@ -9,9 +9,9 @@ from samuel.config import SeparatorConfig
 from samuel.separators import Separator, load_separator
 
 
-def loop_and_line(seconds: int = 24) -> tuple[Audio, Audio]:
+def loop_and_line(seconds: int = 24, seed: int = 0) -> tuple[Audio, Audio]:
     """A background of 2 s that returns, and a gliding line over it that does not: line, background."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     time_s = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     bar = np.zeros((2, len(time_s)))
     for beat in range(8):
