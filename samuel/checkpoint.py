@@ -18,7 +18,7 @@ from torch import Tensor
 from samuel.artifacts import Artifact, find_artifact, make_artifact, sha256
 from samuel.codecs import CodecInfo
 from samuel.config import DiffusionConfig, ModelConfig
-from samuel.errors import CheckpointError
+from samuel.errors import CheckpointError, first_fault
 from samuel.model.unet import SamuelUNet
 from samuel.popdb.dataset import Stats
 from samuel.popdb.loader import Normaliser
@@ -26,7 +26,6 @@ from samuel.popdb.loader import Normaliser
 MODEL_FORMAT = 2
 WEIGHTS = "model.safetensors"
 MAX_MODEL_BYTES = 2**30  # ours has 60 MB
-MAX_HEADER_BYTES = 2**20  # names and shapes of the weights; ours has 40 kB
 
 
 class ModelRecord(BaseModel):
@@ -47,12 +46,10 @@ class ModelRecord(BaseModel):
 
     @model_validator(mode="after")
     def _channels_agree(self) -> "ModelRecord":
-        channels = self.codec.channels
-        if self.model.latent_channels != channels:
-            raise ValueError(f"a network of {self.model.latent_channels} channels for latents of {channels}")
-        for stream in (self.stats.vocal, self.stats.accompaniment):
-            if not len(stream.mean) == len(stream.std) == channels:
-                raise ValueError(f"means and deviations are not of {channels} channels")
+        streams = (self.stats.vocal, self.stats.accompaniment)
+        lengths = {len(values) for stream in streams for values in (stream.mean, stream.std)}
+        if {self.codec.channels, self.model.latent_channels, *lengths} != {self.codec.channels}:
+            raise ValueError(f"network and statistics are not of the codec's {self.codec.channels} channels")
         return self
 
 
@@ -84,30 +81,31 @@ def save_model(
 
 
 def load_model(folder: Path, device: torch.device) -> TrainedModel:
-    """Load what `save_model` wrote.
-
-    Raises:
-        CheckpointError: Nothing is there, a byte has changed, its format is older, its record is not a
-            model's, or the weights do not fit it.
-    """
+    """Load what `save_model` wrote; a CheckpointError where a byte has changed, or it is no whole model."""
     artifact = _whole_artifact(folder, MAX_MODEL_BYTES)
     if artifact.record.get("format") == 1:
         raise CheckpointError(f"{folder}: of an older version of SAMUeL (model format 1); train it again")
+    path = artifact.path(WEIGHTS)
     try:
         record = ModelRecord.model_validate_json(json.dumps(artifact.record))
+        with torch.device("meta"):  # shapes alone
+            wanted = SamuelUNet(record.model, record.diffusion).state_dict()
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        if found != {name: list(tensor.shape) for name, tensor in wanted.items()}:
+            raise CheckpointError(f"{path}: does not fit the network that the model's record describes")
+        network = SamuelUNet(record.model, record.diffusion)
+        network.load_state_dict(load_file(path))
     except ValidationError as error:
-        problem = error.errors()[0]
-        fault = f"{'.'.join(map(str, problem['loc'])) or 'record'}: {problem['msg']}"
+        fault = first_fault(error)
         raise CheckpointError(f"{folder}: no model of format {MODEL_FORMAT} ({fault})") from error
-    network = _load_network(artifact.path(WEIGHTS), record).to(device).eval()
-    return TrainedModel(
-        network=network.requires_grad_(requires_grad=False),
-        normaliser=Normaliser.of(record.stats.model_dump()).to(device),
-        diffusion=record.diffusion,
-        codec=record.codec,
-        frames=record.frames,
-        sha256=artifact.sha256[WEIGHTS],
-    )
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: does not fit the network that the model's record describes"
+        ) from error
+    network, normaliser = network.to(device).eval(), Normaliser.of(record.stats.model_dump()).to(device)
+    about = (record.diffusion, record.codec, record.frames, artifact.sha256[WEIGHTS])
+    return TrainedModel(network.requires_grad_(requires_grad=False), normaliser, *about)
 
 
 def save_tensors(folder: Path, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> Artifact:
@@ -141,23 +139,3 @@ def _whole_artifact(folder: Path, max_bytes: float = float("inf")) -> Artifact:
         if sha256(path := artifact.path(name)) != expected:
             raise CheckpointError(f"{path}: its bytes have changed; delete {folder} and train again")
     return artifact
-
-
-def _load_network(path: Path, record: ModelRecord) -> SamuelUNet:
-    """The network of a record, on the CPU; its weights are read once their shapes are known to fit."""
-    misfit = CheckpointError(f"{path}: does not fit the network that the model's record describes")
-    try:
-        with torch.device("meta"):  # shapes alone
-            wanted = SamuelUNet(record.model, record.diffusion).state_dict()
-        with path.open("rb") as file:
-            if int.from_bytes(file.read(8), "little") > MAX_HEADER_BYTES:
-                raise CheckpointError(f"{path}: its header is too large for a model's")
-        with safe_open(path, "pt") as file:
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        if found != {name: list(tensor.shape) for name, tensor in wanted.items()}:
-            raise misfit
-        network = SamuelUNet(record.model, record.diffusion)
-        network.load_state_dict(load_file(path))
-    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        raise misfit from error
-    return network

@@ -1,9 +1,7 @@
 """What a training step minimises: the weighted error of v (paper §V, eq. 4 to 6).
 
-All that is random in a step follows from (seed, step) and from an item's place in the whole batch, so it does
-not depend on how many processes share the batch, nor on what happened before.
-
-Shapes: B pairs of the whole batch, b of them on this process, C latent channels, T frames.
+All that is random in a step follows from (seed, step) and an item's place in the whole batch, however many
+processes share it. Shapes: B pairs of the whole batch, b of them on this process, C channels, T frames.
 """
 
 import math
@@ -31,23 +29,19 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 def augment(vocal: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
     """Change each vocal, (b, C, T) normalised float32, by a gain, an equaliser and noise of its own.
 
-    Every vocal of the training set was separated from a mix; models trained on these alone fail on cleaner
-    ones (SingSong, arXiv 2301.12662; AnyAccomp, arXiv 2509.14052). Gain multiplies an item by
-    1 + U(-gain, gain), equaliser adds N(0, equaliser²) to each of its channels for the whole length, noise
-    adds white noise of deviation U(0, noise). A choice that is 0 draws nothing.
+    Models trained on separated vocals alone fail on cleaner ones (arXiv 2301.12662, 2509.14052). Gain
+    multiplies an item by 1 + U(-gain, gain), equaliser adds N(0, equaliser²) to each of its channels for the
+    whole length, noise adds white noise of deviation U(0, noise). A choice that is 0 draws nothing.
     """
     device, (items, channels, _) = generator.device, vocal.shape
-
-    def uniform() -> Tensor:
-        return torch.rand(items, 1, 1, generator=generator, device=device).to(vocal)
-
     if config.gain:
-        vocal = vocal * (1 + config.gain * (2 * uniform() - 1))
+        uniform = torch.rand(items, 1, 1, generator=generator, device=device).to(vocal)
+        vocal = vocal * (1 + config.gain * (2 * uniform - 1))
     if config.equaliser:
         offsets = torch.randn(items, channels, 1, generator=generator, device=device)
         vocal = vocal + config.equaliser * offsets.to(vocal)
     if config.noise:
-        deviation = config.noise * uniform()
+        deviation = config.noise * torch.rand(items, 1, 1, generator=generator, device=device).to(vocal)
         vocal = vocal + deviation * torch.randn(vocal.shape, generator=generator, device=device).to(vocal)
     return vocal
 
@@ -88,10 +82,7 @@ class Objective:
         self.weight = loss_weight(config.loss_weight, self.schedule.alpha_bar, config.snr_clip)
 
     def draw(self, step: int, shape: tuple[int, ...]) -> StepNoise:
-        """Draw for a batch of `shape` (B, C, T) in step `step`.
-
-        Timesteps are stratified over the batch: they cover all levels evenly, which calms the gradient.
-        """
+        """Draw for a batch of `shape` (B, C, T); timesteps are stratified over it, for a calm gradient."""
         count, generator = shape[0], self._generator(step)
         strata = torch.arange(count, device=self.device)
         t = (strata + torch.rand(count, generator=generator, device=self.device)) / count

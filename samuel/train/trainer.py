@@ -1,12 +1,11 @@
 """A whole training: begun, resumed from its last checkpoint, or found done (paper §IV-C, §V).
 
-All that is random in a step follows from (seed, step): its batch, timesteps, noise and dropout. A training
-that is killed and started again therefore goes on bit for bit, and the number of the step is all the state
-that its data and its randomness have.
-
-Shapes: b pairs of a batch on this process, C latent channels, T frames.
+All that is random in a step follows from (seed, step): a training that is killed and started again goes on
+bit for bit. Shapes: b pairs of a batch on this process, C latent channels, T frames.
 """
 
+import json
+import logging
 import math
 import os
 import shutil
@@ -15,18 +14,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from traceback import clear_frames
-from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from samuel.artifacts import Artifact, digest, find_artifact, locked
+from samuel.artifacts import Artifact, digest, find_artifact, locked, replacing
 from samuel.checkpoint import load_tensors, save_model, save_tensors
 from samuel.config import Settings, TrainingPrecision
 from samuel.device import compiled, out_of_memory, resolve_device, uses_bf16
@@ -35,16 +33,15 @@ from samuel.model.unet import SamuelUNet
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Batches, Latents
 from samuel.train.objective import ConditionDropout, Objective, learning_rate_at
-from samuel.train.run_state import MetricsLog, Progress, differences
 from samuel.train.validation import LEVELS, Validation
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+logger = logging.getLogger(__name__)
 
 VERSION = 4  # raise it when the same settings and dataset give another model
+# Settings that do not change the model that a training ends with.
 OPERATIONAL = {"checkpoint_every", "keep_checkpoints", "processes", "tensorboard"}
-"""Settings of a training that do not change the model it ends with."""
-
+DIVERGED, WINDOW = 3.0, 20  # error of v over so many steps that no training comes back from: zero has 1
+PENDING_EVENTS = 1000  # that may wait for TensorBoard's own thread before a step has to
 OnStep = Callable[[dict[str, Any]], object]
 
 
@@ -67,16 +64,14 @@ def model_origin(popdb: Popdb, settings: Settings) -> dict[str, Any]:
 def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Artifact:
     """Train to the end, from the last checkpoint where there is one; nothing when the model is there.
 
-    Started by torchrun, all its processes train together. Ctrl-C and SIGTERM end it after the step in hand,
-    with a checkpoint. The model appears in `run/model`, metrics in `run/training/metrics.jsonl`; the first
-    process calls `on_step` with the metrics of every step.
+    Started by torchrun, all its processes train together. The model appears in `run/model`, metrics in
+    `run/training/metrics.jsonl`; the first process calls `on_step` with the metrics of every step.
 
     Raises:
         DatasetError: No training pairs, latents or a loss that are not finite, a training that diverges.
         CheckpointError: The last checkpoint is damaged, or of another training.
         OperatorError: The memory does not suffice.
-        KeyboardInterrupt: Ctrl-C or SIGTERM came; there is a checkpoint.
-        StoppedError: `on_step` raised it, to end it; there is a checkpoint.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; as after a StoppedError, there is a checkpoint.
     """
     folder = run / "training"
     if found := find_artifact(run / "model"):
@@ -105,9 +100,9 @@ def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Artifac
                 found = training.export(run / "model")
                 clear_checkpoints(folder)
     training.fabric.barrier()
-    if model := found or find_artifact(run / "model"):
-        return model
-    raise CheckpointError(f"{run / 'model'}: gone after the training; start it again")
+    model = found or find_artifact(run / "model")
+    assert model  # noqa: S101 - the first process made it
+    return model
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
@@ -123,13 +118,10 @@ def clear_checkpoints(folder: Path) -> None:
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT or SIGTERM sets, and does no more; a second one acts as ever.
-
-    Outside the main thread, where Python gets no signals, it is never set.
-    """
+    """Yield an event that the first SIGINT or SIGTERM of the main thread sets; a second one acts as ever."""
     interrupted, handlers = threading.Event(), ExitStack()
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def interrupt(*_: object) -> None:
         interrupted.set()
         handlers.close()
 
@@ -142,24 +134,19 @@ def interrupts() -> Iterator[threading.Event]:
         yield interrupted
 
 
-def make_fabric(device: torch.device, precision: TrainingPrecision) -> "Fabric":
-    """Make a Fabric on `device`, for this process alone or, under torchrun, for all that it started.
-
-    What else Fabric could find in the environment, such as a cluster's scheduler, is left aside: a flow's
-    process trains alone.
-    """
+def make_fabric(device: torch.device, precision: TrainingPrecision) -> Any:
+    """Make a Fabric for this process, or for all of torchrun's; a cluster's scheduler is left aside."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     together = TorchElasticEnvironment.detect()
-    world_size = int(os.environ["WORLD_SIZE"]) if together else 1
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if together else 1
     fabric = Fabric(
         accelerator=device.type,
         devices=here,
-        num_nodes=world_size // here,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // here if together else 1,
         strategy=DDPStrategy(broadcast_buffers=False) if together else "auto",  # they never change
         precision="bf16-mixed" if uses_bf16(device, precision) else "32-true",
         plugins=[TorchElasticEnvironment() if together else LightningEnvironment()],
@@ -177,6 +164,69 @@ def fresh_network(settings: Settings, frames: int) -> SamuelUNet:
     return network
 
 
+class MetricsLog:
+    """Rows of numbers, one a step: JSON lines, and TensorBoard's event files where they are wanted.
+
+    A row survives the death of the process once `append` has returned, and a power cut once `flush` has; of
+    the event files a killed process loses what it wrote since the last `flush`.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path | None = None, *, last_step: float = math.inf) -> None:
+        """Open the log behind the row of `last_step`; later rows go, and those that a power cut damaged."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = list[bytes]()
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+            try:
+                if json.loads(line[: line.index(b"\n")])["step"] > last_step:
+                    break
+            except (ValueError, TypeError, KeyError):
+                logger.warning("%s: damaged after %d rows; what follows is left out", path, len(kept))
+                break
+            kept.append(line)
+        self._events: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard.writer import SummaryWriter
+            except ImportError as error:
+                remedy = "pip install 'samuel[tensorboard]', or set it to false"
+                raise OperatorError(f"training.tensorboard: {remedy}") from error
+            # What an earlier process wrote of later steps is hidden.
+            self._events = SummaryWriter(str(tensorboard), purge_step=len(kept) + 1, max_queue=PENDING_EVENTS)
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one row; `step` is its number, and every other number becomes a curve in TensorBoard."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name in row.keys() - {"step"} if self._events else ():
+            self._events.add_scalar(name, row[name], row["step"])
+
+    def flush(self) -> None:
+        """Force the rows to disk; done before a checkpoint, the log never lacks a step of it."""
+        os.fsync(self._file.fileno())
+        if self._events:
+            self._events.flush()
+
+    def close(self) -> None:
+        """End the writing."""
+        self._file.close()
+        if self._events:
+            self._events.close()
+
+
+@dataclass
+class Progress:
+    """Where a training stands."""
+
+    step: int = 0  # steps taken
+    best_step: int = 0  # of the best validation
+    best_loss: float = math.inf
+    without_gain: int = 0  # validations since then
+    recent: list[float] = field(default_factory=list)  # the error of v over the last `WINDOW` steps
+
+
 class Training:
     """The network, its average, its optimiser, and the step they are at."""
 
@@ -186,42 +236,39 @@ class Training:
         self.config = config = settings.training
         self.popdb, self.folder, self.origin = popdb, folder, model_origin(popdb, settings)
         self.frames: int = popdb.info["chunk_frames"]
-        self.fabric = make_fabric(resolve_device(settings.device), config.precision)
-        self.device, self.rank = self.fabric.device, self.fabric.global_rank
-        self.world_size = self.fabric.world_size
+        self.fabric = fabric = make_fabric(resolve_device(settings.device), config.precision)
+        self.device, self.rank, self.world_size = fabric.device, fabric.global_rank, fabric.world_size
         if config.batch_size % (self.world_size * config.accumulate):
-            raise SettingsError(
-                f"training.batch_size = {config.batch_size} cannot be dealt to {self.world_size} processes "
-                f"in training.accumulate = {config.accumulate} equal parts each"
+            parts = (
+                f"{self.world_size} processes in training.accumulate = {config.accumulate} equal parts each"
             )
+            raise SettingsError(f"training.batch_size = {config.batch_size} cannot be dealt to {parts}")
         self.share = config.batch_size // self.world_size  # b
         self.network = fresh_network(settings, self.frames).to(self.device)
-        self.average = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False
-        )
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,  # six times faster on a CPU, same sums
-        )
+        average = get_ema_multi_avg_fn(config.ema_decay)
+        self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=False)
+        # Fused is six times faster on a CPU, with the same sums.
+        chosen = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), **chosen)
         module = ConditionDropout(self.network)
-        self.module = self.fabric.setup_module(compiled(module, self.device) if config.compile else module)
+        self.module = fabric.setup_module(compiled(module, self.device) if config.compile else module)
         self.objective = Objective(settings, self.device)
         self.batches = Batches(popdb, self.share, config.seed, self.rank, self.world_size)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}  # averaged weights of the best validation, on the first process
         self.log: MetricsLog | None = None  # on the first process, from `resume` on
-        self._ahead: tuple[int, Latents] | None = None
+        self._ahead: dict[int, Latents] = {}
+        self._validation: Validation | None = None
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if any; metrics written after it are dropped."""
         if saved := next(filter(None, map(find_artifact, checkpoint_folders(self.folder))), None):
-            if differing := "; ".join(differences(saved.record["origin"], self.origin)):
-                raise CheckpointError(
-                    f"{saved.folder}: of another training, {differing}; give back what was changed, "
-                    f"or delete {self.folder} to begin again"
-                )
+            both = pd.json_normalize([saved.record["origin"], self.origin]).astype(object)
+            pairs = both.items()
+            changed = [f"{name} is {old!r} there, {new!r} here" for name, (old, new) in pairs if old != new]
+            if changed:
+                remedy = f"give back what was changed, or delete {self.folder} to begin again"
+                raise CheckpointError(f"{saved.folder}: of another training, {'; '.join(changed)}; {remedy}")
             tensors, self.progress = load_tensors(saved.folder), Progress(**saved.record["progress"])
             self.network.load_state_dict(tensors["network"])
             self.average.load_state_dict(tensors["average"])
@@ -241,7 +288,6 @@ class Training:
         """Write a checkpoint; the ones before the last few go when it is safe."""
         if self.log:
             self.log.flush()  # or a power cut could leave it behind the checkpoint
-        if self.rank == 0:
             moments = self.optimiser.state_dict()["state"]
             tensors = {
                 "network": self.network.state_dict(),
@@ -259,12 +305,11 @@ class Training:
 
     def export(self, folder: Path) -> Artifact:
         """Write the model people share: the averaged weights of the best validation."""
-        progress = {name: value for name, value in vars(self.progress).items() if name != "recent"}
         record = self.origin | {
             "stats": self.popdb.stats,
             "frames": self.frames,
             "held_out": bool(self.popdb.pairs("validation")),
-            "progress": progress,
+            "progress": {name: value for name, value in vars(self.progress).items() if name != "recent"},
         }
         metrics = (self.folder / "metrics.jsonl").read_bytes()
         return save_model(folder, self.best, record, {"metrics.jsonl": metrics})
@@ -283,34 +328,29 @@ class Training:
     def advance(self) -> dict[str, Any]:
         """Take one step; validate and save where the settings say so; return and record the metrics."""
         started = time.perf_counter()
-        metrics = self.step()
+        row = {"step": self.progress.step + 1, **self.step()}
         seconds = time.perf_counter() - started
-        self.progress.step += 1
-        step, last = self.progress.step, self.progress.step == self.config.steps
-        speed = {"seconds": round(seconds, 4), "pairs_per_s": round(self.config.batch_size / seconds, 2)}
+        row |= {"seconds": round(seconds, 4), "pairs_per_s": round(self.config.batch_size / seconds, 2)}
         if self.device.type == "cuda":
-            speed["memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
-        row = {"step": step, **metrics, **speed}
+            row["memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
+        self.progress.step = step = self.progress.step + 1
+        last = step == self.config.steps
         if step % self.config.validate_every == 0 or last:
             row |= self.validate()
         if self.log:
             self.log.append(row)
-        self.progress.watch(row["v_mse"])
+        self.progress.recent = recent = [*self.progress.recent, row["v_mse"]][-WINDOW:]
+        if len(recent) == WINDOW and (mean := sum(recent) / WINDOW) > DIVERGED:
+            remedy = "lower training.learning_rate; its last checkpoint is kept"
+            raise DatasetError(f"step {step}: the training diverged (error of v {mean:.3g}); {remedy}")
         if step % self.config.checkpoint_every == 0 or last:
             self.save()
         return row
 
     def step(self) -> dict[str, float]:
-        """Take one optimiser step on the batch, noise and dropout that belong to this step.
-
-        Raises:
-            DatasetError: The loss or the gradient is not finite; the weights are left as they were.
-            OperatorError: The memory does not suffice; says what does.
-        """
+        """Take one optimiser step; where the loss or gradient is not finite, the weights are left alone."""
         step, config = self.progress.step, self.config
-        at, ahead = self._ahead or (None, None)
-        latents = ahead if ahead and at == step else self.batches.at(step, self.device)
-        self._ahead = None
+        latents = self._ahead.pop(step, None) or self.batches.at(step, self.device)
         learning_rate = learning_rate_at(step, config)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
@@ -321,17 +361,28 @@ class Training:
                 raise
             self.optimiser.zero_grad(set_to_none=True)
             clear_frames(error.__traceback__)  # they hold what did not fit
-            raise self._memory_error() from error
+            more = range(config.accumulate + 1, self.share + 1)
+            parts = next((parts for parts in more if self.share % parts == 0), None)
+            remedy = f"training.accumulate = {parts}" if parts else "narrower model.channels"
+            size = self.share // config.accumulate
+            raise OperatorError(f"{size} pairs at a time do not fit in memory; take {remedy}") from error
         # Where it is not finite the optimiser leaves all as it is. The device decides that by itself, so that
         # nothing waits for it before the next batch is read.
         self.optimiser.found_inf = (~measured.isfinite().all()).float()  # type: ignore[attr-defined]
         self.optimiser.step()
         self.average.update_parameters(self.network)
         if step + 1 < config.steps:
-            self._ahead = (step + 1, self.batches.at(step + 1, self.device))  # while a GPU computes
+            self._ahead = {step + 1: self.batches.at(step + 1, self.device)}  # while a GPU computes
         loss, v_mse, norm = measured.tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise self._not_finite(step, loss, norm, latents)
+            finite = torch.stack([half.isfinite().flatten(1).all(dim=1) for half in latents]).all(dim=0)
+            pairs = zip(self.batches.pair_ids(step), finite, strict=True)
+            if names := ", ".join(name for name, good in pairs if not good):
+                broken = f"NaN or infinity in the latents of {names}"
+                raise DatasetError(f"step {step}: {broken}; run samuel verify")
+            remedy = "lower training.learning_rate, or set training.precision to fp32"
+            numbers = f"loss {loss:.4g}, gradient norm {norm:.4g} from latents that are finite"
+            raise DatasetError(f"step {step}: {numbers}; {remedy}")
         return {"loss": loss, "v_mse": v_mse, "learning_rate": learning_rate, "gradient_norm": norm}
 
     def _gradient(self, step: int, latents: Latents) -> Tensor:
@@ -355,9 +406,13 @@ class Training:
 
     def validate(self) -> dict[str, float]:
         """Measure the averaged weights on held-out pairs, see `Validation`; the best weights are kept."""
+        config, progress = self.config, self.progress
+        self._validation = self._validation or Validation(
+            self.popdb, config.validation_pairs, self.objective.schedule,
+            max(1, self.share // config.accumulate // LEVELS), self.rank, self.world_size,
+        )  # fmt: skip
         with self.fabric.autocast():
-            losses = self.validation.losses(self.average, self._sum)
-        progress = self.progress
+            losses = self._validation.losses(self.average, self._sum)
         progress.without_gain += 1
         if losses["validation_loss"] < progress.best_loss:
             progress.best_step, progress.best_loss = progress.step, losses["validation_loss"]
@@ -367,13 +422,6 @@ class Training:
                 self.best = {name: tensor.detach().cpu().clone() for name, tensor in averaged.items()}
         return losses
 
-    @cached_property
-    def validation(self) -> Validation:
-        """The held-out pairs."""
-        pairs_per_pass = max(1, self.share // self.config.accumulate // LEVELS)
-        most, schedule = self.config.validation_pairs, self.objective.schedule
-        return Validation(self.popdb, most, schedule, pairs_per_pass, self.rank, self.world_size)
-
     def any_process(self, condition: object) -> bool:
         """Tell whether a condition is true on any of the processes: all must end at the same step."""
         return self._sum(torch.tensor(float(bool(condition)))).item() > 0
@@ -381,27 +429,4 @@ class Training:
     def _sum(self, values: Tensor) -> Tensor:
         if self.world_size == 1:
             return values
-        total = cast("Tensor", self.fabric.all_reduce(values.to(self.device), reduce_op="sum"))
-        return total.to(values.device)
-
-    def _not_finite(self, step: int, loss: float, norm: float, latents: Latents) -> DatasetError:
-        """Make the error of a step whose loss or gradient is not finite; it names the pairs of the batch."""
-        finite = torch.stack([half.isfinite().flatten(1).all(dim=1) for half in latents]).all(dim=0)
-        pairs = self.batches.pair_ids(step)
-        if broken := ", ".join(name for name, good in zip(pairs, finite.tolist(), strict=True) if not good):
-            return DatasetError(f"step {step}: NaN or infinity in the latents of {broken}; run samuel verify")
-        return DatasetError(
-            f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}, for pairs whose latents are finite: "
-            f"{', '.join(pairs)}; lower training.learning_rate, or set training.precision to fp32"
-        )
-
-    def _memory_error(self) -> OperatorError:
-        """Make the error of a step for which the memory does not suffice; it names the next smaller parts."""
-        size = self.share // self.config.accumulate
-        if size == 1:
-            return OperatorError("not even one pair fits in memory; take narrower model.channels")
-        fewer = max(part for part in range(1, size // 2 + 1) if self.share % part == 0)
-        return OperatorError(
-            f"{size} pairs at a time do not fit in memory; the same training in parts of {fewer}: "
-            f"training.accumulate = {self.share // fewer}"
-        )
+        return self.fabric.all_reduce(values.to(self.device), reduce_op="sum").to(values.device)

@@ -1,9 +1,6 @@
 """The error of v on held-out pairs, and the conditioning gain: what another song's vocal adds to it.
 
-Every pair is scored at fixed timesteps with fixed noise, so that any two trainings on a dataset compare:
-nothing depends on the loss weight or on how many processes share the work, and on the device only as far as
-it rounds otherwise.
-
+Every pair is scored at fixed timesteps with fixed noise, so that any two trainings on a dataset compare.
 Shapes: P pairs, N = 4 noise levels, C latent channels, T frames.
 """
 
@@ -27,8 +24,6 @@ LEVELS = 4  # noise levels at which each pair is scored
 NOISES = 8  # tensors of noise for each level; the pairs take turns
 SEED = 20_250_727
 
-Sum = Callable[[Tensor], Tensor]
-
 
 class Validation:
     """At most `max_pairs` held-out pairs, or training pairs where none are held out, with their noise.
@@ -38,14 +33,9 @@ class Validation:
     """
 
     def __init__(
-        self,
-        popdb: Popdb,
-        max_pairs: int,
-        schedule: CosineSchedule,
-        pairs_per_pass: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
+        self, popdb: Popdb, max_pairs: int, schedule: CosineSchedule,
+        pairs_per_pass: int = 1, rank: int = 0, world_size: int = 1,
+    ) -> None:  # fmt: skip
         device = schedule.alpha_bar.device
         self.schedule, self.pairs_per_pass = schedule, pairs_per_pass
         self.rank, self.world_size = rank, world_size
@@ -60,24 +50,21 @@ class Validation:
         self.songs = [song_of[self.pairs.pair_ids[place]] for place in self.places]
         self.others = other_songs(self.songs)
 
-    def losses(self, network: nn.Module, total: Sum = lambda part: part) -> dict[str, float]:
+    def losses(
+        self, network: nn.Module, total: Callable[[Tensor], Tensor] = lambda part: part
+    ) -> dict[str, float]:
         """Measure `validation_loss`, the mean squared error of v, and how it depends on the vocal.
 
-        `validation_shuffled` is the same with every vocal replaced by one of another song, where there is
-        another. It exceeds the first by the conditioning gain: a network that listens does worse there.
-        `conditioning_gain_error` is the standard error of that difference over the pairs. `total` sums a
-        tensor over the processes.
-
-        Raises:
-            DatasetError: The loss is not finite.
+        `validation_shuffled` is the same with every vocal replaced by one of another song: it exceeds the
+        first by the conditioning gain, of which `conditioning_gain_error` is the standard error over the
+        pairs. `total` sums a tensor over the processes.
         """
         own, other = (errors.mean(dim=1) for errors in self.errors(network))
         sums = torch.stack((own.sum(), other.sum(), (other - own).square().sum()))
         loss, shuffled, square = (total(sums) / len(self.places)).tolist()
         if not math.isfinite(loss):
-            raise DatasetError(
-                f"the validation loss is {loss}; lower training.learning_rate or verify the dataset"
-            )
+            remedy = "lower training.learning_rate or verify the dataset"
+            raise DatasetError(f"the validation loss is {loss}; {remedy}")
         if self.others is None:
             return {"validation_loss": loss}
         error = math.sqrt(max(0.0, square - (shuffled - loss) ** 2) / max(1, len(self.places) - 1))
@@ -85,10 +72,7 @@ class Validation:
 
     @torch.no_grad()
     def errors(self, network: nn.Module) -> tuple[Tensor, Tensor]:
-        """Measure the error of v of each pair of this process, with its own vocal and with another song's.
-
-        Each is float64 (P, N); they are the same where there is no other song.
-        """
+        """Measure the error of v of each pair here, with its own and another song's vocal: float64 (P, N)."""
         network.eval()
         here = np.arange(self.rank, len(self.places), self.world_size)
         found = [torch.zeros(2, 0, LEVELS, dtype=torch.float64)]
@@ -109,45 +93,33 @@ class Validation:
 
 
 def other_songs(songs: Sequence[str]) -> Places | None:
-    """Pair each place with one of another song, half-way round the list or as soon after as there is one.
-
-    None where all are of one song.
-    """
+    """Pair each place with one of another song, from half-way round the list on; None where all are one."""
     count = len(songs)
     if len(set(songs)) < 2:
         return None
     found = [
-        next(p for p in ((place + count // 2 + i) % count for i in range(count)) if songs[p] != songs[place])
-        for place in range(count)
+        next(p for p in ((place + count // 2 + i) % count for i in range(count)) if songs[p] != song)
+        for place, song in enumerate(songs)
     ]
     return np.array(found, dtype=np.int64)
 
 
 def conditioning_gain(network: SamuelUNet, popdb: Popdb) -> pd.DataFrame:
-    """Measure the gain on all held-out pairs, as `Validation` does.
+    """Measure the gain on all held-out pairs: a row for each timestep, and one for "all".
 
-    Returns:
-        A row for each timestep, and one for "all": mean error of v over the pairs with the `own` vocal and
-        with one of `another` song; the `gain`, its standard error over the songs, and in how many songs it is
-        above zero.
-
-    Raises:
-        DatasetError: There are not two held-out songs.
+    Its columns are the mean error of v over the pairs with the `own` vocal and with one of `another` song;
+    the `gain`, its standard error over the songs, and in how many songs it is above zero.
     """
     validation = Validation(popdb, sys.maxsize, network.schedule, pairs_per_pass=LEVELS)
     if validation.others is None:
-        raise DatasetError(
-            f"{popdb.location}: one song to validate on; there is no other one's vocal to give"
-        )
+        raise DatasetError(f"{popdb.location}: one song to validate on, and no other one's vocal to give")
     levels = [str(t) for t in validation.t.tolist()]
     own, other = (pd.DataFrame(errors.numpy(), columns=levels) for errors in validation.errors(network))
     own["all"], other["all"] = own.mean(axis=1), other.mean(axis=1)
     by_song = cast("pd.DataFrame", (other - own).groupby(validation.songs).mean())
+    above = (by_song > 0).sum().map(lambda count: f"{count} of {len(by_song)}")
     columns = {
-        "own": own.mean(),
-        "another": other.mean(),
-        "gain": other.mean() - own.mean(),
-        "standard error": by_song.sem(),
-        "songs above 0": (by_song > 0).sum().map(lambda count: f"{count} of {len(by_song)}"),
-    }
+        "own": own.mean(), "another": other.mean(), "gain": other.mean() - own.mean(),
+        "standard error": by_song.sem(), "songs above 0": above,
+    }  # fmt: skip
     return pd.DataFrame(columns).rename_axis("t")

@@ -23,7 +23,7 @@ from samuel.artifacts import make_artifact, read_jsonl
 from samuel.config import Settings, TrainingConfig
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
-from samuel.train.run_state import MetricsLog
+from samuel.train.trainer import MetricsLog
 from tests.popdb.latents import encoded_song
 
 

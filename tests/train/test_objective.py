@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,39 +57,25 @@ def test_learning_rate_warms_up_and_anneals_to_zero() -> None:
 ITEMS, CHANNELS, FRAMES = 400, 64, 32
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def test_augmentations_are_drawn_for_each_item_as_they_are_described() -> None:
+    vocal = torch.randn(400, 64, 32, generator=torch.Generator().manual_seed(99))
 
+    def changed(**choice: float) -> Tensor:
+        return augment(vocal, AugmentationConfig(**choice), torch.Generator().manual_seed(0))
 
-@pytest.fixture
-def vocal() -> Tensor:
-    return torch.randn(ITEMS, CHANNELS, FRAMES, generator=seeded(99))
+    def drawn(values: Tensor, cdf: Any) -> bool:
+        return stats.kstest(values.flatten().numpy(), cdf).pvalue > 0.01
 
-
-def test_the_gain_of_an_item_is_one_factor_drawn_evenly(vocal: Tensor) -> None:
-    out = augment(vocal, AugmentationConfig(gain=0.5), seeded())
-    factors = (out * vocal).sum(dim=(1, 2)) / vocal.square().sum(dim=(1, 2))
-    torch.testing.assert_close(out, factors[:, None, None] * vocal)
-    assert stats.kstest(factors.numpy(), stats.uniform(0.5, 1.0).cdf).pvalue > 0.01
-
-
-def test_the_equaliser_shifts_each_channel_of_an_item_for_its_whole_length(vocal: Tensor) -> None:
-    added = augment(vocal, AugmentationConfig(equaliser=0.4), seeded()) - vocal
-    torch.testing.assert_close(added, added[:, :, :1].expand_as(added), atol=1e-5, rtol=0)
-    offsets = added[:, :, 0]
-    assert stats.kstest(offsets.flatten().numpy(), stats.norm(0, 0.4).cdf).pvalue > 0.01
-    # Neither channels nor items share what they are shifted by.
-    for table in (offsets, offsets.T[:, :CHANNELS]):
-        apart = torch.corrcoef(table.T) - torch.eye(table.shape[1])
-        assert apart.abs().max() < 6 / table.shape[0] ** 0.5
-
-
-def test_the_noise_is_white_and_its_deviation_drawn_evenly_for_each_item(vocal: Tensor) -> None:
-    added = augment(vocal, AugmentationConfig(noise=0.3), seeded()) - vocal
-    deviations = added.square().mean(dim=(1, 2)).sqrt()
-    assert stats.kstest(deviations.numpy(), stats.uniform(0, 0.3).cdf).pvalue > 0.01
-    white = added / deviations[:, None, None]
-    assert stats.kstest(white[:20].flatten().numpy(), stats.norm.cdf).pvalue > 0.01
-    spectrum = torch.fft.fft2(white).abs().square().mean(dim=0) / (CHANNELS * FRAMES)
-    # A mean of 400 exponential draws: 1 ± 1/20 at every frequency, over channels and over frames.
-    assert (spectrum - 1).abs().max() < 6 / ITEMS**0.5
+    factors = (changed(gain=0.5) * vocal).sum(dim=(1, 2)) / vocal.square().sum(dim=(1, 2))
+    torch.testing.assert_close(changed(gain=0.5), factors[:, None, None] * vocal)
+    assert drawn(factors, stats.uniform(0.5, 1.0).cdf)
+    offsets = changed(equaliser=0.4) - vocal  # of each channel, for the whole length
+    torch.testing.assert_close(offsets, offsets[:, :, :1].expand_as(offsets), atol=1e-5, rtol=0)
+    assert drawn(offsets[:, :, 0], stats.norm(0, 0.4).cdf)
+    noise = changed(noise=0.3) - vocal
+    deviations = noise.square().mean(dim=(1, 2)).sqrt()
+    assert drawn(deviations, stats.uniform(0, 0.3).cdf)
+    white = noise / deviations[:, None, None]
+    assert drawn(white[:20], stats.norm.cdf)
+    spectrum = torch.fft.fft2(white).abs().square().mean(dim=0) / (64 * 32)
+    assert (spectrum - 1).abs().max() < 6 / 20  # a mean of 400 exponential draws at every frequency

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from samuel.artifacts import read_jsonl
+from samuel.artifacts import Artifact, read_jsonl
+from samuel.config import Settings
 from samuel.popdb.dataset import Popdb
 from samuel.train import fit
 from tests.popdb.latents import small_settings
@@ -21,7 +22,6 @@ from tests.train.trainings import checkpoints, fitted, untimed
 
 ALONE = [sys.executable]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-LONG = {"steps": 24, "validate_every": 12, "checkpoint_every": 7}
 
 
 def started(popdb: Popdb, run: Path, launcher: list[str], **sections: Any) -> "subprocess.Popen[str]":
@@ -51,45 +51,39 @@ def test_two_processes_have_the_losses_of_one(popdb: Popdb, tmp_path: Path) -> N
     assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-5
 
 
-def test_whoever_waits_goes_on_where_a_killed_process_was(popdb: Popdb, tmp_path: Path) -> None:
+def test_whoever_waits_goes_on_where_a_killed_process_was(
+    popdb: Popdb, settings: Settings, whole: Artifact, tmp_path: Path
+) -> None:
     """Two processes want the same model: one trains and is killed, the other waits and takes over."""
-    settings, run = small_settings(tmp_path, training=LONG), tmp_path / "run"
-    whole = fitted(popdb, settings, tmp_path / "whole")
-    process = started(popdb, run, ALONE, training=LONG)
+    run, own = tmp_path / "run", list[int]()
+    process = started(popdb, run, ALONE)
 
-    def steps() -> list[int]:
-        return [row["step"] for row in read_jsonl(run / "steps.jsonl")]
-
-    def kill_at_ten() -> None:
-        while process.poll() is None and len(steps()) < 10:
+    def wait_for(steps: int) -> None:
+        while process.poll() is None and len(read_jsonl(run / "steps.jsonl")) < steps:
             time.sleep(0.005)
+
+    def kill_at_three() -> None:
+        wait_for(3)
         process.kill()
 
-    while not steps():
-        assert process.poll() is None
-        time.sleep(0.005)
-    (killer := threading.Thread(target=kill_at_ten)).start()
-    own: list[int] = []
+    wait_for(1)
+    (killer := threading.Thread(target=kill_at_three)).start()
     model = fit(popdb, settings, run, lambda row: own.append(row["step"]))
     killer.join()
     process.communicate(timeout=100)
     assert process.returncode == -signal.SIGKILL
-    assert (own[0] - 1) % 7 == 0 and own == list(range(own[0], 25))  # from a checkpoint, to the end
-    assert own[0] <= steps()[-1] + 1
+    assert own == list(range(own[0], 7)) and own[0] % 2 == 1  # from a checkpoint to the end
+    assert own[0] <= read_jsonl(run / "steps.jsonl")[-1]["step"] + 1
     assert untimed(model) == untimed(whole)
     assert model.sha256["model.safetensors"] == whole.sha256["model.safetensors"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_end_a_training_takes_its_step_and_leaves_a_checkpoint(
-    popdb: Popdb, tmp_path: Path, number: int
+    popdb: Popdb, settings: Settings, tmp_path: Path, number: int
 ) -> None:
-    settings, before, run = (
-        small_settings(tmp_path, training=LONG),
-        signal.getsignal(number),
-        tmp_path / "run",
-    )
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        fit(popdb, settings, run, lambda row: row["step"] == 3 and os.kill(os.getpid(), number))
+        fit(popdb, settings, tmp_path, lambda row: row["step"] == 3 and os.kill(os.getpid(), number))
     assert signal.getsignal(number) is before
-    assert checkpoints(run) == [3]
+    assert checkpoints(tmp_path) == [2, 3]

@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from samuel.errors import CheckpointError, DatasetError
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.writer import write_popdb
 from samuel.train import Training, fit, run_folder
+from samuel.train.trainer import MetricsLog
 from tests.popdb.latents import encoded_song, flip_bit, small_settings
 from tests.train.trainings import checkpoints, fit_until, fitted, ignore, put_nan, stepped, untimed, weights
 
@@ -18,11 +20,10 @@ CPU = torch.device("cpu")
 Changes = dict[str, Any]
 
 
-@pytest.mark.parametrize("kills", [(3,), (1, 4, 5)])
 def test_a_killed_training_goes_on_bit_for_bit(
-    popdb: Popdb, settings: Settings, whole: Artifact, tmp_path: Path, kills: tuple[int, ...]
+    popdb: Popdb, settings: Settings, whole: Artifact, tmp_path: Path
 ) -> None:
-    resumed = fitted(popdb, settings, tmp_path / "resumed", kills)
+    resumed = fitted(popdb, settings, tmp_path / "resumed", kills=(1, 4, 5))
     assert resumed.sha256["model.safetensors"] == whole.sha256["model.safetensors"]
     assert resumed.record == whole.record
     assert untimed(resumed) == untimed(whole)
@@ -104,13 +105,12 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused_by_name(
 ) -> None:
     fit_until(popdb, settings, tmp_path / "run", 4)
     changed = small_settings(tmp_path, training={"learning_rate": 2e-3}, model={"window": 8})
-    with pytest.raises(
-        CheckpointError, match=r"model\.window is 16 there, 8 here; training\.learning_rate is 0\.001 there"
-    ):
+    words = r"model\.window is 16 there, 8 here; training\.learning_rate is 0\.001 there"
+    with pytest.raises(CheckpointError, match=words):
         fit(popdb, changed, tmp_path / "run", ignore)
     other = small_settings(tmp_path / "other")
     others = write_popdb([encoded_song(tmp_path / "other", name) for name in "xyz"], other)
-    with pytest.raises(CheckpointError, match=r"of another training, another dataset; give back"):
+    with pytest.raises(CheckpointError, match=r"of another training, dataset is .*; give back"):
         fit(others, settings, tmp_path / "run", ignore)
     operational = small_settings(tmp_path, training={"keep_checkpoints": 5, "checkpoint_every": 3})
     assert fit(popdb, operational, tmp_path / "run", ignore).made
@@ -153,7 +153,7 @@ def test_a_training_that_diverges_is_stopped_and_its_last_checkpoint_kept(
     popdb: Popdb, tmp_path: Path
 ) -> None:
     wild = {"steps": 2000, "learning_rate": 0.9, "warmup_steps": 0, "gradient_clip": 1e9}
-    settings = small_settings(tmp_path, training=wild | {"validate_every": 2000, "checkpoint_every": 15})
+    settings = small_settings(tmp_path, training=wild | {"validate_every": 2000, "checkpoint_every": 19})
     with pytest.raises(DatasetError, match=r"the training diverged.*; lower training\.learning_rate"):
         fit(popdb, settings, tmp_path / "run", ignore)
     assert len(read_jsonl(tmp_path / "run/training/metrics.jsonl")) < 200
@@ -174,3 +174,43 @@ def test_a_compiled_training_takes_the_same_steps(
     compiled = stepped(popdb, tmp_path, training={"compile": True})
     assert torch.allclose(weights(compiled), weights(plain), atol=1e-6)
     assert len(graphs) == 1
+
+
+def row(step: int, run: int = 0) -> dict[str, Any]:
+    return {"step": step, "loss": 1 / step + run, "learning_rate": 1e-3}
+
+
+def append(path: Path, steps: range, tensorboard: Path | None = None, run: int = 0, **options: Any) -> None:
+    log = MetricsLog(path, tensorboard, **options)
+    for step in steps:
+        log.append(row(step, run))
+    log.close()
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard itself reads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    read = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 4, "lo', b'{"step": 4}', b"\0\0\0\0\n", b'"step"\n', b"\xff\n"])
+def test_a_log_goes_on_behind_what_is_whole(tail: bytes, tmp_path: Path) -> None:
+    append(path := tmp_path / "training" / "metrics.jsonl", range(1, 4))
+    path.write_bytes(path.read_bytes() + tail)
+    append(path, range(4, 6))
+    assert read_jsonl(path) == [row(step) for step in range(1, 6)]
+
+
+def test_every_number_of_a_row_is_a_curve_that_goes_on_where_the_training_does(tmp_path: Path) -> None:
+    path, events = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    append(path, range(1, 10), events)
+    append(path, range(7, 9), events, run=1, last_step=6)  # another process, from the checkpoint of step 6
+    append(path, range(8, 9), events, run=2, last_step=7)  # and back once more
+    wanted = [*(row(step) for step in range(1, 7)), row(7, run=1), row(8, run=2)]
+    assert read_jsonl(path) == wanted
+    found = curves(events)
+    assert set(found) == {"loss", "learning_rate"}
+    assert found["loss"] == [(r["step"], pytest.approx(r["loss"])) for r in wanted]
