@@ -16,7 +16,6 @@ from samuel.config import CodecConfig, SamplingConfig
 from samuel.device import Batcher
 from samuel.errors import DatasetError
 from samuel.model.diffusion import CosineSchedule
-from samuel.model.sample import Windowed, window_starts
 from samuel.model.unet import SamuelUNet, parameter_count, summary
 from samuel.popdb import stages
 from samuel.popdb.parts import Parts
