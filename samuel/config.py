@@ -71,7 +71,7 @@ def _path_or_url(value: Any) -> Any:
 # What does not match a pattern Prefect's server refuses before it writes a run down; we come too late.
 URL_PATTERN = r"^(?!\w+://[^/?#]*@)"
 PathOrUrl = Annotated[str, BeforeValidator(_path_or_url), Field(json_schema_extra={"pattern": URL_PATTERN})]
-Proxy = Annotated[str, Field(pattern=r"^(https?|socks4a?|socks5h?)://[^@/]+$")]
+Proxy = Annotated[str, Field(pattern=r"^(https?|socks4a?|socks5h?)://[^@/]+/?$")]
 Scheduler = Annotated[str, Field(pattern=r"^(tcp|tls|wss?|ucx)://[^@/]+:\d+$")]
 
 

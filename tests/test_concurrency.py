@@ -22,21 +22,26 @@ def test_every_item_once_with_its_place_so_many_at_a_time_in_the_callers_context
     assert dict(side_by_side(work, [5, 6, 7, 8, 9, 10], 3)) == {0: 50, 1: 60, 2: 70, 3: 80, 4: 90, 5: 100}
 
 
-def test_the_first_error_ends_it_and_frees_those_who_wait() -> None:
+def test_the_first_error_ends_it_and_frees_those_who_wait_whenever_they_come_to_wait() -> None:
     begun: list[int] = []
-    freed, here = threading.Event(), threading.Event()
+    both, waiting, freed = threading.Barrier(2, timeout=20), threading.Event(), threading.Event()
 
-    def work(item: int) -> int:
+    def work(item: int) -> None:
         begun.append(item)
+        both.wait()
         if item == 0:
-            here.wait(20)
             raise OSError("disk")
-        here.set()
+        time.sleep(0.5)  # the end has come and gone
+        waiting.set()
         assert freed.wait(20)
-        raise ValueError("freed")
+        raise StoppedError("freed")
+
+    def free() -> None:
+        if waiting.is_set():  # as a queue can only drop who is in it
+            freed.set()
 
     with pytest.raises(OSError, match="disk"):
-        list(side_by_side(work, range(50), 2, freed.set))
+        list(side_by_side(work, range(50), 2, free))
     assert sorted(begun) == [0, 1]
 
 
@@ -51,24 +56,3 @@ def test_who_stops_listening_ends_it() -> None:
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert begun in ([0], [0, 1])
-
-
-def test_who_comes_to_wait_after_the_end_is_freed_too() -> None:
-    begun, waiting, freed = threading.Event(), threading.Event(), threading.Event()
-
-    def work(item: int) -> None:
-        if item == 0:
-            assert begun.wait(20)
-            raise OSError("disk")
-        begun.set()
-        time.sleep(0.5)  # the end has come and gone
-        waiting.set()
-        assert freed.wait(20)
-        raise StoppedError("freed")
-
-    def free() -> None:
-        if waiting.is_set():  # as a queue can only drop who is in it
-            freed.set()
-
-    with pytest.raises(OSError, match="disk"):
-        list(side_by_side(work, range(2), 2, free))
