@@ -102,10 +102,7 @@ def latents_rows(
 
 
 def sample_as_the_paper(vocal: Tensor, model: TrainedModel, config: SamplingConfig) -> Tensor:
-    """DDPM with a step for every timestep, asked with and without the vocal in two calls, in fp32.
-
-    Codec latents (B, C, T) → normalised latents, (B, C, T); of `config` count guidance and seed.
-    """
+    """DDPM with a step for every timestep, in two calls, fp32: (B, C, T) → normalised latents (B, C, T)."""
     device = next(model.network.parameters()).device
     schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset).to(device)
     paper = config.model_copy(update={"sampler": "ddpm", "steps": schedule.timesteps, "precision": "fp32"})
@@ -126,10 +123,7 @@ def sample_as_the_paper(vocal: Tensor, model: TrainedModel, config: SamplingConf
 
 
 def seam_figure(latents: Tensor, windows: Windowed) -> str:
-    """Mean change from frame to frame where windows begin and end, against all other frames.
-
-    Its spread is that of a mean over as many frames that lie anywhere. `latents`: normalised, (B, C, T).
-    """
+    """Mean change from frame to frame of (B, C, T) where windows begin and end, against others, ± chance."""
     change = latents.float().diff(dim=-1).abs().mean(dim=(0, 1)).cpu()  # [t]: from frame t to t + 1
     starts = window_starts(latents.shape[-1], windows.frames, windows.overlap)
     if len(starts) < 2:
