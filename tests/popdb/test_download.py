@@ -109,9 +109,7 @@ def assert_whole(workplace: Workplace) -> None:
     assert workplace.names() == ["audio.wav", "entry.json"]
 
 
-def test_a_killed_download_is_resumed_by_the_process_that_waits(
-    site: LocalSite, workplace: Workplace
-) -> None:
+def test_a_killed_download_is_resumed_by_who_waits(site: LocalSite, workplace: Workplace) -> None:
     site.add_video("a", Answer(BODY, bytes_per_s=len(BODY) / 30, times=1), duration=20.0, ext="wav")
     process = start(workplace)
     deadline = time.monotonic() + 60
@@ -144,9 +142,7 @@ def rest(site: LocalSite, workplace: Workplace) -> Path:
 UNREADABLE = "what was resumed cannot be read; it will be fetched anew"
 
 
-def test_a_rest_that_is_no_part_of_this_file_is_fetched_anew(
-    rest: Path, site: LocalSite, workplace: Workplace
-) -> None:
+def test_a_rest_of_another_file_is_fetched_anew(rest: Path, site: LocalSite, workplace: Workplace) -> None:
     rest.write_bytes(b"\xff" * (len(BODY) // 2))
     [outcome] = workplace.outcomes("Any song")
     assert (outcome.status.retryable, outcome.message) == (True, UNREADABLE)
@@ -157,9 +153,7 @@ def test_a_rest_that_is_no_part_of_this_file_is_fetched_anew(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_stops_the_run_and_loses_nothing(
-    rest: Path, site: LocalSite, workplace: Workplace, tmp_path: Path
-) -> None:
+def test_a_full_disk_loses_nothing(rest: Path, site: LocalSite, workplace: Workplace, tmp_path: Path) -> None:
     half = rest.read_bytes()
     rest.unlink()
     rest.symlink_to("/dev/full")

@@ -140,23 +140,3 @@ def test_the_groups_are_those_of_comparing_everything() -> None:
     expected = plainly(codes)
     assert 4 < len(set(expected.values())) < 16  # some cuts of a recording meet, others do not
     assert recordings(codes) == expected
-
-
-def with_copies(songs: int, copies: int) -> tuple[dict[str, Codes], dict[str, str]]:
-    """Random songs of which `copies` are others shifted by up to 10 s with 3 % of the bits flipped."""
-    rng = np.random.default_rng(5)
-    codes = {f"a{song:05d}": random_codes(rng) for song in range(songs - copies)}
-    truth = {key: key for key in codes}
-    for number, key in enumerate(rng.choice(list(codes), copies, replace=False).tolist()):
-        shift = int(rng.integers(1, 81))
-        other, own = random_codes(rng, shift), noisy(rng, codes[key], 0.03)
-        moved = [own[shift:], other] if number % 2 else [other, own[:-shift]]
-        codes[f"b{number:05d}"] = np.concatenate(moved)
-        truth[f"b{number:05d}"] = key
-    return codes, truth
-
-
-def test_planted_copies_are_found_and_nothing_else_in_any_order() -> None:
-    codes, truth = with_copies(songs=2_000, copies=60)
-    assert recordings(codes) == truth
-    assert recordings(dict(reversed(codes.items()))) == truth

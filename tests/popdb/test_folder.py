@@ -37,9 +37,7 @@ def stored(url: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])
-def test_it_has_the_bytes_of_one_on_this_machine(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_has_the_bytes_of_a_local_one(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with a_store(kind, tmp_path, monkeypatch) as url:
         settings = settings_at(url, tmp_path)
         write_popdb([encoded_song(tmp_path, name) for name in "acd"], settings)

@@ -55,9 +55,7 @@ def test_batches_are_those_of_their_pairs_normalised(popdb: Popdb) -> None:
 
 
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 4), (2, 3), (5, 40)])
-def test_ranks_and_steps_share_out_the_order_without_overlap_or_loss(
-    popdb: Popdb, world_size: int, batch_size: int
-) -> None:
+def test_ranks_and_steps_share_out_the_order(popdb: Popdb, world_size: int, batch_size: int) -> None:
     count, epochs = len(popdb.pairs("train")), 3
     endless = [place for epoch in range(epochs) for place in order_by_the_book(count, 9, epoch)]
     ranks = [Batches(popdb, batch_size, 9, rank, world_size) for rank in range(world_size)]

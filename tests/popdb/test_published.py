@@ -132,9 +132,7 @@ def header(text: str) -> Callable[[Path], object]:
         (header(f"{{'descr': '<f2', 'fortran_order': False, 'shape': ({10**30}, 64, 64)}}\n"), "not a whole"),
     ],
 )
-def test_what_is_no_array_of_latents_is_refused(
-    spoil: Callable[[Path], object], message: str, tmp_path: Path
-) -> None:
+def test_what_is_no_array_is_refused(spoil: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     vocal, accompaniment = write_published(tmp_path, 5)
     spoil(accompaniment)
     with pytest.raises(InputError, match=message):

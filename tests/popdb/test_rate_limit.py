@@ -109,9 +109,7 @@ def test_too_many_faults_in_a_row_stop_everybody(tmp_path: Path, fake: Time) -> 
 
 @pytest.mark.parametrize("wait", ["interval", "pause", "retry"])
 @pytest.mark.parametrize("end", ["stop", "cancel"])
-def test_whoever_waits_notices_the_end_within_a_second(
-    tmp_path: Path, fake: Time, wait: str, end: str
-) -> None:
+def test_who_waits_notices_the_end_within_a_second(tmp_path: Path, fake: Time, wait: str, end: str) -> None:
     limiter, other = (limiter_at(tmp_path, download_interval_s=600) for _ in range(2))
     limiter.wait("download")
     if wait == "pause":

@@ -115,9 +115,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize("bounds", [{}, BOUNDS], ids=["all", "filtered"])
 @pytest.mark.parametrize("source", ["drawn", pytest.param("real", marks=needs_real_list)])
-def test_a_list_is_chosen_as_a_plain_loop_chooses(
-    source: str, bounds: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_list_is_chosen_as_by_a_plain_loop(source: str, bounds: dict[str, Any], tmp_path: Path) -> None:
     path = REAL_LIST
     if source == "drawn":
         rng, path = random.Random(0), tmp_path / "list.csv"  # noqa: S311

@@ -39,9 +39,7 @@ def half(monkeypatch: pytest.MonkeyPatch) -> Share:
 @pytest.mark.parametrize(
     ("mix_level", "vocal_level", "scale"), [(0.5, 0.4, 1.0), (1.4, 1.3, 0.25), (0, 0, 1.0)]
 )
-def test_the_pair_sums_to_the_last_bit(
-    tmp_path: Path, mix_level: float, vocal_level: float, scale: float
-) -> None:
+def test_a_pair_sums_exactly(tmp_path: Path, mix_level: float, vocal_level: float, scale: float) -> None:
     mix, vocals = (np.random.default_rng(seed).uniform(-1, 1, (2, 44_100)).astype("f4") for seed in (0, 1))
     mix, vocals = mix * np.float32(mix_level), vocals * np.float32(vocal_level)
     mix[0, :2] = mix_level, -mix_level
@@ -59,9 +57,7 @@ def test_the_pair_sums_to_the_last_bit(
     assert written == [(tmp_path / name).read_bytes() for name in ("vocals.flac", "accompaniment.flac")]
 
 
-def test_latents_are_made_again_when_what_determines_them_changes(
-    tmp_path: Path, half: Share, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_makes_latents_anew(tmp_path: Path, half: Share, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, songs = small_settings(tmp_path), songs_of(tmp_path, 1)
 
     def made(**changes: Any) -> list[Outcome]:
@@ -123,9 +119,7 @@ def low_notes(root: Path) -> Song:
     return Song("low", "low notes", url=(root / "low.wav").as_uri())
 
 
-def test_weights_that_reconstruct_noise_stop_the_run_before_the_long_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_reconstruct_noise_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_settings(tmp_path, codec={"name": "stable-audio-open", "path": str(tmp_path / "vae")})
     write_stable_audio(tmp_path / "vae")
     downloaded = acquire_songs([low_notes(tmp_path)], Parts(settings))

@@ -138,9 +138,7 @@ def test_the_same_songs_give_the_same_bytes_whatever_was_there_before(
     assert digests(Path(settings.popdb_path)) == digests(popdb.root)
 
 
-def test_an_unchanged_dataset_is_not_written_and_its_latents_are_not_read(
-    tmp_path: Path, settings: Settings, popdb: Popdb
-) -> None:
+def test_an_unchanged_dataset_is_left_and_not_read(tmp_path: Path, settings: Settings, popdb: Popdb) -> None:
     before = times(popdb)
     outcomes = songs(tmp_path)
     for outcome in outcomes[:3]:
@@ -152,9 +150,7 @@ def test_an_unchanged_dataset_is_not_written_and_its_latents_are_not_read(
 
 
 @pytest.mark.parametrize("name", ["shards/*", "index-*", "dataset.json"])
-def test_what_is_lost_or_damaged_is_written_again_byte_for_byte(
-    tmp_path: Path, settings: Settings, popdb: Popdb, name: str
-) -> None:
+def test_damage_is_mended_byte_for_byte(tmp_path: Path, settings: Settings, popdb: Popdb, name: str) -> None:
     before = digests(popdb.root)
     for damage in (Path.unlink, flip_bit, lambda path: path.write_bytes(b"\xff{")):
         damage(min(popdb.root.glob(name)))
@@ -164,9 +160,7 @@ def test_what_is_lost_or_damaged_is_written_again_byte_for_byte(
     assert verify(popdb.root) == []
 
 
-def test_what_a_killed_writer_and_older_versions_left_is_cleared_and_nothing_of_others_is_touched(
-    tmp_path: Path, settings: Settings, popdb: Popdb
-) -> None:
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path, settings: Settings, popdb: Popdb) -> None:
     """A dataset may come from anywhere, and may have links in it."""
     left = ["shards/0123456789abcdef.safetensors", ".index-0123456789abcdef.parquet.17-4.tmp", "stats.json"]
     left += ["shards/00007-0123456789ab.safetensors", "shards/.0123456789abcdef.safetensors.17-4.tmp"]
