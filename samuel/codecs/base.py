@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import nan
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -73,9 +73,11 @@ class Codec(Protocol):
 
     def encode(self, audio: Tensor) -> Tensor:
         """(B, 2, S) in [-1, 1] → (B, C, ceil(S / hop)), float32, on the device `audio` is on."""
+        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, T) → (B, 2, T · hop), float32, on the device `latents` are on; may overshoot ±1."""
+        ...
 
     def cancel(self) -> None:
         """End what other threads wait for, each with a StoppedError."""
@@ -155,8 +157,8 @@ def stretches_of(frames: int, width: int, reach: int) -> Iterator[tuple[range, r
 def windows_of(frames: int, width: int, reach: int) -> list[tuple[range, range]]:
     """Successive stretches of frames to keep, each with the stretch to compute it from.
 
-    What is computed is always `width` frames, or all of them where there are fewer, so that windows of
-    different songs can share a batch; what is kept lies `reach` frames inside, or at an end of the song.
+    What is computed is always `width` frames, or all of them where there are fewer, so that windows share
+    batches; what is kept lies `reach` frames inside, or at an end of the song.
     """
     windows: list[tuple[range, range]] = []
     kept = 0
@@ -188,7 +190,7 @@ def round_trip(codec: Codec, audio: Audio) -> RoundTrip:
     decoded = decode_audio(codec, stored)[:, : audio.shape[1]]
     if not np.isfinite(decoded).all():
         return RoundTrip(nan, nan, nan)
-    bands = {"sr": SAMPLE_RATE, "n_fft": N_FFT, "hop_length": STEP, "n_mels": BANDS}
+    bands: dict[str, Any] = {"sr": SAMPLE_RATE, "n_fft": N_FFT, "hop_length": STEP, "n_mels": BANDS}
     first, second = (
         librosa.feature.melspectrogram(y=stereo.mean(axis=0, dtype=np.float64), **bands)
         for stereo in (audio, decoded)
@@ -216,8 +218,7 @@ def require_faithful(codec: Codec, audio: Audio) -> RoundTrip:
 
 def loudest_chunk(audio: Audio, samples: int) -> Audio:
     """The `samples` of (2, S) where the mean of both channels is loudest; all of it where it is shorter."""
-    energy = np.cumsum(np.square(audio.mean(axis=0), dtype=np.float64))
-    energy = np.concatenate([[0.0], energy])
+    energy = np.cumsum(np.square(np.pad(audio.mean(axis=0), (1, 0)), dtype=np.float64))
     starts = np.arange(0, max(audio.shape[1] - samples, 0) + 1, STEP)
     stops = np.minimum(starts + samples, audio.shape[1])
     start = int(starts[np.argmax(energy[stops] - energy[starts])])

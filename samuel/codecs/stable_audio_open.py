@@ -1,7 +1,7 @@
 """The VAE of Stable Audio Open, alone: its diffusion model is never built and never read (paper §III-C).
 
-Songs go through in windows whose margins cover the network's receptive field; windows of several songs share
-a batch. Legend: B batch, S samples at 44.1 kHz, C channels, T latent frames.
+Songs go through in windows whose margins cover the network's receptive field.
+Legend: B batch, S samples at 44.1 kHz, C channels, T latent frames.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ class StableAudioCodec:
 
     def __init__(
         self, autoencoder: Any, weights_sha256: str, device: torch.device, config: CodecConfig,
-        decoding: Precision | None = None, turn: "threading.Lock | None" = None,
+        turn: "threading.Lock | None" = None,
     ) -> None:  # fmt: skip
         """Move the autoencoder of stable-audio-tools to `device`; arguments are those of `load_codec`."""
         with_light_snakes(autoencoder).to(device, torch.float32).eval().requires_grad_(False)
@@ -84,14 +84,11 @@ class StableAudioCodec:
         version = next(name for name, settings in VARIANTS.items() if settings == variant)
         self.info = PUBLISHED_INFO.model_copy(update={"version": version, "weights_sha256": weights_sha256})
         self._sampled = config.posterior == "sample"
+        options: dict[str, Any] = {"precision": config.precision, "size": config.batch, "most": MAX_BATCH}
         self._encoder = Batcher(
-            lambda audio: autoencoder.encode(audio, skip_bottleneck=True),
-            device, precision=config.precision, size=config.batch, most=MAX_BATCH, turn=turn,
-        )  # fmt: skip
-        self._decoder = Batcher(
-            autoencoder.decode, device, precision=decoding or config.precision, size=config.batch,
-            most=MAX_BATCH, turn=turn,
-        )  # fmt: skip
+            lambda audio: autoencoder.encode(audio, skip_bottleneck=True), device, turn=turn, **options
+        )
+        self._decoder = Batcher(autoencoder.decode, device, turn=turn, **options)
 
     def encode(self, audio: Tensor) -> Tensor:
         """(B, 2, S), clamped to [-1, 1] → (B, 64, ceil(S / 2048)), the posterior's mean or a sample of it."""
@@ -159,10 +156,7 @@ class _Autoencoder(BaseModel, extra="ignore"):
     pretransform: None = None
 
 
-def load(
-    config: CodecConfig, device: torch.device,
-    decoding: Precision | None = None, turn: "threading.Lock | None" = None,
-) -> StableAudioCodec:  # fmt: skip
+def load(config: CodecConfig, device: torch.device, turn: "threading.Lock | None" = None) -> StableAudioCodec:
     """The codec from `config.path`: a folder of stable-audio-tools, or `owner/name` on the hub."""
     folder, names = Path(config.path).expanduser(), (CONFIG_FILE, WEIGHTS_FILE)
     local = folder.is_dir()
@@ -170,7 +164,7 @@ def load(
     architecture, autoencoder = _build(files[0])
     state = _load_weights(autoencoder, files[1])
     identity = hashlib.sha256(weights_sha256(state).encode() + json_bytes(architecture)).hexdigest()
-    return StableAudioCodec(autoencoder, identity, device, config, decoding, turn)
+    return StableAudioCodec(autoencoder, identity, device, config, turn)
 
 
 def _build(file: Path) -> tuple[dict[str, Any], nn.Module]:

@@ -1,7 +1,6 @@
 """The VAE of Stable Audio Open: shapes, exactness, and what is said of weights that are absent or wrong."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +39,6 @@ def test_windows_equal_one_pass(vae: Codec, weights: tuple[Path, Any]) -> None:
     assert whole.std() > 1e-3
     assert torch.allclose(latents, whole, atol=1e-4 * float(whole.std()))
     assert torch.allclose(vae.decode(latents), decoded, atol=1e-4 * float(decoded.std()))
-
-
-def test_songs_that_share_batches_are_encoded_as_if_alone(weights: tuple[Path, Any]) -> None:
-    config = CodecConfig(name="stable-audio-open", path=str(weights[0]), batch=3)
-    codec = load_codec(config, CPU)
-    songs = [music(frames, seed) for seed, frames in enumerate([280, 40])]
-    with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(codec.encode, songs))
-    for song, latents in zip(songs, together, strict=True):
-        with torch.no_grad():
-            whole = weights[1].encode(song, skip_bottleneck=True).chunk(2, dim=1)[0]
-        assert torch.allclose(latents, whole, atol=1e-4 * float(whole.std()))
-        # At one batch size not even the last bit knows who the neighbours were.
-        assert torch.equal(latents, codec.encode(song))
 
 
 def test_samples_follow_the_librarys_posterior(weights: tuple[Path, Any], vae: Codec) -> None:
