@@ -21,6 +21,7 @@ class Separator(Protocol):
 
     def vocals(self, mix: Audio) -> Audio:
         """(2, S) at 44.1 kHz → its vocals, (2, S) float32."""
+        ...
 
     def cancel(self) -> None:
         """End what other threads wait for, each with a StoppedError."""

@@ -1,4 +1,4 @@
-"""Demucs, in batches of segments of several songs (paper §III-C).
+"""Demucs, in batches of segments (paper §III-C).
 
 The same result as demucs' own `apply_model(shifts=0, overlap=0.25)`, song by song: without the random shift a
 song gives the same stems every time. Legend: S samples at 44.1 kHz, L samples of a segment, C = 2 channels.

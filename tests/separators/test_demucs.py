@@ -1,6 +1,5 @@
 """Demucs: equal to its own apply_model, whatever shares a batch with what; damaged weights are refused."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +62,6 @@ def test_equals_apply_model(repository: Path, seconds: float, batch: int) -> Non
     assert vocals.dtype == np.float32
     assert np.abs(vocals - expected).max() < 1e-6
     assert np.abs(expected).max() > 1e-3
-
-
-def test_songs_that_share_batches_are_separated_as_if_alone(repository: Path) -> None:
-    songs = [noise(seconds, seed) for seed, seconds in enumerate([2.2, 0.5])]
-    model = own_model(repository)
-    separator = load_tiny(repository, batch=4)
-    with ThreadPoolExecutor(len(songs)) as threads:
-        together = list(threads.map(separator.vocals, songs))
-    for song, vocals in zip(songs, together, strict=True):
-        assert np.abs(vocals - demucs_own(model, song)).max() < 1e-5
-        # At one batch size not even the last bit knows who the neighbours were.
-        assert np.array_equal(vocals, separator.vocals(song))
 
 
 def test_a_bag_is_the_weighted_mean_of_its_members(tmp_path: Path) -> None:
