@@ -27,7 +27,6 @@ MAX_GAIN_DB = 24.0  # takes and masters differ by less; with more, next to nothi
 MAX_PEAK_DBFS = -1.0  # of the samples; the decibel is left to the wave between them
 SILENCE_LUFS = -70.0  # ffmpeg's value for what has nothing above the absolute gate of BS.1770
 ENCODERS = {".wav": "pcm_s24le", ".flac": "flac"}  # by the names that ffmpeg has for them
-IEEE_FLOAT = 3
 LONGEST_ADDITION = 40  # characters that other names made of OUTPUT have more
 
 
@@ -83,7 +82,7 @@ def write_stream(path: Path, blocks: Iterable[Audio], sample_rate: int = SAMPLE_
 
     def header() -> bytes:
         frame, size = 4 * channels, 4 * channels * samples
-        form = struct.pack("<HHIIHH", IEEE_FLOAT, channels, sample_rate, frame * sample_rate, frame, 32)
+        form = struct.pack("<HHIIHH", 3, channels, sample_rate, frame * sample_rate, frame, 32)
         return struct.pack("<4sI4s4sI16s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, form, b"data", size)
 
     with ExitStack() as undo:

@@ -27,6 +27,7 @@ from samuel.config import SamplingConfig
 from samuel.device import inference, uses_bf16
 from samuel.errors import CheckpointError, InputError
 from samuel.generate import output
+from samuel.generate.output import BALANCE_DB
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.sample import Callback, Kept, Windowed, sample
@@ -58,10 +59,7 @@ def accompany_latents(
     vocal: Tensor, model: TrainedModel, config: SamplingConfig,
     on_step: Callback | None = None, kept: Kept | None = None,
 ) -> Tensor:  # fmt: skip
-    """Sample the codec latents of accompaniments from those of vocals, (B, C, T); on the model's device.
-
-    Fewer frames than the model was trained on must be a multiple of 8; `kept` parts are in codec latents.
-    """
+    """Sample codec latents of accompaniments from those of vocals, (B, C, T), a short T a multiple of 8."""
     device = next(model.network.parameters()).device
     schedule = CosineSchedule(model.diffusion.timesteps, model.diffusion.cosine_offset).to(device)
     generator = torch.Generator().manual_seed(config.seed)  # of the CPU: the same noise whatever the device
@@ -114,7 +112,7 @@ class Request:
     takes: int = 1  # with the seeds that follow
     length_s: float | None = None  # only so much from the beginning
     separator: Separator | None = None  # takes the vocals out first, where `vocal` is a whole song
-    balance_db: float = output.BALANCE_DB  # loudness of the vocal over that of the accompaniment in the mix
+    balance_db: float = BALANCE_DB  # loudness of the vocal over that of the accompaniment in the mix
     keep: Keep | None = None
 
     def plan(self) -> list[Take]:

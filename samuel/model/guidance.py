@@ -16,9 +16,11 @@ class VocalConditioned(Protocol):
 
     def __call__(self, x_t: Tensor, t: Tensor, vocal: Tensor | None) -> Tensor:
         """Predict v, (B, C, T), of x_t at the timesteps t, (B,)."""
+        ...
 
     def condition(self, vocal: Tensor, drop_mask: Tensor) -> Tensor:
         """Replace the vocal of dropped items."""
+        ...
 
 
 def guided(model: VocalConditioned, vocal: Tensor, config: SamplingConfig, timesteps: int) -> Velocity:

@@ -41,7 +41,6 @@ VERSION = 4  # raise it when the same settings and dataset give another model
 # Settings that do not change the model that a training ends with.
 OPERATIONAL = {"checkpoint_every", "keep_checkpoints", "processes", "tensorboard"}
 DIVERGED, WINDOW = 3.0, 20  # error of v over so many steps that no training comes back from: zero has 1
-PENDING_EVENTS = 1000  # that may wait for TensorBoard's own thread before a step has to
 OnStep = Callable[[dict[str, Any]], object]
 
 
@@ -167,8 +166,7 @@ def fresh_network(settings: Settings, frames: int) -> SamuelUNet:
 class MetricsLog:
     """Rows of numbers, one a step: JSON lines, and TensorBoard's event files where they are wanted.
 
-    A row survives the death of the process once `append` has returned, and a power cut once `flush` has; of
-    the event files a killed process loses what it wrote since the last `flush`.
+    A row survives the death of the process once `append` has returned, and a power cut once `flush` has.
     """
 
     def __init__(self, path: Path, tensorboard: Path | None = None, *, last_step: float = math.inf) -> None:
@@ -191,7 +189,7 @@ class MetricsLog:
                 remedy = "pip install 'samuel[tensorboard]', or set it to false"
                 raise OperatorError(f"training.tensorboard: {remedy}") from error
             # What an earlier process wrote of later steps is hidden.
-            self._events = SummaryWriter(str(tensorboard), purge_step=len(kept) + 1, max_queue=PENDING_EVENTS)
+            self._events = SummaryWriter(str(tensorboard), purge_step=len(kept) + 1, max_queue=1000)
         with replacing(path) as temporary:
             temporary.write_bytes(b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
