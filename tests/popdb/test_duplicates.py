@@ -140,3 +140,4 @@ def test_the_groups_are_those_of_comparing_everything() -> None:
     expected = plainly(codes)
     assert 4 < len(set(expected.values())) < 16  # some cuts of a recording meet, others do not
     assert recordings(codes) == expected
+    assert recordings(dict(reversed(codes.items()))) == expected

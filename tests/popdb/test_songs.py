@@ -125,7 +125,13 @@ def test_a_list_is_chosen_as_by_a_plain_loop(source: str, bounds: dict[str, Any]
             f"{rng.random():.3f},{rng.random() / 2:.4f}\n"
             for _ in range(400)
         ]
+        path.write_text(FEATURES + "".join(reversed(rows)), "utf-8")
+        other_order = list_songs(SongsConfig(source="csv", path=path), tmp_path).songs
         path.write_text(FEATURES + "".join(rows), "utf-8")
+        songs = list_songs(SongsConfig(source="csv", path=path), tmp_path).songs
+        assert {song.song_id: song.duration_s for song in songs} == {
+            song.song_id: song.duration_s for song in other_order
+        }
     config = SongsConfig(source="csv", path=path, order="popularity", **bounds)
     listed = [(song.title, song.duration_s, song.popularity) for song in list_songs(config, tmp_path).songs]
     assert len(listed) > 5
