@@ -84,7 +84,6 @@ def test_a_file_that_breaks_off_is_refused_by_the_duration_it_states(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("song.wav", b""),
         ("song.wav", b"<html>not audio</html>"),
         ("song.mp3", b"#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1:1/a.ts\n"),
         ("list.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nneighbour.wav\n#EXT-X-ENDLIST\n"),

@@ -18,11 +18,9 @@ CPU = torch.device("cpu")
 class Network:
     """Doubles its input, notes the shapes it saw, and has memory for `room` items."""
 
-    error: RuntimeError = torch.OutOfMemoryError("no room")
-
-    def __init__(self, room: int = 1000) -> None:
+    def __init__(self, room: int = 1000, error: RuntimeError | None = None) -> None:
         self.shapes: list[tuple[int, ...]] = []
-        self.room, self.tries = room, 0
+        self.room, self.tries, self.error = room, 0, error or torch.OutOfMemoryError("no room")
 
     def __call__(self, batch: Tensor) -> Tensor:
         self.tries += 1
@@ -59,8 +57,7 @@ NO_ROOM = "CUDA error: out of memory", "cuFFT error: CUFFT_ALLOC_FAILED"
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), *map(RuntimeError, NO_ROOM)])
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(error: RuntimeError) -> None:
-    network = Network(room=3)
-    network.error = error
+    network = Network(3, error)
     batcher = Batcher(network, CPU, size=8)
     check(items(11), batcher(items(11)))  # 6 do not fit
     assert {shape[0] for shape in network.shapes} == {3, 2}

@@ -30,7 +30,6 @@ ROOT = Path(__file__).resolve().parent.parent
         ({"runner": {"kind": "dask", "address": "host:8786"}}, r"runner\.address"),
         # Others of yt-dlp's options can run programs or write anywhere.
         ({"download": {"ytdlp": {"exec_cmd": "touch x", "socket_timeout": 5}}}, r"download\.ytdlp\.exec_cmd"),
-        ({"download": {"ytdlp": {"outtmpl": "/x"}}}, r"download\.ytdlp\.outtmpl"),
         ({"download": {"ytdlp": {"ratelimit": "50K"}}}, r"download\.ytdlp\.ratelimit"),
     ],
 )

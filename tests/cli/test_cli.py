@@ -82,12 +82,10 @@ def test_download_accounts_for_every_song(file: Path, capsys: Said) -> None:
         (["generate", "absent.wav", "--model", "absent"], 1, "error: absent: no whole checkpoint here"),
         (["doctor", "--settings", "\x1b[2Jabsent.json"], 1, "error: ?[2Jabsent.json: no such file\n"),
         (["summary", "training.stepz=1"], 1, "error: setting training.stepz"),
-        (["summary", "training=3"], 1, "setting training"),
         (["summary", "songs.min_popularity=5"], 1, "songs.min_popularity needs songs.source = 'csv'"),
         (["summary", "--frames", "12"], 1, "12 latent frames"),
         (["nothing"], 2, "Usage: samuel"),
         (["train", "training=5x=3", "--what"], 2, "Usage: samuel"),
-        (["verify", "a", "b"], 2, "Usage: samuel"),
         (["settings", "trainings"], 2, "no section 'trainings'; there are preset, "),
     ],
 )

@@ -53,7 +53,6 @@ def test_verify_says_sound_or_names_the_fault(tmp_path: Path, capsys: Said) -> N
     [
         (["verify", "{root}/absent"], "no dataset here"),
         (["export-sat", "{root}/absent", "-o", "{root}/out"], "no dataset here"),
-        (["inspect", "nosuch://bucket/popdb"], "nosuch"),
         (["import-popdb", "absent", "-o", "{root}/out"], "absent/latent_vocal.npy"),
         (["import-popdb", "a", "b", "c", "-o", "{root}/out"], "3 files given; give the folder of"),
         (["synthesise", "songs.source=csv", "--songs", "1"], "those of songs.source = 'synthetic'"),
