@@ -25,7 +25,7 @@ from samuel.codecs import load_codec
 from samuel.config import CodecConfig, EvaluationConfig, Settings
 from samuel.device import resolve_device
 from samuel.evaluate.cost import Peak
-from samuel.evaluate.distribution import FolderSpace
+from samuel.evaluate.distribution import Space
 from samuel.evaluate.pretrained import WINDOW_S, load_audiobox, score_aesthetics
 from samuel.evaluate.scores import AUDIOBOX
 from samuel.evaluate.summary import score_lineup
@@ -156,6 +156,6 @@ def evaluate(root: Path) -> tuple[float, str]:
     peak, began, codec = Peak(cpu), time.perf_counter(), load_codec(CodecConfig(), cpu)
     lineup = folders(root / "vocals", {"shifted": root / "shifted"}, root / "true")
     lineup = with_ceiling(lineup, codec, root / "through-codec")
-    scores = score_lineup(lineup, EvaluationConfig(), root / "scores", FolderSpace(codec))
+    scores = score_lineup(lineup, EvaluationConfig(), root / "scores", Space(codec.info, codec))
     write_evaluation_report(lineup, scores, root / "report")
     return time.perf_counter() - began, in_gib(peak.bytes())

@@ -17,7 +17,7 @@ from samuel.codecs.base import Codec
 from samuel.config import Preset
 from samuel.doctor import require, training_parts, unmeasured
 from samuel.evaluate.cost import make_cost
-from samuel.evaluate.distribution import DatasetSpace
+from samuel.evaluate.distribution import Space
 from samuel.evaluate.scores import find_score, in_order
 from samuel.evaluate.summary import score_lineup
 from samuel.evaluate.systems import OURS
@@ -126,7 +126,7 @@ def score(popdb: Popdb, model: Artifact, tracks: Sequence[Artifact], parts: Part
             lineup_of(tracks),
             settings.evaluation,
             run / "scores",
-            DatasetSpace(popdb, tracks, model.sha256["model.safetensors"]),
+            Space(popdb.codec, None, popdb, tracks, model.sha256["model.safetensors"]),
             {OURS: cost.record},
             lambda items: progress.over(bar(items, "score", len(tracks)), len(tracks)),
         )

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias, get_args
 
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import t as student
 
 from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, read_jsonl, write_json
 from samuel.config import Factor, LossWeight, Mixing, Settings
@@ -21,15 +20,18 @@ from samuel.device import resolve_device
 from samuel.errors import DatasetError, SettingsError
 from samuel.model.unet import SamuelUNet, parameter_count
 from samuel.popdb.dataset import Popdb
-from samuel.report.html import Markdown, bullets, plain, section, table
+from samuel.report.html import NOT_MEASURED, Markdown, render
+from samuel.report.plots import save
 from samuel.report.report import caveats
 from samuel.train import fit, run_folder
 
 Value: TypeAlias = str | int | float
+Spread: TypeAlias = dict[str, Any]
+"""`mean` and sample standard `deviation` (n - 1; None of a single number) of `count` numbers."""
 
 VERSION = 1
 SEEDS = 2**32  # there are no more
-MARK, MARK_ERRORS = "†", 2.0  # standard errors that a mean difference has to exceed to be marked
+MARK_ERRORS = 2.0  # standard errors that a mean difference has to exceed to be marked
 LEAST_SEEDS = 3  # with fewer, a deviation says nothing
 VALUES: Mapping[Factor, tuple[str, tuple[Value, ...]]] = {
     "mixing": ("model", get_args(Mixing)),
@@ -38,17 +40,6 @@ VALUES: Mapping[Factor, tuple[str, tuple[Value, ...]]] = {
     "loss_weight": ("diffusion", get_args(LossWeight)),
 }
 """By factor: its section of the settings, and what is compared, the papers' open questions among it."""
-HEAD = ("choice", "value", "fits", "validation loss, best", "last", "conditioning gain", "best, less as set")
-LEGEND = (
-    "Mean ± sample standard deviation over the seeds; a loss is better when lower. "
-    "The validation loss is the unweighted mean squared error of v, at noise levels and with noise that "
-    "are the same for all fits, every vocal given: so choices of loss weight and of condition dropout "
-    "compare fairly. "
-    "*Best* is the lowest of a fit's validations, which flatters all fits alike; *last* was not chosen. "
-    "*Conditioning gain*: how much the best model's loss grows with the vocal of another held-out "
-    "song; where there is no other, it is not measured. "
-    "*Best, less as set* pairs the fits by seed, so what a seed does to both cancels."
-)
 
 
 @dataclass(frozen=True)
@@ -60,9 +51,10 @@ class Variant:
     seed: int  # of weights, batches, noise and dropout
 
     @property
-    def choice(self) -> str:
-        """For people: "window = 8"."""
-        return "as set" if self.factor is None else f"{self.factor} = {self.value}"
+    def name(self) -> str:
+        """For people: "window = 8, seed 0"."""
+        choice = "as set" if self.factor is None else f"{self.factor} = {self.value}"
+        return f"{choice}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -70,11 +62,6 @@ class PlannedFit(Variant):
     """One training of a variant."""
 
     settings: Settings
-
-    @property
-    def name(self) -> str:
-        """For people: "window = 8, seed 0"."""
-        return f"{self.choice}, seed {self.seed}"
 
 
 def planned_fits(settings: Settings) -> list[PlannedFit]:
@@ -97,44 +84,6 @@ def planned_fits(settings: Settings) -> list[PlannedFit]:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Mean of `count` numbers and their sample standard deviation (n - 1); None for a single number."""
-
-    mean: float
-    deviation: float | None
-    count: int
-
-    @property
-    def marked(self) -> bool:
-        """True where the mean is more than two standard errors away from zero, by three numbers or more."""
-        if self.deviation is None or self.count < LEAST_SEEDS:
-            return False
-        return abs(self.mean) > MARK_ERRORS * self.deviation / math.sqrt(self.count)
-
-
-def spread(values: Iterable[float | None]) -> Spread | None:
-    """Mean and sample standard deviation of the values that there are; None of nothing."""
-    numbers = [value for value in values if value is not None]
-    if not numbers:
-        return None
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Spread(statistics.fmean(numbers), deviation, len(numbers))
-
-
-def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) -> Spread | None:
-    """Mean and deviation of value less base over the seeds that both have.
-
-    What a seed does to both of them alike cancels, so this is less than the deviations of either suggest.
-    """
-    return spread(values[seed] - base[seed] for seed in sorted(values.keys() & base.keys()))
-
-
-def share_marked_by_chance(count: int) -> float:
-    """Share of differences over `count` seeds that chance alone would mark (Student's t)."""
-    return float(2.0 * student.sf(MARK_ERRORS, count - 1))
-
-
-@dataclass(frozen=True)
 class Result(Variant):
     """Outcome of a fit. The losses are mean squared errors of v on held-out songs."""
 
@@ -154,27 +103,6 @@ class Result(Variant):
         return self.shuffled_loss - self.best_loss
 
 
-def run_study(
-    popdb: Popdb,
-    settings: Settings,
-    on_step: Callable[[int], object],
-    on_result: Callable[[PlannedFit, Result], object],
-) -> list[Result]:
-    """Train what `settings.ablation` asks for; what was trained before, here or elsewhere, is not again.
-
-    `on_step` is called with the number of steps of all fits so far. What concerns all fits, such as a full
-    disk, ends the study; started again, it goes on.
-    """
-    results: list[Result] = []
-    steps = settings.training.steps
-    for place, planned in enumerate(planned_fits(settings)):
-        before = place * steps
-        results.append(run_fit(popdb, planned, lambda row, before=before: on_step(before + row["step"])))
-        on_step(before + steps)  # it may have been there, or have ended early
-        on_result(planned, results[-1])
-    return results
-
-
 def run_fit(popdb: Popdb, planned: PlannedFit, on_step: Callable[[dict[str, Any]], object]) -> Result:
     """Train one variant with one seed, or find it. One that fails by itself has a result that says why."""
     try:
@@ -190,168 +118,115 @@ def run_fit(popdb: Popdb, planned: PlannedFit, on_step: Callable[[dict[str, Any]
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Row:
-    """A value of a factor, over the seeds."""
-
-    factor: Factor
-    value: Value
-    as_set: bool  # the settings say so
-    results: tuple[Result, ...]  # one per seed, failures included
-    best: Spread | None
-    last: Spread | None
-    conditioning_gain: Spread | None
-    difference: Spread | None  # `best` less that of the settings as they are; None for those themselves
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """Those of the values that there are; None of nothing."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return None
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return {"mean": statistics.fmean(numbers), "deviation": deviation, "count": len(numbers)}
 
 
-def table_rows(results: Sequence[Result], settings: Settings) -> list[Row]:
-    """Compute a row for each value of every factor, the settings' own among them."""
+def marked(difference: Spread | None) -> bool:
+    """True where a mean is more than two standard errors away from zero, by three numbers or more."""
+    if difference is None or difference["count"] < LEAST_SEEDS:
+        return False
+    return abs(difference["mean"]) > MARK_ERRORS * difference["deviation"] / math.sqrt(difference["count"])
 
-    def losses(some: Sequence[Result]) -> dict[int, float]:
-        return {result.seed: result.best_loss for result in some if result.best_loss is not None}
 
+def table_rows(results: Sequence[Result], settings: Settings) -> list[tuple[dict[str, Any], list[Result]]]:
+    """A row for each value of every factor, the settings' own among them, and its results, one per seed.
+
+    `difference` pairs the best losses with those of the settings as they are by seed: what a seed does to
+    both of them alike cancels, so it deviates less than either suggests.
+    """
     base = [result for result in results if result.factor is None]
-    rows: list[Row] = []
+    as_set = {result.seed: result.best_loss for result in base if result.best_loss is not None}
+    rows = []
     for factor in dict.fromkeys(settings.ablation.factors):
         part, values = VALUES[factor]
         own = getattr(getattr(settings, part), factor)
         for value in values if own in values else (own, *values):
             named = [result for result in results if (result.factor, result.value) == (factor, value)]
             mine = base if value == own else named
-            row = Row(
-                factor, value, value == own, tuple(mine),
-                best=spread(result.best_loss for result in mine),
-                last=spread(result.last_loss for result in mine),
-                conditioning_gain=spread(result.conditioning_gain for result in mine),
-                difference=None if value == own else paired_difference(losses(mine), losses(base)),
-            )  # fmt: skip
-            rows.append(row)
+            gains = [
+                r.best_loss - as_set[r.seed] for r in named if r.best_loss is not None and r.seed in as_set
+            ]
+            row = {
+                "factor": factor, "value": value, "as_set": value == own,
+                "best": spread(result.best_loss for result in mine),
+                "last": spread(result.last_loss for result in mine),
+                "conditioning_gain": spread(result.conditioning_gain for result in mine),
+                "difference": spread(gains), "marked": marked(spread(gains)),
+            }  # fmt: skip
+            rows.append((row, mine))
     return rows
 
 
 def write_table(popdb: Popdb, settings: Settings, results: Sequence[Result]) -> Artifact:
     """Write `ablation.md`, `ablation.json` and `ablation.png`, or find them, in `artifacts/ablations/<key>`.
 
-    Raises:
-        DatasetError: Every fit failed; says why the first did.
+    DatasetError where every fit failed; it says why the first did.
     """
     if not any(result.best_loss is not None for result in results):
         raise DatasetError(f"no fit came to a result; the first: {results[0].message}")
     rows, shaping = table_rows(results, settings), ("model", "diffusion", "training", "ablation")
     device = resolve_device(settings.device)
-    computed_on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     fits = [asdict(result) | {"conditioning_gain": result.conditioning_gain} for result in results]
-    for numbers in fits:
-        del numbers["worked"]
     content = {
         "dataset": {part: popdb.info[part] for part in ("content_sha256", "source", "separator", "codec")},
         "settings": {part: getattr(settings, part).model_dump(mode="json") for part in shaping},
-        "device": computed_on,
-        "fits": fits,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "fits": [{name: value for name, value in numbers.items() if name != "worked"} for numbers in fits],
     }
     folder = settings.artifacts / "ablations" / digest("ablation", VERSION, content)
 
+    def mean(found: Spread | None, form: str = ".4f") -> str:
+        if found is None:
+            return NOT_MEASURED
+        deviation = "" if found["deviation"] is None else f" ± {found['deviation']:{form.lstrip('+z')}}"
+        return f"{found['mean']:{form}}{deviation}"
+
     def make(target: Path) -> dict[str, Any]:
         plot_rows(rows, target / "ablation.png")
-        spreads = [
-            {name: value for name, value in asdict(row).items() if name != "results"}
-            | {"marked": row.difference is not None and row.difference.marked}
-            for row in rows
-        ]
-        write_json(target / "ablation.json", content | {"rows": spreads})
-        (target / "ablation.md").write_text(_text(rows, results, popdb, settings, computed_on), "utf-8")
+        write_json(target / "ablation.json", content | {"rows": [row for row, _ in rows]})
+        text = render("ablation.md.j2", {
+            "rows": rows, "failed": [result for result in results if result.best_loss is None], "mean": mean,
+            "info": popdb.info, "codec": popdb.codec, "settings": settings, "device": content["device"],
+            "held_out": popdb.pairs("validation"), "caveats": Markdown(caveats(popdb)),
+            "parameters": parameter_count(SamuelUNet(settings.model, settings.diffusion)),
+            "least_seeds": LEAST_SEEDS,
+        })  # fmt: skip
+        (target / "ablation.md").write_text(text, "utf-8")
         return {"fits": len(results)}
 
     return find_artifact(folder) or make_artifact(folder, make)
 
 
-def plot_rows(rows: Sequence[Row], path: Path) -> None:
+def plot_rows(rows: Sequence[tuple[dict[str, Any], list[Result]]], path: Path) -> None:
     """Draw a column for each factor, a dot for each fit, a line at each mean; the settings' own in colour."""
-    groups = [list(group) for _, group in groupby(rows, lambda row: row.factor)]
-    results = [result for row in rows for result in row.results]
-    shown = {"best_loss": "best validation loss", "conditioning_gain": "conditioning gain"}
-    measures = [name for name in shown if any(getattr(result, name) is not None for result in results)]
+    groups = [list(group) for _, group in groupby(rows, lambda row: row[0]["factor"])]
+    shown = {"best": ("best_loss", "best validation loss"), "conditioning_gain": ("conditioning_gain",) * 2}
+    measures = [name for name in shown if any(row[name] for row, _ in rows)]
     widths = [len(group) for group in groups]
     figure = Figure(figsize=(0.75 * sum(widths) + 2, 3.2 * len(measures)), layout="constrained")
     plots = figure.subplots(
         len(measures), len(groups), squeeze=False, sharey="row", sharex="col", width_ratios=widths
     )
-    for line, measure in zip(plots, measures, strict=True):
-        line[0].set_ylabel(f"{shown[measure]}\n(squared error of v)")
+    for line, name in zip(plots, measures, strict=True):
+        of_result, title = shown[name]
+        line[0].set_ylabel(f"{title.replace('_', ' ')}\n(squared error of v)")
         for axes, group in zip(line, groups, strict=True):
-            axes.set_xticks(range(len(group)), [str(row.value) for row in group])
-            axes.set_xlim(-0.6, len(group) - 0.4)
+            axes.set_xticks(range(len(group)), [str(row["value"]) for row, _ in group])
+            axes.set(xlim=(-0.6, len(group) - 0.4), xlabel=group[0][0]["factor"].replace("_", " "))
+            axes.label_outer()
             axes.grid(axis="y", color="0.92")
             axes.set_axisbelow(True)
-            for place, row in enumerate(group):
-                values = [v for result in row.results if (v := getattr(result, measure)) is not None]
-                colour = "tab:orange" if row.as_set else "tab:blue"
+            for place, (row, results) in enumerate(group):
+                values = [v for result in results if (v := getattr(result, of_result)) is not None]
+                colour = "tab:orange" if row["as_set"] else "tab:blue"
                 axes.plot([place] * len(values), values, "o", color=colour, alpha=0.6, markersize=5)
-                if values:
-                    mean = statistics.fmean(values)
-                    axes.hlines(mean, place - 0.25, place + 0.25, color=colour, linewidth=2)
-    for axes, group in zip(plots[-1], groups, strict=True):
-        axes.set_xlabel(group[0].factor.replace("_", " "))
+                if row[name]:
+                    axes.hlines(row[name]["mean"], place - 0.25, place + 0.25, color=colour, linewidth=2)
     figure.suptitle("each fit, and the mean; orange: the settings as they are", fontsize="medium")
-    figure.savefig(path, dpi=110, metadata={"Software": ""})
-
-
-def _text(
-    rows: Sequence[Row], results: Sequence[Result], popdb: Popdb, settings: Settings, device: str
-) -> str:
-    failed = [
-        f"`{result.choice}`, seed {result.seed}: {plain(result.message)}"
-        for result in results
-        if result.best_loss is None
-    ]
-    legend, seeds = LEGEND, settings.ablation.seeds
-    if seeds < LEAST_SEEDS:
-        legend += f" With fewer than {LEAST_SEEDS} seeds, no difference is marked."
-    elif len(results) > seeds:
-        legend += (
-            f" {MARK}: more than two standard errors from zero. By chance alone, that would mark about "
-            f"{share_marked_by_chance(seeds):.0%} of the differences, and a mark says nothing of their size."
-        )
-    counts, training = popdb.info["counts"], settings.training
-    held = "held out by song" if popdb.pairs("validation") else "none held out: validated on training songs"
-    patience = f", ended after {training.patience} validations without gain" if training.patience else ""
-    parameters = parameter_count(SamuelUNet(settings.model, settings.diffusion))
-    source, separator = (plain(str(popdb.info[part])) for part in ("source", "separator"))
-    made_of = [
-        f"dataset: source {source}, separator {separator}, codec {popdb.codec}; {counts['pairs']} pairs of "
-        f"{counts['songs_kept']} songs: {counts['train']} to train on, {counts['validation']} {held}",
-        f"each fit: {training.steps} steps of {training.batch_size} pairs{patience}",
-        f"network: {parameters:,} parameters, channels {settings.model.channels}",
-        f"device: {device}",
-    ]
-    parts = [
-        "# Ablations",
-        table(HEAD, map(_cells, rows), words=len(HEAD)),
-        legend,
-        section("Fits without a result:", bullets(failed)) if failed else "",
-        "![Ablations](ablation.png)",
-        bullets(made_of),
-        caveats(popdb),
-    ]
-    return section(*parts) + "\n"
-
-
-def _cells(row: Row) -> list[str]:
-    def mean(found: Spread | None, form: str = ".4f") -> str:
-        if found is None:
-            return "not measured"
-        deviation = "" if found.deviation is None else f" ± {found.deviation:{form.lstrip('+z')}}"
-        return f"{found.mean:{form}}{deviation}"
-
-    count, whole = row.best.count if row.best else 0, len(row.results)
-    difference = "–" if row.as_set else mean(row.difference, "+z.5f")
-    cells = [
-        row.factor.replace("_", " "),
-        f"`{row.value}`{' (as set)' if row.as_set else ''}",
-        str(count) if count == whole else f"{count} of {whole}",
-        mean(row.best),
-        mean(row.last),
-        mean(row.conditioning_gain, "+z.4f"),
-        f"{difference} {MARK}" if row.difference and row.difference.marked else difference,
-    ]
-    return [*map(Markdown, cells)]
+    save(figure, path)

@@ -8,27 +8,75 @@ those that it was made from.
 import os
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from samuel.artifacts import digest, locked, sha256, write_json
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
-from samuel.baselines.base import Renderer
+from samuel.checkpoint import TrainedModel
+from samuel.codecs.base import Codec
+from samuel.config import BaselineConfig, SamplingConfig
 from samuel.errors import InputError
 from samuel.evaluate.cost import Peak, machine_name
-from samuel.evaluate.systems import ABOUT, RenderedTrack, SystemRecord, read_record
+from samuel.evaluate.systems import ABOUT, VOCALS, RenderedTrack, SystemRecord, files_by_name, read_record
+from samuel.generate import accompany
 from samuel.generate.output import LONGEST_ADDITION, explain_no_space, write_accompaniment, write_limited
 from samuel.generate.vocal import vocal_of
 from samuel.popdb.songs import AUDIO_SUFFIXES
 
-FAULTS = (InputError, RuntimeError, ValueError)
-"""Of one vocal, or of a network that cannot take it, as one too long for the memory."""
-LONGEST_NAME = 255
-"""Bytes, of most file systems."""
+FAULTS = (InputError, RuntimeError, ValueError)  # of one vocal, or of a network that cannot take it
+LONGEST_NAME = 255  # bytes, of most file systems
+
+
+class Renderer(ABC):
+    """A system, loaded and ready."""
+
+    name: ClassVar[str]  # in reports
+    conditioning: ClassVar[str]  # what it is given: "vocal", "text", "vocal, text"
+    model: str  # the hub's repository, or the name of the folder, that its weights are from
+    # Of the network that writes latents or tokens, without codec and text encoder: as the paper counts.
+    parameters: int
+    settings: dict[str, Any]  # all that determines its audio, the weights' digest and the base seed included
+
+    def __init__(
+        self, model: str, network: torch.nn.Module, config: SamplingConfig | BaselineConfig,
+        device: torch.device, **identity: Any,
+    ) -> None:  # fmt: skip
+        self.model, self.device, self.seed = model, device, config.seed
+        self.parameters = sum(parameter.numel() for parameter in network.parameters())
+        self.settings = config.model_dump(mode="json") | identity
+
+    @abstractmethod
+    def render(self, vocal: Audio, seed: int) -> Audio:
+        """(2, S), S at least 1, → (2, S') about as long, float32 at 44.1 kHz; it may pass full scale.
+
+        The same seed and vocal give the same samples on the same machine. InputError where it cannot.
+        """
+
+
+class Samuel(Renderer):
+    """A trained model of ours, with the codec whose latents it learned."""
+
+    name = "SAMUeL"
+    conditioning = "vocal"
+
+    def __init__(
+        self, model: str, trained: TrainedModel, codec: Codec, sampling: SamplingConfig, device: torch.device
+    ) -> None:
+        identity = {"codec": codec.info.model_dump(), "weights": trained.sha256}
+        super().__init__(model, trained.network, sampling, device, **identity)
+        self.trained, self.codec, self.sampling = trained, codec, sampling
+
+    def render(self, vocal: Audio, seed: int) -> Audio:
+        """(2, S) → (2, S): what `samuel generate --seed` writes with the same seed."""
+        sampling = self.sampling.model_copy(update={"seed": seed})
+        return accompany(vocal, self.trained, self.codec, sampling)
 
 
 @dataclass(frozen=True)
@@ -43,59 +91,41 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Vocals:
-    """Tracks of a folder by name, files that cannot be tracks, and (name, why) of what is no vocal."""
+    """Tracks of a folder by name, files that cannot be tracks, and names of what is no audio."""
 
-    files: dict[str, Path] = field(default_factory=dict)
-    failed: list[Outcome] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    files: dict[str, Path]
+    failed: list[Outcome]
+    skipped: list[str]
 
 
 def track_seed(seed: int, track: str) -> int:
-    """The seed of one track, below 2³²: whichever tracks are rendered besides, and in whatever order.
-
-    With one seed for all, a system that hears no vocal would write the same audio for every track.
-    """
+    """The seed of one track, below 2³²: with one for all, what hears no vocal would write the same audio."""
     return int(digest("track", seed, track)[:8], 16)
 
 
 def vocals_in(folder: Path, output: Path) -> Vocals:
     """The vocals of a folder, not of those below it; InputError where there can be none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder of the vocals")
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: no folder; give another --output")
-    if output.exists() and output.samefile(folder):
+    if output.exists() and folder.exists() and output.samefile(folder):
         raise InputError(f"{output}: holds the vocals, which would be written over; give another --output")
-    found, by_name = Vocals(), dict[str, list[Path]]()
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            found.skipped.append((path.name, "hidden"))
-        elif path.is_dir():
-            found.skipped.append((path.name, "a folder"))
-        elif path.suffix.lower() not in AUDIO_SUFFIXES:
-            found.skipped.append((path.name, "no audio file, by its suffix"))
-        else:
-            by_name.setdefault(path.stem, []).append(path)
-    if not by_name:
+    skipped = []
+
+    def wanted(path: Path) -> bool:
+        if not (audio := path.suffix.lower() in AUDIO_SUFFIXES):
+            skipped.append(path.name)
+        return audio
+
+    files, faults = files_by_name(folder, VOCALS, wanted)
+    if not files and not faults:
         raise InputError(f"{folder}: holds no audio ({', '.join(AUDIO_SUFFIXES)}); put the vocals there")
-    for name, paths in by_name.items():
-        if fault := _fault_of(name, paths):
-            found.failed.extend(Outcome(path, message=fault) for path in paths)
-        else:
-            found.files[name] = paths[0]
-    return found
-
-
-def _fault_of(name: str, paths: list[Path]) -> str:
-    """Reason why files of one name cannot be a track; empty where they can."""
-    if len(paths) > 1:
-        listed = ", ".join(path.name for path in paths)
-        return f"{listed}: one name, and one accompaniment; rename all but one"
-    if os.fsencode(name).decode(errors="replace") != name:
-        return f"{os.fsencode(paths[0].name)!r}: a name that is not UTF-8; rename it"
-    if len(os.fsencode(f"{name}.flac")) + LONGEST_ADDITION > LONGEST_NAME:
-        return f"{name:.40}…: too long a name; rename it"
-    return ""
+    failed = [Outcome(path, message=fault) for _, path, fault in faults]
+    most = LONGEST_NAME - LONGEST_ADDITION - len(".flac")
+    long = {name: path for name, path in files.items() if len(os.fsencode(name)) > most}
+    failed += [
+        Outcome(path, message=f"{name:.40}…: too long a name; rename it") for name, path in long.items()
+    ]
+    return Vocals({name: path for name, path in files.items() if name not in long}, failed, skipped)
 
 
 def render_folder(
@@ -127,8 +157,8 @@ def render_folder(
                 file, known = output / f"{name}.flac", record.tracks.get(name)
                 warm_up = all(outcome.seconds is None for outcome in outcomes)
                 try:
-                    if not (vocal.is_file() and os.access(vocal, os.R_OK)):
-                        raise InputError(f"{vocal}: no regular file that can be read")
+                    if not os.access(vocal, os.R_OK):
+                        raise InputError(f"{vocal}: no file that can be read")
                     made_from = sha256(vocal)
                     there = known and known.vocal_sha256 == made_from and file.is_file()
                     if known and there and sha256(file) == known.sha256:
@@ -162,19 +192,19 @@ def _make(renderer: Renderer, name: str, vocal: Path, file: Path) -> RenderedTra
         overshoot_db = write_limited(limited, [fitted])
         write_accompaniment(file, limited)
     return RenderedTrack(
-        file=file.name,
-        sha256=sha256(file),
-        seed=seed,
-        seconds=max(1e-6, round(elapsed, 6)),
-        duration_s=round(voice.shape[1] / SAMPLE_RATE, 6),
-        cut_s=max(0, -lacking) / SAMPLE_RATE,
-        padded_s=max(0, lacking) / SAMPLE_RATE,
-        overshoot_db=round(overshoot_db, 2),
-    )
+        file=file.name, sha256=sha256(file), seed=seed, seconds=max(1e-6, round(elapsed, 6)),
+        duration_s=round(voice.shape[1] / SAMPLE_RATE, 6), cut_s=max(0, -lacking) / SAMPLE_RATE,
+        padded_s=max(0, lacking) / SAMPLE_RATE, overshoot_db=round(overshoot_db, 2),
+    )  # fmt: skip
 
 
 def _open_record(output: Path, renderer: Renderer, peak: Peak) -> SystemRecord:
     """The record that a folder has, or the first of a new one; others' folders and tracks are refused."""
+
+    def identity(record: SystemRecord) -> dict[str, Any]:  # of all tracks; the machine may change
+        found = record.model_dump(include={"system", "model", "parameters", "conditioning", "device"})
+        return found | {f"settings.{name}": value for name, value in record.settings.items()}
+
     new = SystemRecord(
         system=renderer.name, device=renderer.device.type, machine=machine_name(renderer.device),
         memory=peak.memory,
@@ -188,15 +218,9 @@ def _open_record(output: Path, renderer: Renderer, peak: Peak) -> SystemRecord:
         if strangers := sorted(item.name for item in output.iterdir() if not item.name.startswith(".")):
             raise InputError(f"{output}: holds {strangers[0]!r:.120} and no {ABOUT}; give a new folder")
         return new
-    there, here = _identity(old), _identity(new)
+    there, here = identity(old), identity(new)
     if differing := [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]:
         listed = (f"{name}: {there.get(name)!r:.80} there, {here.get(name)!r:.80} here" for name in differing)
         raise InputError(f"{output}: holds tracks made otherwise ({'; '.join(listed)}); give another folder")
     machines = dict.fromkeys([*(old.machine or "").split("; "), new.machine])
     return old.model_copy(update={"machine": "; ".join(filter(None, machines)), "memory": new.memory})
-
-
-def _identity(record: SystemRecord) -> dict[str, Any]:
-    """All that the tracks of a folder have in common; the machine may change, and then both are named."""
-    found = record.model_dump(include={"system", "model", "parameters", "conditioning", "device"})
-    return found | {f"settings.{name}": value for name, value in record.settings.items()}

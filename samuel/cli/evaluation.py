@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -11,10 +11,6 @@ from samuel.artifacts import explain_full_disk, read_json
 from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, ending_cleanly, plain
 from samuel.config import Settings
 from samuel.errors import InputError
-
-if TYPE_CHECKING:
-    from samuel.artifacts import Artifact
-    from samuel.evaluate.systems import Lineup
 
 
 @click.command(cls=SettingsCommand, uses=("artifacts", "device", "codec", "evaluation"), interrupted=GOES_ON)
@@ -32,7 +28,14 @@ def evaluate(
     audiobox: bool, output: Path | None,
 ) -> None:  # fmt: skip
     """Score folders of accompaniments for the same vocals, write a report, and print where it is."""
+    from samuel.codecs import codec_for_latents, load_codec
+    from samuel.device import resolve_device
+    from samuel.evaluate.distribution import Space
+    from samuel.evaluate.summary import score_lineup
     from samuel.evaluate.systems import folders
+    from samuel.evaluate.tracks import with_ceiling
+    from samuel.popdb.dataset import open_popdb
+    from samuel.report.report import write_evaluation_report
 
     named: dict[str, Path] = {}
     for text in systems:
@@ -46,10 +49,21 @@ def evaluate(
     root = output or settings.artifacts / "evaluations"
     root.mkdir(parents=True, exist_ok=True)
     scorers = tuple(dict.fromkeys([*settings.evaluation.scorers, *["audiobox"] * audiobox]))
-    evaluation = settings.evaluation.model_copy(update={"scorers": scorers})
-    settings = settings.model_copy(update={"evaluation": evaluation})
+    config = settings.evaluation.model_copy(update={"scorers": scorers})
+
+    def bar(what: str) -> Any:
+        return lambda items: tqdm(items, desc=what, total=len(lineup.tracks), disable=None, unit=" tracks")
+
     with ending_cleanly(), explain_full_disk(root, "what is scored stays: make room, and run it again"):
-        report = _score(lineup, settings, dataset, root)
+        popdb = open_popdb(dataset, settings.popdb.cache) if dataset else None
+        if popdb:
+            codec = codec_for_latents(popdb.codec, settings, one_song=True)
+        else:
+            codec = load_codec(settings.codec, resolve_device(settings.device))
+        lineup = with_ceiling(lineup, codec, root / "through-codec", bar("codec"))
+        space = Space(codec.info, codec, popdb)
+        scores = score_lineup(lineup, config, root / "scores", space, each=bar("score"))
+        report = write_evaluation_report(lineup, scores, root / "report")
     summary = read_json(report.path("summary.json"))
     for scorer in scorers:
         if reason := summary["not_measured"].get(scorer):
@@ -58,29 +72,6 @@ def evaluate(
         print(f"{count} problem{'s are' if count > 1 else ' is'} listed in the report", file=sys.stderr)
     for name in ("report.html", "report.md", "scores.parquet"):
         print(plain(str(report.path(name))))
-
-
-def _score(lineup: "Lineup", settings: Settings, dataset: str | None, root: Path) -> "Artifact":
-    from samuel.codecs import codec_for_latents, load_codec
-    from samuel.device import resolve_device
-    from samuel.evaluate.distribution import FolderSpace
-    from samuel.evaluate.summary import score_lineup
-    from samuel.evaluate.tracks import with_ceiling
-    from samuel.popdb.dataset import open_popdb
-    from samuel.report.report import write_evaluation_report
-
-    def bar(what: str) -> Any:
-        return lambda items: tqdm(items, desc=what, total=len(lineup.tracks), disable=None, unit=" tracks")
-
-    popdb = open_popdb(dataset, settings.popdb.cache) if dataset else None
-    if popdb:
-        codec = codec_for_latents(popdb.codec, settings, one_song=True)
-    else:
-        codec = load_codec(settings.codec, resolve_device(settings.device))
-    lineup = with_ceiling(lineup, codec, root / "through-codec", bar("codec"))
-    space = FolderSpace(codec, popdb)
-    scores = score_lineup(lineup, settings.evaluation, root / "scores", space, each=bar("score"))
-    return write_evaluation_report(lineup, scores, root / "report")
 
 
 @click.command()

@@ -20,9 +20,7 @@ from samuel.errors import InputError, MissingPartError
 if TYPE_CHECKING:
     import torch
 
-    from samuel.ablation import PlannedFit, Result
-    from samuel.baselines.base import Renderer
-    from samuel.baselines.render import Outcome
+    from samuel.baselines.render import Outcome, Renderer
     from samuel.checkpoint import TrainedModel
     from samuel.codecs import Codec
 
@@ -88,21 +86,25 @@ def validate(settings: Settings, model: Path) -> None:
 @click.command(cls=SettingsCommand, uses=(*OF_TRAINING, "ablation"), interrupted=GOES_ON)
 def ablate(settings: Settings) -> None:
     """Train every variant of choices that the papers leave open with every seed, and print one table."""
-    from samuel.ablation import planned_fits, run_study, write_table
+    from samuel.ablation import planned_fits, run_fit, write_table
     from samuel.device import resolve_device
     from samuel.popdb.dataset import open_popdb
 
     require(settings, set())
     resolve_device(settings.device)
     popdb = open_popdb(settings.popdb_path)
-    total = len(planned_fits(settings)) * settings.training.steps
-    with tqdm(total=total, desc="ablate", unit=" steps", disable=None) as bar:
+    results, fits, steps = [], planned_fits(settings), settings.training.steps
+    with tqdm(total=len(fits) * steps, desc="ablate", unit=" steps", disable=None) as bar:
+        for place, planned in enumerate(fits):
+            before = place * steps
 
-        def show(planned: "PlannedFit", result: "Result") -> None:
+            def show(row: dict[str, Any], before: int = before) -> None:
+                bar.update(before + row["step"] - bar.n)
+
+            results.append(result := run_fit(popdb, planned, show))
+            bar.update(before + steps - bar.n)  # it may have been there, or have ended early
             loss = result.message if result.best_loss is None else f"validation loss {result.best_loss:.4f}"
             bar.write(plain(f"{planned.name}: {loss}"), file=sys.stderr)
-
-        results = run_study(popdb, settings, lambda done: bar.update(done - bar.n), show)
     table = write_table(popdb, settings, results)
     print(plain(table.path("ablation.md").read_text("utf-8")), plain(str(table.folder)), sep="\n")
 
@@ -235,8 +237,8 @@ def render(settings: Settings, system: str, vocals: Path, output: Path, model: s
             print(plain(f"{outcome.file}: {took}"), flush=True)
 
     found = vocals_in(vocals, output)
-    for name, reason in found.skipped:
-        print(plain(f"{name}: {reason}: skipped"), file=sys.stderr)
+    for name in found.skipped:
+        print(plain(f"{name}: no audio file, by its suffix: skipped"), file=sys.stderr)
     with ending_cleanly():
         outcomes = render_folder(_renderer(system, settings, model), found, output, show)
     made = sum(outcome.seconds is not None for outcome in outcomes)
@@ -246,16 +248,15 @@ def render(settings: Settings, system: str, vocals: Path, output: Path, model: s
 
 
 def _renderer(system: str, settings: Settings, model: str | None) -> "Renderer":
-    from samuel.baselines import musicgen, stable_audio_open
-    from samuel.baselines.base import Samuel
+    from samuel.baselines.pretrained import MusicGen, StableAudioOpen
+    from samuel.baselines.render import Samuel
     from samuel.device import resolve_device
 
     device = resolve_device(settings.device)
     if system == "musicgen":
-        return musicgen.MusicGen(model or musicgen.MODEL, settings.musicgen, device)
+        return MusicGen(model or MusicGen.repository, settings.musicgen, device)
     if system == "stable-audio-open":
-        weights = model or stable_audio_open.MODEL
-        return stable_audio_open.StableAudioOpen(weights, settings.stable_audio_open, device)
+        return StableAudioOpen(model or StableAudioOpen.repository, settings.stable_audio_open, device)
     if model is None:
         raise InputError("--model is missing: give the folder of a trained model")
     trained, codec, device = _load(Path(model), settings)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import psutil
 import torch
@@ -16,7 +16,7 @@ import torch
 from samuel.artifacts import Artifact, digest, find_artifact, make_artifact
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec
-from samuel.config import SamplingConfig, Settings
+from samuel.config import Settings
 from samuel.device import resolve_device
 from samuel.errors import InputError
 from samuel.evaluate.scores import Evaluation, Findings
@@ -24,8 +24,7 @@ from samuel.evaluate.systems import System
 from samuel.generate import accompany_latents
 from samuel.model.unet import parameter_count
 
-TRACK_S = 47.55
-"""Duration of the tracks that the paper scores and times."""
+TRACK_S = 47.55  # of the tracks that the paper scores and times
 TABLE_I = {
     "real tracks (pop benchmark)": {"PQ": 7.92, "PC": 6.26, "CE": 7.36, "CU": 7.61},
     "MusicGen Large": {"PQ": 7.99, "PC": 5.62, "CE": 7.99, "CU": 8.14},
@@ -34,55 +33,36 @@ TABLE_I = {
     "SAMUeL": {"PQ": 5.73, "PC": 5.14, "CE": 2.93, "CU": 4.97},
 }
 """The paper's Table I, copied and never measured here: means over ten tracks by AudioBox-Aesthetics."""
-
-
-class PaperEfficiency(NamedTuple):
-    """A row of the paper's Table II."""
-
-    system: str
-    parameters: int
-    seconds_per_track: float  # of 47.55 s, on the authors' machine
-    conditioning: str  # what it is given
-    at_least: bool = False  # the time is a lower bound ("> 6 h")
-
-    @property
-    def real_time_factor(self) -> float:
-        """Seconds of work for a second of audio: follows from the paper's figures, and is not one of them."""
-        return self.seconds_per_track / TRACK_S
-
-
-TABLE_II = (
-    PaperEfficiency("Jukebox", 5_000_000_000, 6 * 3600.0, "lyrics, genre", at_least=True),
-    PaperEfficiency("Stable Audio Open", 1_200_000_000, 25.0, "text"),
-    PaperEfficiency("MusicGen Large", 3_300_000_000, 1083.0, "vocal, text"),
-    PaperEfficiency("MusicGen Small", 300_000_000, 236.0, "vocal, text"),
-    PaperEfficiency("SAMUeL", 15_000_000, 21.0, "vocal"),
-)
-"""The paper's Table II, copied and never measured here."""
+TABLE_II: dict[str, dict[str, Any]] = {
+    name: {"parameters": parameters, "seconds_per_track": seconds, "real_time_factor": seconds / TRACK_S,
+           "conditioning": given, "track_s": TRACK_S, "source": "paper", "at_least": name == "Jukebox"}
+    for name, parameters, seconds, given in (
+        ("Jukebox", 5_000_000_000, 6 * 3600.0, "lyrics, genre"),  # "> 6 h"
+        ("Stable Audio Open", 1_200_000_000, 25.0, "text"),
+        ("MusicGen Large", 3_300_000_000, 1083.0, "vocal, text"),
+        ("MusicGen Small", 300_000_000, 236.0, "vocal, text"),
+        ("SAMUeL", 15_000_000, 21.0, "vocal"),
+    )
+}  # fmt: skip
+"""The paper's Table II, copied and never measured here, as rows of the table of efficiency."""
 
 VERSION = 2
 REPEATS = 3
 STATED = {"parameters", "conditioning", "device", "machine", "memory", "peak_memory_bytes"}
 
-Memory = Literal["of the process", "of the process since it began", "of the GPU"]
 STATUS, CLEAR_REFS, CPUINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/cpuinfo")
 
 
 def measure_efficiency(evaluation: Evaluation) -> Findings:
     """Rows of the table of efficiency: measured, and those that systems state of themselves."""
     stated = {s.name: row for s in evaluation.lineup.systems if (row := stated_efficiency(s))}
-    rows = {**stated, **evaluation.costs}
-    if not rows:
+    if not (rows := {**stated, **evaluation.costs}):
         raise InputError("no system states what it cost (system.json)")
     return Findings(by_system={"efficiency": rows})
 
 
 def stated_efficiency(system: System) -> dict[str, Any] | None:
-    """A system's row of the table of efficiency, by its own record; None without one.
-
-    The time is the median, over the tracks that are scored, of seconds of work for a second of audio, scaled
-    to a track of 47.55 s.
-    """
+    """A system's row by its own record, the median over its tracks scaled to 47.55 s; None without one."""
     if system.record is None:
         return None
     made = [track for name, track in system.record.tracks.items() if name in system.files]
@@ -97,39 +77,34 @@ def make_cost(
     load: Callable[[], tuple[TrainedModel, Codec]], model: Artifact, settings: Settings, root: Path
 ) -> Artifact:
     """Measure a model, or find what was measured of it with these settings on this machine."""
-    device = resolve_device(settings.device)
-    made_of = (model.sha256["model.safetensors"], settings.sampling.model_dump(), settings.codec.model_dump())
+    device, config = resolve_device(settings.device), settings.sampling
+
+    def make(_: Path) -> dict[str, Any]:
+        trained, codec = load()
+        frames = 8 * round(TRACK_S * codec.info.sample_rate / codec.info.hop / 8)  # which the network halves
+        # What is sung does not change what it costs.
+        vocal = 0.1 * torch.randn(1, 2, frames * codec.info.hop, generator=torch.Generator().manual_seed(0))
+
+        def render() -> object:
+            return codec.decode(accompany_latents(codec.encode(vocal), trained, config).float())
+
+        track_s = codec.info.duration_s(frames)
+        known = {
+            "parameters": parameter_count(trained.network),
+            "conditioning": "vocal",
+            "source": "measured",
+        }
+        return measure(render, track_s, REPEATS, device) | known | {"track_s": track_s, "repeats": REPEATS}
+
+    made_of = (model.sha256["model.safetensors"], config.model_dump(), settings.codec.model_dump())
     folder = root / digest("cost", VERSION, *made_of, machine_name(device))
-    return find_artifact(folder) or make_artifact(folder, lambda _: _cost(*load(), settings.sampling, device))
-
-
-def _cost(model: TrainedModel, codec: Codec, config: SamplingConfig, device: torch.device) -> dict[str, Any]:
-    # What is sung does not change what it costs.
-    info = codec.info
-    frames = 8 * round(TRACK_S * info.sample_rate / info.hop / 8)  # a multiple of what the network halves
-    vocal = 0.1 * torch.randn(1, 2, frames * info.hop, generator=torch.Generator().manual_seed(0))
-
-    def render() -> object:
-        return codec.decode(accompany_latents(codec.encode(vocal), model, config).float())
-
-    track_s = info.duration_s(frames)
-    return measure(render, track_s, REPEATS, device) | {
-        "parameters": parameter_count(model.network),
-        "track_s": track_s,
-        "conditioning": "vocal",
-        "repeats": REPEATS,
-        "source": "measured",
-    }
+    return find_artifact(folder) or make_artifact(folder, make)
 
 
 def measure(
     render: Callable[[], object], track_s: float, repeats: int, device: torch.device
 ) -> dict[str, Any]:
-    """Time a call that makes a track of `track_s` from audio to audio on `device`, and watch its memory.
-
-    The median of so many repeats counts, and one before them does not, for it loads libraries. Memory counts
-    in all, weights included; `real_time_factor` is for a second of audio.
-    """
+    """Time a call that makes a track of `track_s`, by the median of repeats after a first, and its memory."""
     peak, seconds = Peak(device), list[float]()
     for _ in range(1 + repeats):
         started = time.perf_counter()
@@ -139,26 +114,21 @@ def measure(
         seconds.append(time.perf_counter() - started)
     typical_s = median(seconds[1:])
     return {
-        "seconds_per_track": typical_s,
-        "real_time_factor": typical_s / track_s,
-        "peak_memory_bytes": peak.bytes(),
-        "memory": peak.memory,
-        "device": device.type,
-        "machine": machine_name(device),
-    }
+        "seconds_per_track": typical_s, "real_time_factor": typical_s / track_s, "device": device.type,
+        "peak_memory_bytes": peak.bytes(), "memory": peak.memory, "machine": machine_name(device),
+    }  # fmt: skip
 
 
 class Peak:
-    """Most memory that was held since this was made.
+    """Most memory held since this was made: by tensors on a GPU, elsewhere what is resident of the process.
 
-    On a GPU, what tensors hold of it, without the library's own reserve. Elsewhere what is resident of the
-    whole process: Linux starts its mark anew where the kernel lets it, or else tells it since the process
-    began, as other systems do. `ru_maxrss` comes last: on Linux it begins with what the parent held.
+    Where a kernel does not start its mark anew, it is since the process began. `ru_maxrss` comes last: on
+    Linux it begins with what the parent held.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.memory: Memory = "of the process since it began"
+        self.memory = "of the process since it began"
         if device.type == "cuda":
             self.memory = "of the GPU"
             torch.cuda.synchronize(device)  # which also makes the context that the next line wants
@@ -172,7 +142,7 @@ class Peak:
         """The peak so far."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        if found := re.search(r"^VmHWM:\s*(\d+) kB", _text(STATUS), re.MULTILINE):
+        if STATUS.exists() and (found := re.search(r"^VmHWM:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE)):
             return int(found[1]) * 1024
         if sys.platform == "win32":
             return psutil.Process().memory_info().peak_wset
@@ -186,13 +156,9 @@ def machine_name(device: torch.device) -> str:
     """The GPU's name, or the processor's and how many cores torch works with: `AMD EPYC, 2 cores`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    found = re.search(r"^model name\s*:\s*(.+)$", _text(CPUINFO), re.MULTILINE)
+    text = CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     name = found[1].strip() if found else platform.processor() or platform.machine() or "unknown processor"
-    if device.type != "cpu":
-        return f"{name}, {device.type}"
     cores = torch.get_num_threads()
-    return f"{name}, {cores} {'core' if cores == 1 else 'cores'}"
-
-
-def _text(path: Path) -> str:
-    return path.read_text(errors="replace") if path.exists() else ""
+    counted = f"{cores} {'core' if cores == 1 else 'cores'}"
+    return f"{name}, {counted if device.type == 'cpu' else device.type}"

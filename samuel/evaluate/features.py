@@ -5,8 +5,8 @@ Legend: S samples at 44.1 kHz; F frames of 512 samples at 22.05 kHz (23 ms); G =
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +19,15 @@ from samuel.errors import InputError
 
 Floats = NDArray[np.float32]
 
-LONGEST_S, SHORT_S = 15 * 60, 5.0
-CLIPPED_SHARE = 1e-3  # with more clipped samples the report has a remark
+LONGEST_S, SHORT_S, CLIPPED_SHARE = 6 * 60, 5.0, 1e-3  # of which the report has remarks
 FULL_SCALE = 1.0 - 2.0**-15  # the largest positive sample of a 16-bit file
 LOG_MEL_HOP, LOG_MEL_FFT = 2048, 4096
 
-RATE, HOP = 22_050, 512
-ONSET_FFT, MELS = 2048, 128
+RATE, HOP, ONSET_FFT = 22_050, 512, 2048
+HANN_POWER = 0.375  # of a window, which its squares keep of a signal
 CHROMA_EVERY, CHROMA_FFT = 4, 8192  # every 4 frames: 93 ms
 CHROMA_CENTRE, CHROMA_WIDTH = 4.5, 1.0
-"""Octaves above 27.5 Hz: a partial an octave away from 622 Hz weighs e^-½. Of twelve choices of centre, width
-and power this one told true from shuffled pairs of 40 synthetic songs best."""
-BLOCK = 512  # frames that are in memory as spectra at a time, at most 17 MB
-TEMPO_WINDOW_S = 8.0  # librosa's own
+"""Octaves above 27.5 Hz; of twelve choices this told true from shuffled pairs of synthetic songs best."""
 
 SILENCE_DBFS = -60.0
 SUNG_BELOW_PEAK_DB = 40.0  # somebody sings in a frame that is no further than this below the loudest
@@ -42,8 +38,7 @@ PROFILES = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
     "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
 }
-"""How well each pitch class fits a key, from the tonic: Krumhansl and Kessler, "Tracing the dynamic changes
-in perceived tonal organization in a spatial representation of musical keys" (1982)."""
+"""How well each pitch class fits a key, from the tonic: Krumhansl and Kessler (1982)."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +66,12 @@ class Features:
         """Those of the beginning: so many frames of level, which last so many seconds."""
         if self.level_db.size == frames and self.duration_s == duration_s:
             return self
-        chroma = self.chroma[:, : -(-frames // CHROMA_EVERY)]
-        return replace(
-            self,
-            chroma=chroma,
-            level_db=self.level_db[:frames],
-            onsets=self.onsets[:frames],
-            beats_s=self.beats_s[self.beats_s < duration_s],
-            key=key_of(chroma),
-            duration_s=duration_s,
+        chroma, beats_s = (
+            self.chroma[:, : -(-frames // CHROMA_EVERY)],
+            self.beats_s[self.beats_s < duration_s],
         )
+        level_db, onsets = self.level_db[:frames], self.onsets[:frames]
+        return Features(chroma, level_db, onsets, beats_s, key_of(chroma), duration_s)
 
 
 def common_part(*all_features: Features) -> list[Features]:
@@ -91,12 +82,9 @@ def common_part(*all_features: Features) -> list[Features]:
 
 
 def features(audio: Audio) -> Features:
-    """Measure audio (2, S) of any length, in about as much memory as it takes itself.
+    """Measure audio (2, S) less its mean: chroma of magnitudes at A = 440 Hz, beats by Ellis (2007).
 
-    Its mean is taken out first: a constant is silence. The chroma is that of magnitudes, not of powers, on
-    the grid of A = 440 Hz: voice and band are held to the same grid, and a song a quarter of a tone off it
-    loses an eighth of its likeness. Beats are librosa's (Ellis, "Beat tracking by dynamic programming",
-    2007), found in this audio alone. InputError for another shape, NaN and infinite numbers.
+    InputError for another shape, NaN and infinite numbers.
     """
     import librosa
 
@@ -109,15 +97,25 @@ def features(audio: Audio) -> Features:
         mono /= max(1.0, float(mono.max()), -float(mono.min()))  # a float file may hold what has no square
         mono -= np.float32(mono.mean(dtype=np.float64))
         mono = librosa.resample(mono, orig_sr=SAMPLE_RATE, target_sr=RATE)
-    onsets, level_db = _onsets(mono)
+
+    def magnitudes(n_fft: int, hop: int) -> Floats:  # of librosa's centred `stft`, which warns of a snippet
+        padded = np.pad(mono, n_fft // 2)
+        return np.abs(librosa.stft(padded, n_fft=n_fft, hop_length=hop, center=False))
+
+    spectra = magnitudes(ONSET_FFT, HOP)
+    rms = librosa.feature.rms(S=spectra, frame_length=ONSET_FFT, hop_length=HOP)[0]
+    level_db = 10.0 * np.log10(np.maximum(np.square(rms) / HANN_POWER, 1e-12))
+    mels = librosa.power_to_db(librosa.feature.melspectrogram(S=np.square(spectra), sr=RATE))
+    onsets = librosa.onset.onset_strength(S=mels, sr=RATE, hop_length=HOP).astype(np.float32)
     classes = librosa.filters.chroma(
         sr=RATE, n_fft=CHROMA_FFT, tuning=0.0, ctroct=CHROMA_CENTRE, octwidth=CHROMA_WIDTH
     )
-    blocks = [classes @ block for block in _blocks(mono, CHROMA_FFT, CHROMA_EVERY * HOP)]
-    normal = librosa.util.normalize(np.concatenate(blocks, axis=-1), axis=0)
+    normal = librosa.util.normalize(classes @ magnitudes(CHROMA_FFT, CHROMA_EVERY * HOP), axis=0)
     chroma = np.where(level_db[::CHROMA_EVERY] > SILENCE_DBFS, normal, np.float32(0.0))
-    silent = not np.any(level_db > SILENCE_DBFS) or onsets.std() < STILL
-    beats_s = np.zeros(0) if silent else _beats(onsets)
+    beats_s = np.zeros(0)
+    if np.any(level_db > SILENCE_DBFS) and onsets.std() >= STILL:
+        found = librosa.beat.beat_track(onset_envelope=onsets, sr=RATE, hop_length=HOP, units="time")[1]
+        beats_s = np.asarray(found, dtype=np.float64)
     return Features(chroma, level_db, onsets, beats_s, key_of(chroma), audio.shape[1] / SAMPLE_RATE)
 
 
@@ -130,55 +128,6 @@ def key_of(chroma: Floats) -> str | None:
     fits = [np.corrcoef(np.roll(PROFILES[mode], tonic), mean)[0, 1] for tonic, mode in keys]
     tonic, mode = keys[int(np.argmax(fits))]
     return f"{TONICS[tonic]} {mode}"
-
-
-def _blocks(mono: Floats, n_fft: int, hop: int) -> Iterator[Floats]:
-    """Successive magnitude spectra (1 + n_fft / 2, frames): together those of librosa's centred `stft`."""
-    import librosa
-
-    padded = np.pad(mono, n_fft // 2)
-    frames = 1 + mono.size // hop
-    for start in range(0, frames, BLOCK):
-        last = min(start + BLOCK, frames) - 1
-        part = padded[start * hop : last * hop + n_fft]
-        yield np.abs(librosa.stft(part, n_fft=n_fft, hop_length=hop, center=False))
-
-
-def _onsets(mono: Floats) -> tuple[Floats, Floats]:
-    """Onset strengths (F,) and levels in dB (F,)."""
-    import librosa
-
-    mels = librosa.filters.mel(sr=RATE, n_fft=ONSET_FFT, n_mels=MELS)
-    # Parseval: a spectrum's squares are the frame's power times this; all but the outer bins stand for two.
-    scale = ONSET_FFT * float(np.square(librosa.filters.get_window("hann", ONSET_FFT)).sum())
-    reduced = []
-    for block in _blocks(mono, ONSET_FFT, HOP):
-        power = np.square(block)
-        total = 2.0 * power.sum(axis=0) - power[0] - power[-1]
-        reduced.append(np.vstack([mels @ power, total[None] / scale]))
-    whole = np.concatenate(reduced, axis=-1)
-    level_db = 10.0 * np.log10(np.maximum(whole[-1], 1e-12))
-    onsets = librosa.onset.onset_strength(S=librosa.power_to_db(whole[:-1]), sr=RATE, hop_length=HOP)
-    return onsets.astype(np.float32), level_db
-
-
-def _beats(onsets: Floats) -> NDArray[np.float64]:
-    """Times of the beats in seconds, by librosa's tracker; its tempogram of 20 minutes would take 1 GB."""
-    import librosa
-
-    window = int(librosa.time_to_frames(TEMPO_WINDOW_S, sr=RATE, hop_length=HOP))
-    padded = np.pad(onsets, window // 2, mode="linear_ramp", end_values=0.0)
-    total = np.zeros(window)
-    for start in range(0, onsets.size, BLOCK):
-        part = padded[start : min(start + BLOCK, onsets.size) + window - 1]
-        total += librosa.feature.tempogram(
-            onset_envelope=part, sr=RATE, hop_length=HOP, win_length=window, center=False
-        ).sum(axis=1)
-    tempo = librosa.feature.tempo(tg=total[:, None] / onsets.size, sr=RATE, hop_length=HOP)
-    _, beats = librosa.beat.beat_track(
-        onset_envelope=onsets, sr=RATE, hop_length=HOP, bpm=tempo, units="time"
-    )
-    return np.asarray(beats, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -194,7 +143,7 @@ class Sound:
 
 
 def analyse(path: Path, measures: Mapping[str, Callable[[Audio], float]], codec: Codec | None) -> Sound:
-    """Decode any audio file, measure its first 15 minutes, and encode them where a codec is given."""
+    """Decode any audio file, measure its first 6 minutes, and encode them where a codec is given."""
     audio, longer = load_start(path)
     found, clipped = features(audio), clipped_share(audio)
     remarks = {
@@ -203,18 +152,14 @@ def analyse(path: Path, measures: Mapping[str, Callable[[Audio], float]], codec:
         f"clipped: {clipped:.1%} of its samples are at full scale": clipped > CLIPPED_SHARE,
         f"{found.duration_s:.1f} s: too short to tell beats and key": found.duration_s < SHORT_S,
     }
-    return Sound(
-        features=found,
-        log_mel=log_mel_db(audio),
-        values={name: measure(audio) for name, measure in measures.items()},
-        mono=bool(np.array_equal(audio[0], audio[1])),
-        remarks=tuple(remark for remark, holds in remarks.items() if holds),
-        latents=None if codec is None else encode_audio(codec, audio).half(),
-    )
+    values = {name: measure(audio) for name, measure in measures.items()}
+    said = tuple(remark for remark, holds in remarks.items() if holds)
+    latents = None if codec is None else encode_audio(codec, audio).half()
+    return Sound(found, log_mel_db(audio), values, bool(np.array_equal(audio[0], audio[1])), said, latents)
 
 
 def load_start(path: Path) -> tuple[Audio, bool]:
-    """Decode the first 15 minutes of any audio file, (2, S), and tell whether there is more.
+    """Decode the first 6 minutes of any audio file, (2, S), and tell whether there is more.
 
     InputError where it is not there, no audio, damaged, or holds no sample.
     """
@@ -231,10 +176,7 @@ def load_start(path: Path) -> tuple[Audio, bool]:
 
 
 def clipped_share(audio: Audio) -> float:
-    """Share of samples of both channels whose magnitude is at least 32767 / 32768; 0 without a sample.
-
-    Cut-off sound that was turned down, filtered or compressed with loss afterwards is not found.
-    """
+    """Share of samples of both channels at full scale, 32767 / 32768; 0 without a sample."""
     return float(np.mean(np.abs(audio) >= FULL_SCALE)) if audio.size else 0.0
 
 

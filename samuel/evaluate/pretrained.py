@@ -22,20 +22,18 @@ from samuel.audio import SAMPLE_RATE, Audio
 from samuel.errors import InputError, MissingPartError
 from samuel.evaluate.features import load_start
 from samuel.evaluate.scores import AUDIOBOX, Evaluation, Findings
-from samuel.evaluate.systems import Lineup, System
+from samuel.evaluate.systems import System
 from samuel.hub import fetch, hub_error, quietly, require_finite, verify_blob
 
-VERSION = 1
+VERSION = 2
 
 AUDIOBOX_REPOSITORY = "facebook/audiobox-aesthetics"
 AUDIOBOX_FILES = ("config.json", "model.safetensors")
 AUDIOBOX_REMEDY = (
-    "or set evaluation.audiobox_path to its checkpoint.pt, or leave 'audiobox' out of evaluation.scorers"
+    "or set evaluation.audiobox_path to its checkpoint.pt, or leave 'audiobox' out of the scorers"
 )
 NETWORK_RATE, WINDOW_S = 16_000, 10
-BATCH_SIZE, BATCH_SIZE_ON_GPU = 1, 16
-"""Windows. On two CPU cores (AMD EPYC) a window took 2.2 s of processor time by itself, 2.3 s with another,
-2.5 s in fours, 2.9 s in sixteens. No GPU was at hand: sixteen would take 3 GiB of it."""
+BATCH_SIZE, BATCH_SIZE_ON_GPU = 1, 16  # windows: on a CPU one is fastest; on a GPU sixteen would take 3 GiB
 
 
 def measure_audiobox(evaluation: Evaluation) -> Findings:
@@ -108,9 +106,8 @@ def audiobox_identity(path: Path | None) -> str:
 def score_aesthetics(predictor: Any, audio: Audio, batch_size: int | None = None) -> dict[str, float]:
     """PQ, PC, CE and CU of (2, S) at 44.1 kHz; NaN where there is no sample.
 
-    They are what the package gives for a whole track (to about 1e-5): each window counts by its length. The
-    package puts all windows of a track into one batch, about 0.2 GiB for each; here they pass in batches of a
-    fixed size, by default as large as is fast, so that memory does not grow with the length.
+    They are what the package gives for a whole track (to about 1e-5), which puts all windows of it into one
+    batch, about 0.2 GiB each; here they pass in batches of a fixed size.
     """
     if not audio.size:
         return dict.fromkeys(AUDIOBOX, nan)
@@ -156,16 +153,12 @@ def _unusable(path: Path, error: Exception) -> MissingPartError:
 CLAP_REPOSITORY = "lukewys/laion_clap"
 CLAP_CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
 """CLAP trained on music, which the package takes by default; 2.35 GB."""
-INSTALL_APA = (
-    "in a checkout: uv pip install '.[apa]' (pip alone finds no set of versions: laion-clap asks for NumPy 1,"
-    " which pyproject.toml overrides for uv). It is under the GPL-3"
-)
+INSTALL_APA = "in a checkout: uv pip install '.[apa]' (pip alone finds no versions). It is under the GPL-3"
 APA_REMEDY = "or leave 'apa' out of evaluation.scorers"
-CLAP_RATE, CLAP_WINDOW_S = 48_000, 5.0
-LEAST_PAIRS = 2
+CLAP_RATE, CLAP_WINDOW_S, LEAST_PAIRS = 48_000, 5.0, 2
 
-Pair = tuple[Audio, Audio]
-"""A vocal and an accompaniment, (2, S) each; what one has more is cut off."""
+Pairs = Iterable[tuple[Audio, Audio]]
+"""Vocals and accompaniments, (2, S) each; what one has more is cut off."""
 
 
 def measure_apa(evaluation: Evaluation) -> Findings:
@@ -174,65 +167,57 @@ def measure_apa(evaluation: Evaluation) -> Findings:
     reference = lineup.reference()
     if reference is None:
         raise InputError("there are no true accompaniments to compare with")
+
+    def pairs(system: System) -> Pairs:
+        for track in lineup.tracks:
+            if track.name in system.files:
+                with contextlib.suppress(InputError):  # what cannot be read is named by the other scores
+                    yield load_start(track.vocal)[0], load_start(system.files[track.name])[0]
+
     weights = sha256(_existing(path, "apa_path")) if path else CLAP_CHECKPOINT
     place = evaluation.root / "apa" / f"{digest('apa', VERSION, evaluation.identity, weights)}.json"
     if not place.is_file():
-        apa = Apa(load_clap(path), _pairs(lineup, reference))
-        others = [system for system in lineup.systems if system is not reference]
-        write_json(place, {system.name: apa.score(_pairs(lineup, system)) for system in others})
+        candidates = {system.name: pairs(system) for system in lineup.systems if system is not reference}
+        write_json(place, adherence(load_clap(path), pairs(reference), candidates))
     return Findings(by_system={"apa": read_json(place)}, weights={"apa_weights": weights})
 
 
-def _pairs(lineup: Lineup, system: System) -> Iterator[Pair]:
-    """Vocals with accompaniments, one pair at a time; what cannot be read is named by the other scores."""
-    for track in lineup.tracks:
-        if track.name in system.files:
-            with contextlib.suppress(InputError):
-                yield load_start(track.vocal)[0], load_start(system.files[track.name])[0]
+def adherence(embedder: Any, references: Pairs, candidates: Mapping[str, Pairs], seed: int = 0) -> Any:
+    """Do accompaniments belong to their vocals? APA of each set of candidates, from 0 to 1, by its name.
 
-
-class Apa:
-    """True pairs, ready to be compared with sets of candidates: do accompaniments belong to their vocals?
-
-    By the authors' own package `audio-metrics`, under the GPL-3 and no part of the default installation
-    (Grachten and Nistal, "Accompaniment Prompt Adherence", arXiv 2503.06346). It embeds mixes of vocal and
-    accompaniment in windows of 5 s by CLAP, and compares sets of them by their Fréchet distances:
+    By the authors' own package `audio-metrics` (Grachten and Nistal, arXiv 2503.06346). It embeds mixes of
+    vocal and accompaniment in windows of 5 s by CLAP, and compares sets of them by their Fréchet distances:
 
         APA = ½ + (FAD(C, R') - FAD(C, R)) / (2 FAD(R, R'))
 
-    with the mixes C of the candidates, R of true pairs, and R' of true pairs that were dealt anew. It is one
-    figure for a set, and a rough one for a small set: 512 dimensions from as many windows as there are.
+    with the mixes C of the candidates, R of true pairs, and R' of true pairs that were dealt anew, window by
+    window. InputError where pairs are too few, too short or not finite. All true ones stay in memory.
     """
-
-    def __init__(self, embedder: Any, references: Iterable[Pair], seed: int = 0) -> None:
-        """Embed the true pairs by CLAP, and the same dealt anew, window by window: some stay with their song.
-
-        InputError where they are too few, too short or not finite. 100 stay in memory, 18 MB each of 47.55 s.
-        """
-        self._seed = seed
-        with _quiet_and_seeded(seed):
+    state = random.getstate()
+    random.seed(seed)  # the package deals by the global generator
+    try:
+        with quietly(), contextlib.redirect_stderr(io.StringIO()):
             # Without a GPU it wants the name of a device all the same, and compares that with the network's.
             device = embedder.get_device()
             indices = [device.index or 0] if device.type == "cuda" else [None]
             package = _import("audio_metrics")
-            self._metrics = package.AudioMetrics(metrics=["apa"], device_indices=indices, embedder=embedder)
-            self._metrics.add_reference(_at_48_khz(references, "true pairs"))
-
-    def score(self, candidates: Iterable[Pair]) -> float:
-        """APA of a set of vocals with the accompaniments that were made for them, from 0 to 1."""
-        with _quiet_and_seeded(self._seed):
-            result = self._metrics.evaluate(_at_48_khz(candidates, "candidates"))
-        if not self._metrics.apa_d_x_xp > 0:
-            raise InputError("the true pairs are all alike, none can be told from strangers; give more")
-        return float(result["apa"])
+            metrics = package.AudioMetrics(metrics=["apa"], device_indices=indices, embedder=embedder)
+            metrics.add_reference(_at_48_khz(references, "true pairs"))
+            found = {
+                name: metrics.evaluate(_at_48_khz(pairs, name))["apa"] for name, pairs in candidates.items()
+            }
+    finally:
+        random.setstate(state)
+    if found and not metrics.apa_d_x_xp > 0:
+        raise InputError("the true pairs are all alike, none can be told from strangers; give more")
+    return {name: float(value) for name, value in found.items()}
 
 
 def load_clap(path: Path | None) -> Any:
     """CLAP as the package loads it, by a checkpoint in laion-clap's layout, or by the default one of the hub.
 
     laion-clap unpickles its checkpoint with no restriction, so that is looked through first. It asks the hub
-    for the tokenizers of three language models, and for the weights of one, which the checkpoint replaces.
-    MissingPartError where the package or the checkpoint is not there or not usable.
+    for three tokenizers too. MissingPartError where package or checkpoint are not there or not usable.
     """
     _import("audio_metrics")
     remedy = f"or set evaluation.apa_path to a copy of it, {APA_REMEDY}"
@@ -260,7 +245,7 @@ def load_clap(path: Path | None) -> Any:
     return embedder
 
 
-def _at_48_khz(pairs: Iterable[Pair], what: str) -> Iterator[NDArray[np.float32]]:
+def _at_48_khz(pairs: Pairs, what: str) -> Iterator[NDArray[np.float32]]:
     """Pairs as the package wants them, mono, (S, 2) at 48 kHz; an error behind the last if they are too few.
 
     Here and not in the package, which resamples in threads and so changes the order.
@@ -277,20 +262,8 @@ def _at_48_khz(pairs: Iterable[Pair], what: str) -> Iterator[NDArray[np.float32]
         count, windows = count + 1, windows + len(resampled) // round(CLAP_WINDOW_S * CLAP_RATE)
         yield resampled
     if min(count, windows) < LEAST_PAIRS:
-        held = f"{count} {what} with {windows} windows of {CLAP_WINDOW_S:g} s in all"
+        held = f"{what}: {count} pairs with {windows} windows of {CLAP_WINDOW_S:g} s in all"
         raise InputError(f"{held}: adherence is measured between sets, give at least {LEAST_PAIRS} of both")
-
-
-@contextlib.contextmanager
-def _quiet_and_seeded(seed: int) -> Iterator[None]:
-    """Without the package's bars and warnings, and with its dealing, by the global generator, seeded."""
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        with quietly(), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        random.setstate(state)
 
 
 def _import(name: str) -> Any:

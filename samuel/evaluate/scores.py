@@ -1,18 +1,17 @@
 """The registry of scores: one object says what a score is called, what it needs, and how it is measured.
 
-`scores.parquet`, `summary.json`, tables, report, command line and UI follow from it. To add a score, write
-its measure below and register it: no other file knows its name. What it needs says how `measure` is called:
+Tables, report, command line and UI follow from it. To add a score, write its measure below and register it:
+no other file knows its name. What it needs says how `measure` is called:
 
 | needs | given | returns |
 |---|---|---|
 | `audio` | samples (2, S) of an accompaniment at 44.1 kHz | a number |
 | `vocal` | `Features` of a vocal and of an accompaniment, equally long, none of them silent | a number |
 | `reference` | `Sound` of the true accompaniment and of another one | a number |
-| `latents` | a `Space`, and codec latents (C, T) by system and track | its part of `distribution` |
+| `latents` | a `Space`, and codec latents (C, T) by system and track | `Findings`, for `distribution` |
 | `lineup` | an `Evaluation` | `Findings` of this score and of those with the same measure |
 
-A number is NaN where there is nothing to measure. What needs a vocal is measured with others' vocals too.
-What cannot be measured raises an error of `NOT_MEASURED`, whose message becomes the reason in the report.
+A number is NaN where there is nothing to measure; what cannot be measured raises an error of `NOT_MEASURED`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -29,14 +28,10 @@ from samuel.errors import CheckpointError, DatasetError, InputError, MissingPart
 from samuel.evaluate.features import CHROMA_EVERY, STILL, Features, Floats, Sound, clipped_share, common_part
 from samuel.evaluate.systems import Lineup
 
-Better = Literal["higher is better", "lower is better", "neither way is better"]
-HIGHER: Better = "higher is better"
-LOWER: Better = "lower is better"
-NEITHER: Better = "neither way is better"
+HIGHER, LOWER, NEITHER = "higher is better", "lower is better", "neither way is better"
 Need = Literal["audio", "vocal", "reference", "latents", "lineup"]
 Each = Callable[[Iterable[Any]], Iterable[Any]]  # wraps a long loop, e.g. in a progress bar
 NOT_MEASURED = (InputError, MissingPartError, DatasetError, CheckpointError)
-ALWAYS = "signal"  # the scorer that needs no weights, and is not chosen
 SMOOTHING = 3  # frames, 70 ms: a voice does not start within one frame of a drum
 
 
@@ -47,12 +42,12 @@ class Score:
     name: str  # in `scores.parquet` and `summary.json`
     title: str
     unit: str  # of its values, or their range
-    better: Better | Literal[""]
+    better: str  # of the three above
     needs: Need
-    measure: Callable[..., Any]
+    measure: Callable[..., Any] | str  # or "module:function", imported when it is called: it loads much
     meaning: str  # one sentence
     digits: int = 3  # of a mean; its interval has one fewer, where it has any
-    scorer: str = ALWAYS  # the choice in `evaluation.scorers` that measures it
+    scorer: str = ""  # the choice in `evaluation.scorers` that measures it; none: always
 
     @property
     def label(self) -> str:
@@ -63,7 +58,7 @@ class Score:
     @property
     def part(self) -> str:
         """Name under which `not_measured` of a summary has it: of a chosen scorer all scores at once."""
-        return self.name if self.scorer == ALWAYS else self.scorer
+        return self.scorer or self.name
 
 
 @dataclass(frozen=True)
@@ -82,15 +77,13 @@ class Evaluation:
 class Findings:
     """Values of scores of a whole lineup."""
 
-    # By score, system and track: rows of `scores.parquet`.
+    # By score, system and track; by score and system; and weights that measured it, named as in the summary.
     by_track: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
-    # By score and system: in `summary.json` under the score's name.
     by_system: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    weights: Mapping[str, str] = field(default_factory=dict)  # which measured it, named as in the summary
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
-REGISTRY: dict[str, Score] = {}
-"""By name, in the order of the report."""
+REGISTRY: dict[str, Score] = {}  # by name, in the order of the report
 
 
 def register(*scores: Score) -> None:
@@ -100,15 +93,15 @@ def register(*scores: Score) -> None:
             raise ValueError(f"a score {score.name!r} is registered already")
 
 
-def scores_that_need(need: Need) -> list[Score]:
+def scores_that_need(need: str) -> list[Score]:
     """Registered scores of one kind, in the order of the report."""
     return [score for score in REGISTRY.values() if score.needs == need]
 
 
 def find_score(name: str) -> Score:
     """The score of this name; one that is not registered, as of a later version, is called by its name."""
-    unknown = Score(name, name, "", "", "audio", lambda _: nan, "a score that this version does not know")
-    return REGISTRY.get(name, unknown)
+    unknown = "a score that this version does not know"
+    return REGISTRY.get(name) or Score(name, name, "", "", "audio", "", unknown)
 
 
 def in_order(names: Collection[str]) -> list[str]:
@@ -119,8 +112,7 @@ def in_order(names: Collection[str]) -> list[str]:
 def follow(vocal: Features, accompaniment: Features) -> dict[str, float]:
     """Every score that needs a vocal, over the length of the shorter.
 
-    A silent accompaniment follows nothing and scores 0. NaN where there is nothing to follow: on all scores
-    where the vocal is silent, on one where the vocal has no beat, no onset or no pitch.
+    A silent accompaniment scores 0. NaN where a vocal has nothing to follow: no sound, beat, onset or pitch.
     """
     scores = scores_that_need("vocal")
     if accompaniment.silent and not vocal.silent:
@@ -146,10 +138,7 @@ def chroma_likeness(vocal: Features, accompaniment: Features) -> float:
 
 
 def beat_f1(reference: Features, accompaniment: Features) -> float:
-    """F measure within ±70 ms (`mir_eval.beat.f_measure`) of the beats tracked in each audio alone; 0 to 1.
-
-    The first 5 s count too: mir_eval drops them for listeners, who must find the beat before they tap.
-    """
+    """F measure within ±70 ms (`mir_eval.beat.f_measure`) of beats tracked in each audio alone; 0 to 1."""
     from mir_eval.beat import f_measure
 
     if not reference.beats_s.size:
@@ -181,38 +170,19 @@ def key_agreement(vocal: Features, accompaniment: Features) -> float:
     return float(weighted_score(vocal.key, accompaniment.key)) if accompaniment.key else 0.0
 
 
-def beat_f1_to_reference(reference: Sound, accompaniment: Sound) -> float:
-    """`beat_f1` against the beats of the true accompaniment, over the common length."""
-    return beat_f1(*common_part(reference.features, accompaniment.features))
-
-
 def log_mel_distance_db(reference: Sound, accompaniment: Sound) -> float:
     """Mean absolute difference of both log-mel spectrograms over the frames that both have, in dB."""
     frames = min(reference.log_mel.shape[1], accompaniment.log_mel.shape[1])
     return float(np.abs(accompaniment.log_mel[:, :frames] - reference.log_mel[:, :frames]).mean())
 
 
-# What takes long to import is imported when it is measured.
-
-
-def _audiobox(evaluation: Evaluation) -> Findings:
-    from samuel.evaluate.pretrained import measure_audiobox
-
-    return measure_audiobox(evaluation)
-
-
-def _apa(evaluation: Evaluation) -> Findings:
-    from samuel.evaluate.pretrained import measure_apa
-
-    return measure_apa(evaluation)
-
-
-def _efficiency(evaluation: Evaluation) -> Findings:
-    from samuel.evaluate.cost import measure_efficiency
-
-    return measure_efficiency(evaluation)
-
-
+OF_AUDIOBOX = {
+    "PQ": (HIGHER, "PQ, production quality", "how well made it sounds"),
+    "PC": (NEITHER, "PC, production complexity", "how much sounds at once"),
+    "CE": (HIGHER, "CE, content enjoyment", "how enjoyable it is"),
+    "CU": (HIGHER, "CU, content usefulness", "how useful as material; the paper calls it Content Unity"),
+}
+AUDIOBOX = tuple(OF_AUDIOBOX)  # as in Table I
 # fmt: off
 register(
     Score("chroma_likeness", "chroma likeness", "-1 to 1", HIGHER, "vocal", chroma_likeness,
@@ -223,41 +193,32 @@ register(
           "whether notes begin when sung ones do; chance: 0"),
     Score("key_agreement", "key agreement", "0 to 1", HIGHER, "vocal", key_agreement,
           "whether it is in the vocal's key; a related key counts in part"),
-    Score("beat_f1_to_reference", "beat F1 to the true one", "0 to 1", HIGHER, "reference",
-          beat_f1_to_reference, "the same against the beats of the true accompaniment"),
     Score("log_mel_distance_db", "log-mel distance", "dB", LOWER, "reference", log_mel_distance_db,
           "mean absolute difference to the true accompaniment", digits=2),
     Score("level_dbfs", "level", "dBFS", NEITHER, "audio", dbfs,
           "root mean square over the whole track", digits=1),
     Score("clipped_share", "clipped share", "0 to 1", LOWER, "audio", clipped_share,
           "share of samples at full scale", digits=4),
-    Score("PQ", "PQ, production quality", "1 to 10", HIGHER, "lineup", _audiobox,
-          "AudioBox-Aesthetics: how well made it sounds", 2, "audiobox"),
-    Score("PC", "PC, production complexity", "1 to 10", NEITHER, "lineup", _audiobox,
-          "AudioBox-Aesthetics: how much sounds at once", 2, "audiobox"),
-    Score("CE", "CE, content enjoyment", "1 to 10", HIGHER, "lineup", _audiobox,
-          "AudioBox-Aesthetics: how enjoyable it is", 2, "audiobox"),
-    Score("CU", "CU, content usefulness", "1 to 10", HIGHER, "lineup", _audiobox,
-          "AudioBox-Aesthetics: how useful it would be as material; the paper calls it Content Unity",
-          2, "audiobox"),
-    Score("apa", "accompaniment prompt adherence (APA)", "0 to 1", HIGHER, "lineup", _apa,
+    *(Score(axis, title, "1 to 10", better, "lineup", "samuel.evaluate.pretrained:measure_audiobox",
+            f"AudioBox-Aesthetics: {meaning}", 2, "audiobox")
+      for axis, (better, title, meaning) in OF_AUDIOBOX.items()),
+    Score("apa", "accompaniment prompt adherence (APA)", "0 to 1", HIGHER, "lineup",
+          "samuel.evaluate.pretrained:measure_apa",
           "how far mixes of vocal and accompaniment are, as a set, like true mixes (1) rather than like mixes"
           " with strangers (0), by CLAP (Grachten and Nistal, arXiv 2503.06346)", 3, "apa"),
     Score("frechet", "Fréchet distance", "squared deviations of the latents", LOWER,
-          "latents", lambda space, latents: space.frechet(latents),
+          "latents", lambda space, latents: Findings({}, space.frechet(latents)),
           "how far latents as a whole are from true ones; to be read beside its floor", digits=1),
     Score("nearest", "nearest training pair of each track", "-1 to 1", NEITHER,
-          "latents", lambda space, latents: space.nearest(latents),
+          "latents", lambda space, latents: Findings({}, space.nearest(latents)),
           "likeness of the training accompaniment most like it: 1 a copy, 0 unrelated", digits=2),
     Score("diversity", "diversity over seeds", "0 to 2", NEITHER,
-          "latents", lambda space, _: space.diversity(),
+          "latents", lambda space, _: Findings({}, space.diversity()),
           "how unlike takes of one vocal are: 0 the same, 1 nothing in common", digits=2),
-    Score("efficiency", "time and memory", "", NEITHER, "lineup", _efficiency,
+    Score("efficiency", "time and memory", "", NEITHER, "lineup", "samuel.evaluate.cost:measure_efficiency",
           "seconds, memory and parameters for a track, as in the paper's Table II"),
 )
 # fmt: on
-
-AUDIOBOX = tuple(score.name for score in REGISTRY.values() if score.scorer == "audiobox")  # as in Table I
 PARTS = {"audiobox": f"AudioBox-Aesthetics ({', '.join(AUDIOBOX)})", "other vocals": "other songs' vocals"}
 
 

@@ -1,7 +1,6 @@
 """Everything that is measured of a lineup: `scores.parquet`, a row for each number, and `summary.json`.
 
-A row is a system, track, title, score and value; `against` tells whether it was measured with the track's own
-vocal or with others', for scores that need one. `summary.json` holds:
+A row's `against` tells whether its score was measured with the track's own vocal or others'. `summary.json`:
 
     version, tracks, systems    how many tracks have a readable vocal; names, the true accompaniments first
     scores                      {score: {system: {n, mean, low, high}}}, `Interval` of the mean over tracks
@@ -14,10 +13,11 @@ vocal or with others', for scores that need one. `summary.json` holds:
     codec, dataset, model, audiobox, apa_weights    what it was measured by, where there is any
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
+from pkgutil import resolve_name
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ from samuel.config import EvaluationConfig
 from samuel.errors import InputError
 from samuel.evaluate.features import Features, Sound, analyse, common_part
 from samuel.evaluate.scores import (
-    ALWAYS,
     NOT_MEASURED,
     REGISTRY,
     Each,
@@ -59,23 +58,20 @@ SLACK_S = 0.1
 BLOCK = 32  # tracks compared with each other's vocals: so the work grows with them, not with their square
 LIKE_LENGTH = 0.8  # of the median: what is shorter is not compared with other songs' vocals
 NOT_CHOSEN = "it was not chosen (evaluation.scorers)"
+TOO_SHORT = "much shorter than the others: not compared with other songs' vocals"
 
-Columns = dict[tuple[str, str, str | None], Mapping[str, float | None]]
-"""By system, score and against what: the value of each track."""
+ByTrack = Mapping[str, Features]
+Analysis = tuple[dict[str, Features], dict[str, dict[str, Sound]], list[Problem]]
+"""What was measured of vocals by track, and of accompaniments by system and track; and what is wrong."""
 
 
 def score_lineup(
-    lineup: Lineup,
-    config: EvaluationConfig,
-    root: Path,
-    space: "Space | None" = None,
-    costs: Mapping[str, Any] | None = None,
-    each: Each = iter,
-) -> Artifact:
+    lineup: Lineup, config: EvaluationConfig, root: Path, space: "Space",
+    costs: Mapping[str, Any] | None = None, each: Each = iter,
+) -> Artifact:  # fmt: skip
     """Score every system, or find the scores in `root`: `scores.parquet` and `summary.json`.
 
-    What cannot be measured is named with its reason, and the rest is. `space` compares latents, where there
-    is one; `costs` are rows of `efficiency`, measured, beside what the systems' own `system.json` states.
+    What cannot be measured is named with its reason. `costs` are rows of `efficiency`, measured.
     """
     made = {path for system in lineup.systems for path in system.files.values()}
     digests = {path: sha256(path) for path in made | {t.vocal for t in lineup.tracks} if path.is_file()}
@@ -84,50 +80,48 @@ def score_lineup(
         (s.name, [(n, digests.get(path)) for n, path in sorted(s.files.items())]) for s in lineup.systems
     ]
     identity = [named, systems, [asdict(problem) for problem in lineup.problems]]
-    findings, missing = measure_lineup(Evaluation(lineup, identity, config, root, costs or {}, each))
+    evaluation = Evaluation(lineup, identity, config, root, costs or {}, each)
+    findings, missing = measure_sets("lineup", config.scorers, evaluation)
     made_of = [list(REGISTRY), asdict(findings), missing]
-    folder = root / digest("scores", VERSION, identity, space and space.identity, made_of)
+    folder = root / digest("scores", VERSION, identity, space.identity, made_of)
 
     def make(target: Path) -> dict[str, Any]:
-        analysis = analyse_lineup(lineup, space and space.codec, each)
-        columns, following = measure_tracks(analysis, findings)
-        distribution, missing_latents = compare_latents(space, analysis.sounds)
+        vocals, sounds, problems = analyse_lineup(lineup, space.codec, each)
+        rows, means, following = measure_tracks(lineup, (vocals, sounds, problems), findings)
+        latents = space.latents({
+            system: {track: s.latents for track, s in by_track.items() if s.latents is not None}
+            for system, by_track in sounds.items()
+        })  # fmt: skip
+        compared, missing_latents = measure_sets("latents", config.scorers, space, latents)
         lacking: dict[str, str] = {}
-        if len(analysis.vocals) < 2:
+        if len(vocals) < 2:
             lacking["other vocals"] = "a single track has no other song's vocal"
         if lineup.reference() is None:
             reason = "there are no true accompaniments to compare with (--references)"
             lacking |= {score.part: reason for score in scores_that_need("reference")}
         summary = {
-            "version": VERSION,
-            "tracks": len(analysis.vocals),
-            "systems": list(analysis.sounds),
-            "scores": _means(columns),
-            "following": following,
-            "distribution": distribution,
+            "version": VERSION, "tracks": len(vocals), "systems": list(sounds), "scores": means,
+            "following": following, "distribution": compared.by_system,
             "not_measured": missing | lacking | missing_latents,
-            "problems": [asdict(problem) for problem in analysis.problems],
+            "problems": [asdict(problem) for problem in problems],
             "vocals": {t.name: digests[t.vocal] for t in lineup.tracks if t.vocal in digests},
-            **findings.by_system,
-            **findings.weights,
-            **(space.described if space else {}),
-        }
-        pq.write_table(pa.Table.from_pylist(_rows(lineup, columns), SCHEMA), target / SCORES)
+            **findings.by_system, **findings.weights, **space.described,
+        }  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), target / SCORES)
         write_json(target / SUMMARY, summary)
         return {"tracks": summary["tracks"], "systems": summary["systems"]}
 
     return find_artifact(folder) or make_artifact(folder, make)
 
 
-def measure_lineup(evaluation: Evaluation) -> tuple[Findings, dict[str, str]]:
-    """Measure the scores that need the whole lineup, and tell why others were not."""
+def measure_sets(needs: str, chosen: Collection[str], *given: Any) -> tuple[Findings, dict[str, str]]:
+    """Measure the scores of whole sets that need `given`, and tell by `Score.part` why others were not."""
     by_track, by_system, weights, missing = {}, {}, {}, {}
-    for measure, score in {score.measure: score for score in scores_that_need("lineup")}.items():
-        if score.scorer not in (ALWAYS, *evaluation.config.scorers):
-            missing[score.part] = NOT_CHOSEN
-            continue
+    for measure, score in {score.measure: score for score in scores_that_need(needs)}.items():
         try:
-            found: Findings = measure(evaluation)
+            if score.scorer and score.scorer not in chosen:
+                raise InputError(NOT_CHOSEN)
+            found: Findings = (resolve_name(measure) if isinstance(measure, str) else measure)(*given)
         except NOT_MEASURED as error:
             missing[score.part] = str(error)
         else:
@@ -137,58 +131,24 @@ def measure_lineup(evaluation: Evaluation) -> tuple[Findings, dict[str, str]]:
     return Findings(by_track, by_system, weights), missing
 
 
-def compare_latents(
-    space: "Space | None", sounds: Mapping[str, Mapping[str, Sound]]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Measure the scores that need latents: `distribution` of the summary, and why others were not."""
-    latents = {
-        system: {track: s.latents for track, s in by_track.items() if s.latents is not None}
-        for system, by_track in sounds.items()
-    }
-    distribution, missing = {}, {}
-    for score in scores_that_need("latents"):
-        try:
-            if space is None:
-                raise InputError("no codec was given")
-            distribution |= score.measure(space, latents)
-        except NOT_MEASURED as error:
-            missing[score.part] = str(error)
-    return distribution, missing
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """Measurements of each file that could be read."""
-
-    vocals: dict[str, Features]  # by track
-    sounds: dict[str, dict[str, Sound]]  # by system and track, without their log-mel spectrograms
-    problems: list[Problem]
-
-
 def analyse_lineup(lineup: Lineup, codec: "Codec | None", each: Each = iter) -> Analysis:
     """Measure every file once, several tracks at a time; without its vocal a track is left out."""
-    analysis = Analysis({}, {system.name: {} for system in lineup.systems}, list(lineup.problems))
+    vocals, problems = dict[str, Features](), list(lineup.problems)
+    sounds: dict[str, dict[str, Sound]] = {system.name: {} for system in lineup.systems}
     tracks = list(lineup.tracks)
     done = dict(each(side_by_side(lambda track: _analyse_track(track, lineup, codec), tracks, WORKERS)))
     for place, track in enumerate(tracks):
-        found, problems = done[place]
-        analysis.problems.extend(problems)
+        found, faults = done[place]
+        problems += faults
         if VOCALS in found:
-            analysis.vocals[track.name] = found.pop(VOCALS).features
+            vocals[track.name] = found.pop(VOCALS).features
             for name, sound in found.items():
-                analysis.sounds[name][track.name] = sound
-    for name, sounds in analysis.sounds.items():
-        if mono := sum(sound.mono for sound in sounds.values()):
-            message = f"mono: both channels are the same in {mono} of {len(sounds)} tracks"
-            analysis.problems.append(Problem(name, "", message))
-    too_short = "much shorter than the others: not compared with other songs' vocals"
-    for name, sounds in analysis.sounds.items():
-        blocks = comparable_blocks(
-            analysis.vocals, {track: sound.features for track, sound in sounds.items()}
-        )
-        compared = {track for block in blocks for track in block}
-        analysis.problems.extend(Problem(name, track, too_short) for track in sounds if track not in compared)
-    return analysis
+                sounds[name][track.name] = sound
+    for name, of_system in sounds.items():
+        if mono := sum(sound.mono for sound in of_system.values()):
+            message = f"mono: both channels are the same in {mono} of {len(of_system)} tracks"
+            problems.append(Problem(name, "", message))
+    return vocals, sounds, problems
 
 
 def _analyse_track(
@@ -197,8 +157,7 @@ def _analyse_track(
     """Measure the vocal and every system's accompaniment of a track; nothing without a readable vocal."""
     files = {s.name: s.files[track.name] for s in lineup.systems if track.name in s.files}
     alone = {score.name: score.measure for score in scores_that_need("audio")}
-    sounds: dict[str, Sound] = {}
-    problems: list[Problem] = []
+    sounds, problems = dict[str, Sound](), list[Problem]()
     for name, path in {VOCALS: track.vocal, **files}.items():
         try:
             sounds[name] = analyse(path, *(({}, None) if name == VOCALS else (alone, codec)))
@@ -222,33 +181,43 @@ def _analyse_track(
     return compared, problems
 
 
-def measure_tracks(analysis: Analysis, findings: Findings) -> tuple[Columns, dict[str, dict[str, Any]]]:
-    """Every number of every track, and by score and system whether its vocal is followed."""
-    columns: Columns = {}
-    following: dict[str, dict[str, Any]] = {}
-    paired = {
-        name: pairings(analysis.vocals, {track: sound.features for track, sound in sounds.items()})
-        for name, sounds in analysis.sounds.items()
-    }
-    for score in REGISTRY:
-        for system, sounds in analysis.sounds.items():
-            if pairing := paired[system].get(score):
-                columns[system, score, OWN], columns[system, score, OTHERS] = pairing.own, pairing.others()
+def measure_tracks(
+    lineup: Lineup, analysis: Analysis, findings: Findings
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Rows of `scores.parquet`, NaN as null, and `scores`, of own vocals, and `following` of a summary."""
+    rows, means, following = list[dict[str, Any]](), dict[str, Any](), dict[str, Any]()
+    vocals, by_system, problems = analysis
+    for system, sounds in by_system.items():
+        paired = pairings(vocals, {track: sound.features for track, sound in sounds.items()})
+        compared = {name for pairing in paired.values() for block in pairing.tracks for name in block}
+        problems.extend(Problem(system, name, TOO_SHORT) for name in sounds if name not in compared)
+        columns: dict[tuple[str, str | None], Mapping[str, float | None]] = {}  # by score, and against what
+        for score in REGISTRY:
+            if pairing := paired.get(score):
+                columns[score, OWN], columns[score, OTHERS] = pairing.own, pairing.others()
                 following.setdefault(score, {})[system] = pairing.summary()
-            values = {track: s.values[score] for track, s in sounds.items() if score in s.values}
+            values: dict[str, Any] = {t: s.values[score] for t, s in sounds.items() if score in s.values}
             found = findings.by_track.get(score, {}).get(system, {})
-            values |= {track: value for track, value in found.items() if track in analysis.vocals}
-            if values:
-                columns[system, score, None] = values
-    return columns, following
+            if values := values | {track: v for track, v in found.items() if track in vocals}:
+                columns[score, None] = values
+        for (score, against), values in columns.items():
+            if against != OTHERS:
+                means.setdefault(score, {})[system] = mean_interval(list(values.values()))
+        for track in lineup.tracks:
+            for (score, against), values in columns.items():
+                if track.name in values:
+                    value = values[track.name]
+                    value = None if value is None or isnan(value) else float(value)
+                    cells = (system, track.name, track.title, against, score, value)
+                    rows.append(dict(zip(SCHEMA.names, cells, strict=True)))
+    return rows, means, following
 
 
-def pairings(vocals: Mapping[str, Features], accompaniments: Mapping[str, Features]) -> dict[str, Pairing]:
+def pairings(vocals: ByTrack, accompaniments: ByTrack) -> dict[str, Pairing]:
     """Measure every score that needs a vocal, of one system; both are given by track.
 
-    Tracks are compared with each other's vocals over the length of the shortest of them: over lengths of
-    their own, a pair that belongs together would be told by its length. So those that are much shorter than
-    the others are left out.
+    Tracks are compared with each other's vocals over the length of the shortest: over lengths of their own, a
+    pair would be told by its length. So those that are much shorter than the others are left out.
     """
     own = {name: follow(vocals[name], made) for name, made in accompaniments.items() if name in vocals}
     if not own:
@@ -268,9 +237,7 @@ def pairings(vocals: Mapping[str, Features], accompaniments: Mapping[str, Featur
     }
 
 
-def comparable_blocks(
-    vocals: Mapping[str, Features], accompaniments: Mapping[str, Features]
-) -> list[list[str]]:
+def comparable_blocks(vocals: ByTrack, accompaniments: ByTrack) -> list[list[str]]:
     """Tracks that a system has, in blocks of about one size, without those much shorter than the median."""
     blocks = []
     for part in np.array_split(list(vocals), -(-len(vocals) // BLOCK)) if vocals else []:
@@ -280,28 +247,3 @@ def comparable_blocks(
             least_s = LIKE_LENGTH * median(both_s.values())
             blocks.append([name for name in names if both_s[name] >= least_s])
     return blocks
-
-
-def _rows(lineup: Lineup, columns: Columns) -> list[dict[str, Any]]:
-    """A row for each number, in the order of systems, tracks and scores; NaN, nothing to measure, is null."""
-    rows = []
-    for system in lineup.systems:
-        own = {key: values for key, values in columns.items() if key[0] == system.name}
-        for track in lineup.tracks:
-            for (name, score, against), values in own.items():
-                if track.name in values:
-                    value = values[track.name]
-                    value = None if value is None or isnan(value) else float(value)
-                    cells = (name, track.name, track.title, against, score, value)
-                    rows.append(dict(zip(SCHEMA.names, cells, strict=True)))
-    return rows
-
-
-def _means(columns: Columns) -> dict[str, dict[str, Any]]:
-    """Mean and interval by score and system; of scores that need a vocal, those with their own."""
-    means: dict[str, dict[str, Any]] = {}
-    for (system, score, against), values in columns.items():
-        if against != OTHERS:
-            numbers = np.array(list(values.values()), dtype=np.float64)  # None becomes NaN
-            means.setdefault(score, {})[system] = asdict(mean_interval(numbers))
-    return means

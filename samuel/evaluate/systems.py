@@ -4,13 +4,14 @@ A system is a folder; a file belongs to the track of its own name, whatever its 
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from samuel.artifacts import read_bounded
 from samuel.errors import InputError, first_fault
 
 REAL = "real"
@@ -21,8 +22,7 @@ VOCALS = "the vocals"
 RESERVED = (REAL, CEILING, VOCALS, "vocal", "mix")
 NOT_SCORED = "not scored"
 LONGEST_NAME = 60
-LARGEST_RECORD = 2**26
-"""Bytes of `system.json` that are read: some 100,000 tracks."""
+LARGEST_RECORD = 2**26  # bytes of `system.json` that are read: some 100,000 tracks
 
 Words = Annotated[str, Field(max_length=500)]
 Seconds = Annotated[float, Field(ge=1e-6, le=1e7)]
@@ -110,16 +110,20 @@ class Lineup:
 def folders(vocals: Path, systems: Mapping[str, Path], references: Path | None = None) -> Lineup:
     """Match what folders of vocals, of each system and of the true accompaniments hold, by file name.
 
-    Missing, surplus and doubtful files become problems, and the rest is compared. InputError where a folder
-    or every vocal is missing, or a name is reserved.
+    Missing, surplus and doubtful files become problems. InputError for absent folders and reserved names.
     """
+
+    def listed(folder: Path, whose: str) -> tuple[dict[str, Path], list[Problem]]:
+        files, faults = files_by_name(folder, whose, lambda path: path.name != ABOUT)
+        return files, [Problem(whose, name, f"{fault}: {NOT_SCORED}") for name, _, fault in faults]
+
     _check_names(systems)
-    tracks, problems = _audio_files(vocals, VOCALS)
+    tracks, problems = listed(vocals, VOCALS)
     if not tracks:
         raise InputError(f"{vocals}: holds no vocals; put an audio file there for each track")
     compared = []
     for name, folder in {**({} if references is None else {REAL: references}), **systems}.items():
-        files, faults = _audio_files(folder, name)
+        files, faults = listed(folder, name)
         absent = [track for track in tracks if track not in files.keys() | {fault.track for fault in faults}]
         faults += [Problem(name, track, f"no file of this name: {NOT_SCORED}") for track in absent]
         surplus = [track for track in files if track not in tracks]
@@ -131,65 +135,60 @@ def folders(vocals: Path, systems: Mapping[str, Path], references: Path | None =
             faults.append(Problem(name, "", f"{error}: its figures are left out"))
         compared.append(System(name, {track: files[track] for track in files if track in tracks}, record))
         problems += faults
-    return Lineup(
-        tuple(Track(name, name, path) for name, path in tracks.items()), tuple(compared), tuple(problems)
-    )
+    named = tuple(Track(name, name, path) for name, path in tracks.items())
+    return Lineup(named, tuple(compared), tuple(problems))
 
 
 def read_record(folder: Path) -> SystemRecord | None:
     """Read `system.json` of a system; None without one, InputError where it is something else."""
     try:
-        with (folder / ABOUT).open("rb") as opened:
-            content = opened.read(LARGEST_RECORD + 1)
-        if len(content) > LARGEST_RECORD:
-            raise InputError(f"{ABOUT}: larger than {LARGEST_RECORD >> 20} MiB")
-        return SystemRecord.model_validate_json(content)
+        return SystemRecord.model_validate_json(read_bounded(folder / ABOUT, LARGEST_RECORD))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"{ABOUT}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         raise InputError(f"{ABOUT}: {first_fault(error).removeprefix(': ')}") from error
+    except ValueError as error:
+        raise InputError(f"{ABOUT}: larger than {LARGEST_RECORD >> 20} MiB") from error
 
 
 def _check_names(systems: Mapping[str, Path]) -> None:
     """Refuse names that a reader could take for another's, but for case, spaces and look-alike forms."""
-
-    def as_read(name: str) -> str:
-        return "".join(unicodedata.normalize("NFKC", name).split()).casefold()
-
     if not systems:
         raise InputError("no system is given: name at least one folder of accompaniments")
-    seen = {as_read(name): "it stands for the true accompaniments or the vocals" for name in RESERVED}
+    seen = {"".join(name.split()).casefold(): "it stands for others" for name in RESERVED}
     for name in systems:
-        if not name.isprintable() or not name.strip() or len(name) > LONGEST_NAME:  # as is no surrogate
+        as_read = "".join(unicodedata.normalize("NFKC", name).split()).casefold()
+        if not name.isprintable() or not as_read or len(name) > LONGEST_NAME:  # as is no surrogate
             wanted = f"give at most {LONGEST_NAME} printable characters"
             raise InputError(f"{name!a:.100} cannot be a system's name: {wanted}")
-        if reason := seen.get(as_read(name)):
+        if reason := seen.get(as_read):
             raise InputError(f"{name!r} cannot be a system's name: {reason}")
-        seen[as_read(name)] = "it reads like another one"
+        seen[as_read] = "it reads like another one"
 
 
-def _audio_files(folder: Path, whose: str) -> tuple[dict[str, Path], list[Problem]]:
-    """Files of a folder by name without suffix, in order, without hidden ones; and what is no such file."""
+def files_by_name(
+    folder: Path, whose: str, wanted: Callable[[Path], bool]
+) -> tuple[dict[str, Path], list[tuple[str, Path, str]]]:
+    """Wanted files of a folder, no hidden ones, by name without suffix; (name, path, fault) of doubtful ones.
+
+    InputError where there is no such folder.
+    """
     if not folder.is_dir():
         wrong = "not a folder" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: {wrong} ({whose})")
-    by_name: dict[str, list[Path]] = {}
-    problems: list[Problem] = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == ABOUT:
-            continue
-        shown = path.stem.encode(errors="replace").decode()
+    by_name, faults = dict[str, list[Path]](), list[tuple[str, Path, str]]()
+    for path in sorted(path for path in folder.iterdir() if path.name[0] != "." and wanted(path)):
         if path.name.encode(errors="replace").decode() != path.name:
-            problems.append(Problem(whose, shown, f"its name is not UTF-8; rename it: {NOT_SCORED}"))
+            shown = path.stem.encode(errors="replace").decode()
+            faults.append((shown, path, "its name is not UTF-8; rename it"))
         elif not path.is_file():
-            fault = "a link to nothing" if path.is_symlink() and not path.exists() else "not a file"
-            problems.append(Problem(whose, shown, f"{fault}: {NOT_SCORED}"))
+            broken = path.is_symlink() and not path.exists()
+            faults.append((path.stem, path, "a link to nothing" if broken else "not a file"))
         else:
             by_name.setdefault(path.stem, []).append(path)
-    for name, paths in by_name.items():
-        if len(paths) > 1:
-            listed = ", ".join(path.name for path in paths)
-            problems.append(Problem(whose, name, f"{listed}: which one is meant? {NOT_SCORED}"))
-    return {name: paths[0] for name, paths in by_name.items() if len(paths) == 1}, problems
+    doubtful = {name: paths for name, paths in by_name.items() if len(paths) > 1}
+    for name, paths in doubtful.items():
+        faults.append((name, paths[0], f"{', '.join(path.name for path in paths)}: several of one name"))
+    return {name: paths[0] for name, paths in by_name.items() if name not in doubtful}, faults

@@ -3,7 +3,6 @@
 Shapes: (2, S) audio at 44.1 kHz; K takes, C channels, T frames of latents.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, sha256
-from samuel.audio import Audio, read_wav, write_wav
+from samuel.audio import read_wav, write_wav
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec, decode_audio, encode_audio, same_codec
 from samuel.config import CodecConfig, SamplingConfig
@@ -53,23 +52,14 @@ def require_codec(popdb: Popdb, config: CodecConfig) -> None:
 
 
 def make_track(
-    pair: dict[str, Any],
-    popdb: Popdb,
-    load: Callable[[], tuple[TrainedModel, Codec]],
-    model_sha256: str,
-    config: SamplingConfig,
-    root: Path,
-    takes: int = 1,
-) -> Artifact:
-    """Generate one track of `takes` takes, K, or find it in `root`.
+    pair: dict[str, Any], popdb: Popdb, load: Callable[[], tuple[TrainedModel, Codec]], model_sha256: str,
+    config: SamplingConfig, root: Path, takes: int = 1,
+) -> Artifact:  # fmt: skip
+    """Generate one track of `takes` takes, K, or find it in `root`; `load` is called where there is work.
 
-    `vocal.wav`, `accompaniment.wav` (the first take), `mix.wav` and `reference.wav` all come out of the
-    codec, so that they can be compared: the reference is the true accompaniment after the codec's round trip.
-    `latents.safetensors` holds the codec latents of all takes (K, C, T) and of the reference (C, T). `load`
-    is called only when there is something to do; `model_sha256` is the digest of the model's weights.
-
-    Raises:
-        CheckpointError: The codec is not the one of the dataset.
+    `vocal.wav`, `accompaniment.wav` (the first take), `mix.wav` and `reference.wav` (the true one) all come
+    out of the codec, so that they can be compared; `latents.safetensors` holds what `latents_of` returns.
+    CheckpointError where the codec is not the one of the dataset.
     """
     key = digest("track", VERSION, pair, model_sha256, config.model_dump(), takes)
 
@@ -84,7 +74,10 @@ def make_track(
         save_file({n: t.float().cpu().contiguous() for n, t in tensors.items()}, folder / LATENTS)
         stems = {"vocal": vocal, "accompaniment": drawn, "reference": reference}
         audio = {stem: decode_audio(codec, part[0]) for stem, part in stems.items()}
-        audio["accompaniment"] = limited(audio["accompaniment"])
+        # Overshoots turned down, as in the files that people get; cut off, they would be noise.
+        limited = folder / "accompaniment.wav"
+        write_limited(limited, [audio["accompaniment"]])
+        audio["accompaniment"] = read_wav(limited)
         audio["mix"] = mix(audio["vocal"], audio["accompaniment"])
         for stem, samples in audio.items():
             write_wav(folder / f"{stem}.wav", samples, "PCM_24")
@@ -98,14 +91,6 @@ def take_seeds(seed: int, pair: dict[str, Any], takes: int) -> list[int]:
     """Noise of its own for each track and take: shared noise would tie their scores together."""
     first = int(digest(seed, pair["pair_id"])[:8], 16)
     return [(first + take) % SEEDS for take in range(takes)]
-
-
-def limited(audio: Audio) -> Audio:
-    """Overshoots turned down, as in the files that people get; cut off, they would be noise."""
-    with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
-        path = Path(workspace) / "limited.wav"
-        write_limited(path, [audio])
-        return read_wav(path)
 
 
 def latents_of(track: Artifact) -> dict[str, Tensor]:
@@ -125,34 +110,23 @@ def lineup_of(tracks: Sequence[Artifact]) -> Lineup:
 
 
 def with_ceiling(lineup: Lineup, codec: Codec, root: Path, each: Each = iter) -> Lineup:
-    """Add what no model of latents can exceed: the true accompaniments after the codec's own round trip.
-
-    They are 24-bit WAV, artifacts in `root`. Without true accompaniments the lineup stays as it is.
-    """
+    """Add what no model of latents can exceed, where it is known: true accompaniments through the codec."""
     real = lineup.system(REAL)
     if real is None:
         return lineup
-    made: dict[str, Path] = {}
-    problems: list[Problem] = []
+    made, problems = dict[str, Path](), list[Problem]()
     for track, path in each(real.files.items()):
+
+        def make(folder: Path, path: Path = path) -> dict[str, Any]:
+            audio, _ = load_start(path)
+            decoded = decode_audio(codec, encode_audio(codec, audio))[:, : audio.shape[1]]
+            write_wav(folder / ROUND_TRIP, decoded, "PCM_24")
+            return {"codec": codec.info.model_dump()}
+
         try:
-            made[track] = _round_trip(path, codec, root)
+            folder = root / digest("round trip", 2, path.is_file() and sha256(path), codec.info)
+            made[track] = (find_artifact(folder) or make_artifact(folder, make)).path(ROUND_TRIP)
         except InputError as error:
             problems.append(Problem(CEILING, track, f"{error}: {NOT_SCORED}"))
-    rest = (system for system in lineup.systems if system is not real)
-    return replace(
-        lineup, systems=(real, System(CEILING, made), *rest), problems=(*lineup.problems, *problems)
-    )
-
-
-def _round_trip(path: Path, codec: Codec, root: Path) -> Path:
-    def make(folder: Path) -> dict[str, Any]:
-        audio, _ = load_start(path)
-        decoded = decode_audio(codec, encode_audio(codec, audio))[:, : audio.shape[1]]
-        write_wav(folder / ROUND_TRIP, decoded, "PCM_24")
-        return {"codec": codec.info.model_dump()}
-
-    if not path.is_file():
-        raise InputError(f"{path.name}: no such file")
-    folder = root / digest("round trip", 1, sha256(path), codec.info)
-    return (find_artifact(folder) or make_artifact(folder, make)).path(ROUND_TRIP)
+    systems = (real, System(CEILING, made), *(system for system in lineup.systems if system is not real))
+    return replace(lineup, systems=systems, problems=(*lineup.problems, *problems))

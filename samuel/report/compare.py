@@ -1,13 +1,12 @@
 """Finished evaluations side by side: what differs, by how much, and whether it is more than noise.
 
-Every difference is to the first run. Tracks that both runs hold, by name and by the digest of the vocal, are
-compared in pairs, which takes away what is common to a track; runs without common tracks are compared as
-independent samples.
+Every difference is to the first run, over the tracks that both hold, by name and by the digest of the vocal:
+in pairs, which takes away what is common to a track.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import stats
 
-from samuel.artifacts import replacing, sha256
+from samuel.artifacts import read_bounded, replacing
 from samuel.errors import InputError
 from samuel.evaluate.scores import find_score, in_order
-from samuel.evaluate.statistics import Interval, mean_interval, paired_p, unpaired_p
+from samuel.evaluate.statistics import mean_interval, permutation_p
 from samuel.evaluate.summary import OTHERS, SCHEMA, SCORES, SUMMARY, VERSION
 from samuel.report.html import NONE, Markdown, interval, number, page, probability, render
 
-DEEPEST = 3
 MOST_BYTES, MOST_ROWS = 2**26, 10**7  # of a summary, and of a table: a thousand systems on a thousand tracks
 SIGNIFICANT = 0.05
-CONFIDENCE = 0.95
-LEAST_PAIRS = 2
-DESCRIBING = ("tracks", "codec", "dataset", "model", "audiobox", "apa_weights")
-"""Parts of a summary in which two runs should not differ unnoticed."""
+DESCRIBING = ("tracks", "codec", "dataset", "model", "audiobox", "apa_weights")  # noted where they differ
 COLUMNS = {
     "system": "string", "score": "string", "run": "string",
     "n": "int64", "mean": "float64", "low": "float64", "high": "float64",
     "difference_mean": "float64", "difference_low": "float64", "difference_high": "float64",
     "test": "string", "p": "float64", "adjusted": "float64", "tested": "Int64", "left_out": "Int64",
 }  # fmt: skip
-HEAD = ("system", "score", "run", "tracks", "mean", "difference", "p", "adjusted", "test")
-MARK = "†"
-TITLE = "SAMUeL runs compared"
+MARK, TITLE = "†", "SAMUeL runs compared"
 
 
 @dataclass(frozen=True)
@@ -74,30 +67,22 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def find_run(path: Path) -> Path:
-    """The folder of a run: `path`, or the only one below it; a run's report and scores count as one."""
+    """The folder of a run: `path`, or the only one in `path/report`."""
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give the folder of a report, with {SCORES} and {SUMMARY}")
-    found: dict[tuple[str, str], Path] = {}
-    for place in (place for deep in range(DEEPEST + 1) for place in sorted(path.glob("*/" * deep + SUMMARY))):
-        folder = place.parent
-        in_the_making = any(part.startswith(".") for part in folder.relative_to(path).parts)
-        if (folder / SCORES).is_file() and not in_the_making:
-            if folder == path:
-                return path
-            found.setdefault((sha256(folder / SCORES), sha256(place)), folder)
+    places = [path, *sorted(path.glob("report/[!.]*"))]
+    found = [place for place in places if (place / SCORES).is_file() and (place / SUMMARY).is_file()]
     if not found:
-        raise InputError(f"{path}: holds no {SCORES} with {SUMMARY}, nor does a folder in it; give a report")
-    if len(found) > 1:
-        listed = ", ".join(map(str, sorted(found.values())))
-        raise InputError(f"{path}: holds several runs; give one of {listed}")
-    return next(iter(found.values()))
+        raise InputError(f"{path}: holds no {SCORES} with {SUMMARY}, nor does a folder of its reports")
+    if len(found) > 1 and found[0] != path:
+        raise InputError(f"{path}: holds several runs; give one of {', '.join(map(str, found))}")
+    return found[0]
 
 
 def _read(name: str, folder: Path) -> Run:
     path = folder / SUMMARY
     try:
-        with path.open("rb") as file:
-            summary = json.loads(file.read(MOST_BYTES))
+        summary = json.loads(read_bounded(path, MOST_BYTES))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); evaluate again") from error
     version = summary.get("version") if isinstance(summary, dict) else None
@@ -122,12 +107,9 @@ def _read(name: str, folder: Path) -> Run:
 def compare(runs: Sequence[Run]) -> pd.DataFrame:
     """Every score of every system that all runs have, by system and score, and in the order of the runs.
 
-    The columns of `COLUMNS` are mean and interval of a run; its difference to the first run with a 95 %
-    interval; `test`, which samples were permuted; `p`, two-sided; `adjusted`, p after Benjamini and Hochberg
-    over the whole table; `tested` pairs, or values of both runs; `left_out` without a partner.
-
-    Raises:
-        InputError: They have no score of a system in common.
+    `COLUMNS` are mean and interval of a run; its difference to the first with an interval; `p`, two-sided, by
+    permutation; `adjusted`, p after Benjamini and Hochberg over the whole table; `tested` pairs; values
+    `left_out` without a partner. InputError without a common score.
     """
     shared = [key for key in runs[0].values if all(key in run.values for run in runs)]
     if not shared:
@@ -137,7 +119,7 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
         raise InputError(f"the runs have no score of a system in common: {'; '.join(systems)}")
     rows = [
         {"system": system, "score": score, "run": run.name}
-        | asdict(mean_interval(run.values[system, score]))
+        | mean_interval(run.values[system, score])
         | ({} if run is runs[0] else _difference(runs[0], run, (system, score)))
         for system in dict.fromkeys(system for system, _ in shared)
         for score in in_order([score for of, score in shared if of == system])
@@ -153,20 +135,11 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
 def _difference(first: Run, run: Run, key: tuple[str, str]) -> dict[str, Any]:
     before, after = first.values[key], run.values[key]
     both = [track for track in map(str, before.index) if track in after and _same_song(first, run, track)]
-    if len(both) >= LEAST_PAIRS:
-        gains = after[both] - before[both]
-        found, p, test, tested = mean_interval(gains), paired_p(gains), "in pairs", len(both)
-        left_out = len(before) + len(after) - 2 * tested
-    else:
-        p, test, tested, left_out = unpaired_p(before, after), "independent", len(before) + len(after), 0
-        mean = float(after.mean() - before.mean()) if len(before) and len(after) else None
-        found = Interval(tested, mean, None, None)
-        if min(len(before), len(after)) >= 2 and before.nunique() + after.nunique() > 2:
-            # Welch: their spreads may differ
-            welch = stats.ttest_ind(after, before, equal_var=False).confidence_interval(CONFIDENCE)
-            found = Interval(tested, mean, float(welch.low), float(welch.high))
-    numbers = {f"difference_{part}": getattr(found, part) for part in ("mean", "low", "high")}
-    return numbers | {"test": test, "p": p, "tested": tested, "left_out": left_out}
+    gains = after[both] - before[both]
+    numbers = {f"difference_{name}": value for name, value in mean_interval(gains).items() if name != "n"}
+    left_out = len(before) + len(after) - 2 * len(both)
+    test = {"test": "in pairs", "p": permutation_p(gains), "tested": len(both), "left_out": left_out}
+    return numbers | test
 
 
 def _same_song(first: Run, run: Run, track: str) -> bool:
@@ -190,14 +163,12 @@ def notes(runs: Sequence[Run]) -> list[str]:
             before, after = first.summary.get(part), run.summary.get(part)
             if before != after:
                 lines.append(f"{part} differ: {before!s:.200} in {first.name}, {after!s:.200} in {run.name}")
-        named = {track for values in first.values.values() for track in values.index}
-        named &= {track for values in run.values.values() for track in values.index}
-        known = sorted(track for track in named if track in first.vocals and track in run.vocals)
-        of_one_name = f"tracks of one name in {first.name} and {run.name}"
-        if other := [track for track in known if not _same_song(first, run, track)]:
-            lines.append(f"{of_one_name} with another vocal: {len(other)}, such as {other[0]}; not paired")
-        if unknown := len(named) - len(known):
-            lines.append(f"{of_one_name} whose vocals were not recorded: {unknown}; not paired")
+        tracks = [{track for values in of.values.values() for track in values.index} for of in (first, run)]
+        if other := sorted(t for t in tracks[0] & tracks[1] if not _same_song(first, run, t)):
+            of_one_name = f"tracks of one name in {first.name} and {run.name}"
+            lines.append(
+                f"{of_one_name}, not known to have one vocal: {len(other)}, such as {other[0]}; not paired"
+            )
     return lines
 
 
@@ -205,9 +176,8 @@ def legend(rows: pd.DataFrame) -> list[str]:
     """Explanations of the numbers of a comparison."""
     return [
         "Each mean is over a run's own tracks; in brackets, its 95 % interval (bootstrap over the tracks).",
-        "A difference is to the first run. *In pairs*: over the tracks that both runs have, with the "
-        "same vocal, by permuting the two runs of a track, with a bootstrap interval. *Independent*: there "
-        "are no two such tracks; by permuting all values, with Welch's interval.",
+        "A difference is to the first run, in pairs: over the tracks that both runs have, with the same "
+        "vocal, by permuting the two runs of a track, with a bootstrap interval.",
         f"{MARK}: p after Benjamini and Hochberg, over the {rows['p'].count()} differences tested, is below "
         f"{SIGNIFICANT:g}. Of what is marked, about one in twenty is expected to be chance. What is not "
         "marked may be noise.",
@@ -220,16 +190,20 @@ def table_rows(rows: pd.DataFrame) -> list[dict[str, str]]:
     for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
         score = find_score(row["score"])
         within = interval(row["low"], row["high"], max(1, score.digits - 1))
-        cells = [row["system"], score.title, row["run"], str(row["n"])]
-        cells += [f"{number(row['mean'], score.digits)} {within}".rstrip(), NONE, NONE, NONE, NONE]
-        if row["test"]:
-            within = interval(row["difference_low"], row["difference_high"], score.digits, sign="+")
-            gain = f"{number(row['difference_mean'], score.digits, sign='+')} {within}".rstrip()
+        cells = {
+            "system": row["system"], "score": score.title, "run": row["run"], "tracks": str(row["n"]),
+            "mean": Markdown(f"{number(row['mean'], score.digits)} {within}".rstrip()),
+            "difference": NONE, "p": NONE, "adjusted": NONE, "test": NONE,
+        }  # fmt: skip
+        if row["tested"] is not None:
+            within = interval(row["difference_low"], row["difference_high"], score.digits, "+")
+            gain = f"{number(row['difference_mean'], score.digits, '+')} {within}".rstrip()
             mark = f" {MARK}" if row["p"] is not None and row["adjusted"] < SIGNIFICANT else ""
-            test = "too few tracks" if row["p"] is None else f"{row['test']}, n = {row['tested']}"
+            test = "too few tracks" if row["p"] is None else f"in pairs, n = {row['tested']}"
             left_out = f", {row['left_out']} left out" if row["left_out"] else ""
-            cells[5:] = [gain, probability(row["p"]), probability(row["adjusted"]) + mark, test + left_out]
-        words.append(dict(zip(HEAD, cells, strict=True)))
+            cells |= {"difference": Markdown(gain), "p": probability(row["p"]), "test": test + left_out}
+            cells["adjusted"] = probability(row["adjusted"]) + mark
+        words.append(cells)
     return words
 
 
@@ -237,19 +211,14 @@ def write_comparison(
     runs: Sequence[Run], rows: pd.DataFrame, notes: Sequence[str], folder: Path
 ) -> list[Path]:
     """Write `compare.html`, `compare.md` and `compare.parquet` into `folder`, each in one step."""
-    tested = rows["p"].count()
-    marked = rows.loc[rows["adjusted"] < SIGNIFICANT].to_dict("records")
-    words = table_rows(rows)
-    tables = {
-        system: [[Markdown(row[name]) if name in HEAD[3:] else row[name] for name in HEAD[1:]]
-                 for row in words if row["system"] == system]
-        for system in dict.fromkeys(row["system"] for row in words)
-    }  # fmt: skip
-    values = {
-        "title": TITLE, "runs": runs, "marked": marked, "tested": tested, "tables": tables, "head": HEAD[1:],
+    tables: dict[str, list[dict[str, str]]] = {}
+    for row in table_rows(rows):
+        tables.setdefault(row.pop("system"), []).append(row)
+    text = render("compare.md.j2", {
+        "title": TITLE, "runs": runs, "tested": rows["p"].count(), "tables": tables,
+        "marked": rows.loc[rows["adjusted"] < SIGNIFICANT].to_dict("records"),
         "legend": [*map(Markdown, legend(rows))], "notes": notes, "find_score": find_score,
-    }  # fmt: skip
-    text = render("compare.md.j2", values)
+    })  # fmt: skip
     paths = [folder / f"compare.{suffix}" for suffix in ("html", "md", "parquet")]
     for path, content in zip(paths, (page(text, folder, TITLE), text), strict=False):
         with replacing(path) as temporary:

@@ -32,21 +32,18 @@ DEVIATIONS = {"vmin": -3.0, "vmax": 3.0, "cmap": "RdBu_r"}
 TICKS_HZ = (500, 2000, 8000)
 
 Row = dict[str, Any]
-Strip = tuple[Row, list[NDArray[Any]], tuple[float, float] | None]
+Strip = tuple[Row, list[NDArray[Any]], tuple[float, ...]]
 """A row of the index, a picture (64, F) of each stream, and where the clip begins and ends in the chunk."""
 
 
 def choose_strips(popdb: Popdb, count: int) -> list[Row]:
     """Choose at most `count` pairs from the least to the most sung, of as many different songs as can be."""
     rows = sorted(popdb.index, key=lambda row: (row["vocal_share"] or -1.0, row["pair_id"]))
-    last, count = len(rows) - 1, min(count, len(rows))
-    places = [last // 2] if count == 1 else np.linspace(0, last, count).round().astype(int).tolist()
-    chosen: dict[int, str] = {}
-    for place in places:
-        songs = set(chosen.values())
-        free = (i for i in range(len(rows)) if i not in chosen)
-        best = min(free, key=lambda i: (rows[i]["song_id"] in songs, abs(i - place), i))
-        chosen[best] = rows[best]["song_id"]
+    chosen: list[int] = []
+    for place in np.linspace(0, len(rows) - 1, min(count, len(rows))):
+        songs = {rows[i]["song_id"] for i in chosen}
+        free = set(range(len(rows))) - set(chosen)
+        chosen.append(min(free, key=lambda i: (rows[i]["song_id"] in songs, abs(i - place), i)))
     return [rows[i] for i in sorted(chosen)]
 
 
@@ -56,13 +53,9 @@ def write_contact_sheet(
 ) -> Path:  # fmt: skip
     """Write `contact-sheet.png`, and of each pair the 15 s with most singing as WAV files beside it.
 
-    The clips are `<pair_id>-vocal.wav`, `-accompaniment.wav` and `-mix.wav`, 16 bits. The sheet shows what
-    was decoded, all of it on one scale; without a codec it shows the latents, and there are no clips.
-    Files of these names are replaced, each in one step, the sheet last; `on_pair` is called after each pair.
-
-    Raises:
-        DatasetError: The latents of a pair are not those that were written.
-        MissingPartError: The codec is another.
+    The clips are `<pair_id>-vocal.wav`, `-accompaniment.wav` and `-mix.wav`, 16 bits. Without a codec the
+    sheet shows the latents, and there are no clips. `on_pair` is called after each pair. DatasetError where
+    latents are not those that were written, MissingPartError where the codec is another.
     """
     if codec and not same_codec(popdb.codec, codec.info):
         held = f"the dataset holds latents of {popdb.codec}, the codec at hand is {codec.info}"
@@ -73,22 +66,19 @@ def write_contact_sheet(
         if codec:
             stems = [codec.decode(stream[None])[0].float().cpu().numpy() for stream in latents]
             clip_s = most_sung_s(stems[0], stems[1])
-            vocal, accompaniment = (
-                stem[:, slice(*(round(s * SAMPLE_RATE) for s in clip_s))] for stem in stems
-            )
+            clip = slice(*(round(second * SAMPLE_RATE) for second in clip_s))
+            vocal, accompaniment = (stem[:, clip] for stem in stems)
             # The dataset may be anybody's, and its pair ids any text.
             name = re.sub(r"[^\w-]", "_", row["pair_id"], flags=re.ASCII)[:100]
             clips = (vocal, accompaniment, mix(vocal, accompaniment))
-            for stem, clip in zip((*STREAMS, "mix"), clips, strict=True):
+            for stem, audio in zip((*STREAMS, "mix"), clips, strict=True):
                 with replacing(folder / f"{name}-{stem}.wav") as temporary:
-                    write_wav(temporary, clip, "PCM_16")
+                    write_wav(temporary, audio, "PCM_16")
             strips.append((row, [log_mel_db(stem) for stem in stems], clip_s))
         else:
-            pictures = []
-            for of, stream in zip(STREAMS, latents, strict=True):
-                mean, std = (np.array(popdb.stats[of][name])[:, None] for name in ("mean", "std"))
-                pictures.append((stream.numpy() - mean) / std)
-            strips.append((row, pictures, None))
+            scales = [[np.array(popdb.stats[of][n])[:, None] for n in ("mean", "std")] for of in STREAMS]
+            pictures = [(x.numpy() - mean) / std for x, (mean, std) in zip(latents, scales, strict=True)]
+            strips.append((row, pictures, ()))
         on_pair()
     with replacing(folder / SHEET) as temporary:
         chunk_s = popdb.codec.duration_s(popdb.info["chunk_frames"])
@@ -116,17 +106,15 @@ def draw_sheet(strips: Sequence[Strip], chunk_s: float, *, decoded: bool) -> Fig
     figure.subplots_adjust(left=0.05, right=0.91, bottom=bottom, top=top, wspace=0.05, hspace=0.25)
     axes = figure.subplots(len(strips), 2, squeeze=False)
     image: Any = None
-    box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 2}
     for plots, (row, pictures, clip_s) in zip(axes, strips, strict=True):
         for plot, name, picture in zip(plots, STREAMS, pictures, strict=True):
             image = plot.imshow(
                 picture, origin="lower", aspect="auto", extent=(0, chunk_s, 0, len(picture)),
                 interpolation="nearest", **(DECIBELS if decoded else DEVIATIONS),
             )  # fmt: skip
-            plot.text(
-                0.99, 0.94, name, transform=plot.transAxes, ha="right", va="top", color="white", bbox=box
-            )
-            for second in clip_s or ():
+            top_right = {"x": chunk_s, "y": len(picture), "ha": "right", "va": "top"}
+            plot.text(s=name, **top_right, color="white", backgroundcolor="black")
+            for second in clip_s:
                 plot.axvline(second, color="white", linewidth=1, linestyle="--")
             if decoded:
                 plot.set_yticks(band_of(TICKS_HZ, 64), [f"{hertz / 1000:g}" for hertz in TICKS_HZ])

@@ -7,7 +7,7 @@ it is `Markdown` already. On a page, HTML in it stays text, and the page forbids
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+
+from samuel.popdb.accounts import counted
 
 NOT_MEASURED = "not measured"
 NONE = "–"
@@ -32,19 +34,16 @@ class Markdown(str):
 
 
 def plain(value: object) -> Markdown:
-    """A title as one line of Markdown that cannot be mistaken for markup; `Markdown` as it is.
-
-    Without control characters and marks that turn the direction of writing.
-    """
+    """A title as one line of Markdown, without markup and control characters; `Markdown` as it is."""
     if isinstance(value, Markdown):
         return value
     shown = (c if c.isprintable() or c in JOINERS else "?" for c in " ".join(str(value).split()))
     return Markdown("".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~$&" else c for c in shown))
 
 
-def section(*parts: str) -> Markdown:
-    """Those parts that are there, with an empty line between them."""
-    return Markdown("\n\n".join(part for part in parts if part))
+def bold(value: object, holds: bool) -> Markdown:
+    """A value, escaped, in bold where something holds."""
+    return Markdown(f"**{plain(value)}**") if holds else plain(value)
 
 
 def bullets(lines: Iterable[str]) -> Markdown:
@@ -52,11 +51,10 @@ def bullets(lines: Iterable[str]) -> Markdown:
     return Markdown("\n".join(f"- {line}" for line in lines))
 
 
-def table(head: Iterable[object], rows: Iterable[Iterable[object]], words: int = 1) -> Markdown:
-    """A table, escaped; its first `words` columns are words on the left, the others numbers on the right."""
-    titles = [*map(plain, head)]
-    rule = ["---"] * words + ["--:"] * (len(titles) - words)
-    lines = (titles, rule, *(map(plain, cells) for cells in rows))
+def table(rows: Sequence[Mapping[str, object]], words: int = 1) -> Markdown:
+    """Rows with the same columns, escaped; the first `words` are words on the left, the others numbers."""
+    rule = ["---"] * words + ["--:"] * (len(rows[0]) - words)
+    lines = [[*map(plain, rows[0])], rule, *([*map(plain, row.values())] for row in rows)]
     return Markdown("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
 
@@ -64,11 +62,6 @@ def enumerated(words: Iterable[object]) -> Markdown:
     """Words, escaped, as a sentence has them: "a, b and c"."""
     *before, last = [*map(plain, words)] or [Markdown()]
     return Markdown(f"{', '.join(before)} and {last}" if before else last)
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things: "1 track", "2 tracks"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def number(value: float | None, digits: int = 3, sign: str = "") -> Markdown:
@@ -91,12 +84,10 @@ def probability(p: float | None) -> str:
 
 
 TEMPLATES = Environment(  # noqa: S701  (no HTML: `finalize` escapes for Markdown)
-    loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True,
-    finalize=plain,
-)  # fmt: skip
-TEMPLATES.globals |= {
-    function.__name__: function for function in (Markdown, bullets, counted, enumerated, number, table)
-} | {"NONE": NONE}
+    loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True, finalize=plain
+)
+FUNCTIONS = (Markdown, bold, bullets, counted, enumerated, interval, number, plain, probability, table)
+TEMPLATES.globals |= {function.__name__: function for function in FUNCTIONS} | {"NONE": NONE}
 
 
 def render(template: str, values: dict[str, Any]) -> Markdown:
@@ -153,18 +144,15 @@ def data_url(png: Path) -> str:
 def _for_a_page(tokens: Sequence[Token], folder: Path) -> None:
     """Put pictures inside, players in the place of links to audio, and what the style needs, into the tokens.
 
-    A `style` is forbidden by the policy: columns of numbers get a class. What stands in brackets in a cell is
-    in small type.
+    A `style` is forbidden by the policy: columns of numbers get a class, and brackets in a cell small type.
     """
     cell = False
     for token in tokens:
-        cell = cell or token.type == "td_open"
+        cell = (cell or token.type == "td_open") and token.type != "td_close"
         if token.type == "table_open":
             token.type, token.content = "html_block", OPEN_TABLE
         elif token.type == "table_close":
             token.type, token.content = "html_block", "</table></div>\n"
-        elif token.type == "td_close":
-            cell = False
         elif token.attrs.pop("style", ""):
             token.attrSet("class", "number")
         parts = token.children or []

@@ -1,36 +1,32 @@
 """Pictures of a run as PNG files: its training, its dataset, its tracks and its scores."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import librosa
 import numpy as np
+import pandas as pd
 import soundfile
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 
 from samuel.audio import SAMPLE_RATE
-from samuel.evaluate.cost import TABLE_I
-from samuel.evaluate.scores import AUDIOBOX, find_score
+from samuel.evaluate.scores import find_score
 from samuel.report.evaluation import Summary, followed
 from samuel.report.html import probability
 
 Metrics = Sequence[dict[str, Any]]
 
 SMOOTHED_STEPS = 15
-DRAWN_STEPS = 4000  # several for each pixel
 MARKED_POINTS = 40
 COURSES = {"gradient_norm": "gradient norm,\nbefore clipping", "learning_rate": "learning rate"}
 LATIN_END = 0x250  # of the blocks that matplotlib's own font covers whole
 SHARE_BINS = 20
-OWN, OTHER, PUBLISHED = "tab:blue", "0.45", "0.6"
-LINE_INCHES, PANEL_INCHES, COLUMNS = 0.55, 4.6, 2
+OWN, OTHER = "tab:blue", "0.45"
+LINE_INCHES = 0.3
 LONGEST_NAME = 34
 N_FFT, MEL_BANDS, RANGE_DB = 4096, 96, 80.0
 MAX_COLUMNS = 1000  # of a spectrogram: more than a page has pixels
@@ -52,35 +48,32 @@ def drawable(title: str) -> str:
 
 def plot_loss(metrics: Metrics, path: Path) -> None:
     """Draw the error of v over the steps, raw, smoothed and validated, and what else was measured."""
-    below = [name for name in COURSES if any(name in row for row in metrics)]
+    table = pd.DataFrame(metrics).set_index("step")
+    below = [name for name in COURSES if name in table]
     figure = Figure(figsize=(8, 4 + 1.5 * len(below)), layout="constrained")
     axes = figure.subplots(1 + len(below), sharex=True, squeeze=False, height_ratios=[3, *[1] * len(below)])
     plot, *panels = axes[:, 0]
-    steps, errors = series(metrics, "v_mse")
-    window = max(SMOOTHED_STEPS, len(steps) // 50)
-    smoothed = smooth(errors, window)
-    drawn = slice(None, None, math.ceil(len(steps) / DRAWN_STEPS))
-    label = "training, each step" if drawn.step == 1 else f"training, one step in {drawn.step}"
-    plot.plot(steps[drawn], errors[drawn], color="0.85", linewidth=0.8, zorder=1, label=label)
-    plot.plot(steps[drawn], smoothed[drawn], color="tab:blue", label=f"training, mean over {window:,} steps")
-    highest = [smoothed.max(), np.quantile(errors, 0.995, method="lower")]  # which a stray step does not set
-    validated, own = series(metrics, "validation_loss")
-    other_validated, other = series(metrics, "validation_shuffled")
+    errors, window = table["v_mse"], max(SMOOTHED_STEPS, len(table) // 50)
+    smoothed = errors.rolling(window, center=True, min_periods=1).mean()
+    plot.plot(errors, color="0.85", linewidth=0.8, zorder=1, label="training, each step")
+    plot.plot(smoothed, color="tab:blue", label=f"training, mean over {window:,} steps")
+    highest = [smoothed.max(), errors.quantile(0.995, "lower")]  # which a stray step does not set
+    columns = ("validation_loss", "validation_shuffled")
+    own, other = (table[name].dropna() if name in table else pd.Series(dtype=float) for name in columns)
     style = "o-" if len(own) <= MARKED_POINTS else "-"
     if len(other):
-        plot.plot(other_validated, other, style, color="tab:red", label="validation, another song's vocal")
+        plot.plot(other, style, color="tab:red", label="validation, another song's vocal")
     if len(own):
-        plot.plot(validated, own, style, color="tab:orange", label="validation, its own vocal")
-        if np.array_equal(validated, other_validated):
+        plot.plot(own, style, color="tab:orange", label="validation, its own vocal")
+        if own.index.equals(other.index):
             gain = {"color": "tab:red", "alpha": 0.2, "linewidth": 0, "zorder": 1.5}
-            plot.fill_between(validated, own, other, label="conditioning gain", **gain)
-        plot.axvline(validated[np.argmin(own)], color="0.4", linestyle=":", label="the exported model")
+            plot.fill_between(own.index, own, other, label="conditioning gain", **gain)
+        plot.axvline(own.idxmin(), color="0.4", linestyle=":", label="the exported model")
     plot.set(ylabel="mean squared error of v", ylim=(0, 1.05 * max([*highest, *own, *other])))
     title = f"Training, {len(metrics):,} steps"
     figure.legend(loc="outside upper center", ncols=3, frameon=False, title=title, title_fontsize="large")
     for panel, name in zip(panels, below, strict=True):
-        steps, values = series(metrics, name)
-        panel.plot(steps[drawn], values[drawn], color="tab:blue", linewidth=0.8)
+        panel.plot(table[name].dropna(), color="tab:blue", linewidth=0.8)
         panel.set_ylabel(COURSES[name])
         if name == "gradient_norm":
             panel.set_yscale("log")
@@ -95,33 +88,17 @@ def plot_loss(metrics: Metrics, path: Path) -> None:
     save(figure, path)
 
 
-def series(metrics: Metrics, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Steps at which a quantity was measured, and its values there."""
-    found = [(row["step"], row[name]) for row in metrics if name in row]
-    steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
-    return steps, values
-
-
-def smooth(values: NDArray[np.float64], window: int = SMOOTHED_STEPS) -> NDArray[np.float64]:
-    """Centred moving average; near the ends, over the values there are."""
-    size = min(window, len(values))
-    sums, counts = (uniform_filter1d(part, size, mode="constant") for part in (values, np.ones(len(values))))
-    return sums / counts
-
-
 def plot_vocal_shares(shares: Sequence[float], min_vocal_share: float, path: Path) -> None:
     """Draw a histogram of the vocal share of all chunks, their mean, and the half that the paper assumes."""
     figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    measured = np.array(shares)
+    axes, measured = figure.subplots(), np.array(shares)
     kept = measured >= min_vocal_share
-    parts = {f"under {min_vocal_share:g}: left out": measured[~kept], "chunks of the dataset": measured[kept]}
-    first = 1 if kept.all() else 0
     edges = [edge / SHARE_BINS for edge in range(SHARE_BINS + 1)]
-    axes.hist(
-        list(parts.values())[first:], bins=edges, stacked=True,
-        color=["0.8", "tab:blue"][first:], edgecolor="white", label=list(parts)[first:],
-    )  # fmt: skip
+    parts = [(measured[kept], "tab:blue", "chunks of the dataset")]
+    if not kept.all():
+        parts.insert(0, (measured[~kept], "0.8", f"under {min_vocal_share:g}: left out"))
+    values, colours, labels = (list(column) for column in zip(*parts, strict=True))
+    axes.hist(values, bins=edges, stacked=True, color=colours, edgecolor="white", label=labels)
     half, mean = np.mean(measured >= 0.5), measured.mean()
     axes.axvline(0.5, color="tab:orange", label=f"the paper's half: reached by {half:.0%} of all chunks")
     axes.axvline(float(mean), color="black", linestyle="--", label=f"mean of all chunks: {mean:.2f}")
@@ -154,8 +131,7 @@ def plot_spectrograms(tracks: Mapping[str, Path], path: Path) -> None:
 def mel_spectrogram(track: Path) -> NDArray[np.float32]:
     """Measure levels of a file's mean channel in dB under its loudest, (96 mel bands, at most 1000 columns).
 
-    Of a longer file, as many windows of 93 ms are read as there are columns, evenly spread: time and memory
-    are the same however long it is.
+    Of a longer file, as many windows of 93 ms are read, evenly spread.
     """
     with soundfile.SoundFile(track) as file:
         columns = max(1, min(MAX_COLUMNS, -(-file.frames // (N_FFT // 2))))
@@ -177,76 +153,35 @@ def band_of(frequencies_hz: Sequence[float], bands: int) -> NDArray[np.float64]:
 def plot_following(summary: Summary, path: Path) -> None:
     """Draw every score that follows the vocal: own vocal with its interval, and other songs' vocals."""
     found = followed(summary)
-    figure, panels = _panels(list(dict.fromkeys(item.score for item in found)), summary["systems"])
-    for item in found:
-        axes, line = panels[item.score], summary["systems"].index(item.system)
+    figure = Figure(figsize=(8, 1.2 + LINE_INCHES * len(found)), layout="constrained")
+    axes = figure.subplots()
+    for line, item in enumerate(found):
+        mean = summary["scores"].get(item.score, {}).get(item.system, {})
+        if mean.get("low") is not None:
+            axes.plot([mean["low"], mean["high"]], [line, line], color=OWN, linewidth=1.6, zorder=2)
         if item.own is not None and item.other is not None:
             axes.plot([item.other, item.own], [line, line], color="0.85", linewidth=4, zorder=1)
-        _draw_interval(axes, line, summary["scores"].get(item.score, {}).get(item.system, {}))
-        if item.other is not None:
             axes.plot(item.other, line, "o", color=OTHER, markerfacecolor="white", zorder=3)
-        if item.own is not None:
             axes.plot(item.own, line, "o", color=OWN, zorder=4)
         certain = "p not measured" if item.p_holm is None else f"p = {probability(item.p_holm)} after Holm"
         axes.annotate(
-            f"n = {item.n}, {certain}", (1, line), xycoords=axes.get_yaxis_transform(), xytext=(0, 7),
-            textcoords="offset points", ha="right", va="bottom", fontsize="x-small", color="0.35",
-        )  # fmt: skip
-    hollow: dict[str, Any] = {"color": OTHER, "markerfacecolor": "white", "linestyle": ""}
+            f"n = {item.n}, {certain}", (1.01, line), xycoords=axes.get_yaxis_transform(), va="center"
+        )
+    labels = [f"{find_score(item.score).title}, {drawable(item.system)[:LONGEST_NAME]}" for item in found]
+    axes.set_yticks(range(len(found)), labels)
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.grid(axis="x", color="0.93")
     handles = [
         Line2D([], [], marker="o", color=OWN, label="own vocal, with its 95 % interval"),
-        Line2D([], [], marker="o", label="other songs' vocals", **hollow),
+        Line2D(
+            [],
+            [],
+            marker="o",
+            color=OTHER,
+            markerfacecolor="white",
+            linestyle="",
+            label="other songs' vocals",
+        ),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     save(figure, path)
-
-
-def plot_audiobox(summary: Summary, path: Path) -> None:
-    """Draw AudioBox's four axes with their intervals; grey marks are the paper's figures, of other songs."""
-    names = [*summary["systems"], *(f"paper: {system}" for system in TABLE_I)]
-    figure, panels = _panels(AUDIOBOX, names, LINE_INCHES / 2)
-    for score, axes in panels.items():
-        axes.set_xlim(1, 10)
-        for line, system in enumerate(summary["systems"]):
-            found = summary["scores"].get(score, {}).get(system)
-            if found and found["mean"] is not None:
-                _draw_interval(axes, line, found)
-                axes.plot(found["mean"], line, "o", color=OWN)
-        for line, means in enumerate(TABLE_I.values(), len(summary["systems"])):
-            axes.plot(means[score], line, "D", color=PUBLISHED)
-    handles = [
-        Line2D([], [], marker="o", color=OWN, label="measured here, with its 95 % interval"),
-        Line2D([], [], marker="D", color=PUBLISHED, linestyle="", label="the paper's, not measured here"),
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
-    save(figure, path)
-
-
-def _panels(
-    scores: Sequence[str], systems: Sequence[str], line_inches: float = LINE_INCHES
-) -> tuple[Figure, dict[str, Axes]]:
-    """A plot for each score, in two columns, with a line for each system, the first at the top."""
-    columns = min(COLUMNS, len(scores))
-    rows = -(-len(scores) // columns)
-    height = 0.6 + rows * (1.0 + line_inches * len(systems))
-    figure = Figure(figsize=(PANEL_INCHES * columns, height), layout="constrained")
-    plots = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    names = [drawable(system) for system in systems]
-    labels = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in names]
-    for unused in plots.flat[len(scores) :]:
-        unused.set_visible(False)
-    panels = dict(zip(scores, plots.flat, strict=False))
-    for score, axes in panels.items():
-        axes.set_title(find_score(score).title, loc="left", fontsize="medium", fontweight="bold")
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set_ylim(len(labels) - 0.4, -0.7)
-        axes.grid(axis="x", color="0.93")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(left=False)
-    return figure, panels
-
-
-def _draw_interval(axes: Axes, line: int, found: Mapping[str, Any]) -> None:
-    if found.get("low") is not None:
-        axes.plot([found["low"], found["high"]], [line, line], color=OWN, linewidth=1.6, zorder=2)

@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import soundfile
 
 from samuel.artifacts import (
@@ -30,14 +30,13 @@ from samuel.artifacts import (
 from samuel.audio import CHANNELS, SAMPLE_RATE, decode_to_wav, failed_write_told, read_blocks
 from samuel.codecs.base import PUBLISHED
 from samuel.errors import InputError
-from samuel.evaluate.scores import AUDIOBOX
 from samuel.evaluate.systems import CEILING, OURS, Lineup
 from samuel.popdb.dataset import Popdb
-from samuel.report.evaluation import AUDIOBOX_PLOT, FOLLOWING_PLOT, evaluation_text, followed, in_short
-from samuel.report.html import Markdown, bullets, page, plain, render, section
-from samuel.report.plots import plot_audiobox, plot_following, plot_loss, plot_spectrograms, plot_vocal_shares
+from samuel.report.evaluation import FOLLOWING_PLOT, evaluation_text, followed, in_short
+from samuel.report.html import Markdown, bullets, page, render
+from samuel.report.plots import plot_following, plot_loss, plot_spectrograms, plot_vocal_shares
 
-VERSION = 7
+VERSION = 8
 SCORES, SUMMARY, AUDIO = "scores.parquet", "summary.json", "audio"
 VOCAL, MIX = "vocal", "mix"
 STEMS = {VOCAL: "vocal.wav", MIX: "mix.wav", CEILING: "reference.wav", OURS: "accompaniment.wav"}
@@ -47,12 +46,10 @@ LONGEST_NAME = 100
 CAVEATS = {
     "synthetic": "the songs are synthetic: made by this project, no recording is involved",
     "repet-sim": "the separator is REPET-SIM, which needs no weights and separates far worse than Demucs; "
-    "what it leaves of the band in the vocals counts as singing, so the vocal shares are too high (on the "
-    "synthetic songs 0.98, where 0.66 is sung) and no ground for leaving chunks out",
+    "the vocal shares are too high (on the synthetic songs 0.98, where 0.66 is sung)",
     "mel": "the codec is a log-mel spectrogram with Griffin-Lim, which needs no weights and sounds like it",
-    PUBLISHED: "the latents were published without their songs: each pair counts as a song, what is held out "
-    "lies at the end, behind a gap longer than any song, and a song that was published twice can be on both "
-    "sides; what separated and encoded them is what was stated, and nothing could confirm it",
+    PUBLISHED: "the latents were published without their songs: each pair counts as a song, and a song that "
+    "was published twice can be on both sides; what separated and encoded them could not be confirmed",
 }
 
 
@@ -86,55 +83,35 @@ def write_report(
     def values(target: Path) -> dict[str, Any]:
         metrics = read_jsonl(model.path("metrics.jsonl"))
         plot_loss(metrics, target / "loss.png")
-        info, counts = popdb.info, popdb.info["counts"]
-        split = "all from the end" if info["source"] == PUBLISHED else "split by song"
-        source, separator, codec = map(plain, (info["source"], info["separator"], popdb.codec))
-        made_of = f"Source: {source}. Separator: {separator}. Codec: {codec}."
-        dataset = (
-            f"{counts['pairs']} pairs from {counts['songs_kept']} of {counts['songs_listed']} songs: "
-            f"{counts['train']} to train on, {counts['validation']} held out, {split}."
-        )
         return {
-            "introduction": section(made_of, caveats(popdb)),
-            "dataset": section("## Dataset", dataset, vocal_share_report(popdb, target)),
+            "info": popdb.info, "codec": popdb.codec, "caveats": Markdown(caveats(popdb)),
+            "vocal_share": Markdown(vocal_share_report(popdb, target)),
+            "split": "all from the end" if popdb.info["source"] == PUBLISHED else "split by song",
             "fit": training_summary(model, metrics),
-        }
+        }  # fmt: skip
 
     key = digest("report", VERSION, popdb.info, model.sha256, scores.sha256, [t.sha256 for t in tracks])
     return _write(root / key, "SAMUeL report", listed, scores, values)
 
 
 def write_evaluation_report(lineup: Lineup, scores: Artifact, root: Path) -> Artifact:
-    """Write the report of an evaluation of any systems, or find it, in `root/<key>`; see `write_report`.
-
-    Files of the lineup may be of any format, missing or unreadable.
-    """
+    """The same of an evaluation of any systems; files may be of any format, missing or unreadable."""
     tracks = []
     for track in lineup.tracks:
         files = {system.name: system.files.get(track.name) for system in lineup.systems}
         present = {name: file for name, file in files.items() if file}
         tracks.append(ReportTrack(track.name, track.title, {VOCAL: track.vocal} | present))
-
-    def values(_: Path) -> dict[str, Any]:
-        summary = read_json(scores.path(SUMMARY))
-        codec = f" Codec: {plain(summary['codec'])}." if summary.get("codec") else ""
-        systems = ", ".join(map(plain, summary["systems"]))
-        return {"introduction": Markdown(f"Tracks: {summary['tracks']}. Systems: {systems}.{codec}")}
-
     # The scores came from the content of the files.
     listed = [[track.name, track.title, sorted(track.files)] for track in tracks]
     key = digest("evaluation", VERSION, scores.sha256, listed)
-    return _write(root / key, "SAMUeL evaluation", tracks, scores, values)
+    return _write(root / key, "SAMUeL evaluation", tracks, scores, lambda _: {})
 
 
 def _write(
     folder: Path, title: str, tracks: Sequence[ReportTrack], scores: Artifact,
     values: Callable[[Path], dict[str, Any]],
 ) -> Artifact:  # fmt: skip
-    """Write a report with its audio, or find it and mend the audio; the first tracks alone can be played.
-
-    `values` draws into the folder that it is given, and returns what the template shows before the scores.
-    """
+    """Write a report, or find it and mend its audio; `values` draws into a folder and returns the rest."""
     audible, partial = tracks[:MOST_TRACKS], partial_folder(folder)
 
     def make(target: Path) -> dict[str, Any]:
@@ -143,36 +120,28 @@ def _write(
         summary = read_json(target / SUMMARY)
         if any(item.n for item in followed(summary)):
             plot_following(summary, target / FOLLOWING_PLOT)
-        if set(AUDIOBOX) & set(summary["scores"]):
-            plot_audiobox(summary, target / AUDIOBOX_PLOT)
         for place, track in enumerate(audible):
             audio = {owner: partial / link for owner, link in track.links.items() if owner != MIX}
             if audio:
                 track.picture = f"spectrogram-{place}.png"
                 plot_spectrograms(audio, target / track.picture)
         text = render("report.md.j2", {
-            "title": title, "in_short": in_short(summary), "scores": evaluation_text(summary), "dataset": "",
-            "fit": None, "tracks": audible, "more": len(tracks) - len(audible),
+            "title": title, "summary": summary, "in_short": in_short(summary), "tracks": audible,
+            "scores": evaluation_text(summary), "more": len(tracks) - len(audible),
         } | values(target))  # fmt: skip
         (target / "report.md").write_text(text, "utf-8")
         (target / "report.html").write_text(page(text, target, title), "utf-8")
-        links = [link for track in audible for link in track.links.values()]
-        return {"title": title, AUDIO: {link: (partial / link).stat().st_size for link in links}}
-
-    def whole(report: Artifact) -> bool:
-        audio = {report.path(link): size for link, size in report.record[AUDIO].items()}
-        return all(path.is_file() and path.stat().st_size == size for path, size in audio.items())
+        return {"title": title}
 
     with locked(partial):
-        report = find_artifact(folder)
-        if report and whole(report):
+        if report := find_artifact(folder):
+            write_audio(audible, folder)
             return report
+        (partial / AUDIO).mkdir(parents=True, exist_ok=True)
         write_audio(audible, partial)
         report = make_artifact(folder, make)
-        shutil.rmtree(folder / AUDIO, ignore_errors=True)
-        if (partial / AUDIO).is_dir():
-            (partial / AUDIO).replace(folder / AUDIO)
-        shutil.rmtree(partial, ignore_errors=True)
+        (partial / AUDIO).replace(folder / AUDIO)
+        partial.rmdir()
         return report
 
 
@@ -202,23 +171,21 @@ def caveats(popdb: Popdb) -> str:
 
 
 def training_summary(model: Artifact, metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The numbers of a fit; what was not measured is None.
-
-    `first` and `last` are the error of v over ten steps, `validation` that of the exported model, `shuffled`
-    the same with another song's vocal, `gain_error` the standard error of the difference.
-    """
-    errors, progress = [row["v_mse"] for row in metrics], model.record["progress"]
+    """The numbers of a fit; what was not measured is None."""
+    progress, columns = model.record["progress"], ["seconds", "pairs_per_s", "memory_mb"]
+    table = pd.DataFrame(metrics).reindex(columns=["v_mse", *columns])
+    step_s, pairs_per_s, _ = table[columns].median()
     best = next((row for row in metrics if row.get("step") == progress["best_step"]), {})
-    step_s = median(row["seconds"] for row in metrics)
-    speeds = [row["pairs_per_s"] for row in metrics if "pairs_per_s" in row]
-    pairs = f", {median(speeds):,.1f} pairs a second" if speeds else ""
+    pairs = "" if np.isnan(pairs_per_s) else f", {pairs_per_s:,.1f} pairs a second"
+    most_mb = table["memory_mb"].max()
     return {
-        "steps": len(errors), "batch_size": model.record["training"]["batch_size"],
-        "first": fmean(errors[:10]), "last": fmean(errors[-10:]), "held_out": model.record["held_out"],
+        "steps": len(table), "batch_size": model.record["training"]["batch_size"],
+        "first": table["v_mse"].head(10).mean(), "last": table["v_mse"].tail(10).mean(),
         "validation": progress["best_loss"], "best_step": progress["best_step"],
+        "held_out": model.record["held_out"],
         "shuffled": best.get("validation_shuffled"), "gain_error": best.get("conditioning_gain_error"),
         "pace": (f"{step_s:.2f} s a step" if step_s >= 0.1 else f"{1000 * step_s:.1f} ms a step") + pairs,
-        "memory_mb": max((row["memory_mb"] for row in metrics if "memory_mb" in row), default=None),
+        "memory_mb": None if np.isnan(most_mb) else most_mb,
     }  # fmt: skip
 
 
@@ -255,10 +222,7 @@ def write_flac(source: Path, target: Path) -> None:
 
 
 def file_names(texts: Iterable[str]) -> list[str]:
-    """Texts that may be anybody's as names of files or folders, in order, no two of them the same.
-
-    Plain letters, digits, `_`, `.` and `-`, and no dot or hyphen at the start; alike in no file system.
-    """
+    """Anybody's texts as names of files: plain letters, digits and `_.-`, no two alike in any file system."""
     names: dict[str, str] = {}
     for text in texts:
         stem = re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.")[:LONGEST_NAME] or "track"

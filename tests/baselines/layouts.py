@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from samuel.baselines.base import quiet_libraries
+from samuel.baselines.pretrained import quiet_libraries
 
 WINDOW_S = 2
 """Of MusicGen: the real one has learned 30."""

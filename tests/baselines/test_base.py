@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from samuel.baselines.musicgen import MusicGen
-from samuel.baselines.stable_audio_open import StableAudioOpen
+from samuel.baselines.pretrained import MusicGen, StableAudioOpen
 from samuel.config import MusicGenConfig, StableAudioOpenConfig
 from samuel.errors import MissingPartError
 

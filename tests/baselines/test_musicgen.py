@@ -8,8 +8,7 @@ import torch
 from torchaudio.functional import resample
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.baselines.base import quiet_libraries
-from samuel.baselines.musicgen import MusicGen, crossfade, undelay, windows_of
+from samuel.baselines.pretrained import MusicGen, crossfade, quiet_libraries, undelay, windows_of
 from samuel.config import MusicGenConfig
 
 CPU = torch.device("cpu")

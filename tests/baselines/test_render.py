@@ -13,8 +13,7 @@ import soundfile
 import torch
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.baselines.base import Renderer
-from samuel.baselines.render import Outcome, render_folder, track_seed, vocals_in
+from samuel.baselines.render import Outcome, Renderer, render_folder, track_seed, vocals_in
 from samuel.config import BaselineConfig
 from samuel.errors import InputError
 from samuel.evaluate.cost import stated_efficiency
@@ -151,21 +150,16 @@ def test_tracks_made_otherwise_are_not_mixed_and_another_machine_is_named(vocals
     assert about(output)["machine"] == f"An abacus, 1 core; {here}"
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
+def test_a_folder_of_somebody_else_is_left_alone(vocals: Path, output: Path) -> None:
+    output.mkdir(parents=True)
+    for name, content, words in (
         ("song.flac", b"somebody's", r"holds 'song\.flac' and no system\.json"),
         ("system.json", b"\xff" * 4, r"system\.json: Invalid JSON"),
-    ],
-)
-def test_a_folder_of_somebody_else_is_left_alone(
-    name: str, content: bytes, words: str, vocals: Path, output: Path
-) -> None:
-    output.mkdir(parents=True)
-    (output / name).write_bytes(content)
-    with pytest.raises(InputError, match=words):
-        run(Quieter(), vocals, output)
-    assert files_in(output) == {name: content}
+    ):
+        (output / name).write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            run(Quieter(), vocals, output)
+        assert files_in(output)[name] == content
 
 
 def test_one_bad_vocal_stops_no_other(vocals: Path, output: Path) -> None:
@@ -177,8 +171,7 @@ def test_one_bad_vocal_stops_no_other(vocals: Path, output: Path) -> None:
     Path(undecodable).write_bytes((vocals / "a.wav").read_bytes())
     outcomes = run(Quieter(), vocals, output)
     failed = {outcome.vocal.name: outcome.message for outcome in outcomes if outcome.file is None}
-    twice = "c.ogg, c.wav: one name, and one accompaniment; rename all but one"
-    assert failed.pop("c.ogg") == failed.pop("c.wav") == twice
+    assert failed.pop("c.ogg") == "c.ogg, c.wav: several of one name"
     assert "not UTF-8" in failed.pop("\udcff.wav")
     assert "too long a name" in failed.pop("x" * 251 + ".wav")
     assert "not readable as audio" in failed.pop("0.wav")
@@ -201,8 +194,7 @@ def test_what_cannot_be_vocals_is_passed_over_or_refused(vocals: Path, output: P
     (tmp_path / "empty").mkdir()
     found = vocals_in(vocals, output)
     assert list(found.files) == ["a", "b", "c"]
-    assert found.skipped == [
-        (".hidden.wav", "hidden"), ("more.wav", "a folder"), ("notes.txt", "no audio file, by its suffix"),
-    ]  # fmt: skip
+    assert [outcome.vocal.name for outcome in found.failed] == ["more.wav"]
+    assert found.skipped == ["notes.txt"]
     with pytest.raises(InputError, match="would be written over"):
         vocals_in(vocals, tmp_path / "empty/../vocals")

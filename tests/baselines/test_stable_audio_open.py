@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from samuel.audio import SAMPLE_RATE
-from samuel.baselines.base import quiet_libraries
-from samuel.baselines.stable_audio_open import StableAudioOpen
+from samuel.baselines.pretrained import StableAudioOpen, quiet_libraries
 from samuel.config import StableAudioOpenConfig
 from samuel.errors import InputError, MissingPartError
 from tests.baselines.layouts import OPEN_FRAMES

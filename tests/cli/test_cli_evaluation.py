@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from samuel.cli import main
-from tests.evaluate.small_audiobox import small_audiobox
 from tests.evaluate.songs import write_songs
 from tests.report.evaluations import OURS, rows_of, summary, write_scores
 from tests.small_disk import run_on_small_disk
@@ -21,7 +20,7 @@ Said = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("songs")
-    write_songs(root, 3, 6.0)
+    write_songs(root, 2, 4.0)
     return root
 
 
@@ -49,13 +48,6 @@ def test_folders_are_scored_once_and_the_report_named(
     monkeypatch.setattr("samuel.evaluate.summary.analyse_lineup", None)
     assert evaluate(songs, tmp_path, *references, *absent) == 0
     assert capsys.readouterr().out == first.out
-
-
-def test_audiobox_is_asked_by_an_option(songs: Path, tmp_path: Path) -> None:
-    with small_audiobox(tmp_path) as (checkpoint, _):
-        assert evaluate(songs, tmp_path / "run", "--audiobox", f"evaluation.audiobox_path={checkpoint}") == 0
-    (summary,) = (tmp_path / "run").glob("report/*/summary.json")
-    assert json.loads(summary.read_text())["scores"]["PQ"]["Copy"]["n"] == 3
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from samuel.audio import SAMPLE_RATE, read_wav, write_wav
 from samuel.checkpoint import load_model
 from samuel.codecs.mel import MelCodec, mel_info
-from samuel.evaluate.distribution import FolderSpace
+from samuel.evaluate.distribution import Space
 from samuel.evaluate.summary import score_lineup
 from samuel.evaluate.systems import folders
 from samuel.evaluate.tracks import with_ceiling
@@ -62,5 +62,5 @@ def test_another_codec_goes_the_whole_road(tmp_path: Path, monkeypatch: pytest.M
         take.accompaniment.rename(made / vocal_file.name)
 
     lineup = with_ceiling(folders(vocals, {"SAMUeL": made}, made), codec, tmp_path / "ceiling")
-    scores = score_lineup(lineup, settings.evaluation, tmp_path / "scores", FolderSpace(codec, popdb))
+    scores = score_lineup(lineup, settings.evaluation, tmp_path / "scores", Space(codec.info, codec, popdb))
     assert scores.record["tracks"] == 2

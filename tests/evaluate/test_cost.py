@@ -1,7 +1,5 @@
 import mmap
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -51,10 +49,12 @@ def settings(tmp_path: Path) -> Settings:
 def test_a_track_of_the_papers_length_is_made_and_timed_once_for_model_and_settings(
     model: Artifact, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codec, lengths = load_codec(CodecConfig(), CPU), []
-    decode = codec.decode
-    monkeypatch.setattr(codec, "decode", lambda latents: lengths.append(latents.shape[-1]))
+    codec, lengths, vocals = load_codec(CodecConfig(), CPU), list[int](), list[int]()
     monkeypatch.setattr(cost, "REPEATS", 1)
+    monkeypatch.setattr(cost, "TRACK_S", 6.0)  # the paper's 47.55 s take as long
+    encode, decode = codec.encode, codec.decode
+    monkeypatch.setattr(codec, "encode", lambda audio: vocals.append(audio.shape[-1]) or encode(audio))
+    monkeypatch.setattr(codec, "decode", lambda latents: lengths.append(latents.shape[-1]) or decode(latents))
 
     def load() -> Any:
         return load_model(model.folder, CPU), codec
@@ -62,19 +62,12 @@ def test_a_track_of_the_papers_length_is_made_and_timed_once_for_model_and_setti
     found = make_cost(load, model, settings, tmp_path).record
     network = load_model(model.folder, CPU).network
     assert found["parameters"] == sum(weights.numel() for weights in network.parameters())
-    assert found["track_s"] == 1024 * 2048 / 44_100
-    assert found["track_s"] == pytest.approx(47.55, abs=0.01)
+    assert found["track_s"] == 128 * 2048 / 44_100
     assert found["real_time_factor"] == pytest.approx(found["seconds_per_track"] / found["track_s"])
-    assert found["device"] == "cpu"
-    assert found["peak_memory_bytes"] > 2 * 1024 * 2048 * 4
-    assert lengths == [1024] * 2  # one before it counts
+    assert (found["device"], found["peak_memory_bytes"] > 2 * 128 * 2048 * 4) == ("cpu", True)
+    assert (lengths, vocals) == ([128] * 2, [128 * 2048] * 2)  # one before it counts
     assert make_cost(load, model, settings, tmp_path).record == found
     assert len(lengths) == 2
-    monkeypatch.setattr(cost, "TRACK_S", 3.0)
-    monkeypatch.setattr(codec, "decode", lambda latents: lengths.append(latents.shape[-1]) or decode(latents))
-    other = settings.model_copy(update={"sampling": settings.sampling.model_copy(update={"steps": 2})})
-    make_cost(load, model, other, tmp_path)
-    assert lengths[2:] == [64] * 2
 
 
 on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it there")
@@ -113,14 +106,6 @@ def test_what_was_held_for_a_moment_counts_and_what_was_before_does_not() -> Non
     assert busy == pytest.approx(before + 2**28, abs=2**26)
 
 
-def test_a_child_does_not_begin_with_what_its_parent_held() -> None:
-    held = np.ones(2**29, np.uint8)
-    code = "from samuel.evaluate.cost import Peak; import torch; print(Peak(torch.device('cpu')).bytes())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 2**26 < int(done.stdout) < 2**29 + 2**28
-    assert held[-1]
-
-
 @on_linux
 def test_the_machine_has_a_name_and_cores() -> None:
     name, cores = machine_name(CPU).rsplit(", ", 1)
@@ -142,9 +127,8 @@ def test_the_memory_of_a_gpu_is_that_of_its_tensors() -> None:
 def test_the_papers_tables_are_those_of_the_paper() -> None:
     assert list(TABLE_I["SAMUeL"].values()) == [5.73, 5.14, 2.93, 4.97]
     assert all(tuple(row) == AUDIOBOX for row in TABLE_I.values())
-    slowest, ours = TABLE_II[0], TABLE_II[-1]
-    assert (slowest.system, slowest.at_least, ours.system) == ("Jukebox", True, "SAMUeL")
-    assert ours.real_time_factor == pytest.approx(21 / 47.55)
+    assert [name for name, row in TABLE_II.items() if row["at_least"]] == ["Jukebox"]
+    assert TABLE_II["SAMUeL"]["real_time_factor"] == pytest.approx(21 / 47.55)
     assert abs(TRACK_S - 1024 * 2048 / 44100) < 0.01
 
 

@@ -21,7 +21,6 @@ import torch
 from huggingface_hub import constants
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from samuel.audio import SAMPLE_RATE, read_wav, write_wav
 from samuel.config import EvaluationConfig
@@ -30,8 +29,8 @@ from samuel.evaluate import pretrained
 from samuel.evaluate.pretrained import (
     AUDIOBOX_REPOSITORY,
     CLAP_CHECKPOINT,
-    Apa,
-    Pair,
+    Pairs,
+    adherence,
     audiobox_identity,
     load_audiobox,
     load_clap,
@@ -40,7 +39,7 @@ from samuel.evaluate.pretrained import (
     score_aesthetics,
 )
 from samuel.evaluate.scores import AUDIOBOX, Each, Evaluation
-from samuel.evaluate.summary import NOT_CHOSEN, measure_lineup
+from samuel.evaluate.summary import NOT_CHOSEN, measure_sets
 from samuel.evaluate.systems import CEILING, REAL, Lineup, System, Track
 from samuel.hub import quietly
 from tests.evaluate.small_audiobox import small_audiobox
@@ -67,16 +66,18 @@ def music(samples: int, seed: int) -> Any:
     return (0.2 * np.sin(noise * np.linspace(0.01, 2.0, samples))).astype(np.float32)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_scores_are_those_of_the_package(predictor: Any, batch_size: int) -> None:
-    """The whole track in one call of the package's own predictor."""
-    lengths = (SAMPLE_RATE, 10 * SAMPLE_RATE + 1, 10 * SAMPLE_RATE + 441, 25 * SAMPLE_RATE + 7, 1)
+def test_scores_are_those_of_the_package(predictor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole track in one call of the package's own predictor; here a batch does not grow with it."""
+    forward, batches = predictor.forward, list[int]()
+    monkeypatch.setattr(predictor, "forward", lambda batch: batches.append(len(batch)) or forward(batch))
+    lengths = (10 * SAMPLE_RATE + 441, 25 * SAMPLE_RATE + 7, 1)
     for track in (*(music(samples, samples) for samples in lengths), np.zeros((2, SAMPLE_RATE), np.float32)):
-        row = score_aesthetics(predictor, track, batch_size)
+        row = score_aesthetics(predictor, track, 2)
         assert tuple(row) == AUDIOBOX
         with quietly():
-            own = predictor.forward([{"path": torch.from_numpy(track), "sample_rate": SAMPLE_RATE}])[0]
+            own = forward([{"path": torch.from_numpy(track), "sample_rate": SAMPLE_RATE}])[0]
         assert row == pytest.approx(own, abs=1e-5)  # they differ by 1e-2
+    assert batches == [2, 2, 1, 1, 1]
 
 
 def test_what_cannot_be_scored_has_no_number_and_axes_keep_their_names(predictor: Any) -> None:
@@ -87,13 +88,6 @@ def test_what_cannot_be_scored_has_no_number_and_axes_keep_their_names(predictor
     # The scale of each axis sets its mean apart: CE 5, CU 6, PC 7, PQ 8.
     row = score_aesthetics(predictor, tones(440.0, 2.0))
     assert {axis: round(value) for axis, value in row.items()} == {"CE": 5, "CU": 6, "PC": 7, "PQ": 8}
-
-
-def test_a_batch_does_not_grow_with_a_track(predictor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, batches = predictor.forward, []
-    monkeypatch.setattr(predictor, "forward", lambda batch: batches.append(len(batch)) or forward(batch))
-    score_aesthetics(predictor, music(35 * SAMPLE_RATE, 0), 3)
-    assert batches == [3, 1]
 
 
 NORM = "model.wavlm_model.layer_norm.weight"
@@ -233,7 +227,7 @@ def test_every_readable_file_is_scored_once_but_again_by_other_weights(
 
 
 def test_what_is_missing_is_said(lineup: Lineup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, missing = measure_lineup(Evaluation(lineup, "lineup", EvaluationConfig(), tmp_path))
+    _, missing = measure_sets("lineup", (), Evaluation(lineup, "lineup", EvaluationConfig(), tmp_path))
     assert missing["audiobox"] == missing["apa"] == NOT_CHOSEN
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -244,30 +238,27 @@ def test_what_is_missing_is_said(lineup: Lineup, tmp_path: Path, monkeypatch: py
         ("apa", lineup, {"apa_path": tmp_path / "none.pt"}, "none.pt: no such file"),
         ("apa", alone, {}, "no true accompaniments"),
     ):
-        found, missing = measure_lineup(evaluation(compared, tmp_path, scorer, iter, **settings))
+        given = evaluation(compared, tmp_path, scorer, iter, **settings)
+        found, missing = measure_sets("lineup", (scorer,), given)
         assert reason in missing[scorer]
         assert found.by_track == {}
 
 
-class Loudness:
+def louder(_: object, references: Pairs, candidates: dict[str, Pairs]) -> dict[str, float]:
     """Stands for APA's package: level of the candidates over that of the true accompaniments."""
 
-    def __init__(self, _: object, references: Iterable[Pair]) -> None:
-        self.true = self.level(references)
-
-    def score(self, candidates: Iterable[Pair]) -> float:
-        return self.level(candidates) / self.true
-
-    @staticmethod
-    def level(pairs: Iterable[Pair]) -> float:
+    def level(pairs: Pairs) -> float:
         return float(np.mean([np.abs(accompaniment).mean() for _, accompaniment in pairs]))
+
+    true = level(references)
+    return {name: level(pairs) / true for name, pairs in candidates.items()}
 
 
 def test_every_other_system_is_measured_by_the_true_pairs(
     lineup: Lineup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "load_clap", lambda _: "clap")
-    monkeypatch.setattr(pretrained, "Apa", Loudness)
+    monkeypatch.setattr(pretrained, "adherence", louder)
     found = measure_apa(evaluation(lineup, tmp_path, "apa"))
     assert found.weights == {"apa_weights": CLAP_CHECKPOINT}
     # of two songs; the third is no audio
@@ -276,7 +267,7 @@ def test_every_other_system_is_measured_by_the_true_pairs(
     through = Lineup(lineup.tracks, (System(CEILING, real.files), half))
     held = measure_apa(evaluation(through, tmp_path / "through", "apa"))
     assert held.by_system["apa"].keys() == {"Half"}
-    monkeypatch.setattr(pretrained, "Apa", None)
+    monkeypatch.setattr(pretrained, "adherence", None)
     assert measure_apa(evaluation(lineup, tmp_path, "apa")) == found
 
 
@@ -343,7 +334,7 @@ def tones(pitch: float, seconds: float) -> NDArray[np.float32]:
     return np.tile((0.3 * np.sin(2 * np.pi * pitch * time) + hiss).astype(np.float32), (2, 1))
 
 
-def pairs_of(accompaniments: tuple[float, ...], seconds: float = 10.5) -> list[Pair]:
+def pairs_of(accompaniments: tuple[float, ...], seconds: float = 10.5) -> list[Any]:
     """The accompaniment is longer than the vocal, which is what counts."""
     pitches = zip(PITCHES, accompaniments, strict=True)
     return [(tones(pitch, seconds), tones(other, seconds + 3)) for pitch, other in pitches]
@@ -387,36 +378,6 @@ def write_clap(path: Path) -> None:
     torch.save({"epoch": 15, "name": "CLAP", "best": np.float64(90.14), "state_dict": state}, path)
 
 
-class Recorder:
-    """Keeps what the network made of each window, with its kind: 1 of a pair, 2 dealt anew."""
-
-    def __init__(self, embedder: Any) -> None:
-        self.embedder, self.sr, self.seen = embedder, embedder.sr, []
-
-    def get_device(self) -> torch.device:
-        return self.embedder.get_device()
-
-    def forward(self, data: dict[str, Any]) -> dict[str, Tensor]:
-        made = self.embedder.forward(data)
-        self.seen += zip(data["category"].tolist(), made["embedding"].double().numpy(), strict=True)
-        return made
-
-    def taken(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Those of pairs and those dealt anew, since the last call."""
-        kinds = [[row for kind, row in self.seen if kind == wanted] for wanted in (1, 2)]
-        self.seen = []
-        return np.array(kinds[0]), np.array(kinds[1])
-
-
-def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    from scipy.linalg import sqrtm
-
-    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    with np.errstate(all="ignore"), quietly():  # it says that the matrix is singular
-        root = np.trace(np.real(sqrtm(cov_a @ cov_b)))
-    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
-
-
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("audio_metrics")
@@ -431,28 +392,19 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_it_is_the_papers_formula_of_the_embeddings(embedder: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    recorder = Recorder(embedder)
-    state = random.getstate()
-    apa = Apa(recorder, pairs_of(TRUE), seed=3)
-    true, dealt = recorder.taken()
-    assert len(true) == len(dealt) == 8
-    between = distance(true, dealt)
-    for others in (NEAR, STRANGERS):
-        found = apa.score(pairs_of(others))
-        candidates, none = recorder.taken()
-        assert candidates.shape == (8, 512)
-        assert not len(none)
-        expected = 0.5 + (distance(candidates, dealt) - distance(candidates, true)) / (2 * between)
-        assert found == pytest.approx(np.clip(expected, 0, 1), abs=1e-3)
+def test_the_package_measures_sets_quietly_and_the_same_again(
+    embedder: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By real CLAP networks with random weights, where the package is installed."""
+    state, sets = random.getstate(), {"near": pairs_of(NEAR), "strangers": pairs_of(STRANGERS)}
+    found = adherence(embedder, pairs_of(TRUE), sets, seed=3)
+    assert found.keys() == sets.keys()
+    assert 0 <= found["strangers"] < found["near"] <= 1
     assert random.getstate() == state
     assert capfd.readouterr() == ("", "")
-    Apa(recorder, pairs_of(TRUE), seed=3)
-    _, again = recorder.taken()
-    order, other = (np.lexsort(rows.T[:3].round(3)) for rows in (dealt, again))
-    assert np.allclose(dealt[order], again[other], atol=1e-4)
+    assert adherence(embedder, pairs_of(TRUE), sets, seed=3) == pytest.approx(found, abs=1e-3)
     broken = pairs_of(TRUE)
     broken[1][0][0, 5] = np.nan
-    for pairs, message in (([], "0 candidates with 0 windows"), (broken, "NaN or infinite")):
+    for pairs, message in (([], "none: 0 pairs with 0 windows"), (broken, "NaN or infinite")):
         with pytest.raises(InputError, match=message):
-            apa.score(pairs)
+            adherence(embedder, pairs_of(TRUE), {"none": pairs})

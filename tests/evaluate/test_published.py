@@ -15,7 +15,7 @@ from samuel.codecs import load_codec
 from samuel.codecs.base import Codec
 from samuel.config import EvaluationConfig, Settings
 from samuel.errors import CheckpointError, SettingsError
-from samuel.evaluate.distribution import DatasetSpace
+from samuel.evaluate.distribution import Space
 from samuel.evaluate.summary import score_lineup
 from samuel.evaluate.tracks import choose_pairs, lineup_of, make_track, require_codec
 from samuel.generate import accompany
@@ -51,7 +51,9 @@ def test_from_published_arrays_to_the_report_by_their_codec_alone(
     assert {pair["split"] for pair in pairs} == {"validation"}
     wanted = codec.decode(popdb.read(pairs[:1])[0].float())[0].numpy()
     assert read_wav(tracks[0].path("vocal.wav")) == pytest.approx(np.clip(wanted, -1, 1), abs=1e-6)
-    scores = score_lineup(lineup_of(tracks), EvaluationConfig(), tmp_path, DatasetSpace(popdb, tracks))
+    scores = score_lineup(
+        lineup_of(tracks), EvaluationConfig(), tmp_path, Space(popdb.codec, None, popdb, tracks)
+    )
     report = write_report(popdb, model, tracks, scores, tmp_path / "reports")
     text = report.path("report.md").read_text()
     for words in ("Vocal share: not measured.", "published without their songs", "### Published pair "):

@@ -80,13 +80,6 @@ def test_onset_correlation_is_pearsons_of_three_frames_where_somebody_sings() ->
     assert follow(vocal, accompaniment)["onset_correlation"] == pytest.approx(expected, abs=5e-3)
 
 
-def test_an_audio_follows_itself_and_its_likeness_has_no_sides() -> None:
-    assert follow(drawn(1), drawn(1)) == pytest.approx(dict.fromkeys(FOLLOWING, 1.0))
-    there, back = follow(drawn(1), drawn(2)), follow(drawn(2), drawn(1))
-    assert list(there) == list(FOLLOWING)
-    assert there == pytest.approx(back)
-
-
 def test_beat_f1_of_grids() -> None:
     for beats_s, expected in (
         (BEATS_S + 0.069, 1.0),
@@ -112,18 +105,13 @@ def test_key_agreement_is_seen_from_the_vocal() -> None:
         assert found["key_agreement"] == expected
 
 
-def test_a_silent_accompaniment_follows_nothing() -> None:
+def test_silence_follows_nothing_and_cannot_be_followed() -> None:
     late = drawn(1, level_db=np.repeat(np.array([-99.0, -20.0], dtype=np.float32), 400))
     for silent in (SILENCE, features(np.zeros((2, 0), dtype=np.float32)), features(np.ones((2, 441), "f4"))):
         assert follow(drawn(1), silent) == dict.fromkeys(FOLLOWING, 0.0)
         assert follow(late, silent) == dict.fromkeys(FOLLOWING, 0.0)
-
-
-def test_a_silent_vocal_cannot_be_followed() -> None:
     for accompaniment in (drawn(1), SILENCE):
         assert all(np.isnan(score) for score in follow(SILENCE, accompaniment).values())
-    assert np.isnan(beat_f1(SILENCE, drawn(1)))
-    assert beat_f1(drawn(1), SILENCE) == 0.0
 
 
 def test_one_thing_that_is_absent_leaves_the_other_scores() -> None:
@@ -161,36 +149,19 @@ def test_what_comes_after_the_shorter_of_the_two_does_not_count() -> None:
     assert follow(whole, short)["beat_f1"] == pytest.approx(2 * 17 / (18 + 17))
 
 
-def test_the_key_is_that_of_the_common_part() -> None:
-    c_major, f_sharp_major = np.zeros((12, 1)), np.zeros((12, 1))
-    c_major[[0, 4, 7, 5, 9, 2, 11], 0] = 1.0, 0.7, 0.8, 0.3, 0.3, 0.3, 0.3
-    f_sharp_major[:, 0] = np.roll(c_major[:, 0], 6)
-    both = np.concatenate([np.repeat(c_major, 50, axis=1), np.repeat(f_sharp_major, 150, axis=1)], axis=1)
-    vocal = drawn(0, chroma=both.astype(np.float32), key="F# major")
-    short = drawn(0, frames=200, key="C major", duration_s=4.6)
-    short = replace(short, chroma=vocal.chroma[:, :50])
-    assert follow(vocal, short)["key_agreement"] == 1.0
-
-
-@pytest.mark.parametrize(("codec", "margin"), [(None, 0.1), ("mel", 0.0)])
-def test_a_true_accompaniment_is_above_anothers_noise_and_silence(codec: str | None, margin: float) -> None:
-    mel = load_codec(CodecConfig(), torch.device("cpu"))
-
-    def heard(audio: Audio) -> Features:
-        return features(decode_audio(mel, encode_audio(mel, audio)) if codec else audio)
-
+def test_a_true_accompaniment_is_above_anothers_noise_and_silence() -> None:
     keys = [(57 + 3 * n % 10, 0.42 + 0.055 * n) for n in range(4)]
-    vocals = [heard(tune(*key, 10.0)) for key in keys]
-    true = [heard(band(*key, 10.0)) for key in keys]
+    vocals = [features(tune(*key, 10.0)) for key in keys]
+    true = [features(band(*key, 10.0)) for key in keys]
     rng = np.random.default_rng(0)
     noise = features(0.1 * rng.normal(size=(2, 10 * SAMPLE_RATE)).astype(np.float32))
     for name in FOLLOWING:
         matrix = np.array([[follow(vocal, made)[name] for made in true] for vocal in vocals])
         own = np.diag(matrix)
         others = (matrix.sum(axis=0) - own) / (len(matrix) - 1)
-        assert own.mean() > others.mean() + margin, name
+        assert own.mean() > others.mean() + 0.1, name
         for other in (noise, SILENCE):
-            assert own.mean() > np.mean([follow(vocal, other)[name] for vocal in vocals]) + margin, name
+            assert own.mean() > np.mean([follow(vocal, other)[name] for vocal in vocals]) + 0.1, name
     # A plain cosine would give 0.57.
     assert abs(np.mean([follow(vocal, noise)["chroma_likeness"] for vocal in vocals])) < 0.1
 

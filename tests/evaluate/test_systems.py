@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from samuel.errors import InputError
-from samuel.evaluate.systems import CEILING, REAL, Problem, System, SystemRecord, folders
+from samuel.evaluate.systems import CEILING, REAL, Problem, System, folders
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -42,7 +42,7 @@ def test_missing_surplus_and_doubtful_files_are_named_and_the_rest_is_compared(
     assert system.files.keys() == {"-c d"}
     assert compared.problems == (
         Problem("Other", "folder", "not a file: not scored"),
-        Problem("Other", "a", "a.mp3, a.wav: which one is meant? not scored"),
+        Problem("Other", "a", "a.mp3, a.wav: several of one name: not scored"),
         Problem("Other", "b", "no file of this name: not scored"),
         Problem("Other", "Thumbs", "no vocal of this name: not scored"),
         Problem("Other", "e", "no vocal of this name: not scored"),
@@ -57,14 +57,6 @@ def test_a_damaged_record_is_named(vocals: Path, tmp_path: Path, content: str) -
     (other / "system.json").write_text(content, "latin-1")
     (problem,) = folders(vocals, {"Other": other}).problems
     assert "its figures are left out" in problem.message
-
-
-def test_a_record_is_kept(vocals: Path, tmp_path: Path) -> None:
-    other = fill(tmp_path / "other", "a.wav", "b.wav", "-c d.wav")
-    (other / "system.json").write_text('{"parameters": 3, "settings": {"seed": 1}, "of tomorrow": 1}')
-    system = folders(vocals, {"Other": other}).system("Other")
-    assert system
-    assert system.record == SystemRecord(parameters=3, settings={"seed": 1})
 
 
 @pytest.mark.parametrize(

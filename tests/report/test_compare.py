@@ -1,4 +1,4 @@
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +7,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy import stats
 
 from samuel.errors import InputError
 from samuel.report.compare import Run, compare, find_run, notes, read_runs, table_rows
@@ -39,9 +38,9 @@ def test_a_run_is_read_with_the_finite_scores_of_its_own_vocals(tmp_path: Path) 
 def test_a_run_is_found_below_a_folder(tmp_path: Path) -> None:
     run = write(tmp_path / "run" / "report" / "key")
     write(tmp_path / "run" / "report" / ".key.tmp", tracks=1)  # in the making
-    write(tmp_path / "run" / "scores" / "key")  # the same
+    write(tmp_path / "run" / "scores" / "key")
     assert find_run(tmp_path / "run") == find_run(run) == run
-    second = write(tmp_path / "run" / "scores" / "other", tracks=7)
+    second = write(tmp_path / "run" / "report" / "other", tracks=7)
     with pytest.raises(InputError, match="holds several runs; give one of") as refused:
         find_run(tmp_path / "run")
     assert str(second) in str(refused.value)
@@ -56,32 +55,21 @@ def test_a_run_is_found_below_a_folder(tmp_path: Path) -> None:
             read_runs(paths)
 
 
-def with_text(name: str, content: bytes) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (with_text("summary.json", b"{"), r"summary\.json: not JSON"),
-        (with_text("summary.json", b"[" * 100_000), r"summary\.json: not JSON"),
-        (with_text("summary.json", b"[1]"), "of version None"),
-        (lambda folder: write(folder, version=99), r"summary\.json: scores of version 99, not "),
-        (with_text("scores.parquet", b"PAR1"), r"scores\.parquet: not a table of scores"),
-        (
-            lambda folder: pq.write_table(pa.table({"system": [1]}), folder / "scores.parquet"),
-            r"scores\.parquet: not a table of scores",
-        ),
-        (
-            lambda folder: write_scores(folder, summary(), [row | {"track": None} for row in ROWS]),
-            "a name missing",
-        ),
-    ],
-)
-def test_a_damaged_run_is_named(damage: Callable[[Path], object], said: str, tmp_path: Path) -> None:
-    damage(write(tmp_path / "bad"))
-    with pytest.raises(InputError, match=said):
-        read_runs([write(tmp_path / "good"), tmp_path / "bad"])
+def test_a_damaged_run_is_named(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "good"), tmp_path / "bad"
+    other = pa.table({"system": [1]})
+    for damage, said in (
+        (lambda: (bad / "summary.json").write_bytes(b"[" * 100_000), r"summary\.json: not JSON"),
+        (lambda: (bad / "summary.json").write_bytes(b"[1]"), "of version None"),
+        (lambda: write(bad, version=99), r"summary\.json: scores of version 99, not "),
+        (lambda: (bad / "scores.parquet").write_bytes(b"PAR1"), r"scores\.parquet: not a table of scores"),
+        (lambda: pq.write_table(other, bad / "scores.parquet"), r"scores\.parquet: not a table of scores"),
+        (lambda: write_scores(bad, summary(), [row | {"track": None} for row in ROWS]), "a name missing"),
+    ):
+        write(bad)
+        damage()
+        with pytest.raises(InputError, match=said):
+            read_runs([good, bad])
 
 
 def run(name: str, values: Mapping[tuple[str, str], Values], **parts: Any) -> Run:
@@ -115,32 +103,16 @@ def test_common_tracks_are_compared_in_pairs() -> None:
     assert found.difference_low > 0
 
 
-def test_other_tracks_are_independent_samples() -> None:
-    first, second = drawn(0, 10, "a"), drawn(1, 14, "b", 0.65)
-    found = only(run("a", {KEY: first}), run("b", {KEY: second}))
-    assert (found.test, found.tested) == ("independent", 24)
-    one, other = list(first.values()), list(second.values())
-    assert found.p == pytest.approx(stats.ttest_ind(one, other)[1], abs=0.005)
-    # Welch by its formula.
-    parts = np.var(one, ddof=1) / 10, np.var(other, ddof=1) / 14
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 9 + parts[1] ** 2 / 13)
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(sum(parts))
-    gain = np.mean(other) - np.mean(one)
-    assert (found.difference_mean, found.difference_low, found.difference_high) == pytest.approx(
-        (gain, gain - half, gain + half)
-    )
-
-
 @pytest.mark.parametrize(
-    ("first", "second", "words"),
+    ("second", "words"),
     [
-        ({"a": 0.5}, {"b": 0.7, "c": 0.8}, ["+0.250", "not measured", "not measured", "too few tracks"]),
-        ({"a": 0.5, "b": 0.5}, {"c": 0.7, "d": 0.7}, ["+0.200", "0.333", "0.333", "independent, n = 4"]),
-        ({}, {"b": 0.1}, ["not measured", "not measured", "not measured", "too few tracks"]),
+        ({"b": 0.7, "c": 0.8}, ["not measured"] * 3 + ["too few tracks, 3 left out"]),
+        ({"a": 0.75}, ["+0.250", "not measured", "not measured", "too few tracks"]),
+        ({}, ["not measured"] * 3 + ["too few tracks, 1 left out"]),
     ],
 )
-def test_few_or_constant_values_give_what_they_can(first: Values, second: Values, words: list[str]) -> None:
-    before, after = table_rows(compare([run("a", {KEY: first}), run("b", {KEY: second})]))
+def test_without_two_common_tracks_there_is_no_p(second: Values, words: list[str]) -> None:
+    before, after = table_rows(compare([run("a", {KEY: {"a": 0.5}}), run("b", {KEY: second})]))
     assert list(before.values())[5:] == ["–"] * 4
     assert list(after.values())[5:] == words
 
@@ -188,15 +160,14 @@ def test_songs_that_share_a_name_alone_are_not_paired() -> None:
     assert (found.test, found.tested, found.left_out) == ("in pairs", 4, 5)
     gains = [second[f"t{i}"] - first[f"t{i}"] for i in (0, 2, 3, 5)]
     assert found.difference_mean == pytest.approx(np.mean(gains))
-    said = "tracks of one name in a and b with another vocal: 2, such as t1; not paired"
+    said = "tracks of one name in a and b, not known to have one vocal: 2, such as t1; not paired"
     assert notes([ours, other]) == [said]
     strangers = only(ours, run("c", {KEY: second}, vocals=vocals(second)))
-    assert (strangers.test, strangers.tested) == ("independent", 13)
+    assert (strangers.tested, strangers.left_out) == (0, 13)
 
 
-@pytest.mark.parametrize("unknown", [None, ["t0"], "t0"])
-def test_without_the_vocals_digests_nothing_is_paired(unknown: Any) -> None:
-    known, other = run("a", {KEY: drawn(0)}), run("b", {KEY: drawn(1)}, vocals=unknown)
+def test_without_the_vocals_digests_nothing_is_paired() -> None:
+    known, other = run("a", {KEY: drawn(0)}), run("b", {KEY: drawn(1)}, vocals=["t0"])
     for pair in ([known, other], [other, known]):
-        assert only(*pair).test == "independent"
-        assert [note for note in notes(pair) if "whose vocals were not recorded: 12" in note]
+        assert only(*pair).tested == 0
+        assert [note for note in notes(pair) if "not known to have one vocal: 12" in note]
