@@ -26,8 +26,7 @@ from samuel.report.report import caveats
 from samuel.train import fit, run_folder
 
 Value: TypeAlias = str | int | float
-Spread: TypeAlias = dict[str, Any]
-"""`mean` and sample standard `deviation` (n - 1; None of a single number) of `count` numbers."""
+Spread: TypeAlias = dict[str, Any]  # `mean` and sample standard `deviation` (n - 1) of `count` numbers
 
 VERSION = 1
 SEEDS = 2**32  # there are no more
@@ -38,8 +37,7 @@ VALUES: Mapping[Factor, tuple[str, tuple[Value, ...]]] = {
     "window": ("model", (8, 16, 32, 64)),
     "condition_dropout": ("diffusion", (0.0, 0.05, 0.1, 0.2)),
     "loss_weight": ("diffusion", get_args(LossWeight)),
-}
-"""By factor: its section of the settings, and what is compared, the papers' open questions among it."""
+}  # by factor: its section of the settings, and what is compared
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,8 @@ def choices(settings: Settings) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("window", [16, 12])  # one of the values compared, and another
-def test_a_fit_differs_in_one_choice_and_none_is_planned_twice(window: int) -> None:
-    settings = parse({"model": {"window": window}, "ablation": {"seeds": 1}})
+def test_a_fit_differs_in_one_choice_and_none_is_planned_twice() -> None:
+    settings = parse({"model": {"window": 12}, "ablation": {"seeds": 1}})
     base, *others = planned_fits(settings)
     assert (base.factor, base.settings) == (None, settings)
     differing = []
@@ -43,9 +42,8 @@ def test_a_fit_differs_in_one_choice_and_none_is_planned_twice(window: int) -> N
         own, new = choices(settings), choices(planned.settings)
         differing += [(name, new[name]) for name in own if own[name] != new[name]]
         assert differing[-1] == (planned.factor, planned.value)
-        assert Settings.model_validate_json(planned.settings.model_dump_json()) == planned.settings
     assert len(differing) == len(others) == len(set(differing))
-    counts = {"mixing": 4, "window": 3 if window == 16 else 4, "condition_dropout": 3, "loss_weight": 2}
+    counts = {"mixing": 4, "window": 4, "condition_dropout": 3, "loss_weight": 2}
     assert Counter(name for name, _ in differing) == counts
 
 

@@ -136,8 +136,8 @@ def render_folder(
     A FLAC is 24 bits, 44.1 kHz, stereo, as long as its vocal to the sample: cut, or silent at its end. Where
     a system overshoots full scale, a limiter turns it down. The record says so of each track.
 
-    One that fails stops no other. InputError where the folder holds something else, or tracks of another
-    system or other settings; OperatorError where the disk is full. What is finished stays.
+    One that fails stops no other; what is finished stays. InputError where the folder holds something else or
+    tracks of another system or settings, OperatorError where the disk is full.
     """
     outcomes: list[Outcome] = []
 

@@ -42,8 +42,7 @@ DESIGN = (
     "the other half, in the mean over random halvings; the floor is the same with true items on both sides."
 )
 
-Latents = Mapping[str, Mapping[str, Tensor]]
-"""Codec latents (C, T) by system and track."""
+Latents = Mapping[str, Mapping[str, Tensor]]  # codec latents (C, T) by system and track
 
 
 def moments(latents: Tensor) -> Tensor:

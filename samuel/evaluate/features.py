@@ -26,8 +26,7 @@ LOG_MEL_HOP, LOG_MEL_FFT = 2048, 4096
 RATE, HOP, ONSET_FFT = 22_050, 512, 2048
 HANN_POWER = 0.375  # of a window, which its squares keep of a signal
 CHROMA_EVERY, CHROMA_FFT = 4, 8192  # every 4 frames: 93 ms
-CHROMA_CENTRE, CHROMA_WIDTH = 4.5, 1.0
-"""Octaves above 27.5 Hz; of twelve choices this told true from shuffled pairs of synthetic songs best."""
+CHROMA_CENTRE, CHROMA_WIDTH = 4.5, 1.0  # octaves above 27.5 Hz; of twelve choices this told true pairs best
 
 SILENCE_DBFS = -60.0
 SUNG_BELOW_PEAK_DB = 40.0  # somebody sings in a frame that is no further than this below the loudest
@@ -37,8 +36,7 @@ TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 PROFILES = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
     "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
-}
-"""How well each pitch class fits a key, from the tonic: Krumhansl and Kessler (1982)."""
+}  # how well each pitch class fits a key, from the tonic: Krumhansl and Kessler (1982)
 
 
 @dataclass(frozen=True)

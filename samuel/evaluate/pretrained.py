@@ -151,14 +151,12 @@ def _unusable(path: Path, error: Exception) -> MissingPartError:
 
 
 CLAP_REPOSITORY = "lukewys/laion_clap"
-CLAP_CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
-"""CLAP trained on music, which the package takes by default; 2.35 GB."""
+CLAP_CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"  # trained on music, the package's default; 2.35 GB
 INSTALL_APA = "in a checkout: uv pip install '.[apa]' (pip alone finds no versions). It is under the GPL-3"
 APA_REMEDY = "or leave 'apa' out of evaluation.scorers"
 CLAP_RATE, CLAP_WINDOW_S, LEAST_PAIRS = 48_000, 5.0, 2
 
-Pairs = Iterable[tuple[Audio, Audio]]
-"""Vocals and accompaniments, (2, S) each; what one has more is cut off."""
+Pairs = Iterable[tuple[Audio, Audio]]  # vocals and accompaniments, (2, S) each; what one has more is cut off
 
 
 def measure_apa(evaluation: Evaluation) -> Findings:

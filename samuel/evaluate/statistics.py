@@ -21,8 +21,7 @@ LEAST_RESAMPLED = 6
 BATCH = 1000  # resamples in memory at a time
 
 Matrix = NDArray[np.float64]
-Interval = dict[str, Any]
-"""`mean` of `n` values, and where it lies with 95 % confidence, `low` to `high`; None where not known."""
+Interval = dict[str, Any]  # `mean` of `n` values, and `low` to `high`, where it lies with 95 % confidence
 
 
 def mean_interval(values: ArrayLike) -> Interval:

@@ -61,8 +61,7 @@ NOT_CHOSEN = "it was not chosen (evaluation.scorers)"
 TOO_SHORT = "much shorter than the others: not compared with other songs' vocals"
 
 ByTrack = Mapping[str, Features]
-Analysis = tuple[dict[str, Features], dict[str, dict[str, Sound]], list[Problem]]
-"""What was measured of vocals by track, and of accompaniments by system and track; and what is wrong."""
+Analysis = tuple[dict[str, Features], dict[str, dict[str, Sound]], list[Problem]]  # vocals, systems, faults
 
 
 def score_lineup(

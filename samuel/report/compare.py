@@ -42,8 +42,9 @@ class Run:
     name: str
     folder: Path
     summary: dict[str, Any]
-    values: dict[tuple[str, str], pd.Series]
-    """By system and score, the finite values by track; scores that look at the vocal, with its own."""
+    values: dict[
+        tuple[str, str], pd.Series
+    ]  # by system and score, the finite values by track, with own vocals
 
     @property
     def vocals(self) -> dict[str, str]:

@@ -22,11 +22,8 @@ from samuel.popdb.dataset import STREAMS, Popdb
 from samuel.popdb.stages import HOP_S, vocal_activity
 from samuel.report.plots import band_of, drawable, save
 
-SHEET = "contact-sheet.png"
-CLIP_S = 15.0
-WIDTH_INCHES, ROW_INCHES = 12.0, 1.7
-TOP_INCHES, BOTTOM_INCHES = 0.3, 0.5
-LONGEST_NAME = 40
+SHEET, CLIP_S, LONGEST_NAME = "contact-sheet.png", 15.0, 40
+WIDTH_INCHES, ROW_INCHES, TOP_INCHES, BOTTOM_INCHES = 12.0, 1.7, 0.3, 0.5
 DECIBELS = {"vmin": -80.0, "vmax": 0.0, "cmap": "magma"}
 DEVIATIONS = {"vmin": -3.0, "vmax": 3.0, "cmap": "RdBu_r"}
 TICKS_HZ = (500, 2000, 8000)

@@ -20,8 +20,7 @@ from samuel.report.html import probability
 
 Metrics = Sequence[dict[str, Any]]
 
-SMOOTHED_STEPS = 15
-MARKED_POINTS = 40
+SMOOTHED_STEPS, MARKED_POINTS = 15, 40
 COURSES = {"gradient_norm": "gradient norm,\nbefore clipping", "learning_rate": "learning rate"}
 LATIN_END = 0x250  # of the blocks that matplotlib's own font covers whole
 SHARE_BINS = 20

@@ -40,9 +40,7 @@ VERSION = 8
 SCORES, SUMMARY, AUDIO = "scores.parquet", "summary.json", "audio"
 VOCAL, MIX = "vocal", "mix"
 STEMS = {VOCAL: "vocal.wav", MIX: "mix.wav", CEILING: "reference.wav", OURS: "accompaniment.wav"}
-"""File of a track that was generated, by whose it is."""
-MOST_TRACKS = 24
-LONGEST_NAME = 100
+MOST_TRACKS, LONGEST_NAME = 24, 100
 CAVEATS = {
     "synthetic": "the songs are synthetic: made by this project, no recording is involved",
     "repet-sim": "the separator is REPET-SIM, which needs no weights and separates far worse than Demucs; "

@@ -1,4 +1,3 @@
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -37,33 +36,24 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_read(copied: Pa
             MusicGen(str(copied), CONFIG, CPU)
 
 
-def damaged(folder: Path, how: str) -> None:
-    file = folder / "model.safetensors"
-    if how == "pickled":
-        file.rename(folder / "pytorch_model.bin")
-    elif how == "halved":
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    elif how == "without a tensor":  # transformers would draw it at random, and say so in a log at most
-        state = load_file(file)
-        del state["audio_enc_to_dec_proj.weight"]
-        save_file(state, file, {"format": "pt"})
-    else:
-        config = json.loads((folder / "config.json").read_text())
-        config["decoder"]["ffn_dim"] = 24
-        (folder / "config.json").write_text(json.dumps(config))
-
-
 @pytest.mark.parametrize(
     ("how", "words"),
     [
         ("pickled", "holds no safetensors; pickled weights"),
         ("halved", r"not usable \(.*fetch it again"),
         ("without a tensor", r"1 tensors are missing \(audio_enc_to_dec_proj\.weight\)"),
-        ("of another size", ""),
     ],
 )
 def test_weights_that_are_not_whole_are_refused(how: str, words: str, copied: Path) -> None:
-    damaged(copied, how)
+    file = copied / "model.safetensors"
+    if how == "pickled":
+        file.rename(copied / "pytorch_model.bin")
+    elif how == "halved":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:  # transformers would draw it at random, and say so in a log at most
+        state = load_file(file)
+        del state["audio_enc_to_dec_proj.weight"]
+        save_file(state, file, {"format": "pt"})
     with pytest.raises(MissingPartError, match=rf"{copied}: .*{words}"):
         MusicGen(str(copied), CONFIG, CPU)
 

@@ -57,7 +57,7 @@ def test_one_window_is_what_the_library_itself_generates(
 
 
 @pytest.mark.parametrize("kind", ["musicgen", "stereo"])
-def test_the_seed_alone_decides(kind: str, request: pytest.FixtureRequest) -> None:
+def test_seed_and_pitch_decide(kind: str, request: pytest.FixtureRequest) -> None:
     system: MusicGen = request.getfixturevalue(kind)
     vocal = tone(1.0, 220.0)
     first = system.render(vocal, seed=1)
@@ -67,13 +67,11 @@ def test_the_seed_alone_decides(kind: str, request: pytest.FixtureRequest) -> No
     assert system.render(vocal, seed=1).tobytes() == first.tobytes()
     assert torch.equal(torch.rand(4), wanted)  # others' random numbers are left alone
     assert system.render(vocal, seed=2).tobytes() != first.tobytes()
+    assert (
+        system.render(tone(1.0, 311.0), seed=1).tobytes() != first.tobytes()
+    )  # the vocal's pitch conditions it
+    assert np.array_equal(system.render(0.5 * vocal, seed=1), first)  # and its level does not
     assert np.array_equal(first[0], first[1]) == (kind == "musicgen")
-
-
-def test_the_vocals_pitch_conditions_it_and_its_level_does_not(musicgen: MusicGen) -> None:
-    made = musicgen.render(tone(1.0, 220.0), seed=1)
-    assert not np.array_equal(musicgen.render(tone(1.0, 311.0), seed=1), made)
-    assert np.array_equal(musicgen.render(0.5 * tone(1.0, 220.0), seed=1), made)
 
 
 def test_each_window_goes_on_from_the_last_tokens_of_the_one_before(
@@ -99,13 +97,12 @@ def test_each_window_goes_on_from_the_last_tokens_of_the_one_before(
         assert not torch.equal(after[:, 40:58], before[:, 42:60])
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_tokens_come_out_of_the_librarys_own_pattern(channels: int, request: pytest.FixtureRequest) -> None:
-    system: MusicGen = request.getfixturevalue({1: "musicgen", 2: "stereo"}[channels])
-    tokens = torch.randint(32, (4 * channels, 20))
-    begun = torch.cat([torch.full((4 * channels, 1), 32), tokens], dim=1)
-    _, pattern = system.network.decoder.build_delay_pattern_mask(begun, pad_token_id=32, max_length=24)
-    assert torch.equal(undelay(pattern, 20, channels), tokens)
+def test_tokens_come_out_of_the_librarys_own_pattern(musicgen: MusicGen, stereo: MusicGen) -> None:
+    for channels, system in ((1, musicgen), (2, stereo)):
+        tokens = torch.randint(32, (4 * channels, 20))
+        begun = torch.cat([torch.full((4 * channels, 1), 32), tokens], dim=1)
+        _, pattern = system.network.decoder.build_delay_pattern_mask(begun, pad_token_id=32, max_length=24)
+        assert torch.equal(undelay(pattern, 20, channels), tokens)
 
 
 def test_a_very_short_or_silent_vocal_is_no_trouble(musicgen: MusicGen) -> None:

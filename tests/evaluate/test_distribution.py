@@ -276,28 +276,6 @@ def test_it_is_the_best_of_all_lags(frames: int, pair_frames: int, monkeypatch: 
             assert expected[int(lags[n, p])] == pytest.approx(max(expected.values()), abs=1e-4)
 
 
-@pytest.mark.parametrize("lag", [-500, 77])
-def test_a_copy_is_found_wherever_it_lies(lag: int) -> None:
-    long = noise(0, 8, 3000)
-    pair, track = long[None, :, 1000:2024], long[None, :, 1000 - lag : 2024 - lag].clone()
-    louder = torch.cat([track, track * 3, track + noise(1, 1, 8, 1) * 5])
-    values, lags = similarities(louder, pair.half())
-    assert values.flatten().tolist() == pytest.approx([1.0] * 3, abs=1e-3)
-    assert lags.flatten().tolist() == [lag] * 3
-
-
-def test_silence_is_alike_to_nothing() -> None:
-    click = torch.zeros(1, 4, 200)
-    click[..., 100] = 0.1
-    steady = torch.cat([torch.zeros(1, 4, 200), torch.full((1, 4, 200), 1e4), click])
-    values, _ = similarities(
-        torch.cat([steady, noise(0, 1, 4, 200)]), torch.cat([steady, noise(1, 1, 4, 200)])
-    )
-    assert values.isfinite().all()
-    assert float(values[:3].abs().max()) < 0.1  # silence with silence too, and one click with another
-    assert float(values[:, :3].abs().max()) < 0.1
-
-
 def test_what_cannot_be_compared_is_refused() -> None:
     some = torch.zeros(1, 4, 9)
     for tracks, pairs, message in (
@@ -347,10 +325,6 @@ def test_the_yardstick_is_what_held_out_songs_come_to(
     assert yardstick["highest"] == pytest.approx(max(values), abs=1e-5)
     assert yardstick["median"] == pytest.approx(np.median(values), abs=1e-5)
     assert [row["suspicious"] for row in found["nearest"]] == [True, False]
-    # Half way from the highest to a copy, and not above the highest alone.
-    half = copied.float() + 2.5 * copied.float().std() * noise(0, *copied.shape)
-    (row,) = find_copies({("S", "half"): half}, popdb)["nearest"]
-    assert row["suspicious"] == (row["similarity"] > (1 + yardstick["highest"]) / 2)
     monkeypatch.setattr(distribution, "HELD_OUT", 2)
     assert find_copies({("S", "copy"): copied}, popdb)["nearest_held_out"]["n"] == 2
     alone = write_popdb([encoded_song(tmp_path, "a", 4)], small_settings(tmp_path))

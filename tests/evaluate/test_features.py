@@ -85,14 +85,11 @@ def test_beats_of_a_click_track_are_its_clicks() -> None:
         assert np.diff(beats).mean() == pytest.approx(60.0 / bpm, rel=0.01)
 
 
-def test_the_level_of_a_sine_is_its_rms() -> None:
+def test_the_level_of_a_sine_is_its_rms_and_what_is_sung_no_further_than_40_db_below_the_peak() -> None:
     level_db = features(stereo(tone(69, 2.0, level=0.1))).level_db
     np.testing.assert_allclose(level_db[4:-4], 20 * np.log10(0.1 / np.sqrt(2)), atol=0.01)
     assert features(stereo(tone(69, 2.0, level=0.00141))).silent is True  # -60.02 dB
     assert features(stereo(tone(69, 2.0, level=0.00143))).silent is False
-
-
-def test_what_is_sung_is_no_further_than_40_db_below_the_peak() -> None:
     parts = [tone(69, 1.0, 0.5), tone(69, 1.0, 0.006), tone(69, 1.0, 0.004), np.zeros(SAMPLE_RATE)]
     sung = features(stereo(np.concatenate(parts))).sung
     middles = [round((second + 0.5) * RATE / 512) for second in range(4)]
@@ -167,26 +164,22 @@ def test_a_file_is_analysed_as_it_is(tmp_path: Path) -> None:
     assert sound.log_mel == pytest.approx(log_mel_db(audio), abs=1e-2)
 
 
-def test_what_is_unusual_is_said(tmp_path: Path) -> None:
-    for audio, remark in (
+def test_what_is_unusual_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_S", 60)
+    audio = tune(60, 0.5, 62.0)
+    for samples, remark in (
         (np.zeros((2, 6 * SAMPLE_RATE)), "silent"),
         (1.5 * np.ones((2, 6 * SAMPLE_RATE)), "clipped: 100.0% of its samples are at full scale"),
         (0.1 * np.ones((2, 400)), "0.0 s: too short to tell beats and key"),
+        (audio, "longer than 1 minutes: scored over its first 1"),
     ):
-        write_wav(tmp_path / "a.wav", audio.astype(np.float32))
+        write_wav(tmp_path / "a.wav", samples.astype(np.float32))
         sound = analyse(tmp_path / "a.wav", {}, None)
         assert remark in sound.remarks
         assert sound.mono
-
-
-def test_a_long_file_is_scored_over_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST_S", 60)
-    audio = tune(60, 0.5, 62.0)
-    write_wav(tmp_path / "a.wav", audio)
     start, cut = load_start(tmp_path / "a.wav")
     assert cut
     assert np.array_equal(start, audio[:, : 60 * SAMPLE_RATE])
-    assert "longer than 1 minutes: scored over its first 1" in analyse(tmp_path / "a.wav", {}, None).remarks
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

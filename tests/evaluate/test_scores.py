@@ -128,27 +128,6 @@ def test_one_thing_that_is_absent_leaves_the_other_scores() -> None:
             assert value == (0.0 if name == score else expected[name])
 
 
-def test_what_comes_after_the_shorter_of_the_two_does_not_count() -> None:
-    whole, other = drawn(1), drawn(2)
-    short = drawn(
-        2, chroma=other.chroma[:, :100], level_db=other.level_db[:399], onsets=other.onsets[:399],
-        beats_s=BEATS_S[BEATS_S < 9.0] + 0.05, duration_s=9.25,
-    )  # fmt: skip
-    stray = replace(
-        whole,
-        chroma=np.concatenate([whole.chroma[:, :100], 1.0 - whole.chroma[:, 100:]], axis=1),
-        onsets=np.concatenate([whole.onsets[:399], 9.0 * whole.onsets[399:]]),
-        beats_s=np.concatenate([BEATS_S[BEATS_S < 9.25], [10.1, 12.3]]),
-    )
-    for first, second in ((whole, short), (short, whole)):
-        scores = follow(first, second)
-        assert all(np.isfinite(score) for score in scores.values())
-        assert scores == pytest.approx(
-            follow(stray if first is whole else short, stray if second is whole else short)
-        )
-    assert follow(whole, short)["beat_f1"] == pytest.approx(2 * 17 / (18 + 17))
-
-
 def test_a_true_accompaniment_is_above_anothers_noise_and_silence() -> None:
     keys = [(57 + 3 * n % 10, 0.42 + 0.055 * n) for n in range(4)]
     vocals = [features(tune(*key, 10.0)) for key in keys]

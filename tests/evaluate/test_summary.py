@@ -18,7 +18,7 @@ from samuel.evaluate import summary as module
 from samuel.evaluate.distribution import Space
 from samuel.evaluate.features import Features, features, log_mel_db
 from samuel.evaluate.scores import HIGHER, REGISTRY, Evaluation, Findings, Score, follow, register
-from samuel.evaluate.summary import OTHERS, OWN, comparable_blocks, pairings, score_lineup
+from samuel.evaluate.summary import OTHERS, OWN, pairings, score_lineup
 from samuel.evaluate.systems import folders
 from tests.evaluate.small_audiobox import small_audiobox
 from tests.evaluate.songs import band, tune, write_songs
@@ -111,6 +111,13 @@ def test_scores_are_found_again_and_a_changed_lineup_makes_new_ones(scored: Arti
     summary = read_json(other.path("summary.json"))
     assert "log_mel_distance_db" not in summary["scores"]
     assert "no true accompaniments" in summary["not_measured"]["log_mel_distance_db"]
+    (place / "alone").mkdir()
+    (place / "alone" / "a.wav").write_bytes((place / "vocals" / "a.wav").read_bytes())
+    lineup = folders(place / "alone", {"true": place / "true"})
+    alone = score_lineup(lineup, EvaluationConfig(), scored.folder.parent, SPACE)
+    summary = read_json(alone.path("summary.json"))
+    assert summary["not_measured"]["other vocals"] == "a single track has no other song's vocal"
+    assert summary["following"]["beat_f1"]["true"]["p"] is None
 
 
 def test_bad_files_are_named_and_the_rest_is_scored(place: Path, tmp_path: Path) -> None:
@@ -157,15 +164,6 @@ def test_a_track_without_a_readable_vocal_is_left_out(place: Path, tmp_path: Pat
     assert {p["track"]: p["system"] for p in summary["problems"]}["d"] == "the vocals"
     assert summary["scores"]["level_dbfs"]["true"]["n"] == 4
     assert summary["scores"]["beat_f1"]["true"]["n"] == 3  # nothing can follow silence
-
-
-def test_one_track_alone_has_no_others(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "vocals").mkdir()
-    (tmp_path / "vocals" / "a.wav").write_bytes((place / "vocals" / "a.wav").read_bytes())
-    lineup = folders(tmp_path / "vocals", {"true": place / "true"})
-    summary = read_json(score_lineup(lineup, EvaluationConfig(), tmp_path, SPACE).path("summary.json"))
-    assert summary["not_measured"]["other vocals"] == "a single track has no other song's vocal"
-    assert summary["following"]["beat_f1"]["true"]["p"] is None
 
 
 def added(name: str, needs: Any, measure: Any) -> Score:
@@ -254,15 +252,6 @@ def test_a_matrix_holds_every_accompaniment_with_every_vocal_of_a_block(
     paired = pairings(vocals, bands)["chroma_likeness"]
     assert paired.tracks == [["a", "b"], ["c", "d"]]
     assert paired.others()["c"] == follow(vocals["d"], bands["c"])["chroma_likeness"]
-
-
-def test_blocks_have_about_one_size() -> None:
-    silence = features(np.zeros((2, SAMPLE_RATE), np.float32))
-    for count, sizes in ((0, []), (1, [1]), (33, [17, 16])):
-        silences = {str(number): silence for number in range(count)}
-        blocks = comparable_blocks(silences, silences)
-        assert [len(block) for block in blocks] == sizes
-        assert [name for block in blocks for name in block] == list(silences)
 
 
 def test_tracks_of_other_lengths_are_compared_over_the_shortest() -> None:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -7,13 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from samuel.artifacts import Artifact
 from samuel.audio import read_wav, write_wav
 from samuel.checkpoint import load_model
 from samuel.codecs import load_codec
 from samuel.codecs.base import Codec, decode_audio
 from samuel.config import CodecConfig, SamplingConfig
-from samuel.errors import SettingsError
+from samuel.errors import CheckpointError, SettingsError
 from samuel.evaluate import tracks
 from samuel.evaluate.features import clipped_share
 from samuel.evaluate.systems import CEILING, OURS, REAL, Lineup, System, Track
@@ -53,17 +53,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture
-def track(popdb: Popdb, model: Path, codec: Codec, tmp_path: Path) -> Artifact:
-    pair = popdb.index[0]
-    return make_track(
-        pair, popdb, lambda: (load_model(model, CPU), codec), "weights", SAMPLING, tmp_path, takes=3
-    )
-
-
 def test_takes_have_seeds_of_their_own_and_the_first_is_heard(
-    track: Artifact, popdb: Popdb, model: Path, codec: Codec
+    popdb: Popdb, model: Path, codec: Codec, tmp_path: Path
 ) -> None:
+    load = lambda: (load_model(model, CPU), codec)  # noqa: E731
+    track = make_track(popdb.index[0], popdb, load, "weights", SAMPLING, tmp_path, takes=3)
     takes = load_file(track.path("latents.safetensors"))["takes"]
     assert takes.shape == (3, 64, 64)
     seeds = take_seeds(SAMPLING.seed, popdb.index[0], 3)
@@ -75,6 +69,10 @@ def test_takes_have_seeds_of_their_own_and_the_first_is_heard(
     heard, decoded = read_wav(track.path("accompaniment.wav")), codec.decode(takes[:1])[0].numpy()
     assert np.corrcoef(heard.ravel(), decoded.ravel())[0, 1] > 0.7
     assert torch.equal(latents_of(track)["reference"], reference[0].float())
+    lineup, name = lineup_of([track]), track.record["pair_id"]
+    assert [(found.name, found.title) for found in lineup.tracks] == [(name, track.record["title"])]
+    files = {system.name: system.files[name] for system in lineup.systems}
+    assert files == {CEILING: track.path("reference.wav"), OURS: track.path("accompaniment.wav")}
 
 
 def test_overshoots_are_turned_down_and_not_cut_off(
@@ -92,13 +90,6 @@ def test_overshoots_are_turned_down_and_not_cut_off(
     assert 0.5 < np.abs(heard).max() <= 1.0
 
 
-def test_the_lineup_of_a_model_is_its_tracks_and_the_ceiling(track: Artifact) -> None:
-    lineup, name = lineup_of([track]), track.record["pair_id"]
-    assert [(found.name, found.title) for found in lineup.tracks] == [(name, track.record["title"])]
-    files = {system.name: system.files[name] for system in lineup.systems}
-    assert files == {CEILING: track.path("reference.wav"), OURS: track.path("accompaniment.wav")}
-
-
 def test_the_chunk_with_most_singing_of_each_song_is_chosen(popdb: Popdb) -> None:
     measured = {("a", 0): 0.1, ("a", 1): 0.6, ("b", 0): 0.0, ("d", 1): 0.2}
     shares = measured | {("c", 0): None, ("c", 1): None, ("d", 0): None}
@@ -111,10 +102,13 @@ def test_the_chunk_with_most_singing_of_each_song_is_chosen(popdb: Popdb) -> Non
     assert len(choose_pairs(popdb, 2)) == 2
 
 
-def test_another_codec_is_refused_before_the_training(popdb: Popdb) -> None:
+def test_another_codec_is_refused(popdb: Popdb, model: Path, codec: Codec, tmp_path: Path) -> None:
     require_codec(popdb, CodecConfig())
-    with pytest.raises(SettingsError, match="holds latents of 'mel'"):
+    with pytest.raises(SettingsError, match="holds latents of 'mel'"):  # before the training
         require_codec(popdb, CodecConfig(name="stable-audio-open"))
+    other = SimpleNamespace(info=codec.info.model_copy(update={"version": "0"}))
+    with pytest.raises(CheckpointError, match="the dataset holds latents of mel/1, the codec is mel/0"):
+        make_track(popdb.index[0], popdb, lambda: (load_model(model, CPU), other), "w", SAMPLING, tmp_path)  # type: ignore[arg-type, return-value]
 
 
 @pytest.fixture
@@ -142,8 +136,5 @@ def test_the_ceiling_is_the_codecs_round_trip_and_found_again(
     assert "not readable as audio" in problem.message
     monkeypatch.setattr(codec, "encode", None)
     assert with_ceiling(lineup, codec, tmp_path / "entries").system(CEILING) == ceiling
-
-
-def test_without_true_accompaniments_there_is_none(lineup: Lineup, codec: Codec, tmp_path: Path) -> None:
     alone = replace(lineup, systems=())
-    assert with_ceiling(alone, codec, tmp_path / "entries") is alone
+    assert with_ceiling(alone, codec, tmp_path) is alone

@@ -164,10 +164,3 @@ def test_songs_that_share_a_name_alone_are_not_paired() -> None:
     assert notes([ours, other]) == [said]
     strangers = only(ours, run("c", {KEY: second}, vocals=vocals(second)))
     assert (strangers.tested, strangers.left_out) == (0, 13)
-
-
-def test_without_the_vocals_digests_nothing_is_paired() -> None:
-    known, other = run("a", {KEY: drawn(0)}), run("b", {KEY: drawn(1)}, vocals=["t0"])
-    for pair in ([known, other], [other, known]):
-        assert only(*pair).tested == 0
-        assert [note for note in notes(pair) if "not known to have one vocal: 12" in note]

@@ -1,12 +1,11 @@
 import re
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from samuel.evaluate.scores import REGISTRY
-from samuel.report.evaluation import evaluation_text, followed, holm, in_short, score_table, verdicts
+from samuel.report.evaluation import evaluation_text, followed, holm, in_short, verdicts
 from tests.report.evaluations import (
     CEILING,
     FOLLOWED_BY,
@@ -54,25 +53,6 @@ def test_every_score_stands_with_interval_unit_direction_and_meaning() -> None:
     assert "not measured" not in section("Scores", scores=axes, not_measured={})
 
 
-def test_a_score_that_is_registered_is_shown_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    warmth = replace(
-        REGISTRY["level_dbfs"], name="warmth", title="warmth", unit="lm", better="higher is better",
-        meaning="how warm it is", digits=2,
-    )  # fmt: skip
-    for score in (warmth, replace(warmth, name="variety", title="variety")):
-        monkeypatch.setitem(REGISTRY, score.name, score)
-    scores = summary()["scores"] | {"warmth": {OURS: interval(2.5)}}
-    found = summary(scores=scores, variety={OURS: 0.25, REAL: 1.0}, systems=[REAL, OURS, "<i> without"])
-    *_, mean, figure = score_table(found)
-    assert mean == {"score": "warmth (lm, higher is better)", REAL: "–", OURS: "2.50 [2.47, 2.53]"}
-    assert figure == {"score": "variety (lm, higher is better)", REAL: "1.00", OURS: "0.25"}
-    text = evaluation_text(found)
-    assert text.count("how warm it is") == 2
-    assert r"| warmth \(lm, higher is better\) | – | 2.50 [2.47, 2.53] |" in text
-    assert r"| variety \(lm, higher is better\) | 1.00 | 0.25 |" in text
-    assert score_table(summary(scores={})) == []
-
-
 def test_what_was_not_measured_is_no_number_and_has_its_reason() -> None:
     scores = {"beat_f1": {REAL: interval(0.5, n=1), OURS: NOTHING}, "a <new> score": {OURS: interval(1.0)}}
     rows = cells(section("Scores", scores=scores, tracks=1))
@@ -117,26 +97,19 @@ def test_nothing_that_anybody_wrote_becomes_markup() -> None:
 # Does it follow the vocal?
 
 
-def test_holm_by_hand() -> None:
-    # 4 · 0.005, 3 · 0.01, 2 · 0.03, and 0.04 raised to the one before it.
-    assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
-    assert holm([0.9, 0.6]) == [1.0, 1.0]
-
-
 def test_more_systems_have_more_chances_to_find_something() -> None:
     """Noise that has p = 0.02 by one score of eight is not shown to follow, nor held to the true ones."""
+    # By hand: 4 · 0.005, 3 · 0.01, 2 · 0.03, and 0.04 raised to the one before it.
+    assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
     noise, other, true = (0.02, 0.5, 0.6, 0.7), (0.3, 0.4, 0.8, 0.9), (0.001, 0.002, 0.003, 0.004)
-
-    def p_holm(ps: dict[str, tuple[float, ...]]) -> dict[str, list[float | None]]:
-        following = {
-            score: {name: numbers(0.5, 0.4, found[place]) for name, found in ps.items()}
-            for place, score in enumerate(FOLLOWED_BY)
-        }
-        found = followed(summary(systems=list(ps), following=following))
-        return {name: [item.p_holm for item in found if item.system == name] for name in ps}
-
-    assert p_holm({"noise": noise})["noise"][0] == pytest.approx(0.08)
-    both = p_holm({REAL: true, CEILING: true, "noise": noise, "other": other})
+    ps = {REAL: true, CEILING: true, "noise": noise, "other": other}
+    following = {
+        score: {name: numbers(0.5, 0.4, found[place]) for name, found in ps.items()}
+        for place, score in enumerate(FOLLOWED_BY)
+    }
+    found = followed(summary(systems=list(ps), following=following))
+    both = {name: [item.p_holm for item in found if item.system == name] for name in ps}
     assert both["noise"] + both["other"] == pytest.approx(holm([*noise, *other]))
     assert both[REAL] + both[CEILING] == pytest.approx(holm([*true, *true]))
 
@@ -209,24 +182,17 @@ def distribution(**parts: Any) -> str:
     return section("Distribution", distribution=deepcopy(SUMMARY["distribution"]) | parts)
 
 
-def test_the_distance_stands_beside_its_floor() -> None:
+def test_the_distance_stands_beside_its_floor_which_is_not_divided_by_where_it_is_nothing() -> None:
     text = distribution()
     assert ["SAMUeL", "20", "57.6", "3.2, 2.2 to 4.0", "18.0"] in cells(text)
     assert "True items in all: 128. The distance is in squared dev" in text
-    assert "would come to about its floor" in text
     seeds, songs = "3 takes of one vocal with different seeds: **0.80**", "different vocals: **0.90**"
     assert f"- {seeds}\n- {songs}" in text
-
-
-@pytest.mark.parametrize(("floor", "shown"), [
-    (None, "–"), ((0.0, 0.0), "0.0, 0.0 to 0.0"),
-    ((-1e-9, -1e-9), "0.0, 0.0 to 0.0"),
-])  # fmt: skip
-def test_a_floor_of_nothing_is_not_divided_by(floor: Any, shown: str) -> None:
-    known = floor and {OURS: {"mean": floor[0], "low": floor[1], "high": floor[1], "splits": 10}}
-    assert ["SAMUeL", "20", "57.6", shown, "not measured"] in cells(distribution(floor=known))
-    assert not [line for line in in_short(summary(distribution={"frechet": {OURS: 57.6}, "floor": known}))
-                if "Fréchet" in line]  # fmt: skip
+    for floor, shown in ((None, "–"), (-1e-9, "0.0, 0.0 to 0.0")):
+        known = floor and {OURS: {"mean": floor, "low": floor, "high": floor, "splits": 10}}
+        assert ["SAMUeL", "20", "57.6", shown, "not measured"] in cells(distribution(floor=known))
+        lines = in_short(summary(distribution={"frechet": {OURS: 57.6}, "floor": known}))
+        assert not [line for line in lines if "Fréchet" in line]
 
 
 def test_a_copy_stands_out() -> None:
