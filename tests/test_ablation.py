@@ -114,15 +114,15 @@ def test_every_fit_has_the_losses_of_its_metrics(popdb: Popdb, study: tuple[Sett
 
 
 def test_a_variant_that_diverges_becomes_a_row(
-    popdb: Popdb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    popdb: Popdb, study: tuple[Settings, list[Result]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings, _ = study
     def broken(popdb: Popdb, settings: Settings, run: Path, on_step: Any) -> Any:
         if settings.diffusion.loss_weight == "snr":
             raise DatasetError("step 0: loss nan")
         return fit(popdb, settings, run, on_step)
 
     monkeypatch.setattr(ablation, "fit", broken)
-    settings = study_settings(tmp_path)
     results = run(popdb, settings)
     (failed,) = (result for result in results if result.message)
     assert (failed.value, failed.seed, failed.best_loss) == ("snr", 0, None)

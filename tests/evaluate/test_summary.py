@@ -245,9 +245,6 @@ def test_a_matrix_holds_every_accompaniment_with_every_vocal_of_a_block(
             for column, vocal in enumerate("abcd"):
                 expected = follow(vocals[vocal], bands[name])[score]
                 assert paired.blocks[0][row, column] == pytest.approx(expected, nan_ok=True)
-    fewer = pairings(vocals, {name: bands[name] for name in ("d", "b")})["beat_f1"]
-    assert (fewer.tracks, fewer.blocks[0].shape) == ([["b", "d"]], (2, 2))
-    assert pairings(vocals, {}) == {}
     monkeypatch.setattr(module, "BLOCK", 2)
     paired = pairings(vocals, bands)["chroma_likeness"]
     assert paired.tracks == [["a", "b"], ["c", "d"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from samuel.report.html import Markdown, enumerated, interval, number, page, plain, probability, table
+from samuel.report.html import Markdown, page, plain, table
 
 PNG = b"\x89PNG of a kind"
 HOSTILE = (
@@ -128,16 +128,3 @@ def test_the_policy_lets_in_the_pages_own_style_alone(folder: Path) -> None:
     assert policy.startswith("default-src 'none';")
     assert "unsafe" not in policy
     assert not any("style" in attributes for _, attributes in elements.found)
-
-
-def test_numbers() -> None:
-    assert [number(None), number(-0.0001), number(0.25, 2, sign="+")] == ["not measured", "0.000", "+0.25"]
-    shown = [probability(p) for p in (None, 0.0001, 0.0499, 1.0)]
-    assert shown == ["not measured", "0.0001", "0.050", "1.000"]
-    assert [enumerated(list(words)) for words in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
-    assert [interval(0.58, 0.64), interval(0.5, 0.5), interval(None, 0.5)] == [
-        "[0.58, 0.64]",
-        "[0.50, 0.50]",
-        "",
-    ]
-    assert interval(0.6112, 0.6124) == "[0.611, 0.612]"  # not [0.61, 0.61]

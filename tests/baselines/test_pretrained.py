@@ -1,3 +1,8 @@
+"""Systems of other libraries against what the libraries themselves give, on small random weights."""
+
+import re
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,13 +10,77 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torchaudio.functional import resample
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.baselines.pretrained import MusicGen, crossfade, quiet_libraries, undelay, windows_of
-from samuel.config import MusicGenConfig
+from samuel.baselines.pretrained import (
+    MusicGen,
+    StableAudioOpen,
+    crossfade,
+    quiet_libraries,
+    undelay,
+    windows_of,
+)
+from samuel.config import MusicGenConfig, StableAudioOpenConfig
+from samuel.errors import InputError, MissingPartError
+from tests.baselines.layouts import OPEN_FRAMES
+from tests.generate.voices import voice
 
 CPU = torch.device("cpu")
+CONFIG = MusicGenConfig()
+
+
+@pytest.fixture
+def copied(weights: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(weights["musicgen"], tmp_path / "model"))
+
+
+def test_what_is_neither_folder_nor_repository_is_named() -> None:
+    for name in ("absent", "./absent/model", "a/b/c"):
+        with pytest.raises(MissingPartError, match="no such folder, and no hub repository"):
+            MusicGen(name, CONFIG, CPU)
+
+
+def test_another_kind_of_model_is_refused_before_its_weights_are_read(copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    for content, words in (
+        (b"\xff", "cannot be read as the configuration"),
+        (b'{"model_type": "musicgen"}', "model_type is 'musicgen', not 'musicgen_melody'"),
+    ):
+        (copied / "config.json").write_bytes(content)
+        with pytest.raises(MissingPartError, match=rf"config\.json: .*{words}"):
+            MusicGen(str(copied), CONFIG, CPU)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("pickled", "holds no safetensors; pickled weights"),
+        ("halved", r"not usable \(.*fetch it again"),
+        ("without a tensor", r"1 tensors are missing \(audio_enc_to_dec_proj\.weight\)"),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused(how: str, words: str, copied: Path) -> None:
+    file = copied / "model.safetensors"
+    if how == "pickled":
+        file.rename(copied / "pytorch_model.bin")
+    elif how == "halved":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:  # transformers would draw it at random, and say so in a log at most
+        state = load_file(file)
+        del state["audio_enc_to_dec_proj.weight"]
+        save_file(state, file, {"format": "pt"})
+    with pytest.raises(MissingPartError, match=rf"{copied}: .*{words}"):
+        MusicGen(str(copied), CONFIG, CPU)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchsde", None)
+    with pytest.raises(MissingPartError, match=r"torchsde: pip install 'samuel\[baselines\]'"):
+        StableAudioOpen("absent", StableAudioOpenConfig(), CPU)
+
+
 PROMPT = "instrumental pop"
 
 
@@ -126,3 +195,65 @@ def test_fading_keeps_what_both_agree_on_and_is_linear_elsewhere() -> None:
     assert torch.allclose(crossfade([ones, ones], places), torch.ones(1, 15))
     into = crossfade([ones, 3 * ones], places)
     assert torch.allclose(into[0], torch.tensor([1.0] * 5 + [1.0, 1.5, 2.0, 2.5, 3.0] + [3.0] * 5))
+
+
+OPEN = StableAudioOpenConfig(prompt="pop with drums", steps=3)
+LONGEST = OPEN_FRAMES * 2048
+
+
+@pytest.fixture(scope="module")
+def open_folder(weights: dict[str, Path]) -> Path:
+    return weights["stable-audio-open"]
+
+
+@pytest.fixture(scope="module")
+def open_system(open_folder: Path) -> StableAudioOpen:
+    return StableAudioOpen(str(open_folder), OPEN, CPU)
+
+
+@pytest.fixture
+def copied_open(open_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(open_folder, tmp_path / "model"))
+
+
+def test_it_is_what_the_librarys_own_pipeline_gives(open_system: StableAudioOpen, open_folder: Path) -> None:
+    with quiet_libraries():
+        from diffusers.pipelines.stable_audio.pipeline_stable_audio import StableAudioPipeline
+
+        pipeline: Any = StableAudioPipeline.from_pretrained(open_folder)
+        wanted = pipeline(
+            "pop with drums", num_inference_steps=3, audio_end_in_s=30_000.5 / SAMPLE_RATE,
+            generator=torch.Generator().manual_seed(5),
+        ).audios[0]  # fmt: skip
+    made = open_system.render(voice(30_000), seed=5)
+    assert made.shape == (2, 30_000)
+    assert np.array_equal(made, wanted.numpy())
+
+
+def test_seed_and_text_decide_and_the_vocal_does_not(open_system: StableAudioOpen, open_folder: Path) -> None:
+    first = open_system.render(voice(30_000), seed=1)
+    assert np.array_equal(open_system.render(voice(30_000, level=0.01), seed=1), first)
+    assert not np.array_equal(open_system.render(voice(30_000), seed=2), first)
+    other = StableAudioOpen(str(open_folder), OPEN.model_copy(update={"prompt": "a b c"}), CPU)
+    assert not np.array_equal(other.render(voice(30_000), seed=1), first)
+    assert open_system.conditioning == "text"
+
+
+def test_it_is_as_long_as_the_vocal_and_a_longer_one_is_refused(open_system: StableAudioOpen) -> None:
+    for samples in (1, 40_001, LONGEST - 1):
+        assert open_system.render(voice(samples), seed=0).shape == (2, samples)
+    assert open_system.render(voice(LONGEST + SAMPLE_RATE // 5), seed=0).shape == (2, LONGEST)
+    with pytest.raises(InputError, match=r"lasts 2\.00 s, and Stable Audio Open makes 1\.49 s at most"):
+        open_system.render(voice(2 * SAMPLE_RATE), seed=0)
+
+
+def test_a_part_without_a_tensor_is_named(copied_open: Path) -> None:
+    """diffusers would fill the gap with random numbers."""
+    part = "transformer"
+    file = next((copied_open / part).glob("*.safetensors"))
+    state = load_file(file)
+    lost = min(name for name in state if "weight" in name)
+    del state[lost]
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(MissingPartError, match=rf"{part}: .*{re.escape(lost)}"):
+        StableAudioOpen(str(copied_open), OPEN, CPU)
