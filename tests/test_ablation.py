@@ -117,6 +117,7 @@ def test_a_variant_that_diverges_becomes_a_row(
     popdb: Popdb, study: tuple[Settings, list[Result]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, _ = study
+
     def broken(popdb: Popdb, settings: Settings, run: Path, on_step: Any) -> Any:
         if settings.diffusion.loss_weight == "snr":
             raise DatasetError("step 0: loss nan")

@@ -16,7 +16,7 @@ from samuel.artifacts import Artifact, make_artifact
 from samuel.audio import write_wav
 from samuel.evaluate.systems import Lineup, System, Track
 from samuel.popdb.dataset import Popdb
-from samuel.popdb.published import import_published
+from samuel.popdb.exchange import import_published
 from samuel.popdb.writer import write_popdb
 from samuel.report.plots import (
     MAX_COLUMNS,
