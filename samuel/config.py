@@ -149,7 +149,7 @@ class DownloadConfig(Section):
     pause_ceiling_s: LongPause = setting(3600.0, "longest pause")
     stop_after: Count = setting(8, "passing faults in a row, without one answer between, that stop the run")
     timeout_s: Seconds = setting(900.0, "a download that takes longer is left, to be resumed at the next try")
-    proxy: Proxy | None = setting(None, "without user and password; HTTPS_PROXY may have them")
+    proxy: Proxy | None = setting(None, "as in http://host:3128; HTTPS_PROXY may have a password")
     cookies: LocalPath | None = setting(None, "file in Netscape's format; it can cost you the account")
     ytdlp: YtdlpOptions = setting({}, "further options of yt-dlp, of those that only concern the network")
 
@@ -386,7 +386,12 @@ def parse(values: Mapping[str, Any]) -> Settings:
             # It may have been refused for a secret in it; where sections disagree, given was the whole tree.
             hidden = not name or name.startswith(MAY_BE_SECRET)
             given = "" if hidden else f" (given: {fault['input']!r:.200})"
-            faults.append(f"setting {name}: {fault['msg']}{given}" if name else f"settings: {fault['msg']}")
+            wanted = ""
+            if fault["type"] == "string_pattern_mismatch":  # which says nothing to most people
+                section, field = fault["loc"][:2]
+                wanted = f"; {Settings.model_fields[str(section)].annotation.model_fields[field].description}"
+            said = f"{fault['msg']}{wanted}{given}"
+            faults.append(f"setting {name}: {said}" if name else f"settings: {said}")
         raise SettingsError("\n".join(faults)) from None
 
 

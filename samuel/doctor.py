@@ -1,15 +1,17 @@
 """What this machine has, what it lacks, and what to do about it."""
 
 import glob
+import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from samuel.config import Settings
-from samuel.errors import MissingPartError, SamuelError
+from samuel.errors import InputError, MissingPartError, SamuelError
 
 FREE_GIB_WANTED = 3  # the demo takes 2.7; what a list of songs needs is told before its first download
 
@@ -35,7 +37,7 @@ def examine(settings: Settings) -> list[Finding]:
 
     python = Finding("Python", "present", platform.python_version())
     threads = Finding("torch", "present", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
-    machine = [python, threads, _gpu(settings), _ffmpeg(), _disk(settings)]
+    machine = [python, threads, _gpu(settings), _ffmpeg(), _javascript(), _disk(settings)]
     return [*machine, *_dataset(settings), *(look(settings) for look in WEIGHTS.values())]
 
 
@@ -61,6 +63,8 @@ def require(settings: Settings, parts: set[str]) -> list[Finding]:
     needed = [_ffmpeg(), _disk(settings)]
     if parts - {"synthetic", "folder", "csv"}:  # songs are downloaded without; to look takes seconds
         needed += [_gpu(settings), *_dataset(settings)]
+    if "csv" in parts:
+        needed += [_javascript(), _cookies(settings)]
     needed += [look(settings) for name, look in WEIGHTS.items() if name in parts]
     lacking = [f"{f.name}: {f.state}, {f.detail}; {f.remedy}" for f in needed if not f.usable]
     if lacking:
@@ -98,6 +102,25 @@ def _ffmpeg() -> Finding:
         return Finding("ffmpeg", "present", Path(ffmpeg()).name + without)
     except RuntimeError as error:
         return Finding("ffmpeg", "missing", str(error), "install imageio-ffmpeg again")
+
+
+def _javascript() -> Finding:
+    places = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
+    if shutil.which("deno", path=os.pathsep.join(places)):
+        return Finding("JavaScript", "present", "deno, for yt-dlp")
+    return Finding("JavaScript", "missing", "no deno", "install yt-dlp[default,deno] again")
+
+
+def _cookies(settings: Settings) -> Finding:
+    from samuel.popdb.site import read_cookies
+
+    if (path := settings.download.cookies) is None:
+        return Finding("cookies", "present", "none: the site sees a guest")
+    try:
+        read_cookies(path)
+    except InputError as error:
+        return Finding("cookies", "missing", str(error), "correct download.cookies")
+    return Finding("cookies", "present", f"{path}: an account that the site may block")
 
 
 def _disk(settings: Settings) -> Finding:

@@ -95,3 +95,20 @@ def test_the_command_prints_a_row_for_everything(
     text = capsys.readouterr().out
     assert all(name in text for name in ("Python", "torch", "GPU", "ffmpeg", "disk"))
     assert text.splitlines()[-1].endswith("→ do this")
+
+
+def test_what_only_a_song_list_needs_is_asked_of_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cookies = tmp_path / "cookies.txt"
+    cookies.write_text("a-secret-of-the-browser")
+    settings = parse({"download": {"cookies": str(cookies)}, "data": str(tmp_path)})
+    monkeypatch.setattr("samuel.doctor.FREE_GIB_WANTED", 0)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(MissingPartError) as caught:
+        require(settings, {"csv"})
+    javascript, complaint = str(caught.value).splitlines()
+    assert javascript == "JavaScript: missing, no deno; install yt-dlp[default,deno] again"
+    assert complaint.startswith(f"cookies: missing, download.cookies {cookies}: not a cookies file")
+    assert "a-secret" not in complaint
+    require(settings, {"synthetic"})

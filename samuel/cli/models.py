@@ -257,6 +257,8 @@ def _renderer(system: str, settings: Settings, model: str | None) -> "Renderer":
         return MusicGen(model or MusicGen.repository, settings.musicgen, device)
     if system == "stable-audio-open":
         return StableAudioOpen(model or StableAudioOpen.repository, settings.stable_audio_open, device)
+    if any(given.startswith("musicgen.prompt=") for given in click.get_current_context().meta["overrides"]):
+        raise InputError("--prompt: SAMUeL reads no text; leave it out")
     if model is None:
         raise InputError("--model is missing: give the folder of a trained model")
     trained, codec, device = _load(Path(model), settings)
