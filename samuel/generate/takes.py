@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samuel import __version__
-from samuel.artifacts import fsync, sha256, write_json
+from samuel.artifacts import fsync, read_json, sha256, write_json
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec, decode_windows, same_codec
@@ -101,6 +101,17 @@ class Take:
     record: Path
     seed: int
 
+    def require_free(self) -> None:
+        """Refuse to take the place of what was not asked to go: only OUTPUT itself was named."""
+        output.require_writable(self.accompaniment)
+        output.require_writable(self.mix)
+        try:
+            ours = "samuel" in read_json(self.record)
+        except (OSError, ValueError, TypeError):
+            ours = False
+        if taken := [path for path in (self.record, self.mix) if path.exists() and not ours]:
+            raise InputError(f"{taken[0]}: is there, and of no earlier take; move it, or give another output")
+
 
 @dataclass(frozen=True)
 class Request:
@@ -139,8 +150,7 @@ def generate(request: Request, model: TrainedModel, codec: Codec, on_progress: O
     takes = request.plan()
     require_codec(model, codec)
     for take in takes:
-        output.require_writable(take.accompaniment)
-        output.require_writable(take.mix)
+        take.require_free()
     with tempfile.TemporaryDirectory(prefix="samuel-") as folder:
         workspace = Path(folder)
         vocal = vocal_of(request.vocal, workspace, length_s=request.length_s)

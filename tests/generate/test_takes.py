@@ -160,3 +160,17 @@ def test_ranges_are_read_as_people_write_them() -> None:
     for text in ("", "-", "5", "5-3", "5-5", "-5-3", "1-2,", "nan-inf", "1-2-3", "1e3-2e3"):
         with pytest.raises(InputError, match="write them as 0-12"):
             ranges_of(text)
+
+
+def test_only_takes_of_ours_are_replaced(make: Make, tmp_path: Path) -> None:
+    for sampling in (SEED_5, SEED_6):
+        (take,) = make(sampling=sampling)
+        assert json.loads(take.record.read_text())["seed"] == sampling.seed
+    (tmp_path / "a").mkdir()
+    for name, content in (("band.json", "{}"), ("band-mix.wav", "a friend's")):
+        place = tmp_path / "a" / name
+        place.write_text(content)
+        with pytest.raises(InputError, match=rf"{name}: is there, and of no earlier take"):
+            make(output=tmp_path / "a" / "band.wav")
+        assert place.read_text() == content
+        place.unlink()
