@@ -44,7 +44,7 @@ class Score:
     unit: str  # of its values, or their range
     better: str  # of the three above
     needs: Need
-    measure: Callable[..., Any] | str  # or "module:function", imported when it is called: it loads much
+    measure: Any  # a function, or "module:function", imported when it is called: it loads much
     meaning: str  # one sentence
     digits: int = 3  # of a mean; its interval has one fewer, where it has any
     scorer: str = ""  # the choice in `evaluation.scorers` that measures it; none: always

@@ -195,13 +195,15 @@ def measure_tracks(
             if pairing := paired.get(score):
                 columns[score, OWN], columns[score, OTHERS] = pairing.own, pairing.others()
                 following.setdefault(score, {})[system] = pairing.summary()
-            values: dict[str, Any] = {t: s.values[score] for t, s in sounds.items() if score in s.values}
+            own: dict[str, Any] = {t: s.values[score] for t, s in sounds.items() if score in s.values}
             found = findings.by_track.get(score, {}).get(system, {})
-            if values := values | {track: v for track, v in found.items() if track in vocals}:
-                columns[score, None] = values
+            if own := own | {track: v for track, v in found.items() if track in vocals}:
+                columns[score, None] = own
         for (score, against), values in columns.items():
             if against != OTHERS:
-                means.setdefault(score, {})[system] = mean_interval(list(values.values()))
+                means.setdefault(score, {})[system] = mean_interval(
+                    np.array(list(values.values()), dtype=np.float64)
+                )
         for track in lineup.tracks:
             for (score, against), values in columns.items():
                 if track.name in values:

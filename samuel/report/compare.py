@@ -164,7 +164,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
             before, after = first.summary.get(part), run.summary.get(part)
             if before != after:
                 lines.append(f"{part} differ: {before!s:.200} in {first.name}, {after!s:.200} in {run.name}")
-        tracks = [{track for values in of.values.values() for track in values.index} for of in (first, run)]
+        tracks = [{str(t) for values in of.values.values() for t in values.index} for of in (first, run)]
         if other := sorted(t for t in tracks[0] & tracks[1] if not _same_song(first, run, t)):
             of_one_name = f"tracks of one name in {first.name} and {run.name}"
             lines.append(

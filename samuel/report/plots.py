@@ -23,10 +23,8 @@ Metrics = Sequence[dict[str, Any]]
 SMOOTHED_STEPS, MARKED_POINTS = 15, 40
 COURSES = {"gradient_norm": "gradient norm,\nbefore clipping", "learning_rate": "learning rate"}
 LATIN_END = 0x250  # of the blocks that matplotlib's own font covers whole
-SHARE_BINS = 20
 OWN, OTHER = "tab:blue", "0.45"
-LINE_INCHES = 0.3
-LONGEST_NAME = 34
+LONGEST_NAME, LINE_INCHES, SHARE_BINS = 34, 0.3, 20
 N_FFT, MEL_BANDS, RANGE_DB = 4096, 96, 80.0
 MAX_COLUMNS = 1000  # of a spectrogram: more than a page has pixels
 TICKS_HZ = (125, 500, 2000, 8000)
@@ -56,7 +54,10 @@ def plot_loss(metrics: Metrics, path: Path) -> None:
     smoothed = errors.rolling(window, center=True, min_periods=1).mean()
     plot.plot(errors, color="0.85", linewidth=0.8, zorder=1, label="training, each step")
     plot.plot(smoothed, color="tab:blue", label=f"training, mean over {window:,} steps")
-    highest = [smoothed.max(), errors.quantile(0.995, "lower")]  # which a stray step does not set
+    highest = [
+        smoothed.max(),
+        errors.quantile(0.995, interpolation="lower"),
+    ]  # which a stray step does not set
     columns = ("validation_loss", "validation_shuffled")
     own, other = (table[name].dropna() if name in table else pd.Series(dtype=float) for name in columns)
     style = "o-" if len(own) <= MARKED_POINTS else "-"
