@@ -20,12 +20,12 @@ from samuel.artifacts import Artifact
 from samuel.codecs.mel import MelCodec
 from samuel.config import PopdbConfig
 from samuel.errors import DatasetError
-from samuel.popdb.accounts import LATENTS, Row, pair_rows, song_rows
 from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.folder import Folder
 from samuel.popdb.loader import Batches
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
+from samuel.popdb.tables import LATENTS, Row, pair_rows, song_rows
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import Content, Pair, save
 

@@ -12,7 +12,7 @@ from samuel.codecs.mel import MelCodec
 from samuel.config import PopdbConfig, SeparatorConfig, Settings
 from samuel.device import resolve_device
 from samuel.errors import MissingPartError
-from samuel.popdb.stages import vocal_activity, vocal_share
+from samuel.popdb.vocal_activity import vocal_activity, vocal_share
 from samuel.separators import Separator, load_separator
 from samuel.synthetic.song import SyntheticSong, compose
 

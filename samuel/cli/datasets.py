@@ -38,10 +38,11 @@ def _print_made(popdb: "Popdb") -> None:
 @click.command(cls=SettingsCommand, uses=("data", "songs", "download"), interrupted=GOES_ON)
 def download(settings: Settings) -> None:
     """Acquire the songs of the list, and account for each; the rest is the flow's."""
-    from samuel.popdb.accounts import funnel, require_space, same_recordings, song_rows, text_of, write_songs
+    from samuel.popdb.accounts import funnel, require_space, text_of
     from samuel.popdb.acquire import acquire_songs
     from samuel.popdb.parts import Parts
     from samuel.popdb.songs import list_songs
+    from samuel.popdb.tables import same_recordings, song_rows, write_songs
 
     require(settings, {settings.songs.source})
     listed = list_songs(settings.songs, settings.data)

@@ -19,7 +19,8 @@ from samuel.audio import SAMPLE_RATE, Audio, decode_to_wav, read_blocks, read_wa
 from samuel.codecs.base import Codec, encode_windows
 from samuel.errors import InputError
 from samuel.generate.output import explain_no_space, level_db, write_stream
-from samuel.popdb.stages import MOST_PEAK, SILENCE_DBFS
+from samuel.popdb.stages import MOST_PEAK
+from samuel.popdb.vocal_activity import SILENCE_DBFS
 from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)

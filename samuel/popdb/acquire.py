@@ -26,8 +26,9 @@ from samuel.config import DownloadConfig
 from samuel.errors import InputError, OperatorError, SongError
 from samuel.popdb.duplicates import fingerprint, supported, to_text
 from samuel.popdb.parts import Parts
+from samuel.popdb.rate_limit import RateLimiter
 from samuel.popdb.search import Hit, duration_of, is_live, rank, search, summarise_refusals
-from samuel.popdb.site import DISK_REMEDY, RateLimiter, YtDlp, site_options, translated_errors
+from samuel.popdb.site import DISK_REMEDY, YtDlp, site_options, translated_errors
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status, attempt, attempts_failed
 

@@ -35,8 +35,8 @@ from torch.utils.data import Dataset
 from samuel.artifacts import FileRecord
 from samuel.codecs import CodecInfo
 from samuel.errors import DatasetError, InputError, NewerFormatError, first_fault
-from samuel.popdb.accounts import INDEX_SCHEMA, SONGS_SCHEMA, Row, read_table
 from samuel.popdb.folder import REMEDY, Folder, open_folder, open_regular
+from samuel.popdb.tables import INDEX_SCHEMA, SONGS_SCHEMA, Row, read_table
 
 STREAMS = ("vocal", "accompaniment")
 LONGEST_HEADER, MOST_OPEN = 2**16, 128  # a process may have 256 files open on some systems

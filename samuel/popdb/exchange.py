@@ -35,10 +35,10 @@ from samuel.codecs.base import PUBLISHED
 from samuel.codecs.stable_audio_open import PUBLISHED_INFO
 from samuel.config import parse
 from samuel.errors import DatasetError, InputError
-from samuel.popdb.accounts import Row
 from samuel.popdb.dataset import MANIFEST, Popdb, finite, pair_sha256, read_popdb
 from samuel.popdb.folder import Folder, open_folder
 from samuel.popdb.status import Status
+from samuel.popdb.tables import Row
 from samuel.popdb.writer import Content, Pair, save
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from samuel.artifacts import Store
 from samuel.config import Settings
-from samuel.popdb.site import RateLimiter
+from samuel.popdb.rate_limit import RateLimiter
 
 if TYPE_CHECKING:  # a run that only downloads needs no torch
     import torch

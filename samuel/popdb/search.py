@@ -23,7 +23,8 @@ from rapidfuzz import fuzz
 
 from samuel.config import DownloadConfig
 from samuel.errors import SongError
-from samuel.popdb.site import RateLimiter, YtDlp, site_options, translated_errors
+from samuel.popdb.rate_limit import RateLimiter
+from samuel.popdb.site import YtDlp, site_options, translated_errors
 from samuel.popdb.songs import normalise_title
 from samuel.popdb.status import Status
 

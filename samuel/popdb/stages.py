@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save
-from scipy.ndimage import binary_opening
 from torch import Tensor
 
 from samuel.artifacts import Artifact, digest, make_artifact
@@ -29,6 +27,7 @@ from samuel.errors import InputError, MissingPartError, SettingsError, SongError
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status, attempt
+from samuel.popdb.vocal_activity import SILENCE_DBFS, vocal_activity, vocal_share
 from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
@@ -39,16 +38,8 @@ TRUE_STEMS, TRUE_STEMS_VERSION = "true-stems/1", 1
 AUDIO, LATENTS = "audio.wav", "latents.safetensors"
 VOCALS, ACCOMPANIMENT = STEMS = ("vocals.flac", "accompaniment.flac")
 FULL_SCALE = 2**23  # of the 24 bits that stems are stored in
-SILENCE_DBFS = -60.0  # a song below this level has nothing to separate
 MOST_PEAK = 16.0  # lossy sources overshoot full scale by a half; what is far above it was never scaled to it
-# A fixed gate takes a separator's bleed for singing, so the threshold follows the song's own level.
-HOP, HOP_S = SAMPLE_RATE // 20, 0.05  # samples between frames; a frame is two hops long
-START_DB, STAY_DB = -25.0, -35.0  # vocal level relative to the song's, at which singing starts and goes on
-BLEED_DB = -20.0  # vocal level relative to the mix of the same frame, below which it is bleed
-GAP_FRAMES = 6  # shorter pauses (under 0.3 s) are filled
-RUN_FRAMES = 4  # shorter activity (under 0.2 s) is dropped
 
-Flags = NDArray[np.bool_]
 Done = Callable[[Outcome], object]
 
 
@@ -309,40 +300,3 @@ def _encode_chunks(codec: Codec, stem: Audio, chunks: int, chunk_frames: int) ->
     if not torch.isfinite(whole).all():
         raise SongError(Status.NOT_FINITE, f"latents of {info} hold values that float16 cannot")
     return whole.unflatten(1, (chunks, chunk_frames)).movedim(1, 0).contiguous()
-
-
-def vocal_activity(vocals: Audio, mix: Audio) -> Flags:
-    """Flags for frames of 100 ms every 50 ms: True where somebody sings.
-
-    (2, S) vocal stem and (2, S) song → (F,), F = ceil(S / 2205); frame i is centred at (i + 1) · 50 ms.
-    """
-    vocal_db, mix_db = _levels_db(vocals), _levels_db(mix)
-    audible = mix_db > SILENCE_DBFS
-    if not audible.any():
-        return np.zeros(len(mix_db), dtype=np.bool_)
-    song_db = 10.0 * np.log10(np.mean(10.0 ** (mix_db[audible] / 10.0)))
-    present = vocal_db - mix_db > BLEED_DB
-    starts = present & (vocal_db > max(song_db + START_DB, SILENCE_DBFS))
-    stays = present & (vocal_db > max(song_db + STAY_DB, SILENCE_DBFS))
-    # On from a start until the first frame that does not stay.
-    index = np.arange(len(starts))
-    last_start = np.maximum.accumulate(np.where(starts, index, -1))
-    active = last_start > np.maximum.accumulate(np.where(stays, -1, index))
-    silent = np.pad(~active, GAP_FRAMES, constant_values=True)  # what is before and after is no gap
-    filled = ~np.asarray(binary_opening(silent, np.ones(GAP_FRAMES)), np.bool_)[GAP_FRAMES:-GAP_FRAMES]
-    return np.asarray(binary_opening(filled, np.ones(RUN_FRAMES)), np.bool_)
-
-
-def vocal_share(active: Flags, start_s: float, duration_s: float) -> float:
-    """Share of the frames centred in [start_s, start_s + duration_s) that are active; 0 without frames."""
-    centres_s = (np.arange(len(active)) + 1) * HOP_S
-    inside = active[(centres_s >= start_s) & (centres_s < start_s + duration_s)]
-    return float(inside.mean()) if inside.size else 0.0
-
-
-def _levels_db(audio: Audio) -> NDArray[np.float64]:
-    """(2, S) → (ceil(S / hop),) mean power of each frame in dB, -120 for silence."""
-    hops = -(-audio.shape[1] // HOP)
-    power = np.square(audio, dtype=np.float64).mean(axis=0)
-    sums = np.pad(power, (0, (hops + 1) * HOP - len(power))).reshape(-1, HOP).sum(axis=1)
-    return 10.0 * np.log10(np.maximum((sums[:-1] + sums[1:]) / (2 * HOP), 1e-12))

@@ -18,9 +18,9 @@ import pandas as pd
 from samuel.artifacts import sha256
 from samuel.errors import DatasetError
 from samuel.popdb import dataset
-from samuel.popdb.accounts import INDEX_SCHEMA, SONGS_SCHEMA, Row, counts_of
 from samuel.popdb.dataset import CARD, MANIFEST, OWN_NAME, REBUILD, SPLITS, ChannelSums
 from samuel.popdb.folder import Folder, open_folder
+from samuel.popdb.tables import INDEX_SCHEMA, SONGS_SCHEMA, Row, counts_of
 
 NAMED = 8  # pairs named in a line
 AT_ONCE = 4  # shards that are read side by side: hashing leaves Python's lock to the others

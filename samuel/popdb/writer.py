@@ -23,11 +23,11 @@ from samuel.artifacts import Artifact, Store, explain_full_disk, json_bytes
 from samuel.codecs import CodecInfo
 from samuel.config import Settings
 from samuel.errors import DatasetError, InputError, NewerFormatError
-from samuel.popdb import accounts, dataset
-from samuel.popdb.accounts import LATENTS, Row, chunks_kept
+from samuel.popdb import dataset, tables
 from samuel.popdb.dataset import CARD, MANIFEST, OWN_NAME, ChannelSums, Halves, Popdb
 from samuel.popdb.folder import Folder, open_folder
 from samuel.popdb.status import Outcome
+from samuel.popdb.tables import LATENTS, Row, chunks_kept
 
 WIDEST_BAR = 40
 # The hub's names, and the count from which each holds.
@@ -60,8 +60,8 @@ def write_popdb(outcomes: Sequence[Outcome], settings: Settings, store: Store | 
     """
     config, least = settings.popdb, settings.popdb.min_vocal_share
     outcomes = sorted(outcomes, key=lambda outcome: outcome.song.song_id)
-    groups = accounts.same_recordings(outcomes)
-    songs = accounts.song_rows(outcomes, groups, least)
+    groups = tables.same_recordings(outcomes)
+    songs = tables.song_rows(outcomes, groups, least)
     kept = [outcome for outcome in outcomes if chunks_kept(outcome, least)]
     if not kept:
         failed = next((row for row in songs if row["status"] != "ok"), None)
@@ -76,7 +76,7 @@ def write_popdb(outcomes: Sequence[Outcome], settings: Settings, store: Store | 
     }
     artifacts = {outcome.song.song_id: outcome.artifact for outcome in kept if outcome.artifact}
     store = store or Store(settings.data, settings.store)
-    rows = accounts.pair_rows(kept, groups, least, config.validation_share, config.seed)
+    rows = tables.pair_rows(kept, groups, least, config.validation_share, config.seed)
     content = Content(rows, lambda rows: _encoded(rows, artifacts, store), songs, made_of)
     folder = open_folder(settings.popdb_path, config.cache)
     with folder.locked():
@@ -110,12 +110,12 @@ def save(folder: Folder, content: Content, old: Popdb | None) -> Popdb:
     try:
         with explain_full_disk(folder.location, remedy):
             rows, stats = _keep_shards(files, content, old) or _write_shards(files, content)
-            index = accounts.table_bytes(rows, accounts.INDEX_SCHEMA)
-            songs = accounts.table_bytes(content.songs, accounts.SONGS_SCHEMA)
+            index = tables.table_bytes(rows, tables.INDEX_SCHEMA)
+            songs = tables.table_bytes(content.songs, tables.SONGS_SCHEMA)
             info = content.made_of | {
                 "format_version": dataset.FORMAT_VERSION,
                 "content_sha256": dataset.content_digest(rows),
-                "counts": accounts.counts_of(rows, content.songs),
+                "counts": tables.counts_of(rows, content.songs),
                 "stats": stats,
                 "index": files.add("index-{}.parquet", index),
                 "songs": files.add("songs-{}.parquet", songs),

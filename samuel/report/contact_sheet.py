@@ -19,7 +19,7 @@ from samuel.errors import MissingPartError
 from samuel.evaluate.features import log_mel_db
 from samuel.generate import mix
 from samuel.popdb.dataset import STREAMS, Popdb
-from samuel.popdb.stages import HOP_S, vocal_activity
+from samuel.popdb.vocal_activity import HOP_S, vocal_activity
 from samuel.report.plots import band_of, drawable, save
 
 SHEET, CLIP_S, LONGEST_NAME = "contact-sheet.png", 15.0, 40

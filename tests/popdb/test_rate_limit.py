@@ -13,7 +13,7 @@ import pytest
 
 from samuel.config import DownloadConfig
 from samuel.errors import OperatorError
-from samuel.popdb.site import RateLimiter, Request
+from samuel.popdb.rate_limit import RateLimiter, Request
 from samuel.popdb.status import Status
 
 START_S = 1_700_000_000.0
@@ -39,7 +39,7 @@ class Time:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Time:
     made = Time()
-    monkeypatch.setattr("samuel.popdb.site.time", made)
+    monkeypatch.setattr("samuel.popdb.rate_limit.time", made)
     return made
 
 

@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from samuel.errors import DatasetError
-from samuel.popdb.accounts import INDEX_SCHEMA, SONGS_SCHEMA, read_table, table_bytes
 from samuel.popdb.dataset import Popdb, content_digest, open_popdb, pair_sha256
 from samuel.popdb.status import Status
+from samuel.popdb.tables import INDEX_SCHEMA, SONGS_SCHEMA, read_table, table_bytes
 from samuel.popdb.verify import verify
 from samuel.popdb.writer import write_popdb
 from tests.popdb.latents import FRAMES, encoded_song, failed_song, flip_bit, small_settings

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samuel.audio import SAMPLE_RATE, Audio
-from samuel.popdb.stages import vocal_activity, vocal_share
+from samuel.popdb.vocal_activity import vocal_activity, vocal_share
 
 SECONDS = 20
 RNG = np.random.default_rng(0)
