@@ -388,8 +388,8 @@ def parse(values: Mapping[str, Any]) -> Settings:
             given = "" if hidden else f" (given: {fault['input']!r:.200})"
             wanted = ""
             if fault["type"] == "string_pattern_mismatch":  # which says nothing to most people
-                section, field = fault["loc"][:2]
-                wanted = f"; {Settings.model_fields[str(section)].annotation.model_fields[field].description}"
+                section, field = map(str, fault["loc"][:2])
+                wanted = f"; {type(getattr(Settings(), section)).model_fields[field].description}"
             said = f"{fault['msg']}{wanted}{given}"
             faults.append(f"setting {name}: {said}" if name else f"settings: {said}")
         raise SettingsError("\n".join(faults)) from None

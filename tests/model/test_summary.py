@@ -9,10 +9,14 @@ def test_summary_is_counted_by_hand() -> None:
     network, frames = SamuelUNet(SMALL), 512
     *parts, total = summary(network, frames)
     products: list[int] = []  # multiplications and additions of convolutions and linear layers, as they run
-    for layer in (layer for layer in network.modules() if isinstance(layer, nn.Conv1d | nn.Linear)):
-        layer.register_forward_hook(
-            lambda layer, _, out: products.append(2 * layer.weight[0].numel() * out.numel())
-        )
+
+    def count(layer: nn.Module, _: object, out: torch.Tensor) -> None:
+        assert isinstance(layer, nn.Conv1d | nn.Linear)
+        products.append(2 * layer.weight[0].numel() * out.numel())
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv1d | nn.Linear):
+            layer.register_forward_hook(count)
     x = torch.zeros(1, 64, frames)
     with torch.inference_mode():
         network(x, torch.tensor([0]), x)
