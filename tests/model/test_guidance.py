@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from samuel.config import SamplingConfig
-from samuel.model.guidance import guided
+from samuel.model.sample import guided
 
 T = 800
 
