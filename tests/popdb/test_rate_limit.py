@@ -148,7 +148,7 @@ def other_process(folder: Path) -> None:
     write(folder / "started", "\n".join(map(repr, started)))
     limiter = RateLimiter(config(search_interval_s=600), folder)
     try:
-        for _ in range(2):
+        while True:  # the other's shorter interval may still hold for some of these
             limiter.wait("search")
     except OperatorError as error:
         write(folder / "message", str(error))
