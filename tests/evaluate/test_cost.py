@@ -14,8 +14,17 @@ from samuel.codecs import load_codec
 from samuel.config import CodecConfig, Settings
 from samuel.errors import InputError
 from samuel.evaluate import cost
-from samuel.evaluate.cost import Peak, make_cost, measure, measure_efficiency, stated_efficiency
-from samuel.evaluate.scores import Evaluation
+from samuel.evaluate.cost import (
+    TABLE_I,
+    TABLE_II,
+    TRACK_S,
+    Peak,
+    make_cost,
+    measure,
+    measure_efficiency,
+    stated_efficiency,
+)
+from samuel.evaluate.scores import AUDIOBOX, Evaluation
 from samuel.evaluate.systems import Lineup, System, SystemRecord
 from tests.models import small_model
 from tests.popdb.latents import small_settings
@@ -131,3 +140,11 @@ def test_a_stated_time_is_the_median_over_tracks_of_any_length(settings: Setting
     assert found.by_system == {"efficiency": {"Other": row, **costs}}
     with pytest.raises(InputError, match="no system states what it cost"):
         measure_efficiency(Evaluation(Lineup((), ()), 0, settings.evaluation, tmp_path))
+
+
+def test_the_papers_tables_are_those_of_the_paper() -> None:
+    assert list(TABLE_I["SAMUeL"].values()) == [5.73, 5.14, 2.93, 4.97]
+    assert all(tuple(row) == AUDIOBOX for row in TABLE_I.values())
+    assert [name for name, row in TABLE_II.items() if row["at_least"]] == ["Jukebox"]
+    assert TABLE_II["SAMUeL"]["real_time_factor"] == pytest.approx(21 / 47.55)
+    assert abs(TRACK_S - 1024 * 2048 / 44100) < 0.01
