@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -28,11 +29,11 @@ def side_by_side(
     def begin(item: Item) -> Result:
         if over.is_set():
             raise StoppedError("not begun: the run ended")
-        try:
-            return work(item)
-        except BaseException:
-            over.set()
-            raise
+        with ExitStack() as failed:
+            failed.callback(over.set)
+            result = work(item)
+            failed.pop_all()
+        return result
 
     executor = ThreadPoolExecutor(workers)
     # Each with the caller's context, or a log could not tell whose run a thread works for.
