@@ -16,8 +16,8 @@ from samuel.artifacts import Artifact
 from samuel.config import Preset, Settings
 from samuel.device import resolve_device
 from samuel.doctor import require
-from samuel.popdb.accounts import counted
 from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.text import counted
 
 
 @flow(name="ablate", flow_run_name=run_name("{ablation.seeds}-seeds-{training.steps}-steps"))

@@ -28,12 +28,13 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from samuel.artifacts import Artifact, read_json, read_jsonl
 from samuel.config import Settings, TrainingConfig
 from samuel.popdb import accounts
-from samuel.popdb.accounts import STEPS, Progress, duration, step_row
+from samuel.popdb.accounts import STEPS, Progress, step_row
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.songs import Song, SongList
 from samuel.popdb.status import Outcome
 from samuel.report.evaluation import score_table
 from samuel.report.html import data_url, number
+from samuel.text import duration, text_of
 
 Item = TypeVar("Item")
 
@@ -185,7 +186,7 @@ def show_dataset(popdb: Popdb, outcomes: Sequence[Outcome]) -> None:
     songs = popdb.songs(accounts.WHY_NO_PAIR).to_pylist()  # without the candidates, which are many
     kept = accounts.step_into_dataset(songs, popdb.info["settings"]["min_vocal_share"])
     rows = [*accounts.funnel(outcomes), kept]
-    get_run_logger().info("What became of the songs\n%s", accounts.text_of(rows))
+    get_run_logger().info("What became of the songs\n%s", text_of(rows))
     show(TableArtifact, "songs", "What became of the songs", table=rows)
     numbers = [{"count": name, "value": value} for name, value in popdb.info["counts"].items()]
     show(TableArtifact, "popdb", f"POPDB at {popdb.location}", table=numbers)

@@ -15,13 +15,14 @@ from samuel.config import Preset
 from samuel.doctor import dataset_parts, require
 from samuel.popdb import songs as catalog
 from samuel.popdb import stages
-from samuel.popdb.accounts import counted, require_space
+from samuel.popdb.accounts import require_space
 from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import SongList
 from samuel.popdb.status import Outcome
 from samuel.popdb.writer import require_place, write_popdb
+from samuel.text import counted
 
 THREADS = 3  # a group downloads while the one before it is separated and the one before that encoded
 

@@ -22,11 +22,11 @@ from samuel.evaluate.scores import find_score, in_order
 from samuel.evaluate.summary import score_lineup
 from samuel.evaluate.systems import OURS
 from samuel.evaluate.tracks import choose_pairs, lineup_of, make_track, require_codec
-from samuel.popdb.accounts import counted
 from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.parts import Parts
 from samuel.report.html import number
 from samuel.report.report import SUMMARY, write_report
+from samuel.text import counted
 from samuel.train import fit, run_folder
 
 

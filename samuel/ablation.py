@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, read_jsonl, write_json
-from samuel.config import Factor, LossWeight, Mixing, Settings
+from samuel.config import SEEDS, Factor, LossWeight, Mixing, Settings
 from samuel.device import resolve_device
 from samuel.errors import DatasetError, SettingsError
 from samuel.model.unet import SamuelUNet, parameter_count
@@ -29,7 +29,6 @@ Value: TypeAlias = str | int | float
 Spread: TypeAlias = dict[str, Any]  # `mean` and sample standard `deviation` (n - 1) of `count` numbers
 
 VERSION = 1
-SEEDS = 2**32  # there are no more
 MARK_ERRORS = 2.0  # standard errors that a mean difference has to exceed to be marked
 LEAST_SEEDS = 3  # with fewer, a deviation says nothing
 VALUES: Mapping[Factor, tuple[str, tuple[Value, ...]]] = {

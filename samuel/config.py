@@ -43,7 +43,8 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Pause = Annotated[float, Field(ge=0, le=3600)]
 LongPause = Annotated[float, Field(gt=0, le=86_400)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SEEDS = 2**32  # there are no more; the last one is followed by the first
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 STABLE_AUDIO = "stabilityai/stable-audio-open-1.0"

@@ -14,6 +14,7 @@ from samuel.cli import datasets, evaluation, models
 from samuel.cli.options import GOES_ON, STOPPED, PlainFormatter, SettingsCommand, describe, plain
 from samuel.config import Settings
 from samuel.errors import SamuelError
+from samuel.text import text_of
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
@@ -72,8 +73,6 @@ def demo(context: click.Context, settings: Settings) -> int:  # checked before P
 @click.argument("section", required=False)
 def show_settings(settings: Settings, section: str | None) -> None:
     """Print every setting, or those of a section: its value, what it is, its bounds."""
-    from samuel.popdb.accounts import text_of
-
     rows = [row for row in describe(settings) if section in (None, row["setting"].partition(".")[0])]
     if not rows:
         raise click.UsageError(f"no section {section!r}; there are {', '.join(Settings.model_fields)}")

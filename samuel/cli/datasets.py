@@ -11,6 +11,7 @@ from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, plain
 from samuel.config import Settings
 from samuel.doctor import require
 from samuel.errors import InputError, MissingPartError
+from samuel.text import counted, text_of
 
 if TYPE_CHECKING:
     from samuel.popdb.dataset import Popdb
@@ -31,14 +32,13 @@ def _open(settings: Settings, dataset: str | None) -> "Popdb":
 
 
 def _print_made(popdb: "Popdb") -> None:
-    count = popdb.info["counts"]["pairs"]
-    print(f"{plain(popdb.location)}: {count:,} pair{'' if count == 1 else 's'}")
+    print(f"{plain(popdb.location)}: {counted(popdb.info['counts']['pairs'], 'pair')}")
 
 
 @click.command(cls=SettingsCommand, uses=("data", "songs", "download"), interrupted=GOES_ON)
 def download(settings: Settings) -> None:
     """Acquire the songs of the list, and account for each; the rest is the flow's."""
-    from samuel.popdb.accounts import funnel, require_space, text_of
+    from samuel.popdb.accounts import funnel, require_space
     from samuel.popdb.acquire import acquire_songs
     from samuel.popdb.parts import Parts
     from samuel.popdb.songs import list_songs
@@ -62,7 +62,7 @@ def download(settings: Settings) -> None:
 @click.option("--songs", type=click.IntRange(1, 100_000), required=True, help="How many, of two minutes.")
 def synthesise(settings: Settings, songs: int) -> None:
     """Make a dataset of synthetic songs from their true stems, which no separator has touched."""
-    from samuel.popdb.accounts import funnel, text_of
+    from samuel.popdb.accounts import funnel
     from samuel.popdb.parts import Parts
     from samuel.popdb.stages import encode_true_stems
     from samuel.popdb.writer import require_place, write_popdb

@@ -11,6 +11,7 @@ from samuel.artifacts import explain_full_disk, read_json
 from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, ending_cleanly, plain
 from samuel.config import Settings
 from samuel.errors import InputError
+from samuel.text import text_of
 
 
 @click.command(cls=SettingsCommand, uses=("artifacts", "device", "codec", "evaluation"), interrupted=GOES_ON)
@@ -82,7 +83,6 @@ def compare(runs: tuple[Path, ...], output: Path | None) -> None:
 
     RUNS are folders of reports or of their scores; the first is what the others are held to.
     """
-    from samuel.popdb.accounts import text_of
     from samuel.report.compare import compare as differences
     from samuel.report.compare import legend, notes, read_runs, table_rows, write_comparison
 

@@ -16,6 +16,7 @@ from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, endin
 from samuel.config import Sampler, SamplingConfig, Settings, parse
 from samuel.doctor import require
 from samuel.errors import InputError, MissingPartError
+from samuel.text import text_of
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +116,6 @@ def summary(settings: Settings, frames: int) -> None:
     """Print parameters and operations of the network, part by part, for one item."""
     from samuel.model.unet import SamuelUNet
     from samuel.model.unet import summary as parts_of
-    from samuel.popdb.accounts import text_of
 
     parts = parts_of(SamuelUNet(settings.model, settings.diffusion), frames)
     rows = []

@@ -23,6 +23,7 @@ from samuel.evaluate.scores import Evaluation, Findings
 from samuel.evaluate.systems import System
 from samuel.generate import accompany_latents
 from samuel.model.unet import parameter_count
+from samuel.text import counted
 
 TRACK_S = 47.55  # of the tracks that the paper scores and times
 TABLE_I = {
@@ -159,6 +160,5 @@ def machine_name(device: torch.device) -> str:
     text = CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     name = found[1].strip() if found else platform.processor() or platform.machine() or "unknown processor"
-    cores = torch.get_num_threads()
-    counted = f"{cores} {'core' if cores == 1 else 'cores'}"
-    return f"{name}, {counted if device.type == 'cpu' else device.type}"
+    cores = counted(torch.get_num_threads(), "core")
+    return f"{name}, {cores if device.type == 'cpu' else device.type}"

@@ -64,10 +64,8 @@ class Features:
         """Those of the beginning: so many frames of level, which last so many seconds."""
         if self.level_db.size == frames and self.duration_s == duration_s:
             return self
-        chroma, beats_s = (
-            self.chroma[:, : -(-frames // CHROMA_EVERY)],
-            self.beats_s[self.beats_s < duration_s],
-        )
+        chroma = self.chroma[:, : -(-frames // CHROMA_EVERY)]
+        beats_s = self.beats_s[self.beats_s < duration_s]
         level_db, onsets = self.level_db[:frames], self.onsets[:frames]
         return Features(chroma, level_db, onsets, beats_s, key_of(chroma), duration_s)
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 RESAMPLES = 9_999
 SEED = 0
 CONFIDENCE = 0.95
+SIGNIFICANT = 0.05  # below it, p says that something is more than noise
 LEAST_RESAMPLED = 6
 BATCH = 1000  # resamples in memory at a time
 

@@ -16,7 +16,7 @@ from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, sha
 from samuel.audio import read_wav, write_wav
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec, decode_audio, encode_audio, same_codec
-from samuel.config import CodecConfig, SamplingConfig
+from samuel.config import SEEDS, CodecConfig, SamplingConfig
 from samuel.errors import CheckpointError, InputError, SettingsError
 from samuel.evaluate.features import load_start
 from samuel.evaluate.scores import Each
@@ -28,7 +28,6 @@ from samuel.popdb.loader import evaluation_pairs
 
 VERSION = 3
 LATENTS, ROUND_TRIP = "latents.safetensors", "round-trip.wav"
-SEEDS = 2**32
 
 
 def choose_pairs(popdb: Popdb, tracks: int) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from samuel.artifacts import fsync, read_json, sha256, write_json
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec, decode_windows, same_codec
-from samuel.config import SamplingConfig
+from samuel.config import SEEDS, SamplingConfig
 from samuel.device import inference, uses_bf16
 from samuel.errors import CheckpointError, InputError
 from samuel.generate import output
@@ -136,7 +136,7 @@ class Request:
         for number in range(self.takes):
             stem = self.output.stem if self.takes == 1 else f"{self.output.stem}-{number + 1}"
             places = self.output.with_stem(stem), self.output.with_stem(f"{stem}-mix")
-            seed = (self.sampling.seed + number) % 2**32  # the last one there is has a successor too
+            seed = (self.sampling.seed + number) % SEEDS
             takes.append(Take(*places, record=self.output.with_name(f"{stem}.json"), seed=seed))
         read = [self.vocal, self.keep.accompaniment] if self.keep else [self.vocal]
         for place in (path for take in takes for path in (take.accompaniment, take.mix) if path.exists()):

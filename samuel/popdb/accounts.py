@@ -18,6 +18,7 @@ from samuel.errors import OperatorError
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 from samuel.popdb.tables import Row
+from samuel.text import text_of
 
 if TYPE_CHECKING:  # a run that only downloads needs no torch
     from samuel.popdb.dataset import Popdb
@@ -30,9 +31,8 @@ BYTES_PER_S = {
     "latents": 5_512.5,  # both streams in float16, by the paper's codec
 }
 TYPICAL_DURATION_S = 211.0  # the median of the Kaggle list
-GROUPS_IN_HAND = (
-    5  # at most so many are downloaded and not encoded yet, and of these what is removed lies there
-)
+# At most so many are downloaded and not encoded yet: so much of what is removed lies there.
+GROUPS_IN_HAND = 5
 
 
 class Need(NamedTuple):
@@ -187,28 +187,3 @@ def overview(popdb: "Popdb") -> str:
         figures=text_of(figures),
         funnel=text_of([*steps, last]),
     )
-
-
-def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:
-    """Rows with the same columns as text, numbers to the right."""
-    lines = [list(rows[0])] + [[f"{v:,}" if isinstance(v, int) else v for v in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    sides = [">" if isinstance(value, int) else "<" for value in rows[0].values()]
-    columns = list(zip(sides, widths, strict=True))
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(line, columns, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def counted(count: int, noun: str) -> str:
-    """A count for people: 1 pair, 2,000 pairs."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def duration(seconds: float) -> str:
-    """A duration for people: 47 h, 12 min, 8 s."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -89,9 +89,8 @@ def acquire_song(song: Song, parts: Parts, limiter: RateLimiter | None) -> Outco
         if song.url is not None:
             folder = data / "raw" / digest("download", VERSION, song.song_id)
             return _attempt(song, "download", folder, partial(fetch_file, song, config), parts)
-        folder = (
-            data / "searches" / digest("search", VERSION, config.search, config.search_results, song.title)
-        )
+        key = digest("search", VERSION, config.search, config.search_results, song.title)
+        folder = data / "searches" / key
         ask = limiter and partial(search, song.title, config, limiter, attempts_failed(folder) > 0)
         searched = _attempt(song, "search", folder, ask, parts)
         if searched is None or searched.artifact is None:

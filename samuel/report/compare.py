@@ -19,12 +19,11 @@ from scipy import stats
 from samuel.artifacts import read_bounded, replacing
 from samuel.errors import InputError
 from samuel.evaluate.scores import find_score, in_order
-from samuel.evaluate.statistics import mean_interval, permutation_p
+from samuel.evaluate.statistics import SIGNIFICANT, mean_interval, permutation_p
 from samuel.evaluate.summary import OTHERS, SCHEMA, SCORES, SUMMARY, VERSION
 from samuel.report.html import NONE, Markdown, interval, number, page, probability, render
 
 MOST_BYTES, MOST_ROWS = 2**26, 10**7  # of a summary, and of a table: a thousand systems on a thousand tracks
-SIGNIFICANT = 0.05
 DESCRIBING = ("tracks", "codec", "dataset", "model", "audiobox", "apa_weights")  # noted where they differ
 COLUMNS = {
     "system": "string", "score": "string", "run": "string",
@@ -42,9 +41,7 @@ class Run:
     name: str
     folder: Path
     summary: dict[str, Any]
-    values: dict[
-        tuple[str, str], pd.Series
-    ]  # by system and score, the finite values by track, with own vocals
+    values: dict[tuple[str, str], pd.Series]  # by system and score: by track, finite, with own vocals
 
     @property
     def vocals(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from samuel.errors import MissingPartError
 from samuel.evaluate.features import log_mel_db
 from samuel.generate import mix
 from samuel.popdb.dataset import STREAMS, Popdb
+from samuel.popdb.tables import Row
 from samuel.popdb.vocal_activity import HOP_S, vocal_activity
 from samuel.report.plots import band_of, drawable, save
 
@@ -28,7 +29,6 @@ DECIBELS = {"vmin": -80.0, "vmax": 0.0, "cmap": "magma"}
 DEVIATIONS = {"vmin": -3.0, "vmax": 3.0, "cmap": "RdBu_r"}
 TICKS_HZ = (500, 2000, 8000)
 
-Row = dict[str, Any]
 Strip = tuple[Row, list[NDArray[Any]], tuple[float, ...]]
 """A row of the index, a picture (64, F) of each stream, and where the clip begins and ends in the chunk."""
 

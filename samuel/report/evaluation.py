@@ -11,12 +11,12 @@ from typing import Any
 
 from samuel.evaluate.cost import TABLE_I, TABLE_II  # noqa: F401  (the template names them)
 from samuel.evaluate.scores import AUDIOBOX, REGISTRY, find_score, in_order, title_of
+from samuel.evaluate.statistics import SIGNIFICANT
 from samuel.evaluate.systems import CEILING, NOT_SCORED, REAL
 from samuel.report.html import NONE, NOT_MEASURED, Markdown, enumerated, interval, number, plain, render
 
 Summary = Mapping[str, Any]
 
-SIGNIFICANT = 0.05
 MOST_ROWS, MOST_PROBLEMS = 48, 60
 LEAST_FLOOR = 1e-6  # below, it is rounding: true accompaniments that are all alike, such as silence
 FOLLOWING_PLOT = "following.png"
@@ -118,10 +118,7 @@ def followed(summary: Summary) -> list[Followed]:
             found, own = summary["following"][score][system], summary["scores"].get(score, {}).get(system)
             alone = not found["n"] and own is not None and own["mean"] is not None
             items.append(Followed(score, system, alone, **found))
-    for true in (
-        False,
-        True,
-    ):  # the true ones are a family of their own, which makes nothing harder for others
+    for true in (False, True):  # true ones are a family of their own, which makes nothing harder for others
         family = [i for i in items if (i.system in (REAL, CEILING)) == true and i.p is not None]
         for item, p in zip(family, holm([item.p or 0.0 for item in family]), strict=True):
             item.p_holm = p

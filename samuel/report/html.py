@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from samuel.popdb.accounts import counted
+from samuel.text import counted
 
 NOT_MEASURED = "not measured"
 NONE = "–"

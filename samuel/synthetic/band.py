@@ -287,10 +287,8 @@ def _bass(score: Score, patterns: list[str]) -> Notes:
     for section, bar, chord in _bars(score):
         root = BASS_LOW + (chord[0] - BASS_LOW) % 12
         for mark, start, length in _strikes(patterns[section.kind in LOUD]):
-            pitch, start_s = (
-                root + {"r": 0, "5": 7, "8": 12}[mark],
-                score.seconds(bar * BEATS_PER_BAR + start),
-            )
+            pitch = root + {"r": 0, "5": 7, "8": 12}[mark]
+            start_s = score.seconds(bar * BEATS_PER_BAR + start)
             yield start_s, pitch, _length_s(score, 0.92 * length), LEVELS[section.kind], 0.0
     yield from _ringing(score, (BASS_LOW + (score.key.tonic - BASS_LOW) % 12,))
 

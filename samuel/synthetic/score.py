@@ -227,11 +227,8 @@ def _melody(section: Section, key: Key, themes: list[Theme], centre: int) -> lis
     middle = centre + (4.0 if section.kind == "chorus" else 0.0)
     phrases: list[Phrase] = []
     for i in range(len(section.chords) // 2):
-        start, theme, notes = (
-            section.first_bar * BEATS_PER_BAR + i * PHRASE_BEATS,
-            themes[i % 4],
-            list[Note](),
-        )
+        start = section.first_bar * BEATS_PER_BAR + i * PHRASE_BEATS
+        theme, notes = themes[i % 4], list[Note]()
         for onset, length, offset in theme:
             chord, target = section.chords[2 * i + int(onset // BEATS_PER_BAR)], middle + offset
             accented = onset % 2 == 0 or length >= 1 or len(notes) == len(theme) - 1

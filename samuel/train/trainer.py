@@ -237,10 +237,8 @@ class Training:
         self.fabric = fabric = make_fabric(resolve_device(settings.device), config.precision)
         self.device, self.rank, self.world_size = fabric.device, fabric.global_rank, fabric.world_size
         if config.batch_size % (self.world_size * config.accumulate):
-            parts = (
-                f"{self.world_size} processes in training.accumulate = {config.accumulate} equal parts each"
-            )
-            raise SettingsError(f"training.batch_size = {config.batch_size} cannot be dealt to {parts}")
+            parts = f"{self.world_size} processes in training.accumulate = {config.accumulate} equal parts"
+            raise SettingsError(f"training.batch_size = {config.batch_size} cannot be dealt to {parts} each")
         self.share = config.batch_size // self.world_size  # b
         self.network = fresh_network(settings, self.frames).to(self.device)
         average = get_ema_multi_avg_fn(config.ema_decay)

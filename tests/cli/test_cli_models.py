@@ -222,6 +222,7 @@ def test_what_is_wrong_is_named_and_nothing_is_begun_or_fetched(
 ) -> None:
     for system, more, words in (
         ("samuel", ["--vocals", "absent"], "absent: no such folder"),
+        ("samuel", ["--prompt", "pop"], "--prompt: SAMUeL reads no text"),
         ("musicgen", ["--model", "absent"], "absent: no such folder, and no hub repository"),
         ("musicgen", ["--seed", "-1"], "setting musicgen.seed"),
         ("stable-audio-open", ["--prompt", ""], "setting stable_audio_open.prompt"),

@@ -8,11 +8,12 @@ import pytest
 
 from samuel.artifacts import Artifact
 from samuel.audio import Audio, write_wav
-from samuel.popdb.accounts import funnel, require_space, text_of
+from samuel.popdb.accounts import funnel, require_space
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
 from samuel.popdb.tables import held_out
 from samuel.popdb.writer import write_popdb
+from samuel.text import text_of
 from tests.popdb.latents import small_settings
 from tests.popdb.noise import run
 
