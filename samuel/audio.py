@@ -29,6 +29,8 @@ STOPPED = 255  # ffmpeg's exit code after a signal that it heard
 DISK_FULL = {256 - number: number for number in (errno.ENOSPC, errno.EDQUOT)}
 INVALID_DATA = 183
 ROOM_BYTES = 2**20  # a disk with less is full
+SILENCE_DBFS = -60.0  # what is below has nothing to hear, separate or follow
+MOST_PEAK = 16.0  # lossy sources overshoot full scale by a half; what is far above it was never scaled to it
 SLACK_S = 0.25  # what a file may lack of the duration it states: codecs add and trim a little at either end
 # `-ac 2` would spread mono over both channels by √½; here one channel (FC) goes into both as it is.
 TO_STEREO = f"aformat=f=flt:r={SAMPLE_RATE}:cl=mono|stereo,pan=stereo|FL=FL+FC|FR=FR+FC"

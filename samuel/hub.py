@@ -8,8 +8,9 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,12 @@ from samuel.artifacts import sha256
 from samuel.errors import MissingPartError, OperatorError, SamuelError
 
 LOOK_TIMEOUT_S = 5.0
+SCALAR: Any = np.float64(0).__reduce__()[0]
+# What a load of weights alone may build beside tensors: numbers of NumPy, by their names in NumPy 1 and 2.
+NUMPY_SCALARS: list[Any] = [
+    np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType,
+    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]  # fmt: skip
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 RELOGIN = "log in again with `hf auth login` or correct HF_TOKEN"
 

@@ -105,13 +105,15 @@ def inspect(settings: Settings, dataset: str | None, pairs: int, output: Path | 
 
     from samuel.artifacts import digest
     from samuel.codecs import codec_for_latents
+    from samuel.device import resolve_device
     from samuel.report.contact_sheet import choose_strips, write_contact_sheet
 
     rows = choose_strips(popdb, pairs)
     # The digest, and not what the dataset says of itself, which would be anybody's path.
     folder = output or DRAWN / digest(popdb.info["content_sha256"])
     try:
-        codec = None if no_audio else codec_for_latents(popdb.codec, settings)
+        device = resolve_device(settings.device)
+        codec = None if no_audio else codec_for_latents(popdb.codec, settings.codec, device)
         with tqdm(total=len(rows), desc="decode", unit=" pairs", disable=None) as bar:
             print(write_contact_sheet(popdb, rows, codec, folder, bar.update))
     except MissingPartError as error:

@@ -57,10 +57,11 @@ def evaluate(
 
     with ending_cleanly(), explain_full_disk(root, "what is scored stays: make room, and run it again"):
         popdb = open_popdb(dataset, settings.popdb.cache) if dataset else None
+        device = resolve_device(settings.device)
         if popdb:
-            codec = codec_for_latents(popdb.codec, settings, one_song=True)
+            codec = codec_for_latents(popdb.codec, settings.codec, device, one_song=True)
         else:
-            codec = load_codec(settings.codec, resolve_device(settings.device))
+            codec = load_codec(settings.codec, device)
         lineup = with_ceiling(lineup, codec, root / "through-codec", bar("codec"))
         space = Space(codec.info, codec, popdb)
         scores = score_lineup(lineup, config, root / "scores", space, each=bar("score"))

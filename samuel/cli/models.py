@@ -182,7 +182,7 @@ def _load(model: Path, settings: Settings) -> tuple["TrainedModel", "Codec", "to
 
     device = resolve_device(settings.device)
     trained = load_model(model, device)
-    return trained, codec_for_latents(trained.codec, settings, one_song=True), device
+    return trained, codec_for_latents(trained.codec, settings.codec, device, one_song=True), device
 
 
 def _sampling(settings: Settings, model: "TrainedModel") -> SamplingConfig:

@@ -10,8 +10,7 @@ from importlib import import_module
 import torch
 
 from samuel.codecs.base import Codec, CodecInfo
-from samuel.config import CodecConfig, Settings, parse
-from samuel.device import resolve_device
+from samuel.config import CodecConfig, parse
 from samuel.errors import MissingPartError, SettingsError
 
 __all__ = ["Codec", "CodecInfo", "codec_for_latents", "load_codec"]
@@ -23,13 +22,15 @@ def load_codec(config: CodecConfig, device: torch.device, turn: "threading.Lock 
     return module.load(config, device, turn)
 
 
-def codec_for_latents(info: CodecInfo, settings: Settings, *, one_song: bool = False) -> Codec:
+def codec_for_latents(
+    info: CodecInfo, settings: CodecConfig, device: torch.device, *, one_song: bool = False
+) -> Codec:
     """The codec that made latents, its weights as the settings say; for `one_song` in little memory."""
     from samuel.codecs.stable_audio_open import VARIANTS
 
-    values = {"name": info.name, "path": settings.codec.path, "batch": 1 if one_song else None}
+    values = {"name": info.name, "path": settings.path, "batch": 1 if one_song else None}
     try:
         config = parse({"codec": values | VARIANTS.get(info.version, {})}).codec
     except SettingsError as error:
         raise MissingPartError(f"the latents are of {info}, a codec this version lacks") from error
-    return load_codec(config, resolve_device(settings.device))
+    return load_codec(config, device)

@@ -26,6 +26,8 @@ CONFIG_FILE, WEIGHTS_FILE = "model_config.json", "model.safetensors"
 PREFIX = "pretransform.model."
 REMEDY = f"or set codec.path to a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}, or codec.name to 'mel'"
 MAX_CONFIG_BYTES = 2**20
+# What reading a stranger's configuration, and building its network, may end in.
+NOT_OURS = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError)
 WINDOW = 272  # frames; at full size it takes about 2 GB
 ENCODER_REACH = 8  # frames on either side on which a latent depends: 7.9 measured
 DECODER_REACH = 10  # frames on either side on which the decoder's samples depend: 9.7 measured
@@ -178,15 +180,7 @@ def _build(file: Path) -> tuple[dict[str, Any], nn.Module]:
             from stable_audio_tools.models.autoencoders import create_autoencoder_from_config
 
             return architecture, create_autoencoder_from_config(architecture)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        RuntimeError,
-    ) as error:
+    except NOT_OURS as error:
         fault = first_fault(error) if isinstance(error, ValidationError) else f"{error!r:.300}"
         raise MissingPartError(f"{file}: not the autoencoder of Stable Audio Open ({fault})") from error
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.audio import CHANNELS, SAMPLE_RATE, Audio, decode_to_wav, read_wav
+from samuel.audio import CHANNELS, SAMPLE_RATE, SILENCE_DBFS, Audio, decode_to_wav, read_wav
 from samuel.codecs.base import Codec, encode_audio
 from samuel.errors import InputError
 
@@ -28,7 +28,6 @@ HANN_POWER = 0.375  # of a window, which its squares keep of a signal
 CHROMA_EVERY, CHROMA_FFT = 4, 8192  # every 4 frames: 93 ms
 CHROMA_CENTRE, CHROMA_WIDTH = 4.5, 1.0  # octaves above 27.5 Hz; of twelve choices this told true pairs best
 
-SILENCE_DBFS = -60.0
 SUNG_BELOW_PEAK_DB = 40.0  # somebody sings in a frame that is no further than this below the loudest
 STILL = 1e-6  # onset strengths that deviate by less, in dB, are rounding errors of a constant signal
 

@@ -15,12 +15,10 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.audio import SAMPLE_RATE, Audio, decode_to_wav, read_blocks, read_wav
+from samuel.audio import MOST_PEAK, SAMPLE_RATE, SILENCE_DBFS, Audio, decode_to_wav, read_blocks, read_wav
 from samuel.codecs.base import Codec, encode_windows
 from samuel.errors import InputError
 from samuel.generate.output import explain_no_space, level_db, write_stream
-from samuel.popdb.stages import MOST_PEAK
-from samuel.popdb.vocal_activity import SILENCE_DBFS
 from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)

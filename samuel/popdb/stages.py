@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from samuel.artifacts import Artifact, digest, make_artifact
-from samuel.audio import SAMPLE_RATE, Audio, dbfs, filter_reach, read_wav
+from samuel.audio import MOST_PEAK, SAMPLE_RATE, SILENCE_DBFS, Audio, dbfs, filter_reach, read_wav
 from samuel.codecs.base import Codec, encode_audio, loudest_chunk, require_faithful
 from samuel.concurrency import side_by_side
 from samuel.errors import InputError, MissingPartError, SettingsError, SongError
@@ -29,7 +29,7 @@ from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status, attempt
 from samuel.popdb.tables import LATENTS
-from samuel.popdb.vocal_activity import SILENCE_DBFS, vocal_activity, vocal_share
+from samuel.popdb.vocal_activity import vocal_activity, vocal_share
 from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ VERSIONS = {"separate": 2, "encode": 2}
 TRUE_STEMS, TRUE_STEMS_VERSION = "true-stems/1", 1
 VOCALS, ACCOMPANIMENT = STEMS = ("vocals.flac", "accompaniment.flac")
 FULL_SCALE = 2**23  # of the 24 bits that stems are stored in
-MOST_PEAK = 16.0  # lossy sources overshoot full scale by a half; what is far above it was never scaled to it
 
 Done = Callable[[Outcome], object]
 

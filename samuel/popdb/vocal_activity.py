@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_opening
 
-from samuel.audio import SAMPLE_RATE, Audio
+from samuel.audio import SAMPLE_RATE, SILENCE_DBFS, Audio
 
-SILENCE_DBFS = -60.0  # a song below this level has nothing to separate
 HOP, HOP_S = SAMPLE_RATE // 20, 0.05  # samples between frames; a frame is two hops long
 START_DB, STAY_DB = -25.0, -35.0  # vocal level relative to the song's, at which singing starts and goes on
 BLEED_DB = -20.0  # vocal level relative to the mix of the same frame, below which it is bleed

@@ -54,10 +54,8 @@ def plot_loss(metrics: Metrics, path: Path) -> None:
     smoothed = errors.rolling(window, center=True, min_periods=1).mean()
     plot.plot(errors, color="0.85", linewidth=0.8, zorder=1, label="training, each step")
     plot.plot(smoothed, color="tab:blue", label=f"training, mean over {window:,} steps")
-    highest = [
-        smoothed.max(),
-        errors.quantile(0.995, interpolation="lower"),
-    ]  # which a stray step does not set
+    # A stray step does not set it.
+    highest = [smoothed.max(), errors.quantile(0.995, interpolation="lower")]
     columns = ("validation_loss", "validation_shuffled")
     own, other = (table[name].dropna() if name in table else pd.Series(dtype=float) for name in columns)
     style = "o-" if len(own) <= MARKED_POINTS else "-"
@@ -171,17 +169,10 @@ def plot_following(summary: Summary, path: Path) -> None:
     axes.set_yticks(range(len(found)), labels)
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.grid(axis="x", color="0.93")
+    hollow: dict[str, Any] = {"marker": "o", "color": OTHER, "markerfacecolor": "white", "linestyle": ""}
     handles = [
         Line2D([], [], marker="o", color=OWN, label="own vocal, with its 95 % interval"),
-        Line2D(
-            [],
-            [],
-            marker="o",
-            color=OTHER,
-            markerfacecolor="white",
-            linestyle="",
-            label="other songs' vocals",
-        ),
+        Line2D([], [], **hollow, label="other songs' vocals"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     save(figure, path)

@@ -25,7 +25,7 @@ from samuel.audio import CHANNELS, SAMPLE_RATE, Audio
 from samuel.config import Precision, SeparatorConfig
 from samuel.device import Batcher
 from samuel.errors import MissingPartError, SamuelError
-from samuel.hub import fetch, quietly, require_finite, verify_blob, weights_sha256
+from samuel.hub import NUMPY_SCALARS, fetch, quietly, require_finite, verify_blob, weights_sha256
 
 OVERLAP = 0.25  # of a segment with the next; demucs' default
 SHORTEST_SEGMENT_S = 0.1
@@ -33,11 +33,7 @@ MAX_BATCH = 32  # segments: about four minutes of song
 SOURCE = "vocals"
 NETWORKS = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
 # What official files hold beside tensors and a network: the length of a segment, losses by epoch.
-SCALAR = np.float64(0).__reduce__()[0]  # by its name in NumPy 2, and in NumPy 1
-HARMLESS: list[Any] = [
-    Fraction, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType,
-    SCALAR, (SCALAR, "numpy.core.multiarray.scalar"),
-]  # fmt: skip
+HARMLESS: list[Any] = [Fraction, *NUMPY_SCALARS]
 REMEDY = "or set separator.repo to a folder with its weights, or separator.name to 'repet'"
 
 
