@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HOST, USER = "127.0.0.1", "samuel"
+HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
 SAFE = ("GET", "HEAD")
 HARDENED = {
@@ -27,17 +27,14 @@ class Guard:
     """ASGI middleware that answers 403 to a foreign Host or Origin and 401 without the password.
 
     It stands before every route, for HTTP and WebSocket alike. A link on another page may lead here, and no
-    more: what that page loads, sends or frames by itself is refused.
+    more: what that page loads, sends or frames by itself is refused. Any port will do, as a tunnel may have
+    changed it: a browser takes the Host from the address that it asks, and an Origin has to be the same.
     """
 
-    def __init__(
-        self, app: ASGIApp, port: int, password: str | None = None, names: Collection[str] = NAMES
-    ) -> None:
-        """Guard an app at `port` of this machine; `password` for HTTP's Basic, by the user `samuel`."""
-        self._app = app
-        self._hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())
-        self._origins = {f"http://{host}" for host in self._hosts}
-        self._credentials = password and f"{USER}:{password}".encode()
+    def __init__(self, app: ASGIApp, credentials: str | None = None, names: Collection[str] = NAMES) -> None:
+        """Guard an app that is known by these `names`; `credentials` for HTTP's Basic, as `user:password`."""
+        self._app, self._names = app, names
+        self._credentials = credentials.encode() if credentials else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
@@ -53,12 +50,14 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if headers.getlist("host") != [headers.get("host")] or headers["host"].lower() not in self._hosts:
+        (host,) = hosts if len(hosts := headers.getlist("host")) == 1 else ("",)
+        if host.lower().partition(":")[0] not in self._names:
             return PlainTextResponse("This server has another name.", 403)
-        if any(origin not in self._origins for origin in headers.getlist("origin")):
-            return PlainTextResponse("Another site's page has no business here.", 403)
-        navigates = headers.get("sec-fetch-mode") == "navigate" and scope.get("method") in SAFE
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigates:
+        own = (f"http://{host}", f"https://{host}")  # TLS may stand in front of it
+        # A link may be followed, but only to a page of its own: not into a frame, and not to change anything.
+        followed = headers.get("sec-fetch-dest") == "document" and scope.get("method") in SAFE
+        foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site") and not followed
+        if foreign or any(origin not in own for origin in headers.getlist("origin")):
             return PlainTextResponse("Another site's page has no business here.", 403)
         if self._credentials and not hmac.compare_digest(_basic(headers), self._credentials):
             return PlainTextResponse("Password?", 401, {"WWW-Authenticate": 'Basic realm="SAMUeL"'})
