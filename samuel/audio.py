@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +32,9 @@ INVALID_DATA = 183
 ROOM_BYTES = 2**20  # a disk with less is full
 SILENCE_DBFS = -60.0  # what is below has nothing to hear, separate or follow
 MOST_PEAK = 16.0  # lossy sources overshoot full scale by a half; what is far above it was never scaled to it
+MOST_DECODED_S = 3 * 3600.0  # a float WAV of it stays below the 4 GiB that a WAV can hold
+HEADER_BYTES, FRAME_BYTES = 58, 4 * CHANNELS  # of the WAV that ffmpeg writes
+PIPED_BYTES = 0x7FFF_F000  # a WAV that was written into a pipe states at least so many, or none
 SLACK_S = 0.25  # what a file may lack of the duration it states: codecs add and trim a little at either end
 # `-ac 2` would spread mono over both channels by √½; here one channel (FC) goes into both as it is.
 TO_STEREO = f"aformat=f=flt:r={SAMPLE_RATE}:cl=mono|stereo,pan=stereo|FL=FL+FC|FR=FR+FC"
@@ -49,6 +53,10 @@ class CutShortError(InputError):
     """A file breaks off before the duration it states: what came over a network is worth another try."""
 
 
+class TooLongError(InputError):
+    """A file lasts longer than may be decoded."""
+
+
 def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
     """Run ffmpeg quietly, out of reach of a Ctrl-C at the terminal: half a file is no verdict on the file.
 
@@ -64,43 +72,67 @@ def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]"
     return done
 
 
-def decode_to_wav(source: Path, target: Path, longest_s: float | None = None) -> None:
-    """Decode the first audio stream of any file, at most `longest_s`, into a 44.1 kHz stereo float32 WAV.
+def decode_to_wav(
+    source: Path, target: Path, longest_s: float = MOST_DECODED_S, *, cut: bool = False
+) -> None:  # fmt: skip
+    """Decode the first audio stream of any file into a 44.1 kHz stereo float32 WAV, three hours at most.
 
-    Float, because a lossy source overshoots full scale. Mono goes into both channels at its own level; more
-    than two are mixed down. `target` is removed where this fails.
+    What is longer than `longest_s` is refused, by the duration it states or else by the samples it has; or
+    `cut` there. Float, because a lossy source overshoots full scale. Mono goes into both channels at its own
+    level; more than two are mixed down. `target` is removed where this fails.
 
     Raises:
         CutShortError: The file breaks off before the duration that it states.
-        InputError: ffmpeg finds no audio in it, or the file is damaged; others are those of `run_ffmpeg`.
+        TooLongError: It is longer than `longest_s`.
+        InputError: It is no regular file, ffmpeg finds no audio in it, or it is damaged; others are those of
+            `run_ffmpeg`.
     """
-    limit = [] if longest_s is None else ["-t", f"{longest_s:f}"]
+    if not (source.is_file() and os.access(source, os.R_OK)):
+        kind = "readable" if source.is_file() else "regular" if source.exists() else "such"
+        raise InputError(f"{source}: no {kind} file; give an audio file")
+    longest_s, remedy = min(longest_s, MOST_DECODED_S), "give a whole WAV, FLAC, OGG, MP3 or M4A"
+    too_long = f"{source}: lasts over {longest_s:g} s, the most that is taken; give a part of it"
+    opened = [
+        "-protocol_whitelist", "file", "-format_whitelist", CONTAINERS,  # words of it lead nowhere
+        "-i", f"file:{source.resolve()}",
+    ]  # fmt: skip
+    stated_s = _stated_s(run_ffmpeg(["-loglevel", "level+info", *opened]).stderr.decode(errors="replace"))
+    if not cut and stated_s is not None and stated_s > longest_s + SLACK_S:
+        raise TooLongError(too_long)
     with ExitStack() as failed:
         failed.callback(target.unlink, missing_ok=True)
+        # A second more, by which to know what is longer.
+        most_s = longest_s if cut else longest_s + 1.0
         done = run_ffmpeg([
-            "-loglevel", "level+info", "-nostats", "-xerror",
-            "-protocol_whitelist", "file", "-format_whitelist", CONTAINERS,  # words of it lead nowhere
-            "-i", f"file:{source.resolve()}", "-map", "0:a:0", *limit, "-map_metadata", "-1",
-            "-fflags", "+bitexact", "-af", TO_STEREO, "-c:a", "pcm_f32le", "-f", "wav",
-            "-y", f"file:{target.resolve()}"
+            "-loglevel", "level+error", *([] if _from_pipe(source) else ["-xerror"]), *opened,
+            "-map", "0:a:0", "-t", f"{most_s:f}", "-map_metadata", "-1", "-fflags", "+bitexact",
+            "-af", TO_STEREO, "-c:a", "pcm_f32le", "-f", "wav", "-y", f"file:{target.resolve()}",
         ])  # fmt: skip
-        # The header's 58 bytes are no more than rounding.
-        written_s = target.stat().st_size / (4 * CHANNELS * SAMPLE_RATE) if target.is_file() else 0.0
-        said = done.stderr.decode(errors="replace")
-        stated_s = _stated_s(said)
+        written = max(target.stat().st_size - HEADER_BYTES, 0) if target.is_file() else 0
+        written_s = written // FRAME_BYTES / SAMPLE_RATE
         # ffmpeg ends well where an MP3 or an OGG breaks off, and ill where a tag follows a whole one: the
         # duration decides, where the file states one.
-        short = stated_s is not None and written_s < min(stated_s, longest_s or stated_s) - SLACK_S
+        short = stated_s is not None and written_s < min(stated_s, most_s) - SLACK_S
         whole = stated_s is not None and written_s > 0.0 and not short
-        remedy = "give a whole WAV, FLAC, OGG, MP3 or M4A"
         if done.returncode == 0 and short:
             stated = f"{written_s:.2f} s of the {stated_s} s that it states"
             raise CutShortError(f"{source}: breaks off ({stated}); {remedy}")
         if done.returncode and not (whole and done.returncode & 0xFF == INVALID_DATA):
+            said = done.stderr.decode(errors="replace")
             fault = re.search(r"^(?:\[.*? @ .*?\] )*\[(?:error|fatal)\] (.+)$", said, re.MULTILINE)
             reason = fault[1].strip() if fault else "unknown reason"
             raise InputError(f"{source}: not readable as audio ({reason}); {remedy}")
+        if written_s > longest_s:
+            raise TooLongError(too_long)
         failed.pop_all()
+
+
+def _from_pipe(path: Path) -> bool:
+    """True for a WAV whose writer could not go back to state its size: its end is where the file ends."""
+    with path.open("rb") as file:
+        riff, size, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
+    unknown = size == 0 or size >= max(PIPED_BYTES, path.stat().st_size)
+    return (riff, wave) == (b"RIFF", b"WAVE") and unknown
 
 
 def _stated_s(said: str) -> float | None:

@@ -1,4 +1,7 @@
+import os
+import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from samuel.audio import (
     SAMPLE_RATE,
     Audio,
     CutShortError,
+    TooLongError,
     decode_to_wav,
     read_blocks,
     read_wav,
@@ -17,7 +21,7 @@ from samuel.audio import (
     write_wav,
 )
 from samuel.errors import InputError
-from tests.decoding import load_audio
+from tests.decoding import load_audio, write_ten_hours
 
 
 def noise(samples: int, channels: int) -> np.ndarray:
@@ -27,6 +31,20 @@ def noise(samples: int, channels: int) -> np.ndarray:
 def convert(source: Path, target: Path, *arguments: str) -> None:
     done = run_ffmpeg(["-i", str(source), *arguments, "-y", str(target)])
     assert done.returncode == 0, done.stderr
+
+
+def wav_of(channels: int, rate: int) -> Callable[[Path], object]:
+    """A WAV with such a header, and 36,000 stereo samples."""
+    frame = 2 * channels & 0xFFFF
+    form = struct.pack("<HHIIHH", 1, channels, rate, frame * rate & 0xFFFFFFFF, frame, 16)
+    header = struct.pack("<4sI4s4sI16s4sI", b"RIFF", 144_036, b"WAVE", b"fmt ", 16, form, b"data", 144_000)
+    return lambda path: path.write_bytes(header + b"\1\0" * 72_000)
+
+
+MANIFEST = b"""<?xml version="1.0"?>
+<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" profiles="">
+<Period><AdaptationSet mimeType="audio/wav"><Representation id="a" bandwidth="1">
+<BaseURL>neighbour.wav</BaseURL></Representation></AdaptationSet></Period></MPD>"""
 
 
 # What is read.
@@ -64,7 +82,55 @@ def test_more_channels_are_mixed_as_ffmpeg_does(tmp_path: Path, layout: str, cha
     np.testing.assert_array_equal(load_audio(path, tmp_path), read_wav(tmp_path / "two.wav"))
 
 
-# What is damaged, or none.
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0])  # by ffmpeg, by sox, by others
+def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path: Path, size: int) -> None:
+    soundfile.write(tmp_path / "whole.wav", noise(50_001, 2), SAMPLE_RATE)
+    piped = run_ffmpeg(["-i", str(tmp_path / "whole.wav"), "-f", "wav", "-"]).stdout
+    assert piped.count(b"\xff" * 4) == 2  # sizes of the file and of its data
+    (tmp_path / "piped.wav").write_bytes(piped.replace(b"\xff" * 4, struct.pack("<I", size)))
+    expected = load_audio(tmp_path / "whole.wav", tmp_path)
+    np.testing.assert_array_equal(load_audio(tmp_path / "piped.wav", tmp_path), expected)
+
+
+# What is damaged, or none, or too much.
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_hours_of_silence_are_refused_or_cut_in_seconds(tmp_path: Path, stated: bool) -> None:
+    path, target = write_ten_hours(tmp_path / "long.flac", stated=stated), tmp_path / "out.wav"
+    assert path.stat().st_size < 2**20
+    started = time.monotonic()
+    with pytest.raises(TooLongError, match=r"long\.flac: lasts over 60 s"):
+        decode_to_wav(path, target, 60.0)
+    assert not target.exists()
+    decode_to_wav(path, target, 60.0, cut=True)
+    assert read_wav(target).shape == (2, 60 * SAMPLE_RATE)
+    assert time.monotonic() - started < 5.0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "no regular file"),
+        (Path.mkdir, "no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+        (lambda path: path.symlink_to(path), "no such file"),
+        (wav_of(65_535, SAMPLE_RATE), "not readable as audio"),
+        (wav_of(0, SAMPLE_RATE), "not readable as audio"),
+        (wav_of(2, 2**31), "not readable as audio"),
+        (wav_of(2, 2**31 - 1), "not readable as audio"),
+        (wav_of(2, 1), "lasts over 60 s"),  # ten hours of it
+    ],
+)
+def test_what_is_no_audio_of_this_world_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], object], words: str
+) -> None:
+    make(tmp_path / "song.wav")
+    started = time.monotonic()
+    with pytest.raises(InputError, match=rf"song\.wav: {words}"):
+        decode_to_wav(tmp_path / "song.wav", tmp_path / "out.wav", 60.0)
+    assert time.monotonic() - started < 5.0
+    assert not (tmp_path / "out.wav").exists()
 
 
 def test_a_file_that_breaks_off_is_refused_by_the_duration_it_states(tmp_path: Path) -> None:
@@ -77,7 +143,7 @@ def test_a_file_that_breaks_off_is_refused_by_the_duration_it_states(tmp_path: P
     with pytest.raises(CutShortError, match=r"song\.mp3: breaks off \([12]\.\d\d s of the [34]\.\d+ s that"):
         decode_to_wav(path, tmp_path / "out.wav")
     assert not (tmp_path / "out.wav").exists()
-    decode_to_wav(path, tmp_path / "out.wav", 1.0)  # it holds as much as is wanted
+    decode_to_wav(path, tmp_path / "out.wav", 1.0, cut=True)  # it holds as much as is wanted
     assert read_wav(tmp_path / "out.wav").shape == (2, SAMPLE_RATE)
 
 
@@ -88,6 +154,8 @@ def test_a_file_that_breaks_off_is_refused_by_the_duration_it_states(tmp_path: P
         ("song.mp3", b"#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1:1/a.ts\n"),
         ("list.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nneighbour.wav\n#EXT-X-ENDLIST\n"),
         ("list.ffconcat", b"ffconcat version 1.0\nfile 'neighbour.wav'\n"),
+        ("song.m4a", b"ffconcat version 1.0\nfile 'neighbour.wav'\n"),
+        ("song.ogg", MANIFEST),
     ],
 )
 def test_no_audio_is_named_reads_no_neighbour_and_leaves_nothing(

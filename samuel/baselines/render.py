@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from samuel.artifacts import digest, locked, sha256, write_json
-from samuel.audio import SAMPLE_RATE, Audio, read_wav
+from samuel.audio import SAMPLE_RATE, Audio
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec
 from samuel.config import BaselineConfig, SamplingConfig
@@ -180,7 +180,7 @@ def _make(renderer: Renderer, name: str, vocal: Path, file: Path) -> RenderedTra
     """Read, render and write; only rendering is timed."""
     seed = track_seed(renderer.seed, name)
     with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
-        voice = read_wav(vocal_of(vocal, Path(workspace)).path)
+        voice = vocal_of(vocal, Path(workspace)).read_all()
         started = time.perf_counter()
         made = renderer.render(voice, seed)
         elapsed = time.perf_counter() - started

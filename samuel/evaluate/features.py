@@ -158,11 +158,9 @@ def load_start(path: Path) -> tuple[Audio, bool]:
 
     InputError where it is not there, no audio, damaged, or holds no sample.
     """
-    if not path.is_file():
-        raise InputError(f"{path.name}: no such file")
     with tempfile.TemporaryDirectory(prefix="samuel-") as workspace:
         wav = Path(workspace, "decoded.wav")
-        decode_to_wav(path, wav, LONGEST_S + 1.0)
+        decode_to_wav(path, wav, LONGEST_S + 1.0, cut=True)
         audio = read_wav(wav)
     if not audio.size:
         raise InputError(f"{path.name}: holds no samples")

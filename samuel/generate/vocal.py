@@ -15,7 +15,17 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.audio import MOST_PEAK, SAMPLE_RATE, SILENCE_DBFS, Audio, decode_to_wav, read_blocks, read_wav
+from samuel.audio import (
+    MOST_DECODED_S,
+    MOST_PEAK,
+    SAMPLE_RATE,
+    SILENCE_DBFS,
+    Audio,
+    TooLongError,
+    decode_to_wav,
+    read_blocks,
+    read_wav,
+)
 from samuel.codecs.base import Codec, encode_windows
 from samuel.errors import InputError
 from samuel.generate.output import explain_no_space, level_db, write_stream
@@ -23,7 +33,7 @@ from samuel.separators import Separator
 
 logger = logging.getLogger(__name__)
 
-MAX_DURATION_S = 3 * 3600.0  # a float WAV of it stays below the 4 GiB that a WAV can hold
+MOST_IN_MEMORY_S = 15 * 60.0  # 0.3 GB for each copy
 MAX_CHANNELS = 8  # of an array: 7.1
 MAX_SAMPLES = 2**30 - 2**8  # of all channels, in a float WAV
 ARRAY = "the vocal (an array)"
@@ -47,6 +57,13 @@ class Vocal:
             file.seek(min(start, self.samples))
             samples = file.read(stop - start, dtype="float32", always_2d=True, fill_value=0.0)
         return np.ascontiguousarray(samples.T, dtype=np.float32)
+
+    def read_all(self) -> Audio:
+        """Read all of it, (2, S); an InputError where it is over 15 minutes: memory may not do."""
+        if self.duration_s > MOST_IN_MEMORY_S:
+            most = f"more than the {MOST_IN_MEMORY_S / 60:g} minutes that can be taken as a whole"
+            raise InputError(f"lasts {self.duration_s / 60:.1f} minutes, {most}; give a part of it")
+        return read_wav(self.path)
 
     def encode(
         self, codec: Codec, min_frames: int, on_read: Callable[[int, int], object] = lambda *_: None
@@ -79,18 +96,20 @@ def vocal_of(
     with explain_no_space(target):
         if not isinstance(source, Path):
             write_stream(given, [_samples_of(source, sample_rate, length_s)], int(sample_rate))
-        if not file.is_file():
-            raise InputError(f"{file}: no {'regular' if file.exists() else 'such'} file; give an audio file")
-        # A second more, by which to know what is longer.
-        decode_to_wav(file, target, min(length_s or math.inf, MAX_DURATION_S + 1.0))
+        name, most_s = str(file) if file is source else ARRAY, length_s or math.inf
+        try:
+            decode_to_wav(file, target, most_s, cut=most_s <= MOST_DECODED_S)
+        except TooLongError as error:
+            longest = f"longer than {MOST_DECODED_S / 3600:g} hours; cut it, or give length_s"
+            raise InputError(f"{name}: {longest}") from error
         given.unlink(missing_ok=True)
-    return _checked(target, str(file) if file is source else ARRAY)
+    return _checked(target, name)
 
 
 def vocal_from_mix(vocal: Vocal, separator: Separator, workspace: Path) -> Vocal:
     """Separate the vocals of what is a mix into `workspace` / vocals.wav; the whole is held in memory."""
     target = workspace / "vocals.wav"
-    write_stream(target, [separator.vocals(read_wav(vocal.path))])
+    write_stream(target, [separator.vocals(vocal.read_all())])
     return _checked(target, f"the vocals of the mix, by {separator.identity}")
 
 
@@ -104,7 +123,7 @@ def _samples_of(array: NDArray[Any], sample_rate: int, length_s: float | None) -
     if frames.ndim != 2 or not 0 < min(frames.shape) <= MAX_CHANNELS < max(frames.shape):
         raise InputError(f"{ARRAY} has shape {frames.shape}; give (samples,) or (channels, samples)")
     samples = frames.T if frames.shape[1] <= MAX_CHANNELS else frames
-    samples = samples[:, : math.ceil((min(length_s or math.inf, MAX_DURATION_S) + 1.0) * sample_rate)]
+    samples = samples[:, : math.ceil((min(length_s or math.inf, MOST_DECODED_S) + 1.0) * sample_rate)]
     if samples.size >= MAX_SAMPLES:
         raise InputError(f"{ARRAY} takes {4 * samples.size / 1e9:.1f} GB; give it as a file")
     if frames.dtype.kind == "i":
@@ -118,8 +137,6 @@ def _checked(path: Path, name: str) -> Vocal:
     vocal = Vocal(path, soundfile.info(path).frames)
     if vocal.samples == 0:
         raise InputError(f"{name}: holds no samples; give a vocal of at least a second")
-    if vocal.duration_s > MAX_DURATION_S:
-        raise InputError(f"{name}: longer than {MAX_DURATION_S / 3600:g} hours; cut it, or give length_s")
     peak = power = 0.0
     for block in read_blocks(path):
         peak = float(np.maximum(peak, np.abs(block).max()))

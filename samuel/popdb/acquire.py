@@ -20,7 +20,7 @@ import soundfile
 from pydantic import ValidationError
 
 from samuel.artifacts import digest, explain_full_disk, partial_folder
-from samuel.audio import CutShortError, decode_to_wav
+from samuel.audio import CutShortError, TooLongError, decode_to_wav
 from samuel.concurrency import side_by_side
 from samuel.config import DownloadConfig
 from samuel.errors import InputError, OperatorError, SongError
@@ -257,7 +257,9 @@ def _decode(
     decoded = folder / "decoded.wav"
     try:
         with explain_full_disk(folder, DISK_REMEDY):
-            decode_to_wav(source, decoded, config.max_duration_s + 1.0)
+            decode_to_wav(source, decoded, config.max_duration_s)
+    except TooLongError as error:
+        raise SongError(Status.TOO_LONG, f"{error} (download.max_duration_s)") from error
     except InputError as error:
         with source.open("rb") as file:
             start = file.read(512).lstrip().lower()
@@ -265,8 +267,6 @@ def _decode(
             raise SongError(Status.SERVER_ERROR, "a web page arrived instead of audio") from error
         cut_short = isinstance(error, CutShortError)
         raise SongError(Status.NETWORK if cut_short else Status.DECODE_FAILED, str(error)) from error
-    if decoded.stat().st_size >= 2**32:  # the length in its header has wrapped around
-        raise SongError(Status.TOO_LONG, "over 3.3 hours do not fit a WAV file")
     peak, clipped = 0.0, 0
     with soundfile.SoundFile(decoded) as file:
         samples, duration_s = file.frames * file.channels, file.frames / file.samplerate
@@ -280,7 +280,6 @@ def _decode(
         raise SongError(Status.DECODE_FAILED, "the file holds no sound")
     if promised_s and duration_s < promised_s - max(2.0, 0.02 * promised_s):
         raise SongError(Status.NETWORK, f"{duration_s:.1f} s arrived of the {promised_s:.1f} s promised")
-    require_length(duration_s, config)
     codes = to_text(fingerprint(decoded)) if supported() else ""
     decoded.replace(folder / AUDIO)
     levels = {"peak": peak, "clipped_share": clipped / samples}

@@ -30,6 +30,7 @@ from samuel.artifacts import (
 from samuel.audio import CHANNELS, SAMPLE_RATE, decode_to_wav, failed_write_told, read_blocks
 from samuel.codecs.base import PUBLISHED
 from samuel.errors import InputError
+from samuel.evaluate.features import LONGEST_S
 from samuel.evaluate.systems import CEILING, OURS, Lineup
 from samuel.popdb.dataset import Popdb
 from samuel.report.evaluation import FOLLOWING_PLOT, evaluation_text, followed, in_short
@@ -204,11 +205,9 @@ def write_audio(tracks: Sequence[ReportTrack], folder: Path) -> None:
 
 
 def write_flac(source: Path, target: Path) -> None:
-    """Write any audio as FLAC, 44.1 kHz stereo of 16 bits, in little memory; InputError where it is none."""
-    if not source.is_file():
-        raise InputError(f"{source}: no such file")
+    """Write what is scored of any audio as FLAC, 44.1 kHz stereo of 16 bits; InputError where it is none."""
     with TemporaryDirectory() as workspace, replacing(target) as temporary:
-        decode_to_wav(source, wav := Path(workspace) / "decoded.wav")
+        decode_to_wav(source, wav := Path(workspace) / "decoded.wav", LONGEST_S, cut=True)
         with failed_write_told(target):
             with soundfile.SoundFile(temporary, "w", SAMPLE_RATE, CHANNELS, "PCM_16", format="FLAC") as flac:
                 for block in read_blocks(wav):

@@ -18,6 +18,7 @@ from samuel.config import BaselineConfig
 from samuel.errors import InputError
 from samuel.evaluate.cost import stated_efficiency
 from samuel.evaluate.systems import folders
+from tests.decoding import write_ten_hours
 from tests.generate.voices import voice
 
 HOSTILE = ("--help.wav", "a b.wav", "歌 é.wav", "<img src=x>&.wav", "$(true);.wav", "a%03d.wav", "x.y.wav")
@@ -165,6 +166,7 @@ def test_a_folder_of_somebody_else_is_left_alone(vocals: Path, output: Path) -> 
 def test_one_bad_vocal_stops_no_other(vocals: Path, output: Path) -> None:
     (vocals / "0.wav").write_bytes(b"la la la")
     soundfile.write(vocals / "empty.wav", np.zeros((0, 2)), SAMPLE_RATE)
+    write_ten_hours(vocals / "long.flac")
     write(vocals, "x" * 251 + ".wav")
     soundfile.write(vocals / "c.ogg", voice(4_000).T, SAMPLE_RATE)
     undecodable = os.fsdecode(os.fsencode(vocals) + b"/\xff.wav")
@@ -175,6 +177,7 @@ def test_one_bad_vocal_stops_no_other(vocals: Path, output: Path) -> None:
     assert "not UTF-8" in failed.pop("\udcff.wav")
     assert "too long a name" in failed.pop("x" * 251 + ".wav")
     assert "not readable as audio" in failed.pop("0.wav")
+    assert "longer than 3 hours" in failed.pop("long.flac")
     assert list(failed) == ["empty.wav"]
     assert list(about(output)["tracks"]) == ["a", "b"]
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from samuel.cli import main
+from tests.decoding import write_ten_hours
 from tests.evaluate.songs import write_songs
 from tests.report.evaluations import OURS, rows_of, summary, write_scores
 from tests.small_disk import run_on_small_disk
@@ -48,6 +50,21 @@ def test_folders_are_scored_once_and_the_report_named(
     monkeypatch.setattr("samuel.evaluate.summary.analyse_lineup", None)
     assert evaluate(songs, tmp_path, *references, *absent) == 0
     assert capsys.readouterr().out == first.out
+
+
+def test_ten_hours_are_scored_and_heard_over_their_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    for room in ("evaluate.features", "report.report"):
+        monkeypatch.setattr(f"samuel.{room}.LONGEST_S", 8)
+    for name, stated in (("vocals", True), ("true", False)):
+        (tmp_path / name).mkdir()
+        write_ten_hours(tmp_path / name / "a.flac", stated=stated)
+    assert evaluate(tmp_path, tmp_path / "scores") == 0
+    page = Path(capsys.readouterr().out.split("\n")[0])
+    assert {soundfile.info(flac).duration for flac in page.parent.rglob("*.flac")} == {8.0}
+    problems = json.loads((page.parent / "summary.json").read_text())["problems"]
+    assert sum("scored over its first" in problem["message"] for problem in problems) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+import samuel.audio
 import samuel.generate.vocal
 from samuel.audio import SAMPLE_RATE, Audio, dbfs, read_wav, run_ffmpeg
 from samuel.errors import InputError
@@ -80,7 +81,8 @@ def test_an_array_of_any_kind_is_the_audio_it_stands_for(
 def test_what_is_too_long_is_refused_unless_less_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samuel.generate.vocal, "MAX_DURATION_S", 1.0)
+    monkeypatch.setattr(samuel.audio, "MOST_DECODED_S", 1.0)
+    monkeypatch.setattr(samuel.generate.vocal, "MOST_DECODED_S", 1.0)
     longer = voice(1.0 + 1 / SAMPLE_RATE)
     for source in (longer, saved(tmp_path / "long.wav", longer), saved(tmp_path / "longer.wav", voice(9.0))):
         for length_s in (None, 2.0):
@@ -88,6 +90,9 @@ def test_what_is_too_long_is_refused_unless_less_is_asked_for(
                 vocal_of(source, tmp_path, length_s=length_s)
         assert vocal_of(source, tmp_path, length_s=1.0).samples == SAMPLE_RATE
     assert vocal_of(saved(tmp_path / "a.wav", voice()), tmp_path).samples == SAMPLE_RATE
+    monkeypatch.setattr(samuel.generate.vocal, "MOST_IN_MEMORY_S", 0.5)
+    with pytest.raises(InputError, match=r"the 0\.0083.* minutes that can be taken as a whole"):
+        vocal_from_mix(vocal_of(voice(), tmp_path), HalfSeparator(), tmp_path)
 
 
 def with_value(value: float) -> Audio:

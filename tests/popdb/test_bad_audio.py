@@ -18,6 +18,7 @@ from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
+from tests.decoding import write_ten_hours
 from tests.popdb.latents import FRAMES, small_settings
 
 CHUNK = FRAMES * 2048
@@ -83,6 +84,7 @@ BAD: dict[str, tuple[str, Status, Write]] = {
     "a sample short.wav": ("encode", Status.TOO_SHORT, saved(music()[: CHUNK - 1])),
     "text.mp3": ("download", Status.DECODE_FAILED, lambda path: path.write_text("la la la\n" * 500)),
     "longer header.wav": ("download", Status.DECODE_FAILED, changed(saved(music()), stating(2**22))),
+    "ten hours.flac": ("download", Status.TOO_LONG, write_ten_hours),
     "cut.webm": ("download", Status.DECODE_FAILED, changed(made("-c:a", "libopus"), cut)),
 }
 

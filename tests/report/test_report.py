@@ -37,6 +37,7 @@ from samuel.report.report import (
     write_flac,
     write_report,
 )
+from tests.decoding import write_ten_hours
 from tests.lines import append_line
 from tests.popdb.latents import encoded_song, small_settings
 from tests.popdb.published_arrays import GAP, write_published
@@ -338,6 +339,8 @@ def test_samples_are_kept_to_16_bits_and_clipped(tmp_path: Path) -> None:
     assert rate == 44_100
     np.testing.assert_allclose(played.T, np.nan_to_num(audio).clip(-1, 1), atol=1 / 2**15)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.flac"]
+    write_flac(write_ten_hours(tmp_path / "long.flac"), tmp_path / "long" / "out.flac")
+    assert soundfile.info(tmp_path / "long" / "out.flac").frames == 6 * 60 * 44_100  # what is scored
 
 
 def test_the_vocal_share_is_that_of_all_chunks_whatever_was_left_out(tmp_path: Path) -> None:
