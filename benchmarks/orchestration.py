@@ -148,12 +148,12 @@ def main() -> int:
         for variable in [variable for variable in os.environ if variable.startswith("PREFECT_")]:
             del os.environ[variable]
         os.environ.update(PREFECT_HOME=str(Path(name) / "prefect"), SAMUEL_PREFECT_PORT=str(port))
-        from flows import processes, serve  # only now: the port is read when it is imported
+        from flows import processes, server  # only now: the port is read when it is imported
 
-        os.environ.update(serve.environment())
-        process = serve.start_server()
+        os.environ.update(server.environment())
+        process = server.start_server()
         try:
-            serve.wait_until_healthy(process)
+            server.wait_until_healthy(process)
             for what, figure in rows(options.songs, options.seconds, Path(name)):
                 print(f"{what:<32}  {figure}", flush=True)
         finally:

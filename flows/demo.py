@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from flows.serve import UI_URL, ensure_server, environment
+from flows.server import UI_URL, ensure_server, environment
 from samuel.config import read_settings
 from samuel.errors import SamuelError
 
@@ -21,9 +21,9 @@ def main() -> int:
     parser.add_argument("--settings", type=Path, help="JSON file; none: the embedded default")
     parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="as training.steps=2000")
     options = parser.parse_args()
-    # The terminal shows the bars and what went wrong in one line; the UI shows the log.
-    os.environ.update(environment(), PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL")
     try:
+        # The terminal shows the bars and what went wrong in one line; the UI shows the log.
+        os.environ.update(environment(), PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL")
         settings = read_settings(options.settings, options.overrides)
         ensure_server()
         # Imported now, so that Prefect finds the server's address in the environment.

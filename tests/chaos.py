@@ -41,8 +41,8 @@ VICTIMS = ("flow", "flow", "worker", "server", "machine")  # what dies most ofte
 MARKS = {
     "flow": ("prefect.engine", "_workspace_supervisor", "prefect/runner/"),
     "worker": ("worker start",),
-    "server": ("server start", "prefect.server.api.server", "uvicorn"),
-    "machine": ("flows.serve", "prefect", "uvicorn"),
+    "server": ("flows.server",),
+    "machine": ("flows.serve", "prefect"),
 }
 FINISHED = ("data/*/*/entry.json", "artifacts/*/*/entry.json", "artifacts/*/samples/*/entry.json")
 IN_HAND = ("data/*/.*.tmp", "artifacts/*/.*.tmp", "artifacts/*/samples/.*.tmp")

@@ -77,7 +77,7 @@ def test_the_library_prints_nothing() -> None:
 
 
 def test_heavy_libraries_are_imported_where_they_are_used() -> None:
-    """`samuel` itself, a run that only downloads, and a network that is not compiled."""
+    """`samuel` itself, a run that only downloads, a network that is not compiled, and `make serve`."""
     code = """
 import sys
 loaded = lambda *names: print([name for name in names if name in sys.modules])
@@ -87,9 +87,11 @@ import samuel.doctor, samuel.popdb.acquire, samuel.popdb.accounts
 loaded("torch", "prefect")
 import samuel.model.unet
 loaded("torch._dynamo")
+import flows.serve
+loaded("prefect")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.splitlines() == ["[]"] * 3
+    assert done.stdout.splitlines() == ["[]"] * 4
 
 
 def test_files_stay_small() -> None:

@@ -74,12 +74,17 @@ class Served:
             return httpx.get(f"{self.environment['PREFECT_API_URL']}/health").is_success
         return False
 
+    @property
+    def password(self) -> str:
+        """User and password."""
+        given = self.environment.get("PREFECT_SERVER_API_AUTH_STRING")
+        return given or (self.home / "password").read_text().strip()
+
     @contextmanager
     def client(self) -> Iterator[SyncPrefectClient]:
-        password = self.environment.get("PREFECT_SERVER_API_AUTH_STRING")
         settings: dict[Any, Any] = {
             PREFECT_API_URL: self.environment["PREFECT_API_URL"],
-            PREFECT_API_AUTH_STRING: password,
+            PREFECT_API_AUTH_STRING: self.password,
         }
         with temporary_settings(settings), get_client(sync_client=True) as client:
             yield client

@@ -1,11 +1,13 @@
 """`make serve`: what it starts, keeps alive, registers and serves; processes are killed under its runs."""
 
+import base64
 import contextlib
 import http.client
 import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -14,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,17 +24,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import soundfile
 import yaml
+from playwright.sync_api import Browser, sync_playwright
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.states import Cancelling, Completed, Pending, Running
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
-from flows import serve
+from flows import serve, server
 from flows.processes import exit_words, spawn, stop
-from flows.serve import ServerError, crash_orphaned_tasks, crash_silent_runs, end_cancelled_processes
+from flows.serve import crash_orphaned_tasks, crash_silent_runs, end_cancelled_processes
+from flows.server import ServerError
 from samuel.config import Settings
 from samuel.popdb import stages
 from samuel.popdb.acquire import acquire_songs
@@ -41,7 +50,7 @@ from samuel.popdb.writer import write_popdb
 from tests.flows.runs import ROOT, digests, folder_settings, wait_for
 from tests.flows.serving import Served, free_port, serving
 
-ENGINE, WORKER, SERVER = "-m prefect.engine", "-m prefect worker start", "-m prefect server start"
+ENGINE, WORKER, SERVER = "-m prefect.engine", "-m prefect worker start", "-m flows.server"
 PASSWORD = "somebody:a-word-that-nobody-else-writes"
 pytestmark = pytest.mark.timeout(900)  # each run boots its own Python
 SHORT = timedelta(seconds=1)
@@ -50,7 +59,8 @@ SHORT = timedelta(seconds=1)
 @pytest.fixture
 def client(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
     """A client of the server, which our own requests go to as well."""
-    monkeypatch.setattr(serve, "API_URL", served.environment["PREFECT_API_URL"])
+    monkeypatch.setattr(server, "API_URL", served.environment["PREFECT_API_URL"])
+    monkeypatch.setenv(server.PASSWORD, served.password)
     with served.client() as client:
         yield client
 
@@ -101,30 +111,189 @@ def test_wrong_parameters_are_refused_before_a_run_exists(client: SyncPrefectCli
 
 def test_the_commands_of_deploy_are_those_of_the_code() -> None:
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
-    server, worker = compose["services"]["server"], compose["services"]["worker"]
+    own, worker = compose["services"]["server"], compose["services"]["worker"]
     unit = (ROOT / "deploy" / "samuel.service").read_text()
-    lines = [server["command"][-1], worker["command"], server["healthcheck"]["test"], unit]
+    lines = [own["command"], worker["command"], own["healthcheck"]["test"], unit]
     for line in lines:
         for module in re.findall(r"python -m ([\w.]+)", line):
             assert importlib.util.find_spec(module), module
         for module, name in re.findall(r"from ([\w.]+) import (\w+)", line):
             assert hasattr(importlib.import_module(module), name), (module, name)
-    for options, command in (
-        (re.search(r"flows\.serve(.*)", worker["command"]), [sys.executable, "-m", "flows.serve"]),
-        (re.search(r"prefect (server start.*)", server["command"][-1]), [sys.executable, "-m", "prefect"]),
-    ):
-        assert options
-        given = options[1].split()
-        told = subprocess.run(
-            [*command, *given, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        assert all(option in told.stdout for option in given if option.startswith("--"))
+    options = re.findall(r"flows\.serve (--\S+)", worker["command"])
+    told = subprocess.check_output([sys.executable, "-m", "flows.serve", "--help"], cwd=ROOT, text=True)
+    assert options == [option for option in options if option in told] != []
+    assert "prefect server start" not in str(compose)  # which has no guard
     copied = re.findall(r"^COPY (.+) \S+$", compose["x-samuel"]["build"]["dockerfile_inline"], re.MULTILINE)
     assert [name for line in copied for name in line.split() if not (ROOT / name).exists()] == []
-    host = server["environment"]["PREFECT_SERVER_DATABASE_CONNECTION_URL"].partition("@")[2]
+    host = own["environment"]["PREFECT_SERVER_DATABASE_CONNECTION_URL"].partition("@")[2]
     port = re.search(r"port=(\d+)", compose["services"]["database"]["command"])
     assert port
     assert host == f"127.0.0.1:{port[1]}/{compose['services']['database']['environment']['POSTGRES_DB']}"
+
+
+# Who may speak to it.
+
+FOREIGN: list[dict[str, str]] = [
+    {"Host": "evil.example:4200"},  # a name that leads here
+    {"Origin": "http://evil.example"},
+    {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
+]
+
+
+@pytest.fixture
+def command(client: SyncPrefectClient, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The path and the body of a POST that has the worker run a command; none may be run, nor be planned."""
+    found, mark = client.read_deployment_by_name("build-popdb/demo"), tmp_path / "mark"
+    before = len(client.read_flow_runs())
+    variables = {"command": f"touch {mark}"}
+    body = json.dumps({"state": {"type": "SCHEDULED"}, "job_variables": variables, "parameters": {}})
+    yield f"/api/deployments/{found.id}/create_flow_run", body
+    assert len(client.read_flow_runs()) == before
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_what_is_foreign_gets_403_before_any_route(
+    served: Served, command: tuple[str, str], headers: dict[str, str]
+) -> None:
+    for authorization in ({}, {"Authorization": basic(served.password)}):
+        given = {"Authorization": "", **headers, **authorization}
+        assert ask(served.port, command[0], "POST", command[1], **given)[0] == 403
+        for path in ("/", "/ui-settings", "/docs", "/api/health", "/api/admin/version", "/nowhere"):
+            assert ask(served.port, path, **given)[0] == 403
+            assert ask(served.port, path, "OPTIONS", **given)[0] == 403
+        if "Sec-Fetch-Site" not in given:
+            with pytest.raises(InvalidStatus) as refused:
+                listen(served, "/api/events/out", headers)
+            assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("password", ["", "samuel:x", PASSWORD])
+def test_without_its_password_nothing_is_told(
+    served: Served, command: tuple[str, str], password: str
+) -> None:
+    assert ask(served.port, command[0], "POST", command[1], Authorization=basic(password))[0] == 401
+    assert ask(served.port, "/api/admin/version", Authorization=basic(password))[0] == 401
+    for path in ("/api/events/out", "/api/events/in", "/api/logs/out"):
+        with pytest.raises(ConnectionClosed) as closed:
+            listen(served, path, {}, password)
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1008
+        with pytest.raises(InvalidStatus):  # as clients of old did it, who send none
+            connect(f"ws://127.0.0.1:{served.port}{path}")
+        assert listen(served, path, {}, served.password) == {"type": "auth_success"}
+
+
+def listen(served: Served, path: str, headers: dict[str, str], password: str = "") -> Any:
+    """What a WebSocket of Prefect's protocol answers first."""
+    name, _, _ = headers.get("Host", "127.0.0.1").partition(":")
+    with (
+        socket.create_connection(("127.0.0.1", served.port)) as route,
+        connect(
+            f"ws://{name}:{served.port}{path}", sock=route, origin=headers.get("Origin"),  # type: ignore[arg-type]
+            subprotocols=["prefect"],  # type: ignore[list-item]
+        ) as websocket,
+    ):  # fmt: skip
+        websocket.send(json.dumps({"type": "auth", "token": password or None}))
+        return json.loads(websocket.recv(timeout=20))
+
+
+@pytest.mark.parametrize(("content", "mode"), [("a:b", 0o640), ("", 0o600), ("word", 0o600), ("s:ö", 0o600)])
+def test_a_password_that_others_read_or_nobody_can_type_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, mode: int
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    server.password_file().write_text(content)
+    server.password_file().chmod(mode)
+    remedy = "remove it" if mode != 0o600 else "set it to user:password"
+    with pytest.raises(ServerError, match=rf"{tmp_path}/password .*: {remedy}"):
+        server.auth_string()
+
+
+def test_the_first_use_makes_one_password_for_all_and_for_your_eyes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "new" / "home"))
+    with ThreadPoolExecutor(8) as threads:
+        (password,) = set(threads.map(lambda _: server.auth_string(), range(64)))
+    assert re.fullmatch(r"samuel:[\w-]{32}", password)
+    assert [path.name for path in server.home().iterdir()] == ["password"]
+    assert [path.stat().st_mode & 0o777 for path in (server.home(), server.password_file())] == [0o700, 0o600]
+    assert server.environment()[server.PASSWORD] == password
+
+
+# As a person sees it, and as a page does that this person has open.
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no chromium on this machine")
+    arguments = ["--no-sandbox", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=arguments)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_the_ui_takes_the_password_and_shows_the_runs(
+    served: Served, client: SyncPrefectClient, chromium: Browser, name: str
+) -> None:
+    run = flow_run(client, Completed())
+    page = chromium.new_page()
+    page.goto(f"http://{name}:{served.port}/runs")
+    page.get_by_placeholder("Enter your credentials").fill(served.password)
+    page.keyboard.press("Enter")
+    page.get_by_text(run.name).first.wait_for()
+    assert page.url == f"http://{name}:{served.port}/runs"
+    page.close()
+
+
+# What a page may try; it then looks at what came through: an answer, an open socket, a picture, a sound.
+ATTACKS = """async ([server, path, body, reports]) => {
+    const came = (made, words) => new Promise((done) => {
+        made.onopen = made.onload = made.onloadedmetadata = () => done(words);
+        made.onerror = () => done("nothing");
+    });
+    const fetched = (url, options) => fetch(url, options).then(() => url, () => "nothing");
+    const framed = document.body.appendChild(document.createElement("iframe"));
+    await fetched(`http://${server}${path}`, {method: "POST", mode: "no-cors", body: new Blob([body])});
+    await came(Object.assign(framed, {src: `${reports}/report.html`}));  // of which it sees nothing anyway
+    return await Promise.all([
+        fetched(`http://${server}/api/admin/version`),
+        fetched(`${reports}/report.html`, {credentials: "include"}),
+        came(new WebSocket(`ws://${server}/api/events/out`, "prefect"), "events"),
+        came(new WebSocket(`ws://${server}/api/logs/out`, "prefect"), "logs"),
+        came(Object.assign(new Image(), {src: `${reports}/a.png`}), "picture"),
+        came(new Audio(`${reports}/a.wav`), "sound"),
+    ]);
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["127.0.0.1", "evil.example"])
+def test_a_page_of_another_port_gets_nothing_but_may_link_to_a_report(
+    served: Served, command: tuple[str, str], port: int, chromium: Browser, name: str
+) -> None:
+    ours, reports = f"127.0.0.1:{served.port}", f"http://127.0.0.1:{port}/run/report"
+    user, _, word = PASSWORD.partition(":")
+    context = chromium.new_context(http_credentials={"username": user, "password": word})
+    page, statuses = context.new_page(), dict[str, int]()
+    page.goto(f"{reports}/report.html")  # the browser has the password from now on
+    assert page.eval_on_selector("img", "image => image.naturalWidth") == 1
+    page.wait_for_function("document.querySelector('audio').duration > 0")
+    page.on("response", lambda answer: statuses.update({answer.url: answer.status}))
+    with answering({"/": "a page"}, anonymous="a page") as (foreign, _):
+        page.goto(f"http://{name}:{foreign}/")
+        assert page.evaluate(ATTACKS, [ours, *command, reports]) == ["nothing"] * 6
+        assert {status for url, status in statuses.items() if ours in url or reports in url} == {403}
+        page.evaluate("url => location.assign(url)", f"{reports}/report.html")
+        page.get_by_text("heard").wait_for()
+    answer = page.goto(f"http://evil.example:{served.port}/api/admin/version")
+    assert answer
+    assert answer.status == 403
+    context.close()
 
 
 # Runs whose process is gone.
@@ -167,7 +336,7 @@ def test_a_silent_run_is_crashed_and_told_what_to_do_and_a_heard_one_lives(clien
     event = {"event": serve.HEARTBEAT, "resource": {"prefect.resource.id": f"prefect.flow-run.{alive.id}"}}
     for _ in range(2):
         time.sleep(9)
-        serve.ask("/events", [event | {"occurred": serve.now(), "id": str(serve.uuid4())}])
+        server.ask("/events", [event | {"occurred": server.now(), "id": str(serve.uuid4())}])
     for run in (silent, unborn):
         wait_for(lambda: client.read_flow_run(run.id).state_name == "Crashed")  # noqa: B023
         message = str(client.read_flow_run(run.id).state.message)  # type: ignore[union-attr]
@@ -277,6 +446,7 @@ def test_killed_in_three_ways_a_build_goes_on_to_the_same_bytes_and_can_be_cance
     served.until_state(run, "Cancelled")
     assert psutil.wait_procs(family, timeout=5)[1] == []
     assert "Failed to initialize plugins" not in served.said()
+    assert whereabouts(served, served.password.partition(":")[2], tmp_path) == [served.home / "password"]
 
 
 def unfinished(served: Served) -> list[str]:
@@ -309,19 +479,27 @@ def test_all_killed_at_once_nothing_is_shown_as_running_for_ever(
 
 
 @pytest.mark.slow  # a server of its own
-def test_with_a_password_all_works_and_it_stands_nowhere(
+def test_with_a_password_of_the_environment_all_works_and_it_stands_nowhere(
     songs_folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     home = tmp_path_factory.mktemp("home")
     with serving(home, PREFECT_SERVER_API_AUTH_STRING=PASSWORD) as served:
-        assert ask(served.port, "/api/flow_runs/filter", "POST")[0] == 401
         run = served.run("build-popdb/demo", folder_settings(tmp_path, songs_folder))
         served.until_state(run, "Completed")
-        lines = [" ".join(process.cmdline()) for process in served.everyone()]
-        written = [path for path in (*home.rglob("*"), *tmp_path.rglob("*")) if path.is_file()]
-        assert len(written) > 10
-        assert not [path for path in written if PASSWORD.encode() in path.read_bytes()]
-        assert not [line for line in lines if PASSWORD in line]
+        assert not (home / "password").exists()
+        assert f"Password    that of {server.SERVER_PASSWORD}" in served.said()
+        assert whereabouts(served, PASSWORD, tmp_path) == []
+
+
+def whereabouts(served: Served, password: str, made: Path) -> list[object]:
+    """The files and command lines of a server, and of what its runs have made, that hold its password."""
+    written = [path for path in (*served.home.rglob("*"), *made.rglob("*")) if path.is_file()]
+    assert len(written) > 10
+    lines = [process.cmdline() for process in served.everyone()]
+    return [
+        *(path for path in written if password.encode() in path.read_bytes()),
+        *(line for line in lines if password in " ".join(line)),
+    ]
 
 
 def test_killed_it_takes_its_children_along(served: Served) -> None:
@@ -336,8 +514,8 @@ def test_killed_it_takes_its_children_along(served: Served) -> None:
 
 
 def at_port(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-    monkeypatch.setattr(serve, "API_URL", f"http://127.0.0.1:{port}/api")
-    monkeypatch.setattr(serve, "PORT", port)
+    monkeypatch.setattr(server, "API_URL", f"http://127.0.0.1:{port}/api")
+    monkeypatch.setattr(server, "PORT", port)
 
 
 @contextmanager
@@ -359,14 +537,14 @@ def greeting(words: bytes) -> Iterator[int]:
 
 
 @contextmanager
-def answering(answers: dict[str, Any]) -> Iterator[tuple[int, list[str | None]]]:
+def answering(answers: dict[str, Any], anonymous: Any = 401) -> Iterator[tuple[int, list[str | None]]]:
     """An HTTP server with these answers: JSON, or a status. Its port, and the Authorization headers."""
     credentials: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             credentials.append(self.headers["Authorization"])
-            answer = answers.get(self.path, 404)
+            answer = answers.get(self.path, 404) if self.headers["Authorization"] else anonymous
             self.send_response(answer if type(answer) is int else 200)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
@@ -380,16 +558,17 @@ def answering(answers: dict[str, Any]) -> Iterator[tuple[int, list[str | None]]]
         ours.shutdown()
 
 
-def test_whose_server_is_at_the_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whose_server_is_at_the_port_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     at_port(monkeypatch, free_port())
-    assert serve.take_port()
+    assert server.take_port()
     for words, complaint in ((b"", "gives no answer"), (b"SSH-2.0-OpenSSH_9.6\r\n", "is no Prefect server")):
         with greeting(words) as port:
             at_port(monkeypatch, port)
             with pytest.raises(
                 ServerError, match=rf"port {port} is taken.*{complaint}.*set SAMUEL_PREFECT_P"
             ):
-                serve.take_port()
+                server.take_port()
     ours = version("prefect")
     for health, found, complaint in (
         (404, 404, "is no Prefect server"),
@@ -400,14 +579,18 @@ def test_whose_server_is_at_the_port_is_told(monkeypatch: pytest.MonkeyPatch) ->
         with answering({"/api/health": health, "/api/admin/version": found}) as (port, _):
             at_port(monkeypatch, port)
             with pytest.raises(ServerError, match=complaint):
-                serve.take_port()
-    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+                server.take_port()
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:word")  # serves both sides
-    with answering({"/api/health": True, "/api/admin/version": ours}) as (port, credentials):
+    healthy = {"/api/health": True, "/api/admin/version": ours}
+    with answering(healthy) as (port, credentials):
         at_port(monkeypatch, port)
-        assert not serve.take_port()
-    assert credentials == ["Basic bWU6d29yZA=="] * 2
-    assert serve.environment()["PREFECT_API_AUTH_STRING"] == "me:word"
+        assert not server.take_port()
+    assert credentials == ["Basic bWU6d29yZA==", "Basic bWU6d29yZA==", None]
+    with answering(healthy, anonymous=ours) as (port, _):
+        at_port(monkeypatch, port)
+        with pytest.raises(ServerError, match="has no password, so any page"):
+            server.take_port()
+    assert server.environment()["PREFECT_API_AUTH_STRING"] == "me:word"
 
 
 def test_a_server_that_stops_at_once_says_why(tmp_path: Path) -> None:
@@ -458,6 +641,8 @@ def test_nothing_is_left_of_a_command_whose_parent_ends(tmp_path: Path, how: str
 # Reports and their audio, by a real socket.
 
 SECRET, AUDIO = b"not for the browser", bytes(range(256)) * 40
+PAGE = "<!doctype html><p>heard</p><img src=a.png><audio src=a.wav preload=metadata>"
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
 
 
 @pytest.fixture(scope="module")
@@ -466,18 +651,26 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> int:
     (root / "secret.txt").write_bytes(SECRET)
     report = root / "artifacts" / "run" / "report"
     (report / "audio").mkdir(parents=True)
-    (report / "report.html").write_text("<!doctype html><p>heard</p>")
+    (report / "report.html").write_text(PAGE)
+    (report / "a.png").write_bytes(base64.b64decode(PNG))
+    soundfile.write(report / "a.wav", np.zeros(8000), 8000)
     (report / "audio" / "a b.flac").write_bytes(AUDIO)
     (report / "link.txt").symlink_to(root / "secret.txt")
     (report / "folder").symlink_to(root)
-    serve.serve_reports(root / "artifacts", port)
+    serve.serve_reports(root / "artifacts", port, PASSWORD)
     return port
 
 
-def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+def basic(password: str) -> str:
+    return f"Basic {base64.b64encode(password.encode()).decode()}"
+
+
+def ask(
+    port: int, path: str, method: str = "GET", body: str | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
     """The answer to a request whose path nobody has tidied."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request(method, path, headers=headers)
+    connection.request(method, path, body, {"Authorization": basic(PASSWORD), **headers})
     answer = connection.getresponse()
     body = answer.read()
     connection.close()
@@ -486,7 +679,7 @@ def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int,
 
 def test_pages_come_as_what_they_are_and_audio_in_parts(port: int) -> None:
     status, headers, body = ask(port, "/run/report/report.html")
-    assert (status, body) == (200, b"<!doctype html><p>heard</p>")
+    assert (status, body) == (200, PAGE.encode())
     assert headers["content-type"].startswith("text/html")
     assert headers["x-content-type-options"] == "nosniff"
     status, headers, body = ask(port, "/run/report/audio/a%20b.flac", Range="bytes=100-199")
@@ -513,9 +706,9 @@ def test_nothing_else_is_there(port: int) -> None:
 def test_it_only_reads_and_only_for_this_machine(port: int) -> None:
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert ask(port, "/run/report/report.html", method)[0] == 405
-    status, _, body = ask(port, "/run/report/report.html", Host="evil.example")
-    assert status == 400
-    assert b"heard" not in body
+    for status, foreign in ((403, {"Host": "evil.example"}), (401, {"Authorization": basic("samuel:x")})):
+        found, _, body = ask(port, "/run/report/report.html", **foreign)
+        assert (found, b"heard" in body) == (status, False)
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     bound = {entry[1] for entry in lines if entry[1].endswith(f":{port:04X}") and entry[3] == "0A"}
     assert bound == {f"0100007F:{port:04X}"}
