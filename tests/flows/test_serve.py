@@ -243,7 +243,7 @@ def test_the_ui_takes_the_password_and_shows_the_runs(
     run = flow_run(client, Completed())
     page = chromium.new_page()
     page.goto(f"http://{name}:{served.port}/runs")
-    page.get_by_placeholder("Enter your credentials").fill(served.password)
+    page.locator("input[type=password]").fill(served.password)
     page.keyboard.press("Enter")
     page.get_by_text(run.name).first.wait_for()
     assert page.url == f"http://{name}:{served.port}/runs"
