@@ -3,8 +3,8 @@
     python -m flows.processes COMMAND ARGUMENT …
 
 runs a command and, when the command or the process that started this one ends, ends all that the command has
-left behind, in whatever session: Prefect's worker and torchrun give their children sessions of their own. The
-kernel tells of a parent's death on Linux alone.
+left behind, in whatever session: Prefect's worker and `train_together` give their children sessions of their
+own. The kernel tells of a parent's death on Linux alone.
 """
 
 import contextlib

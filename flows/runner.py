@@ -1,4 +1,4 @@
-"""Where the tasks of a flow run: threads of its process, workers of a Dask cluster, processes of torchrun."""
+"""Where the tasks of a flow run: threads of its process, workers of a Dask cluster, several that train."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
-import torch
 from prefect import Task
 from prefect.blocks.system import Secret
 from prefect.futures import PrefectFuture
@@ -188,36 +187,27 @@ def _hold(secrets: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-# torchrun.
+# Several processes for one training.
 
 
-def fit_by_torchrun(
+def fit_together(
     settings: Settings, run: Path, on_step: Callable[[dict[str, Any]], object], ends: Callable[[], bool]
 ) -> Artifact:
-    """Train on `training.processes` processes of this machine, from the last checkpoint where there is one.
+    """Train by `samuel train`, which starts the processes; from the last checkpoint where there is one.
 
-    Told to end, torchrun has them take the step in hand and write a checkpoint. Killed, or when this process
-    is, `flows.processes` ends them. `on_step` is called now and then with the metrics of the newest step.
+    Told to end, they take the step in hand and write a checkpoint. Killed, or when this process is,
+    `flows.processes` ends them. `on_step` is called now and then with the metrics of the newest step.
 
     Raises:
-        MissingPartError: Fewer GPUs than processes.
         StoppedError: It was to end early.
         SamuelError: The training failed; has the last it said.
     """
     if found := find_artifact(run / "model"):
         return found
-    processes, gpus = settings.training.processes, torch.cuda.device_count()
-    if resolve_device(settings.device).type == "cuda" and processes > gpus:
-        raise MissingPartError(
-            f"training.processes = {processes}: each needs a GPU of its own, and this machine has {gpus}; set"
-            f" training.processes = {gpus}"
-        )
     with tempfile.TemporaryDirectory(prefix="samuel-") as folder:  # which nobody else can read
         file, log = Path(folder) / "settings.json", Path(folder) / "log"
         file.write_text(settings.model_dump_json(), "utf-8")
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--log-dir", folder]
-        torchrun += ["--nproc-per-node", str(processes), "-m", "samuel.cli", "train", "--settings", str(file)]
-        process = spawn(torchrun, log=log)
+        process = spawn([sys.executable, "-m", "samuel.cli", "train", "--settings", str(file)], log=log)
         try:
             seen = 0
             while process.poll() is None:
@@ -229,19 +219,19 @@ def fit_by_torchrun(
                     on_step(row)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(LOOK_S)
-        finally:  # torchrun alone first: a training that is told twice ends without its checkpoint
+        finally:  # the launcher alone first: a training that is told twice ends without its checkpoint
             with suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):
-                for agent in psutil.Process(process.pid).children():
-                    agent.terminate()
+                for launcher in psutil.Process(process.pid).children():
+                    launcher.terminate()
                 process.wait(1.5 * GRACE_S)
             stop(process)
         said = log.read_text("utf-8", "replace")
     model = find_artifact(run / "model")
     if process.returncode or model is None:
         get_run_logger().error("the training processes said\n%s", "\n".join(said.splitlines()[-60:]))
-        own = re.findall(r"^error: (.+)", said, re.MULTILINE)  # torchrun's words only repeat that they failed
+        own = re.findall(r"^error: (.+)", said, re.MULTILINE)  # what others say is that they lost one
         ended = f"the training processes ended with {exit_words(process.returncode)}; see the log"
-        raise SamuelError(own[-1] if own else ended)
+        raise SamuelError(own[0] if own else ended)
     return replace(model, made=True)
 
 

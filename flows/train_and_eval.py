@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows import artifacts
-from flows.runner import fit_by_torchrun, parts_here, run_ends, until_run_ends, workers
+from flows.runner import fit_together, parts_here, run_ends, until_run_ends, workers
 from flows.tasks import AS_PRESET, RETRIED, Overrides, advance, bar, chosen, gpu_slot, run_name, shown
 from samuel.artifacts import Artifact, read_json
 from samuel.checkpoint import TrainedModel, load_model
@@ -93,7 +93,7 @@ def train(popdb: Popdb, parts: Parts) -> Artifact:
             page.show(metrics)
 
         if processes > 1:
-            model = fit_by_torchrun(settings, run, on_step, run_ends())
+            model = fit_together(settings, run, on_step, run_ends())
         else:
             model = fit(popdb, settings, run, until_run_ends(on_step))
     page.end(model)

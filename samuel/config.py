@@ -245,7 +245,7 @@ class TrainingConfig(Section):
     patience: Count | None = setting(None, "validations without gain before stopping; none: never")
     checkpoint_every: Count = setting(40, "steps between checkpoints")
     keep_checkpoints: Count = setting(2, "newest checkpoints that are kept, beside the best")
-    processes: Count = setting(1, "processes that train together, started by torchrun; one for each GPU")
+    processes: Count = setting(1, "processes of this machine that train together, one for each GPU")
     tensorboard: bool = setting(False, "also write TensorBoard's event files; needs the extra `tensorboard`")
     seed: Seed = setting(0, "of weights, batches, noise and dropout")
 

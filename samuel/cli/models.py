@@ -42,16 +42,19 @@ a_model = click.option("--model", type=A_PATH, required=True, help="Folder of a 
 
 
 @click.command(cls=SettingsCommand, uses=OF_TRAINING, interrupted=CHECKPOINT)
-def train(settings: Settings) -> None:
-    """Train on POPDB, or go on with it; by torchrun on several GPUs.
+def train(settings: Settings) -> int:
+    """Train on POPDB, or go on with it; on several GPUs of this machine with training.processes.
 
     The model lies where the flow train-and-eval looks for it.
     """
     from samuel.popdb.dataset import open_popdb
-    from samuel.train import fit, run_folder
+    from samuel.train import fit, run_folder, train_together
+    from samuel.train.processes import RENDEZVOUS
 
     require(settings, set())
     popdb = open_popdb(settings.popdb_path)
+    if settings.training.processes > 1 and "RANK" not in os.environ:  # neither torchrun's process nor ours
+        return train_together(settings)
     first = os.environ.get("RANK", "0") == "0"
     with tqdm(total=settings.training.steps, desc="train", disable=None if first else True) as bar:
 
@@ -63,11 +66,17 @@ def train(settings: Settings) -> None:
                 other = "" if shuffled is None else f", {shuffled:.4f} with another song's vocal"
                 bar.write(f"step {row['step']}: validation loss {row['validation_loss']:.4f}{other}")
 
-        model = fit(popdb, settings, run_folder(popdb, settings), show)
+        try:
+            model = fit(popdb, settings, run_folder(popdb, settings), show)
+        except KeyboardInterrupt:
+            if RENDEZVOUS not in os.environ:
+                raise
+            return 130  # who started it says so
     if first:
         progress, state = model.record["progress"], "trained" if model.made else "already there"
         best = f"validation loss {progress['best_loss']:.4f} at step {progress['best_step']}"
         print(f"{plain(str(model.folder))}: {state}, {best}")
+    return 0
 
 
 @click.command(cls=SettingsCommand, uses=("data", "device", "popdb.path"))

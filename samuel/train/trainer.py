@@ -33,6 +33,7 @@ from samuel.model.unet import SamuelUNet
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Batches, Latents
 from samuel.train.objective import ConditionDropout, Objective, learning_rate_at
+from samuel.train.processes import RENDEZVOUS, meet
 from samuel.train.validation import LEVELS, Validation
 
 logger = logging.getLogger(__name__)
@@ -63,8 +64,8 @@ def model_origin(popdb: Popdb, settings: Settings) -> dict[str, Any]:
 def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Artifact:
     """Train to the end, from the last checkpoint where there is one; nothing when the model is there.
 
-    Started by torchrun, all its processes train together. The model appears in `run/model`, metrics in
-    `run/training/metrics.jsonl`; the first process calls `on_step` with the metrics of every step.
+    Processes of `train_together`, or of torchrun, train together. The model appears in `run/model`, metrics
+    in `run/training/metrics.jsonl`; the first process calls `on_step` with the metrics of every step.
 
     Raises:
         DatasetError: No training pairs, latents or a loss that are not finite, a training that diverges.
@@ -134,13 +135,15 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 def make_fabric(device: torch.device, precision: TrainingPrecision) -> Any:
-    """Make a Fabric for this process, or for all of torchrun's; a cluster's scheduler is left aside."""
+    """Make a Fabric for this process, or all that train together; a cluster's scheduler is left aside."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    together = TorchElasticEnvironment.detect()
+    if RENDEZVOUS in os.environ:
+        meet(device)  # before Fabric would, by a port
+    together = RENDEZVOUS in os.environ or TorchElasticEnvironment.detect()
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if together else 1
     fabric = Fabric(
         accelerator=device.type,

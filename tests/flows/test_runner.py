@@ -1,4 +1,4 @@
-"""Where tasks run: the workers of a Dask cluster, and trainings on two processes by torchrun."""
+"""Where tasks run: the workers of a Dask cluster, and trainings on two processes."""
 
 import json
 import os
@@ -12,14 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 from distributed import LocalCluster
 from prefect import flow, task
 from safetensors.torch import load_file
 
 from flows.build_popdb import build_popdb
 from flows.processes import spawn
-from flows.runner import GPU, fit_by_torchrun, newest_row, parts_here, run_ends, wants_gpu, workers
+from flows.runner import GPU, fit_together, newest_row, parts_here, run_ends, wants_gpu, workers
 from flows.train_and_eval import train, train_and_eval
 from samuel.artifacts import Artifact, find_artifact
 from samuel.config import RunnerConfig, Settings
@@ -145,16 +144,16 @@ def test_a_gpu_or_scheduler_that_is_not_there_is_told_before_the_work(
     assert not list(tmp_path.glob("data/raw/*/entry.json"))
 
 
-# torchrun.
+# Several processes.
 
 LONG = {"steps": 4000, "validate_every": 500, "checkpoint_every": 1000}
 CHILD = """
 import sys
 from pathlib import Path
-from flows.runner import fit_by_torchrun
+from flows.runner import fit_together
 from samuel.config import read_settings
 settings = read_settings(Path(sys.argv[1]))
-fit_by_torchrun(settings, Path(sys.argv[2]), lambda row: None, lambda: False)
+fit_together(settings, Path(sys.argv[2]), lambda row: None, lambda: False)
 """
 
 
@@ -207,7 +206,7 @@ def test_killed_it_leaves_nobody_and_told_to_end_it_leaves_a_checkpoint(tmp_path
     metrics = run / "training" / "metrics.jsonl"
     wait_for(lambda: newest_row(metrics) or parent.poll() is not None)
     assert parent.poll() is None, parent.communicate()[1]
-    assert len(children(tmp_path)) == 4  # who fences them in, the agent and two that train
+    assert len(children(tmp_path)) == 4  # who fences them in, who starts them and two that train
     parent.kill()
     parent.communicate(timeout=60)
     wait_for(lambda: not children(tmp_path))
@@ -221,7 +220,7 @@ def test_killed_it_leaves_nobody_and_told_to_end_it_leaves_a_checkpoint(tmp_path
         modes.update(path.stat().st_mode & 0o777 for path in (tmp_path / "tmp").glob("samuel-*"))
 
     with pytest.raises(StoppedError, match="goes on from its checkpoint"):
-        fit_by_torchrun(settings, run, on_step, lambda: len(steps) > 1)  # the first is of before
+        fit_together(settings, run, on_step, lambda: len(steps) > 1)  # the first is of before
     assert not children(tmp_path)
     newest = newest_row(metrics)
     assert newest
@@ -234,27 +233,18 @@ def test_what_went_wrong_is_told_in_the_words_of_the_training(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, run = together(tmp_path)
-    script = ["sh", "-c", "echo 'error: step 0: NaN'; echo torchrun says that it failed; exit 3"]
+    script = ["sh", "-c", "echo 'error: step 0: NaN'; echo another says that it is lost; exit 3"]
     monkeypatch.setattr("flows.runner.spawn", lambda _, log: spawn(script, log=log))
 
     @flow
     def trained() -> Artifact:
-        return fit_by_torchrun(settings, run, ignore, lambda: False)
+        return fit_together(settings, run, ignore, lambda: False)
 
     with pytest.raises(SamuelError, match=r"^step 0: NaN$"):
         trained()
     script[-1] = "exit 3"
     with pytest.raises(SamuelError, match="the training processes ended with exit code 3"):
         trained()
-
-
-def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, run = together(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(MissingPartError, match=r"training\.processes = 2: each .* this machine has 1; set"):
-        fit_by_torchrun(settings.model_copy(update={"device": "auto"}), run, ignore, lambda: False)
-    assert not run.exists()
 
 
 def test_the_newest_row_is_the_last_whole_one(tmp_path: Path) -> None:

@@ -7,16 +7,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from samuel.artifacts import Artifact, read_jsonl
 from samuel.config import Settings
+from samuel.errors import MissingPartError
 from samuel.popdb.dataset import Popdb
-from samuel.train import fit
+from samuel.train import fit, train_together
 from tests.popdb.latents import small_settings
 from tests.train.trainings import checkpoints, fitted, untimed
 
@@ -87,3 +91,63 @@ def test_asked_to_end_a_training_takes_its_step_and_leaves_a_checkpoint(
         fit(popdb, settings, tmp_path, lambda row: row["step"] == 3 and os.kill(os.getpid(), number))
     assert signal.getsignal(number) is before
     assert checkpoints(tmp_path) == [2, 3]
+
+
+@pytest.fixture
+def together(popdb: Popdb, tmp_path: Path) -> "Iterator[subprocess.Popen[str]]":
+    """A long training on two processes, begun as a person does, which has taken its first steps."""
+    long = {"steps": 4000, "validate_every": 500, "checkpoint_every": 1000}
+    settings = small_settings(tmp_path, popdb={"path": str(popdb.root)}, training=long)
+    (tmp_path / "settings.json").write_text(settings.model_dump_json())
+    (tmp_path / "tmp").mkdir()
+    command = [*ALONE, "-m", "samuel.cli", "train", "training.processes=2", "--settings", "settings.json"]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+    ) as process:
+        try:
+            while process.poll() is None and not any(tmp_path.glob("artifacts/*/training/metrics.jsonl")):
+                time.sleep(0.05)
+            assert process.poll() is None, process.communicate()[1]
+            yield process
+        finally:
+            process.kill()
+
+
+def test_of_one_machine_they_listen_to_nobody_else_and_end_together(
+    together: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
+    ranks = psutil.Process(together.pid).children()
+    used = [at for process in (*ranks, psutil.Process(together.pid)) for at in process.net_connections()]
+    assert {at.laddr.ip for at in used} == {"127.0.0.1"}
+    assert any(at.raddr for at in used)  # it is how they speak
+    [private] = (tmp_path / "tmp").glob("samuel-*")
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert (private / "rendezvous").is_file()
+    together.send_signal(signal.SIGINT)
+    said = together.communicate(timeout=60)[1]
+    assert together.returncode == 130
+    assert said.count("interrupted") == 1
+    assert "Traceback" not in said
+    assert len(list(tmp_path.glob("artifacts/*/training/step-*"))) == 1
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
+    assert not private.exists()
+
+
+@pytest.mark.parametrize("victim", ["rank", "launcher"])
+def test_where_one_is_killed_all_end(together: "subprocess.Popen[str]", victim: str) -> None:
+    ranks = psutil.Process(together.pid).children()
+    (ranks[1] if victim == "rank" else together).kill()
+    said = together.communicate(timeout=60)[1]
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
+    if victim == "rank":
+        assert together.returncode == 1
+        assert "error: SIGKILL ended a training process; the same command goes on" in said
+
+
+def test_more_processes_than_gpus_are_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    training = settings.training.model_copy(update={"processes": 2})
+    with pytest.raises(MissingPartError, match=r"training\.processes = 2: each .* this machine has 1; set"):
+        train_together(settings.model_copy(update={"device": "auto", "training": training}))
