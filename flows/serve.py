@@ -32,7 +32,8 @@ from starlette.staticfiles import StaticFiles
 
 from flows import server
 from flows.processes import exit_words, spawn, stop
-from flows.server import HOST, ServerError, ask, now
+from flows.server import ServerError, ask, now
+from samuel.web import HOST, Guard
 
 ARTIFACTS = server.ROOT / "artifacts"
 PAGES_PORT = int(os.environ.get("SAMUEL_PAGES_PORT", str(server.PORT + 1)))
@@ -156,7 +157,7 @@ def serve_reports(folder: Path, port: int, credentials: str) -> None:
         return
     mimetypes.add_type("audio/flac", ".flac")  # Python's own table lacks it
     files = StaticFiles(directory=folder)  # it lists nothing, and follows no link out
-    pages = server.guarded(Starlette(routes=[Mount("/", files)]), credentials)
+    pages = Guard(Starlette(routes=[Mount("/", files)]), credentials, server.NAMES)
     web = uvicorn.Server(uvicorn.Config(pages, log_level="warning"))
     threading.Thread(target=web.run, args=([listening],), daemon=True).start()
 

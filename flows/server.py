@@ -24,18 +24,15 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.processes import spawn, stop
+from samuel import web
 from samuel.errors import SamuelError
-
-if TYPE_CHECKING:  # a tenth of a second, for the command line
-    from starlette.types import ASGIApp
-
-    from samuel.web import Guard
+from samuel.web import HOST
 
 ROOT = Path(__file__).resolve().parent.parent
-HOST = "127.0.0.1"
+NAMES = (*web.NAMES, *os.environ.get("SAMUEL_NAMES", "").split())  # which a server in front of ours has
 PORT_VARIABLE = "SAMUEL_PREFECT_PORT"
 PORT = int(os.environ.get(PORT_VARIABLE, "4200"))
 UI_URL = f"http://{HOST}:{PORT}"
@@ -90,14 +87,15 @@ def auth_string() -> str:
                 os.link(new.name, password_file())
         given = read_password()
     if not given or not given.isascii() or not all(given.partition(":")):
-        raise ServerError(f"{PASSWORD} or {password_file()} is not usable: set it to user:password, in ASCII")
+        where = f"{PASSWORD} or {password_file()}"
+        raise ServerError(f"{where} is not usable: set it to user:password, in ASCII")
     return given
 
 
 def read_password() -> str | None:
     """Return what the file says, None where there is none; a ServerError where others can read it."""
     try:
-        with password_file().open(encoding="utf-8") as file:
+        with password_file().open(encoding="utf-8", errors="replace") as file:
             status = os.fstat(file.fileno())
             if status.st_uid != os.getuid() or status.st_mode & 0o077:
                 remedy = "remove it, and the next start makes a new one"
@@ -105,13 +103,6 @@ def read_password() -> str | None:
             return file.read().strip()
     except FileNotFoundError:
         return None
-
-
-def guarded(app: "ASGIApp", credentials: str | None = None) -> "Guard":
-    """Guard an app by the names of this machine, and those that a server in front of it is known by."""
-    from samuel.web import NAMES, Guard
-
-    return Guard(app, credentials, (*NAMES, *os.environ.get("SAMUEL_NAMES", "").split()))
 
 
 # Its life: use the one that runs, else start one.
@@ -132,7 +123,7 @@ def main() -> None:
 
     settings = get_current_settings().server
     uvicorn.run(
-        guarded(create_app(final=True)), host=HOST, port=PORT,
+        web.Guard(create_app(final=True), names=NAMES), host=HOST, port=PORT,
         log_level=settings.logging_level.lower(), timeout_keep_alive=settings.api.keepalive_timeout,
         ws_ping_interval=settings.api.websocket_ping_interval,
         ws_ping_timeout=settings.api.websocket_ping_timeout,
@@ -164,9 +155,8 @@ def healthy() -> bool:
             anybody = ask("/admin/version", anonymous=True)
     except urllib.error.HTTPError as error:
         if error.code == http.client.UNAUTHORIZED:
-            raise ServerError(
-                f"the server at {UI_URL} wants another authentication string: set {PASSWORD} to its own"
-            ) from error
+            wants = f"the server at {UI_URL} wants another authentication string"
+            raise ServerError(f"{wants}: set {PASSWORD} to its own") from error
     except OSError:  # also of a server that ends just now, so before HTTPException
         return False
     except (ValueError, http.client.HTTPException):  # it speaks, and not like Prefect
@@ -188,9 +178,8 @@ def take_port() -> bool:
     try:
         socket.create_server((HOST, PORT)).close()
     except OSError as error:
-        raise ServerError(
-            f"port {PORT} is taken by something that gives no answer; set {PORT_VARIABLE}"
-        ) from error
+        taken = f"port {PORT} is taken by something that gives no answer"
+        raise ServerError(f"{taken}; set {PORT_VARIABLE}") from error
     (home() / "server.log").unlink(missing_ok=True)
     return True
 
