@@ -21,7 +21,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,7 +37,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, Field
 
-from samuel.config import wrong_url
+from samuel.config import without_secrets, wrong_place
 from samuel.errors import MissingPartError, OperatorError, SamuelError, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -269,13 +268,15 @@ class RemoteFolder:
 
     def __init__(self, location: str, setting: str) -> None:
         """A SettingsError for a URL, given by `setting`, that is none to use; no connection yet."""
-        if wrong := wrong_url(location):
+        if wrong := wrong_place(location):
             raise SettingsError(f"{setting} is {wrong}")
         self.location, self.setting = location, setting
         try:
             self.filesystem, root = url_to_fs(location)
         except (ImportError, ValueError) as error:  # no package; no such protocol
-            raise MissingPartError(f"{location}: {error}; give a folder, or install what it needs") from error
+            raise MissingPartError(
+                f"{location}: {without_secrets(str(error))}; give a folder, or install what it needs"
+            ) from error
         except Exception as error:
             raise self._unusable(error) from error
         self.root: str = root.rstrip("/")
@@ -336,8 +337,7 @@ class RemoteFolder:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> OperatorError:
-        # An address in an error may be signed: what follows the question mark then opens the door.
-        reason = re.sub(r"[?]\S*", "?…", f"{type(error).__name__}: {error}")
+        reason = without_secrets(f"{type(error).__name__}: {error}")  # an address in it may be signed
         remedy = f"check {self.setting}, the network, the credentials and the room there, then start again"
         return OperatorError(f"{self.location} cannot be used ({reason}); {remedy}. What was done stays")
 

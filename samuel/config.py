@@ -7,6 +7,8 @@ checked wherever it is made, the tree also for whether its sections agree.
 
 import json
 import math
+import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -19,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from typing_extensions import TypedDict
@@ -39,7 +42,7 @@ TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Sampler = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Seconds = Annotated[float, Field(gt=0)]
 Pause = Annotated[float, Field(ge=0, le=3600)]
 LongPause = Annotated[float, Field(gt=0, le=86_400)]
@@ -50,30 +53,72 @@ LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
 STABLE_AUDIO = "stabilityai/stable-audio-open-1.0"
 PROMPT = "instrumental pop accompaniment with drums, bass, guitar and keyboards"
 YOUTUBE = ("youtube:search$", "youtube$")
-MAX_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES, MAX_FAULTS = 1 << 16, 10
 MAY_BE_SECRET = ("download", "popdb.path", "runner.address", "store")
 
 
-def wrong_url(location: str) -> str:
-    """Why a URL is no place for a dataset, without repeating it; empty where it may be one."""
-    if "://" not in location:
-        return ""
-    if "@" in urlsplit(location).netloc:  # settings are shown in the UI, kept in its database, and logged
-        return "a URL with user or password; fsspec takes them from its configuration or the environment"
-    return "a chain of URLs; give one, as in s3://bucket/popdb" if "::" in location else ""
+# The user of a URL, with a password that may hold slashes: what follows the colon is then no port.
+USER = r"[^\s/?#]*@|[^\s/?#:\[]+:(?!\d*(?:[/?#\s]|$))[^\s@]*@"
+SECRET_PATTERN = rf"^(?![\s\S]*\w\w:/+(?:{USER}|[^\s?#]*[?#]))"  # what `without_secrets` would change
+MOST_URL = 500  # characters
+# Protocols of fsspec that lead to other addresses, or hold the content themselves.
+WRAPPER = r"async_?wrapper|\w+cache|cached|data|dir|generic|libarchive|reference|tar|zip"
 
 
-def _path_or_url(value: Any) -> Any:
-    if wrong := wrong_url(str(value)):
+def without_secrets(text: str) -> str:
+    """`text` with … in place of what may let others in: user, password and query of every URL in it."""
+
+    def redacted(url: re.Match[str]) -> str:
+        place = re.split(r"[?#]", url[0][:MOST_URL], maxsplit=1)[0]
+        return re.sub(rf"(:/+)(?:{USER})", r"\1…@", place) + ("" if place == url[0] else "?…")
+
+    return re.sub(r"(?:\w\w:|url: )/\S+", redacted, text)  # as urllib3 words it, a URL may lack its host
+
+
+def wrong_text(text: str) -> str:
+    """Why a text can be no setting, without repeating it; empty where it may be one.
+
+    Settings are shown in the UI, kept in its database and in records, and logged.
+    """
+    if without_secrets(text) != text:
+        return "a URL with user, password or query; libraries take them from configuration or environment"
+    try:
+        _ = text.encode(), urlsplit(text).port
+    except ValueError as error:
+        return f"no text, path or URL that can be used ({error})"
+    return "a text with NUL" if "\0" in text else ""
+
+
+def wrong_place(location: str) -> str:
+    """Why a path or URL is no place for a dataset, without repeating it; empty where it may be one."""
+    protocol, separator, _ = location.partition("://")
+    if re.match(r"\w+::", location) or (separator and re.search(r"\w::", location)):
+        return "a chain of URLs; give one, as in s3://bucket/popdb"
+    if separator and not (wrong := wrong_text(location)):
+        from fsspec import available_protocols
+
+        if re.fullmatch(WRAPPER, protocol) or protocol not in available_protocols():
+            wrong = f"of no protocol that can be used ({protocol!a:.22}); give one, as in s3://bucket/popdb"
+    return wrong if separator else ""
+
+
+def _writable(value: Any) -> Any:
+    for text in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(text, str | Path) and (wrong := wrong_text(str(text))):
+            raise ValueError(wrong)
+    return value
+
+
+def _place(value: Any) -> Any:
+    if wrong := wrong_place(str(value)):
         raise ValueError(wrong)
     return str(value) if isinstance(value, Path) else value
 
 
-# What does not match a pattern Prefect's server refuses before it writes a run down; we come too late.
-URL_PATTERN = r"^(?!\w+://[^/?#]*@)"
-PathOrUrl = Annotated[str, BeforeValidator(_path_or_url), Field(json_schema_extra={"pattern": URL_PATTERN})]
-Proxy = Annotated[str, Field(pattern=r"^(https?|socks4a?|socks5h?)://[^@/]+/?$")]
-Scheduler = Annotated[str, Field(pattern=r"^(tcp|tls|wss?|ucx)://[^@/]+:\d+$")]
+PathOrUrl = Annotated[str, BeforeValidator(_place)]
+Text = Annotated[str, BeforeValidator(_writable), Field(json_schema_extra={"pattern": SECRET_PATTERN})]
+Proxy = Annotated[str, Field(pattern=r"^(https?|socks4a?|socks5h?)://[^@/?#]+/?$")]
+Scheduler = Annotated[str, Field(pattern=r"^(tcp|tls|wss?|ucx)://[^@/?#]+:\d+$")]
 
 
 def _describe_in_form(schema: dict[str, Any]) -> None:
@@ -81,6 +126,11 @@ def _describe_in_form(schema: dict[str, Any]) -> None:
     keys = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
     words = list(zip(keys, ("at least", "above", "at most", "under"), strict=True))
     for name, field in schema.get("properties", {}).items():
+        for kind in field.get("anyOf", [field]):
+            text = kind.get("items", kind)
+            # What does not match Prefect's server refuses before it writes a run down; we come too late.
+            if text.get("type") == "string" and not {"enum", "const", "pattern"} & text.keys():
+                text["pattern"] = SECRET_PATTERN
         title = name.removesuffix("_s").replace("_", " ").capitalize()
         field["title"] = title + (" (seconds)" if name.endswith("_s") else "")
         kind = next((kind for kind in field.get("anyOf", []) if kind.get("type") != "null"), field)
@@ -96,6 +146,11 @@ class Section(BaseModel):
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False,
         json_schema_extra=_describe_in_form
     )  # fmt: skip
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _keep_no_secret(cls, value: Any) -> Any:
+        return _writable(value)
 
 
 def setting(default: Any, description: str, **bounds: Any) -> Any:
@@ -123,7 +178,7 @@ class YtdlpOptions(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
     concurrent_fragment_downloads: int
-    extractor_args: dict[str, Any]
+    extractor_args: dict[str, dict[str, list[Text]]]
     force_ipv4: bool
     http_chunk_size: int
     ratelimit: int | float
@@ -386,14 +441,16 @@ def parse(values: Mapping[str, Any]) -> Settings:
             name = ".".join(str(part) for part in fault["loc"])
             # It may have been refused for a secret in it; where sections disagree, given was the whole tree.
             hidden = not name or name.startswith(MAY_BE_SECRET)
-            given = "" if hidden else f" (given: {fault['input']!r:.200})"
+            shown = repr(value) if isinstance(value := fault["input"], str) else reprlib.repr(value)
+            given = "" if hidden else f" (given: {without_secrets(shown):.200})"
             wanted = ""
             if fault["type"] == "string_pattern_mismatch":  # which says nothing to most people
                 section, field = map(str, fault["loc"][:2])
                 wanted = f"; {type(getattr(Settings(), section)).model_fields[field].description}"
             said = f"{fault['msg']}{wanted}{given}"
             faults.append(f"setting {name}: {said}" if name else f"settings: {said}")
-        raise SettingsError("\n".join(faults)) from None
+        more = f"\nand {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+        raise SettingsError("\n".join(faults[:MAX_FAULTS]) + more) from None
 
 
 def read_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
@@ -402,13 +459,13 @@ def read_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     An InputError where there is no such file, a SettingsError where it or a setting is wrong.
     """
     values: Any = {}
+    if path and not path.is_file():
+        raise InputError(f"{path}: no {'regular' if path.exists() else 'such'} file")
     try:
         if path:
             with path.open("rb") as file:
                 values = json.loads(file.read(MAX_FILE_BYTES).decode("utf-8-sig"))
         fault = "" if isinstance(values, dict) else f"a {type(values).__name__}"
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
         fault = str(error)
     if fault:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from samuel.config import Section, Settings, read_settings
+from samuel.config import Section, Settings, read_settings, without_secrets
 
 STOPPED = "nothing half-written was left, run it again"
 GOES_ON = "what is done stays, and the same command goes on from there"
@@ -22,8 +22,8 @@ A_FOLDER = click.Path(path_type=Path, file_okay=False, writable=True)  # or noth
 
 
 def plain(text: str) -> str:
-    """`text` without control characters, by which a name could steer the terminal; lines stay lines."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    """`text` without secrets in URLs, and control characters, by which a name could steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in without_secrets(text))
 
 
 class PlainFormatter(logging.Formatter):

@@ -20,7 +20,7 @@ from yt_dlp.utils import ContentTooShortError, DownloadError, GeoRestrictedError
 
 from samuel.artifacts import explain_full_disk
 from samuel.audio import ffmpeg
-from samuel.config import DownloadConfig
+from samuel.config import DownloadConfig, without_secrets
 from samuel.errors import InputError, OperatorError, SamuelError, SongError
 from samuel.popdb.status import Status
 
@@ -71,7 +71,10 @@ class YtDlp(YoutubeDL):
 
 def site_options(config: DownloadConfig, folder: Path) -> dict[str, Any]:
     """yt-dlp's options for the site: its extractors alone, one video at a time, written into `folder`."""
-    log = SimpleNamespace(debug=logger.debug, warning=logger.warning, error=logger.debug)  # it raises, too
+    debug, warning = (
+        lambda text, log=log: log(without_secrets(text)) for log in (logger.debug, logger.warning)
+    )
+    log = SimpleNamespace(debug=debug, warning=warning, error=debug)  # it raises, too
     options: dict[str, Any] = {
         **config.ytdlp,
         "logger": log,
@@ -129,12 +132,12 @@ def translated_errors(folder: Path) -> Iterator[None]:
             # Not every way to write says why it failed.
             if shutil.disk_usage(folder).free < DISK_RESERVE_BYTES:
                 raise OperatorError(f"the disk is full; {DISK_REMEDY}") from error
-            message = " ".join(str(error).removeprefix("ERROR: ").split())[:500]
+            message = " ".join(without_secrets(str(error)).removeprefix("ERROR: ").split())[:500]
             raise SongError(classify(error), message) from error
         except (SamuelError, OSError):
             raise
         except Exception as error:  # its extractors trust what a site sends
-            message = f"yt-dlp failed: {type(error).__name__}: {error}"[:500]
+            message = without_secrets(f"yt-dlp failed: {type(error).__name__}: {error}")[:500]
             raise SongError(Status.SERVER_ERROR, message) from error
 
 
@@ -152,7 +155,7 @@ def classify(error: YoutubeDLError) -> Status:
         raise OperatorError(f"the disk is full; {DISK_REMEDY}")
     if found := re.search(MACHINE_FAULT, text):
         what = "this machine does not let yt-dlp open or write a file"
-        raise OperatorError(f"{what} ({found[0]}): {text[-300:]}")
+        raise OperatorError(f"{what} ({found[0]}): {without_secrets(text)[-300:]}")
     if re.search(BOT_CHECK, text, re.IGNORECASE):
         raise OperatorError(f"the site asks for proof that no robot is at work: {SITE_REMEDY}")
     if any(isinstance(cause, GeoRestrictedError) for cause in causes):

@@ -7,6 +7,7 @@ the user (folder), or a song list, whose titles are searched for (csv; the paper
 import io
 import logging
 import os
+import re
 import reprlib
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ from typing import Any, NoReturn, cast
 import pandas as pd
 
 from samuel.artifacts import MANIFEST, digest, read_bounded, sha256
-from samuel.config import SongsConfig
+from samuel.config import SongsConfig, without_secrets
 from samuel.errors import InputError, MissingPartError
 
 Track = Callable[[Sequence[Any]], Iterable[Any]]
@@ -193,7 +194,7 @@ def _read_cells(path: Path, needed: list[str]) -> pd.DataFrame:
     """Read the columns `needed` as text."""
     try:
         content = read_bounded(path, MOST_LIST_BYTES)
-        header = content.splitlines()[0] if content else b""
+        header = re.split(rb"[\r\n]", content, maxsplit=1)[0]
         separators = sum(map(content.count, (b",", b"\n", b"\r")))
         if separators <= MOST_CELLS and header.count(b",") < MOST_COLUMNS:
             options: Any = {"keep_default_na": False, "index_col": False, "usecols": needed.__contains__}
@@ -257,7 +258,7 @@ def fetch_kaggle_list() -> Path:
     except Exception as error:  # noqa: BLE001 - it trusts what it is sent, and a credentials file
         # What it says may repeat the key that was sent: it stays out of message and traceback.
         status = getattr(getattr(error, "response", None), "status_code", None)
-        why = f"HTTP {status}" if status else f"{type(error).__name__}: {error}"[:300]
+        why = f"HTTP {status}" if status else without_secrets(f"{type(error).__name__}: {error}")[:300]
         raise MissingPartError(f"the Kaggle song list: not fetched ({why}); {KAGGLE_REMEDY}") from None
     if not path.is_file():
         raise MissingPartError(f"the Kaggle dataset holds no {path}; {KAGGLE_REMEDY}")

@@ -96,6 +96,20 @@ def test_what_the_user_must_mend_is_said_and_fails(
     assert words in capsys.readouterr().err
 
 
+def test_a_secret_in_a_url_is_not_printed(tmp_path: Path, capsys: Said) -> None:
+    for url in ("https://me:s3cret@host/x", "s3://bucket/x?X-Amz-Signature=s3cret"):
+        for arguments in (
+            ["verify", url], ["inspect", url, "-o", str(tmp_path)], ["settings", f"store={url}"],
+            ["settings", "--settings", url], ["evaluate", "--vocals", url, "--system", f"A={url}"],
+            ["generate", url, "--model", url, "-o", str(tmp_path / "a.wav")], ["compare", url],
+            ["render", "musicgen", "--model", url, "--vocals", url, "-o", str(tmp_path)],
+        ):  # fmt: skip
+            assert main(arguments) == 1
+            shown = capsys.readouterr()
+            assert shown.err.startswith("error: ")
+            assert "s3cret" not in shown.out + shown.err
+
+
 def test_what_others_wrote_does_not_steer_the_terminal() -> None:
     assert plain("a\x1b[31m\x07\u202eb é 日本\nc\r\x9b") == "a?[31m??b é 日本\nc??"
 

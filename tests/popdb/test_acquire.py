@@ -81,6 +81,20 @@ def test_a_hit_leads_nowhere_else(site: LocalSite, workplace: Workplace, tmp_pat
     assert "/media/inner" not in site.requests
 
 
+def test_no_signature_of_an_address_is_kept_or_logged(
+    site: LocalSite, workplace: Workplace, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = "http://127.0.0.1:99999/a?sig=s3cret"
+    for number, page in enumerate(({"url": url}, {"error": f"see {url} or http://me:s3cret@host"})):
+        site.add_song(f"Song {number}", f"v{number}", TONE)
+        site.add_page(f"v{number}", duration=3.0, **page)
+    with caplog.at_level(logging.DEBUG):
+        outcomes = workplace.outcomes("Song 0", "Song 1")
+    assert all("127.0.0.1:99999/a?…" in outcome.message for outcome in outcomes)
+    kept = "".join(path.read_text(errors="replace") for path in workplace.root.rglob("*") if path.is_file())
+    assert "s3cret" not in kept + caplog.text + str(outcomes)
+
+
 PAGES: list[Any] = [
     {"formats": 5}, {"formats": ["x"]}, {"url": "http://["}, {"abr": []}, {"chapters": 5}, {"subtitles": 5},
     {"http_headers": 5}, {"protocol": 5}, {"_type": "zzz"}, {"thumbnails": 7}, {"error": "\ud800"},
