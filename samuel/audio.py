@@ -32,7 +32,7 @@ INVALID_DATA = 183
 ROOM_BYTES = 2**20  # a disk with less is full
 SILENCE_DBFS = -60.0  # what is below has nothing to hear, separate or follow
 MOST_PEAK = 16.0  # lossy sources overshoot full scale by a half; what is far above it was never scaled to it
-MOST_DECODED_S = 3 * 3600.0  # a float WAV of it stays below the 4 GiB that a WAV can hold
+MAX_LENGTH_S = 3 * 3600.0  # a float WAV of it stays below the 4 GiB that a WAV can hold
 HEADER_BYTES, FRAME_BYTES = 58, 4 * CHANNELS  # of the WAV that ffmpeg writes
 PIPED_BYTES = 0x7FFF_F000  # a WAV that was written into a pipe states at least so many, or none
 SLACK_S = 0.25  # what a file may lack of the duration it states: codecs add and trim a little at either end
@@ -72,9 +72,7 @@ def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]"
     return done
 
 
-def decode_to_wav(
-    source: Path, target: Path, longest_s: float = MOST_DECODED_S, *, cut: bool = False
-) -> None:  # fmt: skip
+def decode_to_wav(source: Path, target: Path, longest_s: float = MAX_LENGTH_S, *, cut: bool = False) -> None:
     """Decode the first audio stream of any file into a 44.1 kHz stereo float32 WAV, three hours at most.
 
     What is longer than `longest_s` is refused, by the duration it states or else by the samples it has; or
@@ -90,19 +88,19 @@ def decode_to_wav(
     if not (source.is_file() and os.access(source, os.R_OK)):
         kind = "readable" if source.is_file() else "regular" if source.exists() else "such"
         raise InputError(f"{source}: no {kind} file; give an audio file")
-    longest_s, remedy = min(longest_s, MOST_DECODED_S), "give a whole WAV, FLAC, OGG, MP3 or M4A"
+    cut, longest_s = cut and longest_s <= MAX_LENGTH_S, min(longest_s, MAX_LENGTH_S)
+    remedy = "give a whole WAV, FLAC, OGG, MP3 or M4A"
     too_long = f"{source}: lasts over {longest_s:g} s, the most that is taken; give a part of it"
     opened = [
         "-protocol_whitelist", "file", "-format_whitelist", CONTAINERS,  # words of it lead nowhere
         "-i", f"file:{source.resolve()}",
     ]  # fmt: skip
     stated_s = _stated_s(run_ffmpeg(["-loglevel", "level+info", *opened]).stderr.decode(errors="replace"))
-    if not cut and stated_s is not None and stated_s > longest_s + SLACK_S:
+    if not cut and (stated_s or 0.0) > longest_s + SLACK_S:
         raise TooLongError(too_long)
     with ExitStack() as failed:
         failed.callback(target.unlink, missing_ok=True)
-        # A second more, by which to know what is longer.
-        most_s = longest_s if cut else longest_s + 1.0
+        most_s = longest_s if cut else longest_s + 1.0  # by which to know what is longer
         done = run_ffmpeg([
             "-loglevel", "level+error", *([] if _from_pipe(source) else ["-xerror"]), *opened,
             "-map", "0:a:0", "-t", f"{most_s:f}", "-map_metadata", "-1", "-fflags", "+bitexact",

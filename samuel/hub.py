@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from samuel.artifacts import sha256
+from samuel.config import without_secrets
 from samuel.errors import MissingPartError, OperatorError, SamuelError
 
 LOOK_TIMEOUT_S = 5.0
@@ -42,6 +44,21 @@ def quietly() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
+
+
+def read_checkpoint(path: Path, classes: Sequence[Any] = (), *, mmap: bool = False) -> Any:
+    """Read what `torch.save` wrote, by a load that brings only tensors, plain values and `classes`.
+
+    Errors are those of `torch.load`, for a file that holds code or is no regular one, too.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no regular file: {path.name}")
+    if zipfile.is_zipfile(path):  # torch would unpack what is compressed, a thousandfold
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("its content is compressed, which torch.save does not do")
+    with torch.serialization.safe_globals([*NUMPY_SCALARS, *classes]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -121,7 +138,7 @@ def _explain(error: BaseException, repository: str) -> Refusal:
         return _explain(error.__cause__, repository)  # it only says that the cache cannot help either
     page = f"https://huggingface.co/{getattr(error, 'repo_id', None) or repository}"
     away = "not in the local cache, and the hub could not be reached"
-    line = (str(error).splitlines() or [""])[0]
+    line = without_secrets((str(error).splitlines() or [""])[0])
     match error:
         case errors.HFValidationError():
             why = "no such folder, and no name of a hub repository (owner/name)", "correct it"
@@ -141,7 +158,7 @@ def _explain(error: BaseException, repository: str) -> Refusal:
             why = f"{away} (offline mode)", "unset HF_HUB_OFFLINE"
         case errors.LocalEntryNotFoundError() | errors.FileMetadataError() | httpx2.HTTPError():
             why = f"{away} ({type(error).__name__})", "connect to the internet"
-        case _ if line.startswith("Consistency check failed"):  # and then the address, maybe a signed one
+        case _ if line.startswith("Consistency check failed"):
             why = "the download broke off", "fetch it again"
         case _:
             why = f"not usable ({type(error).__name__}: {line})", "fetch it again"

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
+import torch
 
 from samuel.errors import MissingPartError
-from samuel.hub import cached, fetch, refusal, verify_blob
+from samuel.hub import cached, fetch, read_checkpoint, refusal, verify_blob
 from tests.hub import LocalHub, local_hub, point_at
 
 REPOSITORY, NAME = "someone/vae", "model.safetensors"
@@ -104,3 +106,15 @@ def test_a_damaged_blob_is_named_and_fetched_anew(hub: LocalHub) -> None:
     again = fetch(REPOSITORY, NAME, REMEDY)
     verify_blob(again)
     assert again.read_bytes() == CONTENT
+
+
+def test_a_checkpoint_is_no_larger_than_its_file(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain.pt", tmp_path / "packed.pt"
+    torch.save({"a": torch.zeros(10**6)}, plain)
+    assert read_checkpoint(plain)["a"].shape == (10**6,)
+    with ZipFile(plain) as old, ZipFile(packed, "w", ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert torch.load(packed)["a"].shape == (10**6,)  # from a thousandth of the bytes
+    with pytest.raises(ValueError, match="compressed"):
+        read_checkpoint(packed)

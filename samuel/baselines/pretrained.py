@@ -53,6 +53,8 @@ class Pretrained(Renderer):
         folder = local if local.is_dir() else self._fetch(model)
         if precision == "auto":
             precision = "fp16" if device.type == "cuda" else "fp32"
+        if strange := [path for path in folder.rglob("*") if not path.is_file() and not path.is_dir()]:
+            raise MissingPartError(f"{strange[0]}: no regular file; remove it")
         for name, (key, kind) in self.kinds.items():  # another model is refused before its weights are read
             file = folder / name
             try:

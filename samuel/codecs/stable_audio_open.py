@@ -163,6 +163,8 @@ def load(config: CodecConfig, device: torch.device, turn: "threading.Lock | None
     folder, names = Path(config.path).expanduser(), (CONFIG_FILE, WEIGHTS_FILE)
     local = folder.is_dir()
     files = [folder / name if local else fetch(config.path, name, REMEDY) for name in names]
+    if strange := [file for file in files if not file.is_file()]:  # a pipe would be waited for
+        raise MissingPartError(f"{strange[0]}: no such file, or no regular one; fetch it again")
     architecture, autoencoder = _build(files[0])
     state = _load_weights(autoencoder, files[1])
     identity = hashlib.sha256(weights_sha256(state).encode() + json_bytes(architecture)).hexdigest()

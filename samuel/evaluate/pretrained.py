@@ -23,7 +23,7 @@ from samuel.errors import InputError, MissingPartError
 from samuel.evaluate.features import load_start
 from samuel.evaluate.scores import AUDIOBOX, Evaluation, Findings
 from samuel.evaluate.systems import System
-from samuel.hub import NUMPY_SCALARS, fetch, hub_error, quietly, require_finite, verify_blob
+from samuel.hub import fetch, hub_error, quietly, read_checkpoint, require_finite, verify_blob
 
 VERSION = 2
 
@@ -133,10 +133,8 @@ def _existing(path: Path, setting: str) -> Path:
 
 
 def _read_checkpoint(path: Path, *, mmap: bool = False) -> Any:
-    """Read a checkpoint by a load that can only bring tensors, numbers of NumPy and plain values."""
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):  # losses that training noted
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return read_checkpoint(path, mmap=mmap)
     except Exception as error:
         raise _unusable(path, error) from error
 

@@ -15,17 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.audio import (
-    MOST_DECODED_S,
-    MOST_PEAK,
-    SAMPLE_RATE,
-    SILENCE_DBFS,
-    Audio,
-    TooLongError,
-    decode_to_wav,
-    read_blocks,
-    read_wav,
-)
+from samuel.audio import MOST_PEAK, SAMPLE_RATE, SILENCE_DBFS, Audio, decode_to_wav, read_blocks, read_wav
 from samuel.codecs.base import Codec, encode_windows
 from samuel.errors import InputError
 from samuel.generate.output import explain_no_space, level_db, write_stream
@@ -91,19 +81,14 @@ def vocal_of(
     """
     if length_s is not None and not 1 / SAMPLE_RATE <= length_s < math.inf:
         raise InputError(f"length_s = {length_s}: give the seconds to take from the beginning, more than 0")
-    target, given = workspace / "vocal.wav", workspace / "given.wav"
+    target, given = workspace / "vocal.wav", workspace / "array.wav"
     file = source if isinstance(source, Path) else given
     with explain_no_space(target):
         if not isinstance(source, Path):
             write_stream(given, [_samples_of(source, sample_rate, length_s)], int(sample_rate))
-        name, most_s = str(file) if file is source else ARRAY, length_s or math.inf
-        try:
-            decode_to_wav(file, target, most_s, cut=most_s <= MOST_DECODED_S)
-        except TooLongError as error:
-            longest = f"longer than {MOST_DECODED_S / 3600:g} hours; cut it, or give length_s"
-            raise InputError(f"{name}: {longest}") from error
+        decode_to_wav(file, target, length_s or math.inf, cut=length_s is not None)
         given.unlink(missing_ok=True)
-    return _checked(target, name)
+    return _checked(target, str(file) if file is source else ARRAY)
 
 
 def vocal_from_mix(vocal: Vocal, separator: Separator, workspace: Path) -> Vocal:
@@ -123,7 +108,7 @@ def _samples_of(array: NDArray[Any], sample_rate: int, length_s: float | None) -
     if frames.ndim != 2 or not 0 < min(frames.shape) <= MAX_CHANNELS < max(frames.shape):
         raise InputError(f"{ARRAY} has shape {frames.shape}; give (samples,) or (channels, samples)")
     samples = frames.T if frames.shape[1] <= MAX_CHANNELS else frames
-    samples = samples[:, : math.ceil((min(length_s or math.inf, MOST_DECODED_S) + 1.0) * sample_rate)]
+    samples = samples[:, : math.ceil((length_s + 1.0) * sample_rate) if length_s else None]
     if samples.size >= MAX_SAMPLES:
         raise InputError(f"{ARRAY} takes {4 * samples.size / 1e9:.1f} GB; give it as a file")
     if frames.dtype.kind == "i":

@@ -20,20 +20,19 @@ import yaml
 from safetensors import safe_open
 from torch import Tensor
 
-from samuel.artifacts import digest
+from samuel.artifacts import digest, read_bounded
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio
 from samuel.config import Precision, SeparatorConfig
 from samuel.device import Batcher
 from samuel.errors import MissingPartError, SamuelError
-from samuel.hub import NUMPY_SCALARS, fetch, quietly, require_finite, verify_blob, weights_sha256
+from samuel.hub import fetch, quietly, read_checkpoint, require_finite, verify_blob, weights_sha256
 
 OVERLAP = 0.25  # of a segment with the next; demucs' default
 SHORTEST_SEGMENT_S = 0.1
 MAX_BATCH = 32  # segments: about four minutes of song
 SOURCE = "vocals"
 NETWORKS = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
-# What official files hold beside tensors and a network: the length of a segment, losses by epoch.
-HARMLESS: list[Any] = [Fraction, *NUMPY_SCALARS]
+MAX_LISTING_BYTES, MAX_MODELS = 2**16, 16  # of a bag
 REMEDY = "or set separator.repo to a folder with its weights, or separator.name to 'repet'"
 
 
@@ -173,12 +172,11 @@ def _from_folder(name: str, repo: Path) -> Any:
 
     def load_network(signature: str) -> Any:
         [path] = [file for file in repo.glob("*.th") if file.stem.partition("-")[0] == signature]
-        if not path.resolve().is_relative_to(repo.resolve()):
-            raise MissingPartError(f"{path}: leads out of its folder; put the file there")
+        if not path.is_file() or not path.resolve().is_relative_to(repo.resolve()):
+            raise MissingPartError(f"{path}: leads out of its folder, or is no file; put the weights there")
         if digest := path.stem.partition("-")[2]:
             check_checksum(path, digest)
-        with torch.serialization.safe_globals([*kinds, *HARMLESS]):
-            return load_model(torch.load(path, "cpu", weights_only=True))
+        return load_model(read_checkpoint(path, [*kinds, Fraction]))  # the length of a segment
 
     listing = repo / f"{name}.yaml"
     return _read_bag(listing, load_network) if listing.is_file() else load_network(name)
@@ -188,8 +186,9 @@ def _read_bag(listing: Path, load_network: Callable[[str], Any]) -> Any:
     """The networks of a list, of which none is a path."""
     from demucs.apply import BagOfModels
 
-    bag: Any = yaml.safe_load(listing.read_text("utf-8"))
-    if not all(isinstance(name, str) and re.fullmatch(r"\w{1,64}", name) for name in bag["models"]):
+    bag: Any = yaml.safe_load(read_bounded(listing, MAX_LISTING_BYTES))
+    sound = (isinstance(name, str) and re.fullmatch(r"\w{1,64}", name) for name in bag["models"])
+    if len(bag["models"]) > MAX_MODELS or not all(sound):
         raise MissingPartError(f"{listing}: no list of models; fetch it again, {REMEDY}")
     networks = [load_network(name) for name in bag["models"]]
     return BagOfModels(networks, bag.get("weights"), bag.get("segment"))

@@ -1,5 +1,6 @@
 """Systems of other libraries against what the libraries themselves give, on small random weights."""
 
+import os
 import re
 import shutil
 import sys
@@ -26,6 +27,7 @@ from samuel.config import MusicGenConfig, StableAudioOpenConfig
 from samuel.errors import InputError, MissingPartError
 from tests.baselines.layouts import OPEN_FRAMES
 from tests.generate.voices import voice
+from tests.weights import Trap
 
 CPU = torch.device("cpu")
 CONFIG = MusicGenConfig()
@@ -73,6 +75,29 @@ def test_weights_that_are_not_whole_are_refused(how: str, words: str, copied: Pa
         save_file(state, file, {"format": "pt"})
     with pytest.raises(MissingPartError, match=rf"{copied}: .*{words}"):
         MusicGen(str(copied), CONFIG, CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "config"),
+    [("musicgen", MusicGen, CONFIG), ("stable-audio-open", StableAudioOpen, StableAudioOpenConfig())],
+)
+def test_weights_run_no_code_and_no_pipe_is_waited_for(
+    name: str, load: Any, config: Any, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, sprung = Path(shutil.copytree(weights[name], tmp_path / "model")), tmp_path / "sprung"
+    for file in [*folder.rglob("*.safetensors"), *folder.rglob("*.model")]:
+        for pickled in ("pytorch_model.bin", "diffusion_pytorch_model.bin", "model.ckpt", file.name):
+            torch.save(Trap(sprung), file.with_name(pickled))
+    with pytest.raises(MissingPartError, match="not usable"):
+        load(str(folder), config, CPU)
+    for file in folder.rglob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(MissingPartError, match="holds no safetensors; pickled weights"):
+        load(str(folder), config, CPU)
+    assert not sprung.exists()
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(MissingPartError, match="no regular file"):
+        load(str(folder), config, CPU)
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

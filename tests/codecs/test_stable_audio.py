@@ -1,6 +1,8 @@
 """The VAE of Stable Audio Open: shapes, exactness, and what is said of weights that are absent or wrong."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from samuel.codecs.base import Codec, CodecInfo
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
 from tests.codecs.music import music
-from tests.weights import write_stable_audio
+from tests.weights import Trap, write_stable_audio
 
 CPU = torch.device("cpu")
 
@@ -103,6 +105,18 @@ def test_what_is_not_this_autoencoder_is_refused(
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(MissingPartError, match=message):
         load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path)), CPU)
+
+
+def test_weights_run_no_code_and_no_pipe_is_waited_for(weights: tuple[Path, Any], tmp_path: Path) -> None:
+    file = Path(shutil.copytree(weights[0], tmp_path / "vae")) / "model.safetensors"
+    for make, message in (
+        (lambda: torch.save(Trap(tmp_path / "sprung"), file), "damaged, or of another network"),
+        (lambda: (file.unlink(), os.mkfifo(file)), "no regular one"),
+    ):
+        make()
+        with pytest.raises(MissingPartError, match=rf"model\.safetensors: .*{message}"):
+            load_codec(CodecConfig(name="stable-audio-open", path=str(file.parent)), CPU)
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_encode_gives_the_mean_of_the_librarys_bottleneck(

@@ -42,6 +42,7 @@ from samuel.hub import quietly
 from tests.evaluate.small_audiobox import small_audiobox
 from tests.evaluate.songs import write_songs
 from tests.hub import local_hub
+from tests.weights import Trap
 
 
 def tones(pitch: float, seconds: float) -> NDArray[np.float32]:
@@ -123,16 +124,6 @@ def test_damaged_checkpoints_and_other_layouts_are_refused(written: tuple[Path, 
         with pytest.raises(MissingPartError, match=r"none\.pt: no such file"):
             ask(tmp_path / "none.pt")
     assert audiobox_identity(cut) == hashlib.sha256(cut.read_bytes()).hexdigest()
-
-
-class Trap:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.usefixtures("installed")
