@@ -1,5 +1,6 @@
 """What all flows share: their parameters, groups of songs, retries, limits, and what shows as Cached."""
 
+import logging
 import sys
 from collections import UserList
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from pydantic import GetJsonSchemaHandler, GetPydanticSchema
 from tqdm import tqdm
 
 from flows.runner import Workers
-from samuel.config import PRESETS, Preset, Settings, parse
+from samuel.config import PRESETS, Preset, Settings, parse, without_secrets
 from samuel.device import resolve_device
 from samuel.errors import SettingsError, StoppedError
 from samuel.popdb.parts import Parts
@@ -158,6 +159,21 @@ def gather(
     if followed:
         raise followed
     return [outcome for place in sorted(last) for outcome in last[place]]
+
+
+class WithoutSecrets(logging.Filter):
+    """Takes what may be a secret in a URL out of a run's log, which Prefect keeps, tracebacks and all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, redacted."""
+        if record.exc_info:
+            record.exc_text = without_secrets(logging.Formatter().formatException(record.exc_info))
+        record.msg, record.args = without_secrets(record.getMessage()), ()
+        return True
+
+
+for kind in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(kind).addFilter(WithoutSecrets())
 
 
 # Retries: stages remember and retry songs themselves, so that what reaches a task concerns all songs. A

@@ -1,10 +1,13 @@
 """What all flows share, on a real server: parameters, groups, retries, limits, how tasks hear of the end."""
 
 import gc
+import io
+import logging
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,8 +67,8 @@ def test_the_form_has_bounds_and_sends_no_defaults() -> None:
     schema = build_popdb.build_popdb.parameters.model_dump()
     steps = schema["definitions"]["TrainingConfig"]["properties"]["steps"]
     assert steps == {
-        "type": "integer", "minimum": 1, "title": "Steps",
-        "description": "optimiser steps (at least 1); demo: 360, paper: 88,400",
+        "type": "integer", "minimum": 1, "maximum": 10**9, "title": "Steps",
+        "description": "optimiser steps (at least 1, at most 1,000,000,000); demo: 360, paper: 88,400",
     }  # fmt: skip
     settings = schema["properties"]["settings"]
     assert settings["default"] == {}
@@ -135,6 +138,24 @@ def test_what_a_stage_gave_is_let_go_while_the_run_goes_on(tmp_path: Any) -> Non
 def caused(error: Exception, cause: Exception) -> Exception:
     error.__cause__ = cause
     return error
+
+
+def test_no_secret_of_a_url_is_logged_with_what_an_error_came_from() -> None:
+    signed = ConnectionRefusedError("GET https://me:s3cret@host/shard?X-Amz-Signature=s3cret")
+    loggers = [logging.getLogger(kind) for kind in ("prefect.flow_runs", "prefect.task_runs")]
+    handler = logging.StreamHandler(io.StringIO())
+
+    @task
+    def fails() -> None:
+        raise caused(OperatorError("s3://bucket: not reached"), signed)
+
+    with ExitStack() as listening, pytest.raises(OperatorError):
+        for logger in loggers:
+            logger.addHandler(handler)
+            listening.callback(logger.removeHandler, handler)
+        flow(fails, name="fails")()
+    assert handler.stream.getvalue().count("GET https://…@host/shard?…") == 2
+    assert "s3cret" not in handler.stream.getvalue()
 
 
 def test_only_a_connection_that_may_come_back_is_waited_for() -> None:
