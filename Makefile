@@ -46,7 +46,7 @@ chaos: install  ## fifty SIGKILLs at random moments of the demo; three quarters 
 	$(BIN)/python -m tests.chaos
 
 lock: install  ## pin what pyproject.toml asks for
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --no-emit-index-url \
 		--no-annotate --no-header pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what was made, not what was installed

@@ -43,7 +43,7 @@ def rows(settings: Settings, *, bf16: bool | None = None) -> Iterator[Figure]:
 
     def one_pass() -> Tensor:
         with inference(device, "fp32"):
-            return autoencoder.encode(audio.to(device), skip_bottleneck=True).chunk(2, dim=1)[0].cpu()
+            return autoencoder.encode(audio.to(device)).latent_dist.mean.cpu()
 
     for what, against, ours, theirs in (
         ("separation", "apply_model", separated, lambda: apply_model_vocals(demucs, mix, device)),

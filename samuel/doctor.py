@@ -160,8 +160,10 @@ def _demucs(settings: Settings) -> Finding:
 
 
 def _stable_audio_open(settings: Settings) -> Finding:
-    path, files = settings.codec.path, ["model_config.json", "model.safetensors"]
-    return weights("stable-audio-open", Path(path) if Path(path).is_dir() else path, files, "codec.path")
+    from samuel.codecs.stable_audio_open import FILES
+
+    path = settings.codec.path
+    return weights("stable-audio-open", Path(path) if Path(path).is_dir() else path, [*FILES], "codec.path")
 
 
 def _audiobox(settings: Settings) -> Finding:

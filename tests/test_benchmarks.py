@@ -21,6 +21,7 @@ from samuel.popdb import stages
 from samuel.popdb.parts import Parts
 from samuel.separators import load_separator
 from tests.popdb.latents import small_settings
+from tests.weights import SMALL_AUTOENCODER
 
 CPU = torch.device("cpu")
 
@@ -53,7 +54,7 @@ def test_the_network_is_measured_against_a_product_in_the_same_run(
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"channels": 8, "nfft": 2048, "t_layers": 1, "t_heads": 2, "bottom_channels": 16, "segment": 2.0}
     monkeypatch.setattr(weights, "HTDEMUCS", weights.HTDEMUCS | small)
-    monkeypatch.setattr(weights, "AUTOENCODER", weights.autoencoder_config(4, (1,) * 5))
+    monkeypatch.setattr(weights, "AUTOENCODER", SMALL_AUTOENCODER)
 
 
 @pytest.mark.usefixtures("tiny")

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from samuel.cli import main
+from samuel.codecs.stable_audio_open import FILES
 from samuel.config import Settings, parse
 from samuel.doctor import Finding, dataset_parts, require, training_parts, weights
 from samuel.errors import MissingPartError
@@ -69,7 +70,8 @@ def test_local_weights_need_no_hub_and_each_flow_asks_for_its_own(tmp_path: Path
     assert [[remedy in words for remedy in remedies] for words in told] == [
         [True, True, True, False], [True, True, False, True]
     ]  # fmt: skip
-    for file in (weights, tmp_path / "model_config.json", tmp_path / "htdemucs.yaml"):
+    (tmp_path / "vae").mkdir()
+    for file in (weights, *(tmp_path / name for name in FILES), tmp_path / "htdemucs.yaml"):
         file.write_bytes(b"")
     here = settings.model_copy(update={"device": "cpu"})
     states = {finding.name: finding.state for finding in require(here, both[0] | both[1])}

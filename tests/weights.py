@@ -10,9 +10,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.weights import autoencoder_config, random_autoencoder, write_autoencoder
+from benchmarks.weights import random_autoencoder, write_autoencoder
 from samuel.hub import quietly
 
+SMALL_AUTOENCODER: dict[str, Any] = {
+    "encoder_hidden_size": 8, "decoder_input_channels": 4, "decoder_channels": 4, "channel_multiples": [1] * 5
+}  # fmt: skip
+FAITHFUL_AUTOENCODER: dict[str, Any] = {
+    "encoder_hidden_size": 64, "decoder_input_channels": 32, "decoder_channels": 1,
+    "channel_multiples": [1, 1, 1, 4, 32],
+}  # fmt: skip
 STRIDES = [2, 4, 4, 8, 8]
 PHASES = [1, 1, 1, 4, 8]
 """Of faithful weights: into so many channels each stride sorts its samples, and averages the rest."""
@@ -34,27 +41,25 @@ class Trap:
 
 
 def write_stable_audio(folder: Path, *, faithful: bool = False) -> Any:
-    """`model_config.json` and `model.safetensors`, with a tensor of a diffusion model besides; the network.
+    """A small autoencoder in the layout of Stable Audio Open; the network.
 
-    Faithful weights reconstruct what lies below 200 Hz; else they are random.
+    Faithful weights reconstruct the mean of the channels below 200 Hz; else they are random.
     """
-    config = autoencoder_config(2, (1, 1, 1, 4, 32)) if faithful else autoencoder_config(4, (1,) * 5)
-    network = random_autoencoder(config)
+    network = random_autoencoder(**FAITHFUL_AUTOENCODER if faithful else SMALL_AUTOENCODER)
     if faithful:
         _make_faithful(network)
-    other = {"model.model.transformer.weight": torch.full((64, 64), torch.nan)}
-    write_autoencoder(folder, config, network, other)
+    write_autoencoder(folder, network)
     return network
 
 
 @torch.no_grad()
 def _make_faithful(network: Any) -> None:
-    """Each latent is the mean of 64 samples of one channel; back by linear interpolation.
+    """Each latent is the mean of 64 samples of both channels; back by linear interpolation.
 
     Activations and residual units do nothing. Of the strides the first average, the last sort the samples of
-    a frame into channels: 2 · 32 values to a frame of 2048.
+    a frame into channels: 32 values to a frame of 2048.
     """
-    from stable_audio_tools.models.autoencoders import ResidualUnit
+    from diffusers.models.autoencoders.autoencoder_oobleck import OobleckResidualUnit
 
     for name, value in network.named_parameters():
         if name.endswith("beta"):
@@ -62,40 +67,42 @@ def _make_faithful(network: Any) -> None:
         elif name.endswith("bias"):
             value.zero_()
     for module in network.modules():
-        if isinstance(module, ResidualUnit):
-            last: Any = module.layers[3]
-            _put(last, torch.zeros_like(last.weight_v))
-    encoder, decoder = network.encoder.layers, network.decoder.layers
+        if isinstance(module, OobleckResidualUnit):
+            _put(module.conv2, torch.zeros(1, 1, 1))
+    encoder, decoder = network.encoder, network.decoder
     fine = 1
     for index, (stride, phases) in enumerate(zip(STRIDES, PHASES, strict=True)):
-        _put(encoder[1 + index].layers[4], _polyphase(stride, phases, fine, smooth=False))
-        _put(decoder[5 - index].layers[1], _polyphase(stride, phases, fine, smooth=True))
+        _put(encoder.block[index].conv1, _polyphase(stride, phases, fine, smooth=False))
+        _put(decoder.block[4 - index].conv_t1, _polyphase(stride, phases, fine, smooth=True))
         fine *= phases
-    _put(encoder[0], _passing(2, 7))
-    _put(encoder[7], torch.cat([_sharpening(fine), torch.zeros(64, 64, 3)]))
-    encoder[7].bias[64:] = -20.0  # softplus(-20) is nothing: the deviation stays 1e-4
-    _put(decoder[0], _passing(64, 7))
-    _put(decoder[7], _passing(2, 7))
+    both = _passing(1, 7)
+    _put(encoder.conv1, torch.cat([both, both], dim=1) / 2)
+    _put(encoder.conv2, _sharpening(fine))
+    encoder.conv2.bias[fine:] = -20.0  # softplus(-20) is nothing: the deviation stays 1e-4
+    _put(decoder.conv1, _passing(fine, 7))
+    _put(decoder.conv2, torch.cat([both, both]))
 
 
-def _put(convolution: Any, kernel: Tensor) -> None:
-    """Store a kernel as direction and length, the way of weight normalisation."""
+def _put(convolution: Any, corner: Tensor) -> None:
+    """Store a kernel, whose further channels are zero, as direction and length: weight normalisation."""
+    kernel = torch.zeros_like(convolution.weight_v)
+    kernel[: corner.shape[0], : corner.shape[1]] = corner
     length = kernel.flatten(1).norm(dim=1)[:, None, None]
     convolution.weight_g.copy_(length)
     convolution.weight_v.copy_(torch.where(length > 0, kernel, 1.0))
 
 
 def _polyphase(stride: int, phases: int, fine: int, *, smooth: bool) -> Tensor:
-    """(2 · phases · fine, 2 · fine, 2 · stride): box kernels for a convolution, triangles for its transpose.
+    """(phases · fine, fine, 2 · stride): box kernels for a convolution, triangles for its transpose.
 
-    A channel stands for (left or right, phase among the coarser ones, phase among the `fine` ones).
+    A channel stands for (phase among the coarser ones, phase among the `fine` ones).
     """
-    kernel = torch.zeros(2 * phases * fine, 2 * fine, 2 * stride)
+    kernel = torch.zeros(phases * fine, fine, 2 * stride)
     step = stride / phases
-    for side, phase, within in product(range(2), range(phases), range(fine)):
+    for phase, within in product(range(phases), range(fine)):
         distance = (torch.arange(2 * stride) - (stride / 2 + phase * step + (step - 1) / 2)).abs()
         shape = (1 - distance / step).clamp(min=0) if smooth else (distance < step / 2).float() / step
-        kernel[(side * phases + phase) * fine + within, side * fine + within] = shape
+        kernel[phase * fine + within, within] = shape
     return kernel
 
 
@@ -106,12 +113,11 @@ def _passing(channels: int, taps: int) -> Tensor:
 
 
 def _sharpening(phases: int) -> Tensor:
-    """(2 · phases, 2 · phases, 3): three taps over the values of one side, across the frames' borders."""
-    kernel = torch.zeros(2 * phases, 2 * phases, 3)
-    for side, phase, offset in product(range(2), range(phases), (-1, 0, 1)):
+    """(phases, phases, 3): three taps over the values, across the frames' borders."""
+    kernel = torch.zeros(phases, phases, 3)
+    for phase, offset in product(range(phases), (-1, 0, 1)):
         frame, source = divmod(phase + offset, phases)
-        value = -SHARPENING if offset else 1 + 2 * SHARPENING
-        kernel[side * phases + phase, side * phases + source, 1 + frame] = value
+        kernel[phase, source, 1 + frame] = -SHARPENING if offset else 1 + 2 * SHARPENING
     return kernel
 
 

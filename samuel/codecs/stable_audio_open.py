@@ -5,13 +5,12 @@ Legend: B batch, S samples at 44.1 kHz, C channels, T latent frames.
 """
 
 import hashlib
-import json
 import threading
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,12 +21,9 @@ from samuel.device import Batcher
 from samuel.errors import MissingPartError, first_fault
 from samuel.hub import fetch, quietly, require_finite, weights_sha256
 
-CONFIG_FILE, WEIGHTS_FILE = "model_config.json", "model.safetensors"
-PREFIX = "pretransform.model."
-REMEDY = f"or set codec.path to a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}, or codec.name to 'mel'"
+FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")  # of a repository that diffusers reads
+REMEDY = f"or set codec.path to a folder that holds {FILES[0]} and {FILES[1]}, or codec.name to 'mel'"
 MAX_CONFIG_BYTES = 2**20
-# What reading a stranger's configuration, and building its network, may end in.
-NOT_OURS = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError)
 WINDOW = 272  # frames; at full size it takes about 2 GB
 ENCODER_REACH = 8  # frames on either side on which a latent depends: 7.9 measured
 DECODER_REACH = 10  # frames on either side on which the decoder's samples depend: 9.7 measured
@@ -36,7 +32,7 @@ PUBLISHED_INFO = CodecInfo(  # of latents that came without their weights
     name="stable-audio-open", version=PUBLISHED, sample_rate=44_100, hop=2048, channels=64
 )
 VARIANTS = {  # by version, the settings of the codec that encode so
-    f"2 {posterior}" + ("" if precision == "fp32" else f" {precision}"): (
+    f"3 {posterior}" + ("" if precision == "fp32" else f" {precision}"): (
         {"posterior": posterior, "precision": precision}
     )
     for posterior in get_args(Posterior)
@@ -45,15 +41,15 @@ VARIANTS = {  # by version, the settings of the codec that encode so
 
 
 class Snake(nn.Module):
-    """x + sin²(αx) / β per channel (Ziyin et al. 2020): a `SnakeBeta` in two passes over memory."""
+    """x + sin²(αx) / β per channel (Ziyin et al. 2020): diffusers' `Snake1d` in two passes over memory."""
 
     def __init__(self, original: Any) -> None:
         super().__init__()
         alpha, beta = original.alpha.detach(), original.beta.detach()
-        if original.alpha_logscale:
+        if original.logscale:
             alpha, beta = alpha.exp(), beta.exp()
-        self.alpha = nn.Buffer(alpha[:, None].clone())
-        self.inverse_beta = nn.Buffer((1.0 / (beta + original.no_div_by_zero))[:, None])
+        self.alpha = nn.Buffer(alpha.clone())
+        self.inverse_beta = nn.Buffer((beta + 1e-9).reciprocal())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) → (B, C, T)."""
@@ -61,18 +57,18 @@ class Snake(nn.Module):
 
 
 def with_light_snakes(network: nn.Module) -> nn.Module:
-    """`network` with every `SnakeBeta` replaced, in place."""
-    from stable_audio_tools.models.blocks import SnakeBeta
+    """`network` with every `Snake1d` replaced, in place."""
+    from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
 
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, SnakeBeta):
+            if isinstance(child, Snake1d):
                 setattr(module, name, Snake(child))
     return network
 
 
 class StableAudioCodec:
-    """The autoencoder of stable-audio-tools behind our two calls."""
+    """The `AutoencoderOobleck` of diffusers behind our two calls."""
 
     window, encode_reach, decode_reach = WINDOW, ENCODER_REACH, DECODER_REACH
 
@@ -80,30 +76,30 @@ class StableAudioCodec:
         self, autoencoder: Any, weights_sha256: str, device: torch.device, config: CodecConfig,
         turn: "threading.Lock | None" = None,
     ) -> None:  # fmt: skip
-        """Move the autoencoder of stable-audio-tools to `device`; arguments are those of `load_codec`."""
-        with_light_snakes(autoencoder).to(device, torch.float32).eval().requires_grad_(False)
+        """Move the autoencoder to `device`; arguments are those of `load_codec`."""
+        with_light_snakes(autoencoder).to(device).eval().requires_grad_(False)
         variant = {"posterior": config.posterior, "precision": config.precision}
         version = next(name for name, settings in VARIANTS.items() if settings == variant)
-        self.info = PUBLISHED_INFO.model_copy(update={"version": version, "weights_sha256": weights_sha256})
+        identity = {"version": version, "weights_sha256": weights_sha256}
+        channels = autoencoder.config.decoder_input_channels
+        self.info = PUBLISHED_INFO.model_copy(update=identity | {"channels": channels})
         self._sampled = config.posterior == "sample"
         options: dict[str, Any] = {"precision": config.precision, "size": config.batch, "most": MAX_BATCH}
-        self._encoder = Batcher(
-            lambda audio: autoencoder.encode(audio, skip_bottleneck=True), device, turn=turn, **options
-        )
-        self._decoder = Batcher(autoencoder.decode, device, turn=turn, **options)
+        self._encoder = Batcher(autoencoder.encoder, device, turn=turn, **options)
+        self._decoder = Batcher(autoencoder.decoder, device, turn=turn, **options)
 
     def encode(self, audio: Tensor) -> Tensor:
-        """(B, 2, S), clamped to [-1, 1] → (B, 64, ceil(S / 2048)), the posterior's mean or a sample of it."""
+        """(B, 2, S), clamped to [-1, 1] → (B, C, ceil(S / 2048)), the posterior's mean or a sample of it."""
         hop = self.info.hop
         padded = pad_to_frames(audio, hop).to("cpu", torch.float32).clamp(-1.0, 1.0)
         mean, scale = _through(self._encoder, padded, self.window, self.encode_reach, hop, 1).chunk(2, dim=1)
-        if self._sampled:  # as the bottleneck of stable-audio-tools draws
+        if self._sampled:  # as the posterior of diffusers draws
             noise = torch.stack([_noise_of(item, mean.shape[1:]) for item in padded])
             mean = mean + noise * (functional.softplus(scale) + 1e-4)
         return mean.to(audio.device)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, 64, T) → (B, 2, T · 2048)."""
+        """(B, C, T) → (B, 2, T · 2048)."""
         whole = latents.to("cpu", torch.float32)
         decoded = _through(self._decoder, whole, self.window, self.decode_reach, 1, self.info.hop)
         return decoded.to(latents.device)
@@ -134,35 +130,32 @@ def _noise_of(audio: Tensor, shape: torch.Size) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-class _Layers(BaseModel, extra="allow"):
-    channels: Annotated[int, Field(ge=1, le=512)]
-    c_mults: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=5, max_length=5)]
-    strides: tuple[Literal[2], Literal[4], Literal[4], Literal[8], Literal[8]]  # those of our windows
+Width = Annotated[int, Field(ge=1, le=512)]
 
 
-class _Oobleck(BaseModel, extra="forbid"):
-    type: Literal["oobleck"]  # others may load what they please
-    config: _Layers
+class _Oobleck(BaseModel, extra="ignore"):
+    """What matters of `config.json`, a stranger's: an autoencoder of the strides that our windows are for."""
 
+    sampling_rate: Literal[44_100]
+    audio_channels: Literal[2]
+    downsampling_ratios: tuple[Literal[2], Literal[4], Literal[4], Literal[8], Literal[8]]
+    channel_multiples: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=5, max_length=5)]
+    encoder_hidden_size: Width
+    decoder_channels: Width
+    decoder_input_channels: Width
 
-class _Autoencoder(BaseModel, extra="ignore"):
-    """What matters of `model_config.json`, a stranger's: the autoencoder that our windows are measured on."""
-
-    sample_rate: Literal[44_100]
-    io_channels: Literal[2]
-    latent_dim: Literal[64]
-    downsampling_ratio: Literal[2048]
-    bottleneck: dict[Literal["type"], Literal["vae"]]
-    encoder: _Oobleck
-    decoder: _Oobleck
-    pretransform: None = None
+    @model_validator(mode="after")
+    def _fits(self) -> "_Oobleck":
+        if self.encoder_hidden_size != 2 * self.decoder_input_channels:
+            raise ValueError("the encoder must give a mean and a scale for each of the decoder's channels")
+        return self
 
 
 def load(config: CodecConfig, device: torch.device, turn: "threading.Lock | None" = None) -> StableAudioCodec:
-    """The codec from `config.path`: a folder of stable-audio-tools, or `owner/name` on the hub."""
-    folder, names = Path(config.path).expanduser(), (CONFIG_FILE, WEIGHTS_FILE)
+    """The codec from `config.path`: a folder with `FILES`, or `owner/name` on the hub, which gives those."""
+    folder = Path(config.path).expanduser()
     local = folder.is_dir()
-    files = [folder / name if local else fetch(config.path, name, REMEDY) for name in names]
+    files = [folder / name if local else fetch(config.path, name, REMEDY) for name in FILES]
     if strange := [file for file in files if not file.is_file()]:  # a pipe would be waited for
         raise MissingPartError(f"{strange[0]}: no such file, or no regular one; fetch it again")
     architecture, autoencoder = _build(files[0])
@@ -174,27 +167,23 @@ def load(config: CodecConfig, device: torch.device, turn: "threading.Lock | None
 def _build(file: Path) -> tuple[dict[str, Any], nn.Module]:
     """The autoencoder's own configuration, and the network, without memory as long as it has no weights."""
     try:
-        whole = json.loads(read_bounded(file, MAX_CONFIG_BYTES))
-        own = {**whole["model"]["pretransform"]["config"], "sample_rate": whole["sample_rate"]}
-        checked = _Autoencoder.model_validate_json(json.dumps(own)).model_dump(exclude_none=True)
-        architecture = {"sample_rate": checked.pop("sample_rate"), "model": checked}
-        with quietly(), torch.device("meta"):
-            from stable_audio_tools.models.autoencoders import create_autoencoder_from_config
-
-            return architecture, create_autoencoder_from_config(architecture)
-    except NOT_OURS as error:
+        checked = _Oobleck.model_validate_json(read_bounded(file, MAX_CONFIG_BYTES)).model_dump()
+    except (OSError, ValueError) as error:
         fault = first_fault(error) if isinstance(error, ValidationError) else f"{error!r:.300}"
         raise MissingPartError(f"{file}: not the autoencoder of Stable Audio Open ({fault})") from error
+    with quietly(), torch.device("meta"):
+        from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
+
+        return checked, AutoencoderOobleck(**checked)
 
 
 def _load_weights(autoencoder: nn.Module, file: Path) -> dict[str, Tensor]:
-    """Give the network its tensors; the rest of the file is not read."""
-    from safetensors import SafetensorError, safe_open
+    """Give the network its tensors, (name → tensor); a MissingPartError where they are others."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
-        with safe_open(file, framework="pt") as opened:
-            names = [name for name in opened.keys() if name.startswith(PREFIX)]  # noqa: SIM118 - no mapping
-            state = {name.removeprefix(PREFIX): opened.get_tensor(name) for name in names}
+        state = {name: value.float() for name, value in load_file(file).items()}
         autoencoder.load_state_dict(state, strict=True, assign=True)
     except (SafetensorError, OSError, RuntimeError) as error:
         fault = " ".join(str(error).split())[:400]

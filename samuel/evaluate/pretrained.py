@@ -147,7 +147,7 @@ def _unusable(path: Path, error: Exception) -> MissingPartError:
 
 CLAP_REPOSITORY = "lukewys/laion_clap"
 CLAP_CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"  # trained on music, the package's default; 2.35 GB
-INSTALL_APA = "in a checkout: uv pip install '.[apa]' (pip alone finds no versions). It is under the GPL-3"
+INSTALL_APA = "in a checkout: uv pip install --group apa. It is under the GPL-3"
 APA_REMEDY = "or leave 'apa' out of evaluation.scorers"
 CLAP_RATE, CLAP_WINDOW_S, LEAST_PAIRS = 48_000, 5.0, 2
 

@@ -15,13 +15,13 @@ from samuel.audio import Audio
 from samuel.codecs import load_codec
 from samuel.codecs.base import Codec, CodecInfo, loudest_chunk, require_faithful, round_trip
 from samuel.codecs.mel import HOP
+from samuel.codecs.stable_audio_open import FILES
 from samuel.config import CodecConfig
 from samuel.errors import InputError, MissingPartError
 from samuel.synthetic import compose
 from tests.weights import write_stable_audio
 
 CPU = torch.device("cpu")
-PREFIX = "pretransform.model."
 CHUNK = 96 * HOP
 FAKE = CodecInfo(name="fake", version="1", sample_rate=44_100, hop=1, channels=2)
 
@@ -105,16 +105,18 @@ def shuffle(values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("tensor", "change"),
-    [("encoder.layers.7.weight_g", torch.zeros_like), ("decoder.layers.0.weight_v", shuffle)],
+    [("encoder.conv2.weight_g", torch.zeros_like), ("decoder.conv1.weight_v", shuffle)],
 )
 def test_damaged_weights_are_refused(
     faithful: Path, bass: Audio, tmp_path: Path, tensor: str, change: Callable[[Tensor], Tensor]
 ) -> None:
-    state = load_file(faithful / "model.safetensors")
-    damaged = change(state[PREFIX + tensor])
-    assert not torch.equal(damaged, state[PREFIX + tensor])
-    save_file(state | {PREFIX + tensor: damaged}, tmp_path / "model.safetensors")
-    (tmp_path / "model_config.json").write_bytes((faithful / "model_config.json").read_bytes())
+    config, weights = FILES
+    state = load_file(faithful / weights)
+    damaged = change(state[tensor])
+    assert not torch.equal(damaged, state[tensor])
+    (tmp_path / "vae").mkdir()
+    save_file(state | {tensor: damaged}, tmp_path / weights)
+    (tmp_path / config).write_bytes((faithful / config).read_bytes())
     codec = load(tmp_path)
     with pytest.raises(MissingPartError, match="does not give back"):
         require_faithful(codec, bass)

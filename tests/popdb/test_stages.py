@@ -112,10 +112,10 @@ def test_what_is_removed_is_not_made_again(tmp_path: Path, half: Share, audio: s
 
 
 def low_notes(root: Path) -> Song:
-    """Four seconds below 200 Hz, which faithful small weights give back."""
+    """Four seconds below 200 Hz, alike on both sides, which faithful small weights give back."""
     time_s = np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
     notes = sum(0.2 * np.sin(2 * np.pi * hz * time_s + phase) for hz, phase in ((55, 0), (110, 1), (165, 2)))
-    write_wav(root / "low.wav", np.stack([notes, 0.8 * notes]).astype(np.float32))
+    write_wav(root / "low.wav", np.stack([notes, notes]).astype(np.float32))
     return Song("low", "low notes", url=(root / "low.wav").as_uri())
 
 
