@@ -33,6 +33,11 @@ if TYPE_CHECKING:  # a second of imports, for the few who have a cluster
 GPU = "GPU"  # the resource that a Dask worker with a GPU offers, as Dask's own guides name it
 CONNECT_S = 20
 LOOK_S = 0.5
+NO_PAGES = {  # Dask's have no password
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.dashboard.link": "",
+}
 TAIL_BYTES = 8192  # of a file of metrics: many rows
 SECRETS = {
     "HF_TOKEN": "samuel-hf-token",
@@ -139,6 +144,7 @@ def _mark(run: str, *, ends: bool) -> None:
 
 @contextmanager
 def _dask_workers(settings: Settings) -> "Iterator[Workers]":
+    from dask import config as dask_config
     from prefect_dask.task_runners import DaskTaskRunner
 
     address = settings.runner.address
@@ -146,7 +152,9 @@ def _dask_workers(settings: Settings) -> "Iterator[Workers]":
         "n_workers": settings.runner.workers,
         "threads_per_worker": 1,
         "host": "127.0.0.1",
+        "security": True,  # TLS with a certificate of this cluster alone: whoever is heard can run code
         "dashboard_address": "127.0.0.1:0",  # any free port: 8787 may be taken
+        "scheduler_kwargs": {"dashboard": False},
         # They are for the command line, and fail in a worker's loop.
         "env": {"PREFECT_PLUGINS_ENABLED": "false"},
         "resources": {GPU: 1} if resolve_device(settings.device).type == "cuda" else {},
@@ -154,7 +162,8 @@ def _dask_workers(settings: Settings) -> "Iterator[Workers]":
     where: Any = {"address": address} if address else {"cluster_kwargs": local}
     with DaskTaskRunner(**where, client_kwargs={"timeout": CONNECT_S}) as runner:
         try:
-            client = runner.client  # reaches the scheduler now, and not with the first task
+            with dask_config.set(NO_PAGES):
+                client = runner.client  # reaches the scheduler now, and not with the first task
         except OSError as error:  # a refused connection, a timeout, an unknown host
             if not address:
                 raise

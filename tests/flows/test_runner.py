@@ -2,17 +2,21 @@
 
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 from prefect import flow, task
 from safetensors.torch import load_file
 
@@ -122,6 +126,40 @@ def test_a_worker_killed_in_mid_run_harms_nobody_and_others_train(
     runner = RunnerConfig(kind="dask", address=cluster.scheduler_address)
     made = train_and_eval(settings=on_threads.model_copy(update={"runner": runner, "device": "auto"}))
     assert Path(made["report"]).is_file()
+
+
+def test_only_who_has_the_certificate_of_a_local_cluster_reaches_it(server: str, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, runner={"kind": "dask", "workers": 1})
+    others = set(psutil.Process().children(recursive=True))
+
+    @flow
+    def attacked() -> None:
+        with workers(settings, 1) as run:
+            assert run.client
+            info = run.client.scheduler_info(n_workers=-1)
+            [(itself, worker)] = info["workers"].items()
+            for address in (info["address"], itself, worker["nanny"]):
+                assert address.startswith("tls://127.0.0.1:")
+                stranger = ssl.create_default_context()
+                stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
+                place = ("127.0.0.1", int(address.rpartition(":")[2]))
+                with (
+                    socket.create_connection(place) as connection,
+                    pytest.raises(ssl.SSLError, match="certificate required"),
+                ):
+                    stranger.wrap_socket(connection).recv(1)
+                with pytest.raises(OSError, match=r"reset|closed|Timed out"):
+                    Client(address.replace("tls", "tcp"), timeout=3)
+            for port in (info["services"]["dashboard"], worker["services"]["dashboard"]):
+                for page in ("", "status", "info/main/workers.html", "json/identity.json", "health"):
+                    with pytest.raises(urllib.error.HTTPError, match="404"):
+                        urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}")
+            here = psutil.Process()
+            for process in {here, *here.children(recursive=True)} - others:
+                listening = [at for at in process.net_connections("inet") if at.status == "LISTEN"]
+                assert {at.laddr.ip for at in listening} <= {"127.0.0.1"}
+
+    attacked()
 
 
 def test_a_gpu_or_scheduler_that_is_not_there_is_told_before_the_work(
