@@ -1,20 +1,24 @@
 # Everything runs from `.venv`, which `make install` builds from requirements.lock. Python 3.11 or 3.12 and
 # make are all that has to be there.
-PYTHON ?= python3
 BIN := .venv/bin
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+# An environment of another Python, one that was moved, or one without pip is made anew.
+SOUND := import os, pip; os.path.abspath('.venv/bin/python') in open('.venv/bin/pip').read() or exit(1); $(SUPPORTED)
+PYTHON ?= $(or $(shell for p in python3 python3.12 python3.11; do $$p -c "$(SUPPORTED)" 2>/dev/null && echo $$p && break; done),\
+	$(error Python 3.11 or 3.12 is needed; set PYTHON=/path/to/one))
 # Container images often set it; every process would then compile the libraries anew, which takes ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint types check bench chaos lock clean
+.PHONY: anew help install demo serve test lint types check bench chaos lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
 
 install: .venv/installed  ## build .venv
 
-.venv/installed: requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+.venv/installed: requirements.lock pyproject.toml $(shell $(BIN)/python -c "$(SOUND)" 2>/dev/null || echo anew)
+	$(BIN)/python -c "$(SOUND)" 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
