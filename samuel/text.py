@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+DISTRIBUTION = "samuel-accompaniment"  # plain `samuel` is a stranger's on the public index
+
 
 def text_of(rows: Sequence[Mapping[str, str | int]]) -> str:
     """Rows with the same columns as text, numbers to the right."""
@@ -26,3 +28,8 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def install_extra(extra: str) -> str:
+    """How to install what is not there by default."""
+    return f"pip install '{DISTRIBUTION}[{extra}]', or in a checkout: uv pip install '.[{extra}]'"

@@ -29,9 +29,9 @@ from samuel.config import BaselineConfig, MusicGenConfig, StableAudioOpenConfig
 from samuel.device import inference
 from samuel.errors import InputError, MissingPartError, SettingsError
 from samuel.hub import hub_error, quietly
+from samuel.text import install_extra
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-INSTALL = "pip install 'samuel[baselines]', or in a copy of the repository: uv pip install '.[baselines]'"
 
 
 class Pretrained(Renderer):
@@ -47,7 +47,7 @@ class Pretrained(Renderer):
 
     def __init__(self, model: str, config: BaselineConfig, device: torch.device) -> None:
         if missing := [name for name in self.packages if importlib.util.find_spec(name) is None]:
-            raise MissingPartError(f"{self.name} needs {' and '.join(missing)}: {INSTALL}")
+            raise MissingPartError(f"{self.name} needs {' and '.join(missing)}: {install_extra('baselines')}")
         self.config: Any = config
         local, precision = Path(model).expanduser(), config.precision
         folder = local if local.is_dir() else self._fetch(model)

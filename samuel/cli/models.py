@@ -16,7 +16,7 @@ from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, endin
 from samuel.config import Sampler, SamplingConfig, Settings, parse
 from samuel.doctor import require
 from samuel.errors import InputError, MissingPartError
-from samuel.text import text_of
+from samuel.text import install_extra, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -206,8 +206,7 @@ def _sampling(settings: Settings, model: "TrainedModel") -> SamplingConfig:
 def app(settings: Settings, model: Path, port: int) -> None:
     """Serve the page to the browser: a vocal up, an accompaniment down; until Ctrl-C."""
     if importlib.util.find_spec("gradio") is None:
-        remedy = "pip install 'samuel[app]', or in a copy of the repository: uv pip install '.[app]'"
-        raise MissingPartError(f"samuel app needs the package gradio: {remedy}")
+        raise MissingPartError(f"samuel app needs the package gradio: {install_extra('app')}")
     from samuel.separators import load_separator
 
     trained, codec, device = _load(model, settings)

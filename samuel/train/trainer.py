@@ -32,6 +32,7 @@ from samuel.errors import CheckpointError, DatasetError, OperatorError, Settings
 from samuel.model.unet import SamuelUNet
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import Batches, Latents
+from samuel.text import install_extra
 from samuel.train.objective import ConditionDropout, Objective, learning_rate_at
 from samuel.train.processes import RENDEZVOUS, meet
 from samuel.train.validation import LEVELS, Validation
@@ -189,7 +190,7 @@ class MetricsLog:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
             except ImportError as error:
-                remedy = "pip install 'samuel[tensorboard]', or set it to false"
+                remedy = f"{install_extra('tensorboard')}; or set it to false"
                 raise OperatorError(f"training.tensorboard: {remedy}") from error
             # What an earlier process wrote of later steps is hidden.
             self._events = SummaryWriter(str(tensorboard), purge_step=len(kept) + 1, max_queue=1000)

@@ -207,7 +207,7 @@ def test_what_is_wrong_is_told_before_anything_is_served(
     monkeypatch.setattr(sys, "meta_path", finders)
     monkeypatch.delitem(sys.modules, "gradio", raising=False)
     assert main(["app", "--model", str(tmp_path)]) == 1
-    assert "pip install 'samuel[app]'" in capsys.readouterr().err
+    assert "pip install 'samuel-accompaniment[app]'" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_it_amid_its_work_and_leaves_nothing(app: App, browser: Browser, vocal: Path) -> None:

@@ -102,7 +102,7 @@ def test_weights_run_no_code_and_no_pipe_is_waited_for(
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchsde", None)
-    with pytest.raises(MissingPartError, match=r"torchsde: pip install 'samuel\[baselines\]'"):
+    with pytest.raises(MissingPartError, match=r"torchsde: pip install 'samuel-accompaniment\[baselines\]'"):
         StableAudioOpen("absent", StableAudioOpenConfig(), CPU)
 
 

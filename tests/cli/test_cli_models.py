@@ -233,7 +233,7 @@ def test_what_is_wrong_is_named_and_nothing_is_begun_or_fetched(
         assert not (vocals.parent / system).exists()
     monkeypatch.setitem(sys.modules, "transformers", None)
     for system, words in (
-        ("musicgen", "MusicGen needs transformers: pip install 'samuel[baselines]'"),
+        ("musicgen", "MusicGen needs transformers: pip install 'samuel-accompaniment[baselines]'"),
         ("samuel", "--model is missing"),
     ):
         assert main(["render", system, "--vocals", str(vocals), "-o", str(vocals.parent / "out")]) == 1
