@@ -75,9 +75,10 @@ def run_ffmpeg(arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]"
 def decode_to_wav(source: Path, target: Path, longest_s: float = MAX_LENGTH_S, *, cut: bool = False) -> None:
     """Decode the first audio stream of any file into a 44.1 kHz stereo float32 WAV, three hours at most.
 
-    What is longer than `longest_s` is refused, by the duration it states or else by the samples it has; or
-    `cut` there. Float, because a lossy source overshoots full scale. Mono goes into both channels at its own
-    level; more than two are mixed down. `target` is removed where this fails.
+    What is longer than `longest_s` is refused, by the duration it states or else by the samples it has; or it
+    is `cut` there, unless it states over three hours. Float, because a lossy source overshoots full scale.
+    Mono goes into both channels at its own level; more than two are mixed down. `target` is removed where
+    this fails.
 
     Raises:
         CutShortError: The file breaks off before the duration that it states.
@@ -89,14 +90,14 @@ def decode_to_wav(source: Path, target: Path, longest_s: float = MAX_LENGTH_S, *
         kind = "readable" if source.is_file() else "regular" if source.exists() else "such"
         raise InputError(f"{source}: no {kind} file; give an audio file")
     cut, longest_s = cut and longest_s <= MAX_LENGTH_S, min(longest_s, MAX_LENGTH_S)
-    remedy = "give a whole WAV, FLAC, OGG, MP3 or M4A"
-    too_long = f"{source}: lasts over {longest_s:g} s, the most that is taken; give a part of it"
+    refused_s, remedy = MAX_LENGTH_S if cut else longest_s, "give a whole WAV, FLAC, OGG, MP3 or M4A"
+    too_long = f"{source}: lasts over {refused_s:g} s, the most that is taken; give a part of it"
     opened = [
         "-protocol_whitelist", "file", "-format_whitelist", CONTAINERS,  # words of it lead nowhere
         "-i", f"file:{source.resolve()}",
     ]  # fmt: skip
     stated_s = _stated_s(run_ffmpeg(["-loglevel", "level+info", *opened]).stderr.decode(errors="replace"))
-    if not cut and (stated_s or 0.0) > longest_s + SLACK_S:
+    if (stated_s or 0.0) > refused_s + SLACK_S:
         raise TooLongError(too_long)
     with ExitStack() as failed:
         failed.callback(target.unlink, missing_ok=True)
@@ -120,7 +121,7 @@ def decode_to_wav(source: Path, target: Path, longest_s: float = MAX_LENGTH_S, *
             fault = re.search(r"^(?:\[.*? @ .*?\] )*\[(?:error|fatal)\] (.+)$", said, re.MULTILINE)
             reason = fault[1].strip() if fault else "unknown reason"
             raise InputError(f"{source}: not readable as audio ({reason}); {remedy}")
-        if written_s > longest_s:
+        if not cut and written_s > longest_s:
             raise TooLongError(too_long)
         failed.pop_all()
 

@@ -72,6 +72,8 @@ def evaluate(
             print(plain(f"{scorer}: not measured: {reason}"), file=sys.stderr)
     if count := len(summary["problems"]):
         print(f"{count} problem{'s are' if count > 1 else ' is'} listed in the report", file=sys.stderr)
+    if not summary["tracks"]:
+        raise InputError(f"no track could be scored: {summary['problems'][0]['message']}")
     for name in ("report.html", "report.md", "scores.parquet"):
         print(plain(str(report.path(name))))
 

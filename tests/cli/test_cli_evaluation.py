@@ -57,14 +57,18 @@ def test_ten_hours_are_scored_and_heard_over_their_beginning(
 ) -> None:
     for room in ("evaluate.features", "report.report"):
         monkeypatch.setattr(f"samuel.{room}.LONGEST_S", 8)
-    for name, stated in (("vocals", True), ("true", False)):
+    for name in ("vocals", "true"):
         (tmp_path / name).mkdir()
-        write_ten_hours(tmp_path / name / "a.flac", stated=stated)
+        write_ten_hours(tmp_path / name / "a.flac", stated=False)
     assert evaluate(tmp_path, tmp_path / "scores") == 0
     page = Path(capsys.readouterr().out.split("\n")[0])
     assert {soundfile.info(flac).duration for flac in page.parent.rglob("*.flac")} == {8.0}
     problems = json.loads((page.parent / "summary.json").read_text())["problems"]
     assert sum("scored over its first" in problem["message"] for problem in problems) == 2
+    write_ten_hours(tmp_path / "vocals" / "a.flac")
+    assert evaluate(tmp_path, tmp_path / "scores") == 1
+    assert "no track could be scored: " in (said := capsys.readouterr()).err
+    assert "a.flac: lasts over 10800 s" in said.err
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_what_is_too_long_is_refused_unless_less_is_asked_for(
 ) -> None:
     monkeypatch.setattr(samuel.audio, "MAX_LENGTH_S", 1.0)
     longer = voice(1.0 + 1 / SAMPLE_RATE)
-    for source in (longer, saved(tmp_path / "long.wav", longer), saved(tmp_path / "longer.wav", voice(9.0))):
+    for source in (longer, saved(tmp_path / "long.wav", longer)):
         for length_s in (None, 2.0):
             with pytest.raises(InputError, match=r"\.wav: lasts over 1 s, the most"):
                 vocal_of(source, tmp_path, length_s=length_s)
