@@ -3,13 +3,19 @@
 import dataclasses
 import importlib.util
 import os
+import secrets
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from filelock import FileLock
 from tqdm import tqdm
 
 from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, ending_cleanly, plain, stands_for
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 OF_TRAINING = ("data", "artifacts", "device", "popdb.path", "model", "diffusion", "training")
 CHECKPOINT = "a checkpoint was written; the same command goes on from it"
 BAR = "{desc:<8} {percentage:3.0f}%|{bar:30}| {elapsed}"
+LOCK = "lock"
 TAKES_STAY = "takes that were finished stay, the rest is not there"
 CLOSED = "the page is closed, and its temporary files are gone"
 TEXT_SYSTEMS = ("musicgen", "stable_audio_open")  # by their sections
@@ -204,23 +211,41 @@ def _sampling(settings: Settings, model: "TrainedModel") -> SamplingConfig:
 @a_model
 @click.option("--port", type=click.IntRange(1, 65_535), default=7860, help="Of 127.0.0.1 alone.")
 def app(settings: Settings, model: Path, port: int) -> None:
-    """Serve the page to the browser: a vocal up, an accompaniment down; until Ctrl-C."""
+    """Serve the page to the browser: a vocal up, an accompaniment down; until Ctrl-C.
+
+    Its address has the password, a new one each time; the environment variable SAMUEL_PASSWORD sets it.
+    """
     if importlib.util.find_spec("gradio") is None:
         raise MissingPartError(f"samuel app needs the package gradio: {install_extra('app')}")
     from samuel.separators import load_separator
 
     trained, codec, device = _load(model, settings)
     separator = load_separator(settings.separator, device)
-    temporary = tempfile.TemporaryDirectory(prefix="samuel-app-", ignore_cleanup_errors=True)
-    with ending_cleanly(), temporary as folder:
+    password = os.environ.get("SAMUEL_PASSWORD") or secrets.token_urlsafe(16)
+    with ending_cleanly(), _own_folder("samuel-app-") as folder:
         quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
         os.environ.update(quiet, GRADIO_TEMP_DIR=f"{folder}/served")
         from samuel.app import Page  # now: gradio reads some of these when it is imported
 
-        with Page(trained, codec, separator, Path(folder)).served(port) as address:
+        with Page(trained, codec, separator, folder).served(port, password) as address:
             print(f"{address} (Ctrl-C ends it)", flush=True)
             while True:
                 time.sleep(3600)
+
+
+@contextmanager
+def _own_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder, locked; what killed processes left under this prefix is removed."""
+    user = getattr(os, "getuid", lambda: 0)()
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with suppress(OSError):  # its process lives, or removes it just now
+            found = left.lstat()
+            if S_ISDIR(found.st_mode) and found.st_uid == user:
+                with FileLock(left / LOCK, timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+    temporary = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+    with temporary as folder, FileLock(Path(folder, LOCK), timeout=0):
+        yield Path(folder)
 
 
 @click.command(cls=SettingsCommand, uses=OF_RENDER, interrupted=GOES_ON)

@@ -8,11 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,11 +27,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from samuel.cli import main
 from samuel.codecs.mel import MelCodec
+from tests.flows.runs import wait_for
 from tests.models import small_model
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MAKE_MS = 240_000  # a busy machine takes a minute to import what the first request needs
 SETTLE_MS = 500
+UPLOAD, MULTIPART = "gradio_api/upload", "multipart/form-data; boundary=B"
 PICTURE = "img[src*='accompaniment.png']"
 
 expect.set_options(timeout=60_000)  # not five seconds: the machine may be busy with other tests
@@ -45,8 +51,44 @@ class App:
     """A running `samuel app`."""
 
     process: "subprocess.Popen[str]"
+    printed: str
     address: str
+    password: str
     temporary: Path
+
+    def answer(self, path: str = "", body: Any = None, **headers: str) -> tuple[int, str]:
+        """The status and text that a request with the password gets."""
+        given = b64encode(f"samuel:{self.password}".encode()).decode()
+        sent = {"Authorization": f"Basic {given}"} | {n.replace("_", "-"): v for n, v in headers.items()}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.address + path, body, sent)) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def folders(self, name: str = "*") -> list[Path]:
+        """What lies in its temporary folder."""
+        return sorted(self.temporary.glob(f"samuel-app-*/{name}"))
+
+
+@contextmanager
+def serving(model: Path, temporary: Path) -> Iterator[App]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "samuel.cli", "app", "--model", str(model), "device=cpu", "--port", port],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(model)},  # torch's own
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        printed = urlsplit(process.stdout.readline().split(" ")[0])
+        assert printed.password, process.communicate()[1]
+        yield App(process, printed.geturl(), f"http://127.0.0.1:{port}/", printed.password, temporary)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +96,8 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The only one of this file; the last test ends it."""
     folder = tmp_path_factory.mktemp("app")
     (temporary := folder / "temporary").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    model = str(small_model(folder))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "samuel.cli", "app", "--model", model, "device=cpu", "--port", port],
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(folder)},  # torch's own
-    )  # fmt: skip
-    try:
-        assert process.stdout
-        address = process.stdout.readline().split(" ")[0]
-        assert address.startswith("http://127.0.0.1:"), process.communicate()[1]
-        yield App(process, address, temporary)
-    finally:
-        process.kill()
-        process.communicate()
+    with serving(small_model(folder), temporary) as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +112,13 @@ def page(app: App, browser: Browser) -> Iterator[Page]:
     page = browser.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(app.address)
+    page.goto(app.printed)
     expect(page.get_by_role("button", name="Accompany")).to_be_visible(timeout=30_000)
     yield page
     page.close()
-    hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
+    hosts = {
+        urlsplit(url).netloc.rpartition("@")[2] for url in asked if not url.startswith(("data:", "blob:"))
+    }
     assert hosts == {urlsplit(app.address).netloc}
 
 
@@ -121,6 +150,11 @@ def fill(page: Page, fields: dict[str, str]) -> None:
         ):
             return
     raise AssertionError(f"the page does not keep {fields}")
+
+
+def part(disposition: str = '; filename="a.wav"') -> bytes:
+    """The body of an upload."""
+    return f'--B\r\nContent-Disposition: form-data; name="files"{disposition}\r\n\r\nx\r\n--B--\r\n'.encode()
 
 
 def download(page: Page, button: str, folder: Path) -> Path:
@@ -176,19 +210,128 @@ def test_what_is_wrong_is_told_in_readable_sentences(app: App, page: Page, tmp_p
     assert "Traceback" not in page.content()
 
 
-def test_it_serves_this_machine_alone_and_none_of_its_files_and_stop_ends_what_is_being_made(
-    app: App, page: Page, vocal: Path
-) -> None:
+def test_it_serves_this_machine_alone_and_none_of_its_files(app: App, page: Page) -> None:
     expect(page.get_by_text("A sketch, not music quality.")).to_be_visible()  # of the codec `mel`
     listening = [c.laddr for c in psutil.Process(app.process.pid).net_connections() if c.status == "LISTEN"]
     assert [(place.ip, place.port) for place in listening] == [("127.0.0.1", urlsplit(app.address).port)]
     model = app.temporary.parent / "model" / "entry.json"
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(f"{app.address}gradio_api/file={model}")
+    assert app.answer(f"gradio_api/file={model}")[0] == 403
+
+
+FOREIGN = "Another site's page has no business here."
+
+
+@pytest.mark.parametrize(
+    ("headers", "answer"),
+    [
+        ({"Authorization": ""}, (401, "Password?")),
+        ({"Authorization": "Basic " + b64encode(b"samuel:guess").decode()}, (401, "Password?")),
+        ({"Host": "evil.example"}, (403, "This server has another name.")),
+        ({"Origin": "http://evil.example"}, (403, FOREIGN)),
+        ({"Sec_Fetch_Site": "cross-site"}, (403, FOREIGN)),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "open", "config", "gradio_api/upload", "gradio_api/cancel", "nowhere"])
+def test_strangers_are_refused_before_any_route(
+    app: App, path: str, headers: dict[str, str], answer: tuple[int, str]
+) -> None:
+    for body in (None, b"{}"):
+        assert app.answer(path, body, **headers) == answer
+
+
+def test_a_page_of_another_site_cannot_send_what_its_browser_may(app: App, browser: Browser) -> None:
+    page, before = browser.new_page(), app.folders("served/*")
+    page.goto(app.printed)  # from now on the browser knows the password
+    page.goto("data:text/html,<form method=post enctype=multipart/form-data></form>")
+    send = """async url => {const form = new FormData(); form.append("files", new File(["x"], "x.wav"));
+        const sent = {method: "POST", mode: "no-cors", credentials: "include", body: form};
+        await fetch(url, sent).catch(() => 0)}"""
+    page.evaluate(send, app.address + UPLOAD)
+    with page.expect_navigation() as arrived:
+        submit = "url => {document.forms[0].action = url; document.forms[0].submit()}"
+        page.evaluate(submit, app.address + UPLOAD)
+    assert arrived.value
+    assert (arrived.value.status, arrived.value.text()) == (403, FOREIGN)
+    page.close()
+    assert app.folders("served/*") == before
+
+
+@pytest.mark.parametrize(
+    ("disposition", "status", "kept"),
+    [
+        ('; filename="a.flac"', 200, "a.flac"),
+        ('; filename=".."', 200, "vocal.wav"),
+        ('; filename="../../x.wav"', 200, "x.wav"),
+        ('; filename="/x/..\\\\..\\\\.ssh"', 200, "vocal.ssh"),
+        (f'; filename="{"é" * 900}.{"é" * 900}"', 200, f"{'é' * 50}.{'é' * 8}"),
+        ('; filename=""', 200, "vocal.wav"),
+        ("", 400, None),
+    ],
+)
+def test_an_upload_lies_where_uploads_lie_whatever_its_name(
+    app: App, disposition: str, status: int, kept: str | None
+) -> None:
+    around = sorted(path for path in app.temporary.parent.rglob("*") if "served" not in path.parts)
+    code, text = app.answer(UPLOAD, part(disposition), Content_Type=MULTIPART)
+    assert code == status
+    assert kept is None or Path(json.loads(text)[0]).name == kept
+    assert sorted(path for path in app.temporary.parent.rglob("*") if "served" not in path.parts) == around
+
+
+def test_what_comes_up_and_what_is_made_are_bounded(app: App, page: Page, vocal: Path) -> None:
+    assert app.answer(UPLOAD, part(), Content_Type=MULTIPART, Content_Length=str(10**9 + 1))[0] == 413
+    assert app.answer(UPLOAD, iter([part()]), Content_Type=MULTIPART)[0] == 413  # of no said length
+    page.locator("input[type=file]").first.set_input_files(vocal)
+    expect(page.get_by_label("Clear")).to_be_visible()
+    filler = app.folders("served")[0] / "filler"
+    with filler.open("wb") as file:
+        file.truncate(8 * 10**9)  # of nothing: it takes no room
+    code, text = app.answer(UPLOAD, part(), Content_Type=MULTIPART)
+    assert (code, text[:24]) == (507, "Too much lies here alrea")
+    page.get_by_role("button", name="Accompany").click()
+    toast(page, "Too much lies here already")
+    filler.unlink()
+
+
+def test_stop_and_leaving_end_the_run_of_one_visitor_alone(
+    app: App, page: Page, browser: Browser, vocal: Path
+) -> None:
+    soundfile.write(vocal, np.tile(soundfile.read(vocal)[0], 30), 44_100)  # a minute of it is being made
+    other = browser.new_page()
+    other.goto(app.printed)
+    ours, others = (tab.get_by_text("Writing the accompaniment") for tab in (page, other))
     give(page, vocal, Steps="800")
-    expect(page.get_by_text("Writing the accompaniment")).to_be_visible(timeout=MAKE_MS)
+    expect(ours).to_be_visible(timeout=MAKE_MS)
+    give(other, vocal, Steps="800")
+    expect(other.get_by_text("queue: 1/1")).to_be_visible()
+    other.get_by_role("button", name="Stop").click()
+    expect(other.get_by_text("queue: 1/1")).to_be_hidden()
+    other.wait_for_timeout(2000)
+    expect(ours).to_be_visible()
+    other.get_by_role("button", name="Accompany").click()
     page.get_by_role("button", name="Stop").click()
-    toast(page, "Nothing of it was kept.")
+    expect(ours).to_be_hidden()
+    expect(others).to_be_visible(timeout=MAKE_MS)  # once the first has ended
+    [_] = app.folders("tmp*")
+    left_at = time.monotonic()
+    other.close()
+    wait_for(lambda: not app.folders("tmp*"))
+    assert time.monotonic() - left_at < 10
+
+
+def test_what_a_killed_one_left_goes_at_the_next_start(app: App) -> None:
+    model, [alive] = app.temporary.parent / "model", app.folders("")
+    with serving(model, app.temporary) as killed:
+        [left] = set(app.folders("")) - {alive}
+        killed.process.kill()
+        killed.process.wait()
+        assert (left / "served").is_dir()
+    (link := app.temporary / "samuel-app-link").symlink_to(model)
+    with serving(model, app.temporary):
+        assert not left.exists()
+        assert (alive / "served").is_dir()
+        assert (model / "entry.json").is_file()
+    link.unlink()
 
 
 @pytest.mark.filterwarnings(
@@ -212,7 +355,7 @@ def test_what_is_wrong_is_told_before_anything_is_served(
 
 def test_ctrl_c_ends_it_amid_its_work_and_leaves_nothing(app: App, browser: Browser, vocal: Path) -> None:
     page = browser.new_page()
-    page.goto(app.address)
+    page.goto(app.printed)
     give(page, vocal, Steps="800")
     expect(page.get_by_text("Writing the accompaniment")).to_be_visible(timeout=MAKE_MS)
     assert list(app.temporary.iterdir())
