@@ -450,13 +450,13 @@ def test_killed_in_three_ways_a_build_goes_on_to_the_same_bytes_and_can_be_cance
     assert whereabouts(served.password.partition(":")[2], served, tmp_path) == [served.home / "password"]
 
 
-def whereabouts(password: str, served: Served, made: Path) -> list[object]:
+def whereabouts(password: str, served: Served, made: Path) -> list[Path | str]:
     """The files and command lines of a server, and of what its runs have made, that hold a password."""
     files = [path for path in (*served.home.rglob("*"), *made.rglob("*")) if path.is_file()]
     lines = [" ".join(process.cmdline()) for process in served.everyone()]
     assert min(len(files), len(lines)) >= 4
-    found = [line for line in lines if password in line]
-    return found + [path for path in files if password.encode() in path.read_bytes()]
+    told = [line for line in lines if password in line]
+    return [*told, *(path for path in files if password.encode() in path.read_bytes())]
 
 
 def unfinished(served: Served) -> list[str]:
