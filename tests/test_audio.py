@@ -41,12 +41,6 @@ def wav_of(channels: int, rate: int) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(header + b"\1\0" * 72_000)
 
 
-MANIFEST = b"""<?xml version="1.0"?>
-<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" profiles="">
-<Period><AdaptationSet mimeType="audio/wav"><Representation id="a" bandwidth="1">
-<BaseURL>neighbour.wav</BaseURL></Representation></AdaptationSet></Period></MPD>"""
-
-
 # What is read.
 
 
@@ -120,9 +114,7 @@ def test_hours_of_silence_take_seconds(tmp_path: Path, stated: bool) -> None:
         (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
         (lambda path: path.symlink_to(path), "no such file"),
         (wav_of(65_535, SAMPLE_RATE), "not readable as audio"),
-        (wav_of(0, SAMPLE_RATE), "not readable as audio"),
         (wav_of(2, 2**31), "not readable as audio"),
-        (wav_of(2, 2**31 - 1), "not readable as audio"),
         (wav_of(2, 1), "lasts over 60 s"),  # ten hours of it
     ],
 )
@@ -159,7 +151,7 @@ def test_a_file_that_breaks_off_is_refused_by_the_duration_it_states(tmp_path: P
         ("list.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nneighbour.wav\n#EXT-X-ENDLIST\n"),
         ("list.ffconcat", b"ffconcat version 1.0\nfile 'neighbour.wav'\n"),
         ("song.m4a", b"ffconcat version 1.0\nfile 'neighbour.wav'\n"),
-        ("song.ogg", MANIFEST),
+        ("song.ogg", b'<?xml version="1.0"?><MPD><Period><BaseURL>neighbour.wav</BaseURL></Period></MPD>'),
     ],
 )
 def test_no_audio_is_named_reads_no_neighbour_and_leaves_nothing(

@@ -69,48 +69,41 @@ def test_what_may_be_secret_is_neither_taken_nor_repeated(values: dict[str, Any]
 
 SECRET_URLS = (
     "s3://me:secret@bucket/popdb", "s3://KEY:se/secret+@bucket", "https://host/x?X-Amz-Signature=secret",
-    "https://host/x?sig=secret&e=1", "https://host/x#access_token=secret", "https:/me:secret@host/x",
-    "simplecache::s3://me:secret@bucket", "look at https://host/?token=secret first",
+    "https://host/x#access_token=secret", "https:/me:secret@host/x", "simplecache::s3://me:secret@bucket",
+    "look at https://host/?token=secret first",
 )  # fmt: skip
 HARMLESS = ("s3://bucket/a b", "https://host:80/x", "hf://datasets/o/n@main/x", "C:/x?y=z", "/music/a?b=#1")
 
 
-def test_no_setting_takes_a_url_that_may_hold_a_secret_and_prefect_stores_none() -> None:
+@pytest.mark.parametrize("url", SECRET_URLS)
+def test_no_setting_takes_a_url_that_may_hold_a_secret_and_prefect_stores_none(url: str) -> None:
     schema = Settings.model_json_schema()  # by which Prefect's server refuses before it writes a run down
-    for url in SECRET_URLS:
-        for values in (
-            {"store": url}, {"data": url}, {"popdb": {"path": url}}, {"songs": {"path": url}},
-            {"codec": {"path": url}}, {"separator": {"model": url}}, {"musicgen": {"prompt": url}},
-            {"download": {"extractors": [url]}}, {"download": {"proxy": url}}, {"training": {"steps": url}},
-            {"download": {"ytdlp": {"extractor_args": {"pot": {"base_url": [url]}}}}},
-        ):  # fmt: skip
-            with pytest.raises(SettingsError) as caught:
-                parse(values)
-            assert "secret" not in str(caught.value)
-            with pytest.raises(jsonschema.ValidationError):
-                jsonschema.validate(values, schema)
-    for text in HARMLESS:
-        values = {"musicgen": {"prompt": text}, "songs": {"path": text}}
-        jsonschema.validate(values, schema)
-        assert parse(values).musicgen.prompt == text
+    for values in (
+        {"store": url}, {"data": url}, {"popdb": {"path": url}}, {"codec": {"path": url}},
+        {"musicgen": {"prompt": url}}, {"download": {"proxy": url}}, {"training": {"steps": url}},
+        {"download": {"extractors": [url]}}, {"download": {"ytdlp": {"extractor_args": {"a": {"b": [url]}}}}},
+    ):  # fmt: skip
+        with pytest.raises(SettingsError) as caught:
+            parse(values)
+        assert "secret" not in str(caught.value)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(values, schema)
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("no key (URL('https://h/x?X-Amz-Signature=secret'), 3)", "no key (URL('https://h/x?… 3)"),
-        (
-            "exceeded with url: /media/x?sig=secret (Caused by …)",
-            "exceeded with url: /media/x?… (Caused by …)",
-        ),
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_no_secret_is_taken_and_shown(text: str) -> None:
+    values = {"musicgen": {"prompt": text}, "songs": {"path": text}}
+    jsonschema.validate(values, Settings.model_json_schema())
+    assert parse(values).musicgen.prompt == without_secrets(text) == text
+
+
+def test_what_may_be_secret_is_not_shown() -> None:
+    for text, shown in (
+        ("no (URL('https://h/x?sig=secret'), 3)", "no (URL('https://h/x?… 3)"),
+        ("with url: /media/x?sig=secret (Caused by …)", "with url: /media/x?… (Caused by …)"),
         ("git+https://me:secret@h:8/x: not found", "git+https://…@h:8/x: not found"),
-        *((text, text) for text in HARMLESS),
-    ],
-)
-def test_what_may_be_secret_is_not_shown(text: str, shown: str) -> None:
-    assert without_secrets(text) == shown
-    for url in SECRET_URLS:
-        assert "secret" not in without_secrets(f"{text} {url}")
+    ):
+        assert without_secrets(text) == shown
 
 
 @pytest.mark.parametrize(
