@@ -21,7 +21,13 @@ from samuel.popdb.status import Outcome
 logger = logging.getLogger(__name__)
 
 LATENTS = "latents.safetensors"
-MOST_GROUPS, MOST_VALUES = 64, 2**25
+MOST_TABLE_BYTES, MOST_FOOTER_BYTES = 2**28, 2**20
+MOST_GROUPS, MOST_VALUES = 64, 2**23  # 600,000 pairs: forty times the paper's
+# Fields of the header of a page, in Thrift's compact protocol, by number: their types, or those within.
+TRUE, FALSE, I32, I64, BINARY, STRUCT = 1, 2, 5, 6, 8, 12
+STATISTICS = {1: BINARY, 2: BINARY, 3: I64, 4: I64, 5: BINARY, 6: BINARY, 7: TRUE, 8: TRUE}
+PAGE = {1: I32, 2: I32, 3: I32, 4: I32, 5: {1: I32, 2: I32, 3: I32, 4: I32, 5: STATISTICS}}
+PLAIN, RLE = 0, 3  # encodings
 
 Row = dict[str, Any]
 
@@ -71,31 +77,75 @@ def write_songs(path: Path, rows: Sequence[Row]) -> None:
         temporary.write_bytes(table_bytes(rows, SONGS_SCHEMA))
 
 
+def _thrift(content: bytes, place: int, fields: Mapping[int, Any]) -> tuple[dict[int, Any], int]:
+    """The fields of a struct, all of them integers, and where it ends; a ValueError for other `fields`."""
+    found, number = dict[int, Any](), 0
+    while head := content[place]:
+        number, kind, place = number + (head >> 4), head & 15, place + 1
+        wanted, kind = fields.get(number), TRUE if kind == FALSE else kind
+        if head < 16 or kind != (STRUCT if isinstance(wanted, Mapping) else wanted):
+            raise ValueError("a header of a page with other fields")
+        if isinstance(wanted, Mapping):
+            found[number], place = _thrift(content, place, wanted)
+            continue
+        value, shift = 0, 64 if kind == TRUE else 0
+        while shift < 64:
+            value, more, place = value | (content[place] & 127) << shift, content[place] > 127, place + 1
+            shift = shift + 7 if more else 64
+        found[number] = (value >> 1) ^ -(value & 1)  # zigzag
+        if kind == BINARY:
+            place += value
+    return found, place + 1
+
+
+def _check_pages(content: bytes, chunk: Any) -> None:
+    """Hold the pages of a column to what its footer says; a ValueError where few bytes become many values."""
+    if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
+        raise ValueError(f"{chunk.path_in_schema} is compressed; the tables of a dataset are not")
+    place, values = chunk.data_page_offset, 0
+    end = place + chunk.total_compressed_size
+    while place < end:
+        page, place = _thrift(content, place, PAGE)
+        about = page.get(5, {})
+        # A page of plain values, each of which takes its bytes, and of levels, of which there are as many.
+        if (
+            page.get(1) != 0
+            or page.get(2) != page.get(3)
+            or [about.get(i) for i in (2, 3, 4)] != [PLAIN, RLE, RLE]
+        ):
+            raise ValueError(f"{chunk.path_in_schema} is encoded otherwise than in the tables of a dataset")
+        place, values = place + max(0, page[3]), values + max(0, about[1])
+    if (place, values) != (end, chunk.num_values):
+        raise ValueError(f"{chunk.path_in_schema} has other pages than its footer says")
+
+
 def read_table(
-    content: bytes, schema: pa.Schema, rows: int, columns: Sequence[str] | None = None
+    content: bytes, schema: pa.Schema, rows: int | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
     """The table, or some columns, of the bytes that `table_bytes` made; a ValueError for others."""
     try:
+        if int.from_bytes(content[-8:-4], "little") > MOST_FOOTER_BYTES:
+            raise ValueError("a footer that is too long")
         # Not `pq.read_table`, whose first call takes a second to import pandas. And without threads: one that
         # lets go of `content` while the interpreter ends, ends it with SIGABRT.
         file = pq.ParquetFile(pa.BufferReader(content))
         found = file.metadata
         groups = [found.row_group(i) for i in range(min(found.num_row_groups, MOST_GROUPS))]
-        chunks = [group.column(i) for group in groups for i in range(found.num_columns)]
-        # What could make many bytes of few: rows upon rows of nothing, compression, dictionaries.
-        if found.num_row_groups > MOST_GROUPS or sum(c.num_values for c in chunks) > MOST_VALUES:
+        chunks = [(group.num_rows, group.column(i)) for group in groups for i in range(found.num_columns)]
+        # What could make many bytes of few: rows upon rows of nothing, compression, other encodings.
+        most = min(MOST_VALUES, len(content))
+        if found.num_row_groups > MOST_GROUPS or sum(max(n, c.num_values) for n, c in chunks) > most:
             raise ValueError(f"{found.num_rows:,} rows in {found.num_row_groups:,} groups: too many values")
-        for chunk in chunks:
-            if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
-                raise ValueError(f"{chunk.path_in_schema} is compressed; the tables of a dataset are not")
+        for _, chunk in chunks:
+            _check_pages(content, chunk)
         if not file.schema_arrow.equals(schema):
             raise ValueError(f"its columns are {file.schema_arrow.names}, not those of the table")
-        if rows != found.num_rows:
-            raise ValueError(f"{found.num_rows} rows, not {rows}")
         table = file.read(columns, use_threads=False)
         table.validate(full=True)  # of its text, that it is UTF-8
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"not Parquet ({error})") from error
+        if len(table) != (found.num_rows if rows is None else rows):
+            raise ValueError(f"{len(table)} rows, not {rows}")
+    except (pa.ArrowException, OSError, IndexError) as error:
+        raise ValueError(f"not Parquet ({' '.join(str(error).split()):.300})") from error
     return table
 
 
