@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Figure, seconds
-from samuel.artifacts import digest, read_jsonl
+from samuel.artifacts import digest
 from samuel.checkpoint import TrainedModel, load_model
 from samuel.config import Sampler, SamplingConfig, Settings, parse
 from samuel.device import inference, resolve_device, uses_bf16
@@ -25,6 +25,7 @@ from samuel.model.diffusion import CosineSchedule
 from samuel.model.sample import sample
 from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.loader import evaluation_dataset
+from samuel.reading import read_jsonl
 
 ITEMS, BATCH = 64, 16
 REFERENCE: tuple[Sampler, int] = ("ddpm", 800)  # the paper's

@@ -25,13 +25,14 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from samuel.artifacts import Artifact, read_json, read_jsonl
+from samuel.artifacts import Artifact
 from samuel.config import Settings, TrainingConfig
 from samuel.popdb import accounts
 from samuel.popdb.accounts import STEPS, Progress, step_row
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.songs import Song, SongList
 from samuel.popdb.status import Outcome
+from samuel.reading import read_json, read_jsonl
 from samuel.report.evaluation import score_table
 from samuel.report.html import data_url, number
 from samuel.text import duration, text_of

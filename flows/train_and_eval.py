@@ -11,7 +11,7 @@ from prefect.states import Completed
 from flows import artifacts
 from flows.runner import fit_together, parts_here, run_ends, until_run_ends, workers
 from flows.tasks import AS_PRESET, RETRIED, Overrides, advance, bar, chosen, gpu_slot, run_name, shown
-from samuel.artifacts import Artifact, read_json
+from samuel.artifacts import Artifact
 from samuel.checkpoint import TrainedModel, load_model
 from samuel.codecs.base import Codec
 from samuel.config import Preset
@@ -24,6 +24,7 @@ from samuel.evaluate.systems import OURS
 from samuel.evaluate.tracks import choose_pairs, lineup_of, make_track, require_codec
 from samuel.popdb.dataset import Popdb, open_popdb
 from samuel.popdb.parts import Parts
+from samuel.reading import read_json
 from samuel.report.html import number
 from samuel.report.report import SUMMARY, write_report
 from samuel.text import counted

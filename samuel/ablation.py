@@ -14,12 +14,13 @@ from typing import Any, TypeAlias, get_args
 import torch
 from matplotlib.figure import Figure
 
-from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, read_jsonl, write_json
+from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, write_json
 from samuel.config import SEEDS, Factor, LossWeight, Mixing, Settings
 from samuel.device import resolve_device
 from samuel.errors import DatasetError, SettingsError
 from samuel.model.unet import SamuelUNet, parameter_count
 from samuel.popdb.dataset import Popdb
+from samuel.reading import read_jsonl
 from samuel.report.html import NOT_MEASURED, Markdown, render
 from samuel.report.plots import save
 from samuel.report.report import caveats

@@ -33,17 +33,19 @@ from typing import Annotated, Any
 
 from filelock import FileLock
 from fsspec import AbstractFileSystem
+from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, Field
 
 from samuel.config import without_secrets, wrong_place
-from samuel.errors import MissingPartError, OperatorError, SamuelError, SettingsError
+from samuel.errors import InputError, MissingPartError, OperatorError, SamuelError, SettingsError
+from samuel.reading import MAX_JSON_BYTES, parse_json, read_bounded, read_json
 
 logger = logging.getLogger(__name__)
 
 MANIFEST, FAILED = "entry.json", "failed.json"
-MAX_JSON_BYTES, MAX_FILES = 2**26, 100_000
+MAX_FILES = 100_000
 READERS = 16  # artifacts of a store that are looked at together
 GONE = "removed since this run saw it, as by one with other settings of retention; start this one again"
 
@@ -112,26 +114,6 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_bytes(json_bytes(value))
 
 
-def read_bounded(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
-    """Read a small file; a ValueError where it is larger than `max_bytes`."""
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise ValueError(f"{path}: over {max_bytes} bytes")
-    return content
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a ValueError where it is none, or larger than any that is written here."""
-    return json.loads(read_bounded(path))
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file; a last line cut short by a kill is left out."""
-    lines = path.read_text("utf-8").split("\n") if path.exists() else []
-    return [json.loads(line) for line in lines[:-1] if line]
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock that belongs to `path`, waiting for another process that holds it."""
@@ -193,7 +175,7 @@ def find_artifact(folder: Path) -> Artifact | None:
         artifact = Manifest.parse(read_bounded(folder / MANIFEST), folder)
         # A link is no file: it could lead anywhere.
         found = {} if artifact.released else {name: (folder / name).lstat() for name in artifact.sizes}
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # absent, or damaged
+    except (FileNotFoundError, NotADirectoryError, ValueError, InputError):  # absent, or damaged
         return None
     whole = all(S_ISREG(f.st_mode) and f.st_size == artifact.sizes[name] for name, f in found.items())
     return artifact if whole else None
@@ -291,13 +273,17 @@ class RemoteFolder:
             self.filesystem.invalidate_cache()
             # Not `ls`: where there is nothing, that of s3fs lists all that lies beside it.
             found = self.filesystem.find(top, detail=True, **options)
-            return {name[len(top) :].lstrip("/"): about["size"] for name, about in found.items()}
+            return {name[len(top) :].lstrip("/"): about["size"] or 0 for name, about in found.items()}
         return {}
 
-    def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where there is none."""
+    def read(self, name: str, max_bytes: int = MAX_JSON_BYTES) -> bytes | None:
+        """The content of a small file; None where there is none, an InputError where it is larger."""
         with suppress(FileNotFoundError), self._asking():
-            return self.filesystem.cat_file(f"{self.root}/{name}")
+            with self.filesystem.open(f"{self.root}/{name}", "rb") as file:
+                content: bytes = file.read(max_bytes + 1)
+            if len(content) > max_bytes:
+                raise InputError(f"{self.location}/{name}: over {max_bytes:,} bytes, which none has")
+            return content
         return None
 
     def put(self, content: bytes, name: str) -> None:
@@ -313,11 +299,16 @@ class RemoteFolder:
         except FileNotFoundError as error:  # a place that cannot be written into is not merely empty
             raise self._unusable(error) from error
 
-    def get(self, name: str, target: Path) -> bool:
-        """Copy a file here; False where there is none."""
+    def get(self, name: str, target: Path, max_bytes: int) -> bool:
+        """Copy a file here; False where there is none, an InputError where more comes than `max_bytes`."""
+
+        def bound(size: int | None, value: int) -> None:  # by what is said, and by what came so far
+            if max(size or 0, value) > max_bytes:
+                raise InputError(f"{self.location}/{name}: over {max_bytes:,} bytes, which it cannot have")
+
         full = explain_full_disk(target.parent, "free some space, and start the run again")
         with suppress(FileNotFoundError), self._asking(), full:
-            self.filesystem.get_file(f"{self.root}/{name}", str(target))
+            self.filesystem.get_file(f"{self.root}/{name}", str(target), callback=Callback(hooks={"": bound}))
             return True
         return False
 
@@ -403,7 +394,10 @@ class Store:
             def download(target: Path) -> dict[str, Any]:
                 for name, there in _objects(artifact).items():
                     at, file = f"{_key(folder)}/{there}", target / name
-                    if not remote.get(at, file) or sha256(file) != artifact.sha256[name]:
+                    if (
+                        not remote.get(at, file, artifact.sizes[name])
+                        or sha256(file) != artifact.sha256[name]
+                    ):
                         logger.warning("%s/%s: gone, or damaged", remote.location, at)
                         remote.remove([at])  # so that it is published, or made, again
                         raise OperatorError(f"{artifact.path(name)}: at {remote.location} damaged, or {GONE}")
@@ -439,7 +433,8 @@ class Store:
         files = [f"{key}/{name}" for name in sizes if name not in (MANIFEST, FAILED)]
         if self.remote and files and self._published(folder, sizes):
             # First the word, then the deed, as on this machine.
-            manifest = json.loads(self.remote.read(f"{key}/{MANIFEST}") or b"{}") | {"released": True}
+            name = f"{key}/{MANIFEST}"
+            manifest = parse_json(self.remote.read(name) or b"{}", name) | {"released": True}
             self.remote.put(json_bytes(manifest), f"{key}/{MANIFEST}")
             self.remote.remove(files)
 

@@ -30,8 +30,8 @@ import psutil  # noqa: E402
 from prefect.client.schemas.objects import FlowRun, StateType  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 
-from samuel.artifacts import read_jsonl  # noqa: E402
 from samuel.config import Settings, parse  # noqa: E402
+from samuel.reading import read_jsonl  # noqa: E402
 from tests.flows.runs import digests  # noqa: E402
 from tests.flows.serving import Served  # noqa: E402
 

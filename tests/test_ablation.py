@@ -10,11 +10,11 @@ from scipy import stats
 
 from samuel import ablation
 from samuel.ablation import Result, marked, planned_fits, run_fit, spread, table_rows, write_table
-from samuel.artifacts import read_jsonl
 from samuel.config import Settings, parse
 from samuel.errors import DatasetError
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.writer import write_popdb
+from samuel.reading import read_jsonl
 from samuel.train import fit, run_folder
 from tests.popdb.latents import encoded_song, small_settings
 

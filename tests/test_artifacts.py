@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from samuel.artifacts import MANIFEST, find_artifact, forget, make_artifact, read_jsonl, release, sha256
+from samuel.artifacts import MANIFEST, find_artifact, forget, make_artifact, release, sha256
+from samuel.reading import read_jsonl
 from tests.lines import append_line
 
 

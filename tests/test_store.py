@@ -82,7 +82,7 @@ def test_a_place_that_cannot_be_used_is_named_with_advice_and_without_secrets(
     ):
         monkeypatch.setattr(type(remote.filesystem), "get_file", Mock(side_effect=error))
         with pytest.raises(OperatorError, match=words) as told:
-            remote.get("file", tmp_path / "copy")
+            remote.get("file", tmp_path / "copy", 100)
         assert "hunter2" not in str(told.value)
 
 

@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samuel.artifacts import digest, read_json, sha256
+from samuel.artifacts import digest, sha256
 from samuel.audio import SAMPLE_RATE, SLACK_S, Audio
 from samuel.baselines.render import Renderer
 from samuel.config import BaselineConfig, MusicGenConfig, StableAudioOpenConfig
 from samuel.device import inference
 from samuel.errors import InputError, MissingPartError, SettingsError
 from samuel.hub import hub_error, quietly
+from samuel.reading import read_json
 from samuel.text import install_extra
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -58,8 +59,8 @@ class Pretrained(Renderer):
         for name, (key, kind) in self.kinds.items():  # another model is refused before its weights are read
             file = folder / name
             try:
-                found = read_json(file)[key]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                found = read_json(file.resolve())[key]
+            except (OSError, InputError, KeyError, TypeError) as error:
                 reason = f"cannot be read as the configuration of a {kind} ({type(error).__name__})"
                 raise MissingPartError(f"{file}: {reason}; give --model a whole repository") from error
             if found != kind:

@@ -7,10 +7,11 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from samuel.artifacts import explain_full_disk, read_json
+from samuel.artifacts import explain_full_disk
 from samuel.cli.options import A_FOLDER, A_PATH, GOES_ON, SettingsCommand, ending_cleanly, plain
 from samuel.config import Settings
 from samuel.errors import InputError
+from samuel.reading import read_json
 from samuel.text import text_of
 
 

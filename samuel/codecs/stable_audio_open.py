@@ -14,12 +14,13 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samuel.artifacts import json_bytes, read_bounded
+from samuel.artifacts import json_bytes
 from samuel.codecs.base import PUBLISHED, CodecInfo, pad_to_frames, windows_of
 from samuel.config import CodecConfig, Posterior, Precision
 from samuel.device import Batcher
-from samuel.errors import MissingPartError, first_fault
+from samuel.errors import InputError, MissingPartError, first_fault
 from samuel.hub import fetch, quietly, require_finite, weights_sha256
+from samuel.reading import read_bounded
 
 FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")  # of a repository that diffusers reads
 REMEDY = f"or set codec.path to a folder that holds {FILES[0]} and {FILES[1]}, or codec.name to 'mel'"
@@ -167,8 +168,8 @@ def load(config: CodecConfig, device: torch.device, turn: "threading.Lock | None
 def _build(file: Path) -> tuple[dict[str, Any], nn.Module]:
     """The autoencoder's own configuration, and the network, without memory as long as it has no weights."""
     try:
-        checked = _Oobleck.model_validate_json(read_bounded(file, MAX_CONFIG_BYTES)).model_dump()
-    except (OSError, ValueError) as error:
+        checked = _Oobleck.model_validate_json(read_bounded(file.resolve(), MAX_CONFIG_BYTES)).model_dump()
+    except (InputError, OSError, ValueError) as error:
         fault = first_fault(error) if isinstance(error, ValidationError) else f"{error!r:.300}"
         raise MissingPartError(f"{file}: not the autoencoder of Stable Audio Open ({fault})") from error
     with quietly(), torch.device("meta"):

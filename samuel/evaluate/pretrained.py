@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samuel.artifacts import digest, read_json, sha256, write_json
+from samuel.artifacts import digest, sha256, write_json
 from samuel.audio import SAMPLE_RATE, Audio
 from samuel.errors import InputError, MissingPartError
 from samuel.evaluate.features import load_start
 from samuel.evaluate.scores import AUDIOBOX, Evaluation, Findings
 from samuel.evaluate.systems import System
 from samuel.hub import fetch, hub_error, quietly, read_checkpoint, require_finite, verify_blob
+from samuel.reading import read_json
 
 VERSION = 2
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, sha256, write_json
 from samuel.concurrency import side_by_side
@@ -41,12 +40,13 @@ from samuel.evaluate.scores import (
 )
 from samuel.evaluate.statistics import Pairing, mean_interval
 from samuel.evaluate.systems import CEILING, NOT_SCORED, REAL, VOCALS, Lineup, Problem, Track
+from samuel.popdb.tables import table_bytes
 
 if TYPE_CHECKING:
     from samuel.codecs.base import Codec
     from samuel.evaluate.distribution import Space
 
-VERSION = 2
+VERSION = 3
 SCORES, SUMMARY = "scores.parquet", "summary.json"
 OWN, OTHERS = "own vocal", "other vocals"
 SCHEMA = pa.schema(
@@ -106,7 +106,7 @@ def score_lineup(
             "vocals": {t.name: digests[t.vocal] for t in lineup.tracks if t.vocal in digests},
             **findings.by_system, **findings.weights, **space.described,
         }  # fmt: skip
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), target / SCORES)
+        (target / SCORES).write_bytes(table_bytes(rows, SCHEMA))
         write_json(target / SUMMARY, summary)
         return {"tracks": summary["tracks"], "systems": summary["systems"]}
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from samuel.artifacts import read_bounded
 from samuel.errors import InputError, first_fault
+from samuel.reading import read_bounded
 
 REAL = "real"
 CEILING = "real (through the codec)"
@@ -22,7 +22,6 @@ VOCALS = "the vocals"
 RESERVED = (REAL, CEILING, VOCALS, "vocal", "mix")
 NOT_SCORED = "not scored"
 LONGEST_NAME = 60
-LARGEST_RECORD = 2**26  # bytes of `system.json` that are read: some 100,000 tracks
 
 Words = Annotated[str, Field(max_length=500)]
 Seconds = Annotated[float, Field(ge=1e-6, le=1e7)]
@@ -142,15 +141,13 @@ def folders(vocals: Path, systems: Mapping[str, Path], references: Path | None =
 def read_record(folder: Path) -> SystemRecord | None:
     """Read `system.json` of a system; None without one, InputError where it is something else."""
     try:
-        return SystemRecord.model_validate_json(read_bounded(folder / ABOUT, LARGEST_RECORD))
+        return SystemRecord.model_validate_json(read_bounded(folder / ABOUT))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"{ABOUT}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         raise InputError(f"{ABOUT}: {first_fault(error).removeprefix(': ')}") from error
-    except ValueError as error:
-        raise InputError(f"{ABOUT}: larger than {LARGEST_RECORD >> 20} MiB") from error
 
 
 def _check_names(systems: Mapping[str, Path]) -> None:

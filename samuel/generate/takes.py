@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samuel import __version__
-from samuel.artifacts import fsync, read_json, sha256, write_json
+from samuel.artifacts import fsync, sha256, write_json
 from samuel.audio import SAMPLE_RATE, Audio, read_wav
 from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec, decode_windows, same_codec
@@ -31,6 +31,7 @@ from samuel.generate.output import BALANCE_DB
 from samuel.generate.vocal import Vocal, vocal_from_mix, vocal_of
 from samuel.model.diffusion import CosineSchedule
 from samuel.model.sample import Callback, Kept, Windowed, sample
+from samuel.reading import read_json
 from samuel.separators import Separator
 
 MAX_TAKES = 100
@@ -107,7 +108,7 @@ class Take:
         output.require_writable(self.mix)
         try:
             ours = "samuel" in read_json(self.record)
-        except (OSError, ValueError, TypeError):
+        except (OSError, InputError, TypeError):
             ours = False
         if taken := [path for path in (self.record, self.mix) if path.exists() and not ours]:
             raise InputError(f"{taken[0]}: is there, and of no earlier take; move it, or give another output")

@@ -35,8 +35,9 @@ from torch.utils.data import Dataset
 from samuel.artifacts import FileRecord
 from samuel.codecs import CodecInfo
 from samuel.errors import DatasetError, InputError, NewerFormatError, first_fault
-from samuel.popdb.folder import REMEDY, Folder, open_folder, open_regular
-from samuel.popdb.tables import INDEX_SCHEMA, SONGS_SCHEMA, Row, read_table
+from samuel.popdb.folder import REMEDY, Folder, open_folder
+from samuel.popdb.tables import INDEX_SCHEMA, MOST_TABLE_BYTES, SONGS_SCHEMA, Row, read_table
+from samuel.reading import open_regular
 
 STREAMS = ("vocal", "accompaniment")
 LONGEST_HEADER, MOST_OPEN = 2**16, 128  # a process may have 256 files open on some systems
@@ -45,7 +46,7 @@ FORMAT_VERSION = 4
 MANIFEST, CARD = "dataset.json", "README.md"
 SPLITS = ("train", "validation")
 REBUILD = "run build-popdb again, or import it again"
-MOST_MANIFEST_BYTES, MOST_TABLE_BYTES = 2**24, 2**28
+MOST_MANIFEST_BYTES, MOST_CARD_BYTES = 2**24, 2**24
 OWN_NAME = re.compile(r"shards/[0-9a-f]{16}[.]safetensors|(index|songs)-[0-9a-f]{16}[.]parquet|README[.]md")
 
 Halves = NDArray[np.float16]
@@ -58,8 +59,10 @@ Count = Literal[
     "songs_listed", "songs_kept", "chunks", "chunks_left_out", "pairs", "train", "validation", "shards"
 ]
 Identity = Annotated[str, Field(max_length=1000)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Mean = Annotated[float, Field(ge=-65504, le=65504)]  # of float16
+Deviation = Annotated[float, Field(ge=1e-6, le=65504)]
 PerChannel = Field(min_length=1, max_length=4096)
+MOST_PAIR_VALUES, MOST_SHARD_FRAMES = 2**22, 2**18  # C · T of a stream; N · T, which is 256 pairs of 1024
 
 
 def shard_bytes(latents: Halves) -> bytes:
@@ -131,6 +134,12 @@ class _Header(BaseModel, strict=True):
             start, end = stream.data_offsets
             if stream.shape != self.vocal.shape or end - start != 2 * prod(stream.shape):
                 raise ValueError(f"shape {stream.shape} in {end - start} bytes, vocal {self.vocal.shape}")
+        pairs, channels, frames = self.vocal.shape
+        if pairs * frames > max(MOST_SHARD_FRAMES, frames) or channels * frames > MOST_PAIR_VALUES:
+            raise ValueError(f"shape {self.vocal.shape}: larger than any")
+        first, second = sorted((self.vocal.data_offsets, self.accompaniment.data_offsets))
+        if second[0] < first[1]:
+            raise ValueError("streams that overlap")
         return self
 
 
@@ -156,7 +165,7 @@ class Shard:
             self.shape, self._offsets = _read_header(self._file)
         except FileNotFoundError:
             raise DatasetError(f"{path}: missing; {REMEDY}") from None
-        except ValueError as error:
+        except (ValueError, InputError) as error:
             fault = first_fault(error) if isinstance(error, ValidationError) else error
             raise DatasetError(f"{path}: not a shard ({fault}); {REMEDY}") from error
 
@@ -216,8 +225,8 @@ class WrittenWith(_Strict, extra="allow"):
 class Statistics(_Strict):
     """Of a stream over the training pairs: a number for each channel."""
 
-    mean: Annotated[list[Finite], PerChannel]
-    std: Annotated[list[Annotated[Finite, Field(gt=0)]], PerChannel]
+    mean: Annotated[list[Mean], PerChannel]
+    std: Annotated[list[Deviation], PerChannel]
 
 
 class Stats(_Strict):
@@ -253,6 +262,8 @@ class Manifest(_Strict):
         for stream in (self.stats.vocal, self.stats.accompaniment):
             if not len(stream.mean) == len(stream.std) == self.codec.channels:
                 raise ValueError(f"stats: of other channels than the codec's {self.codec.channels}")
+        if self.codec.channels * self.chunk_frames > MOST_PAIR_VALUES:
+            raise ValueError(f"chunk_frames: {self.chunk_frames} of {self.codec.channels} channels: too many")
         return self
 
 
@@ -383,6 +394,8 @@ def read_popdb(folder: Folder) -> Popdb:
             info = now  # it was being replaced by a new one
     if unknown := set(table["shard"].unique().to_pylist()) - info["files"].keys():
         raise DatasetError(f"{folder.location}: {MANIFEST} does not name {min(unknown)!r}; {REBUILD}")
+    if not len(table) or not set(table["split"].unique().to_pylist()) <= set(SPLITS):
+        raise DatasetError(f"{folder.location}: {info['index']}: no pairs, or of no split; {REBUILD}")
     return Popdb(folder, info, table)
 
 

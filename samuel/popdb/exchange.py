@@ -20,16 +20,7 @@ import numpy as np
 from jinja2 import Template
 from numpy.typing import NDArray
 
-from samuel.artifacts import (
-    digest,
-    explain_full_disk,
-    fsync,
-    locked,
-    read_json,
-    sha256,
-    temporary_folder,
-    write_json,
-)
+from samuel.artifacts import digest, explain_full_disk, fsync, locked, sha256, temporary_folder, write_json
 from samuel.codecs import CodecInfo
 from samuel.codecs.base import PUBLISHED
 from samuel.codecs.stable_audio_open import PUBLISHED_INFO
@@ -40,6 +31,7 @@ from samuel.popdb.folder import Folder, open_folder
 from samuel.popdb.status import Status
 from samuel.popdb.tables import Row
 from samuel.popdb.writer import Content, Pair, save
+from samuel.reading import open_regular, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +52,7 @@ def export_folder(folder: Path, name: str, stated: dict[str, Any], make: Callabl
         try:
             if read_json(place / name) == stated:
                 return folder
-        except (OSError, ValueError):  # there is none, or another
+        except (OSError, InputError):  # there is none, or another
             pass
         if place.exists() and not (place.is_dir() and not any(place.iterdir())):
             raise InputError(f"{folder}: something else is there; give a folder that is not there yet")
@@ -235,6 +227,7 @@ def import_published(
 def _open(path: Path) -> NDArray[Any]:
     """Map a file; unlike np.load, only ever a .npy file."""
     try:
+        open_regular(path.resolve()).close()  # which a pipe is not
         array = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the path of a published .npy file") from error

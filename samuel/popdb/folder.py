@@ -9,11 +9,9 @@ import json
 import logging
 import os
 import socket
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import FileIO
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -21,11 +19,12 @@ from urllib.request import url2pathname
 from filelock import FileLock, Timeout
 
 from samuel.artifacts import RemoteFolder, locked, replacing, sha256
-from samuel.errors import DatasetError, OperatorError
+from samuel.errors import DatasetError, InputError, OperatorError
+from samuel.reading import open_regular, read_bounded
 
 logger = logging.getLogger(__name__)
 
-SHARDS = "shards"
+SHARDS, MOST_SHARD_BYTES = "shards", 2**31
 LOCK, URL_LOCK = ".lock", ".lock.json"
 ABSENT = (FileNotFoundError, NotADirectoryError)
 REMEDY = "open the dataset again where it was rewritten, or run samuel verify"
@@ -46,15 +45,13 @@ def open_folder(location: Path | str, cache: Path | None = None) -> "Folder":
     return UrlFolder(text, cache or Path(base) / "samuel" / "shards")
 
 
-def open_regular(path: Path) -> FileIO:
-    """Open a file of this machine to read, unbuffered; a DatasetError for a folder, a device or a pipe."""
-    # Without waiting for somebody to write into a pipe.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DatasetError(f"{path}: not a regular file; remove it")
-    return FileIO(descriptor)
+@contextmanager
+def of_dataset() -> Iterator[None]:
+    """Turn what is wrong with a file, an InputError, into a DatasetError."""
+    try:
+        yield
+    except InputError as error:
+        raise DatasetError(str(error)) from error
 
 
 class Folder:
@@ -65,22 +62,15 @@ class Folder:
 
     def read(self, name: str, most_bytes: int) -> bytes | None:
         """Read a small file; None where there is none, a DatasetError where it has more than `most_bytes`."""
-        try:
-            with open_regular(self._own(name)) as file:
-                content = file.read(most_bytes + 1) or b""
-        except ABSENT:
-            return None
-        if len(content) > most_bytes:
-            raise DatasetError(f"{self.location}: {name}: more than {most_bytes:,} bytes, which none has")
-        return content
+        with suppress(*ABSENT), of_dataset():
+            return read_bounded(self._own(name), most_bytes)
+        return None
 
     def sha256(self, name: str) -> str | None:
         """Digest of the bytes that a file has where it lies; None where there is none."""
-        try:
-            with self.as_it_lies(name) as path, open_regular(path) as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
-        except ABSENT:
-            return None
+        with suppress(*ABSENT), of_dataset(), self.as_it_lies(name) as path, open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+        return None
 
     def sizes(self) -> dict[str, int]:
         """Name → bytes of every file in the folder and in its folder of shards, links left out."""
@@ -148,9 +138,8 @@ class UrlFolder(Folder):
 
     def read(self, name: str, most_bytes: int) -> bytes | None:
         """Read a small file; see `Folder.read`."""
-        if self.remote.sizes().get(name, 0) > most_bytes:
-            raise DatasetError(f"{self.location}: {name}: more than {most_bytes:,} bytes, which none has")
-        return self.remote.read(name)
+        with of_dataset():
+            return self.remote.read(name, most_bytes)
 
     def sizes(self) -> dict[str, int]:
         """Name → bytes, as the store says now."""
@@ -173,8 +162,8 @@ class UrlFolder(Folder):
         with locked(kept):
             if kept.is_file() and sha256(kept) == digest:
                 return kept
-            with replacing(kept) as temporary:
-                there = self.remote.get(name, temporary)
+            with of_dataset(), replacing(kept) as temporary:
+                there = self.remote.get(name, temporary, MOST_SHARD_BYTES)
                 if not there or sha256(temporary) != digest:
                     fault = "its bytes are not those dataset.json names" if there else "missing"
                     raise DatasetError(f"{self.location}/{name}: {fault}; {REMEDY}")
@@ -186,7 +175,9 @@ class UrlFolder(Folder):
         self.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.path) as folder:
             copy = Path(folder) / "copy"
-            if not self.remote.get(name, copy):
+            with of_dataset():
+                there = self.remote.get(name, copy, MOST_SHARD_BYTES)
+            if not there:
                 raise FileNotFoundError(f"{self.location}/{name}")
             yield copy
 

@@ -18,9 +18,10 @@ from typing import Any, NoReturn, cast
 
 import pandas as pd
 
-from samuel.artifacts import MANIFEST, digest, read_bounded, sha256
+from samuel.artifacts import MANIFEST, digest, sha256
 from samuel.config import SongsConfig, without_secrets
 from samuel.errors import InputError, MissingPartError
+from samuel.reading import read_bounded
 
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -193,7 +194,7 @@ def read_song_list(path: Path, shares: Sequence[str] = ()) -> pd.DataFrame:
 def _read_cells(path: Path, needed: list[str]) -> pd.DataFrame:
     """Read the columns `needed` as text."""
     try:
-        content = read_bounded(path, MOST_LIST_BYTES)
+        content = read_bounded(path.resolve(), MOST_LIST_BYTES)
         header = re.split(rb"[\r\n]", content, maxsplit=1)[0]
         separators = sum(map(content.count, (b",", b"\n", b"\r")))
         if separators <= MOST_CELLS and header.count(b",") < MOST_COLUMNS:
@@ -206,8 +207,6 @@ def _read_cells(path: Path, needed: list[str]) -> pd.DataFrame:
         fault = f"not UTF-8 ({error.reason}); save it as UTF-8"
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         fault = f"not CSV ({' '.join(str(error).split())}); save it as comma-separated text"
-    except ValueError:
-        fault = f"over {MOST_LIST_BYTES / 2**20:.0f} MiB; give it in parts"
     raise InputError(f"song list {path}: {fault}")
 
 

@@ -20,8 +20,9 @@ from samuel.artifacts import (
     temporary_folder,
     write_json,
 )
-from samuel.errors import SongError
+from samuel.errors import InputError, SongError
 from samuel.popdb.songs import Song
+from samuel.reading import read_bounded
 
 LOCAL = Store(Path())  # the data folder alone
 
@@ -86,8 +87,8 @@ class Failure(BaseModel, frozen=True):
     def read(cls, folder: Path) -> "Failure | None":
         """The last failure of the artifact at `folder`; None where there is none, or its file is damaged."""
         try:
-            return cls.model_validate_json(failure_file(folder).read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return cls.model_validate_json(read_bounded(failure_file(folder)))
+        except (FileNotFoundError, ValidationError, InputError):
             return None
 
 

@@ -32,7 +32,6 @@ from samuel.popdb.tables import LATENTS, Row, chunks_kept
 WIDEST_BAR = 40
 # The hub's names, and the count from which each holds.
 SIZES = {"n<1K": 0, "1K<n<10K": 10**3, "10K<n<100K": 10**4, "100K<n<1M": 10**5, "1M<n<10M": 10**6}
-MOST_SHARD_FRAMES = 2**18  # 256 pairs of 1024 frames
 # What a writer that was killed may leave; and the files of the formats before.
 SWEPT = re.compile(
     rf"({OWN_NAME.pattern})|(shards/)?[.].+[.]\d+-\d+[.]tmp|shards/\d{{5,}}-[0-9a-f]{{12}}[.]safetensors"
@@ -180,7 +179,7 @@ def _keep_shards(
 def _write_shards(files: _Files, content: Content) -> tuple[list[Row], dataset.ChannelFigures]:
     """Write all pairs into shards; the rows with their places, and the statistics of those to train on."""
     frames, most = content.made_of["chunk_frames"], content.made_of["settings"]["pairs_per_shard"]
-    size = min(most, max(1, MOST_SHARD_FRAMES // frames))
+    size = min(most, max(1, dataset.MOST_SHARD_FRAMES // frames))
     pairs, rows, sums = iter(content.read(content.rows)), list[Row](), ChannelSums()
     for start in range(0, len(content.rows), size):
         members = content.rows[start : start + size]

@@ -4,7 +4,6 @@ Every difference is to the first run, over the tracks that both hold, by name an
 in pairs, which takes away what is common to a track.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import stats
 
-from samuel.artifacts import read_bounded, replacing
+from samuel.artifacts import replacing
 from samuel.errors import InputError
 from samuel.evaluate.scores import find_score, in_order
 from samuel.evaluate.statistics import SIGNIFICANT, mean_interval, permutation_p
 from samuel.evaluate.summary import OTHERS, SCHEMA, SCORES, SUMMARY, VERSION
+from samuel.popdb.tables import MOST_TABLE_BYTES, read_table
+from samuel.reading import read_bounded, read_json
 from samuel.report.html import NONE, Markdown, interval, number, page, probability, render
 
-MOST_BYTES, MOST_ROWS = 2**26, 10**7  # of a summary, and of a table: a thousand systems on a thousand tracks
 DESCRIBING = ("tracks", "codec", "dataset", "model", "audiobox", "apa_weights")  # noted where they differ
 COLUMNS = {
     "system": "string", "score": "string", "run": "string",
@@ -79,22 +77,17 @@ def find_run(path: Path) -> Path:
 
 def _read(name: str, folder: Path) -> Run:
     path = folder / SUMMARY
-    try:
-        summary = json.loads(read_bounded(path, MOST_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); evaluate again") from error
+    summary = read_json(path)
     version = summary.get("version") if isinstance(summary, dict) else None
     if version != VERSION:
         raise InputError(f"{path}: scores of version {version!r:.40}, not {VERSION}; evaluate again")
     path = folder / SCORES
     try:
-        file = pq.ParquetFile(path)
-        fits = file.schema_arrow.equals(SCHEMA) and file.metadata.num_rows <= MOST_ROWS
-        rows = file.read(use_threads=False).to_pandas() if fits else None
-    except (pa.ArrowException, OSError, ValueError) as error:
+        rows = read_table(read_bounded(path, MOST_TABLE_BYTES), SCHEMA).to_pandas()
+    except ValueError as error:
         raise InputError(f"{path}: not a table of scores ({error}); evaluate again") from error
-    if rows is None or rows[["system", "track", "score"]].isna().any(axis=None):
-        raise InputError(f"{path}: not a table of scores (other columns, a name missing); evaluate again")
+    if rows[["system", "track", "score"]].isna().any(axis=None):
+        raise InputError(f"{path}: not a table of scores (a name missing); evaluate again")
     own = rows[rows["against"] != OTHERS].replace([np.inf, -np.inf], np.nan)
     own = own.drop_duplicates(["system", "score", "track"], keep="last")
     groups = own.groupby(["system", "score"], sort=False)

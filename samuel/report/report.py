@@ -16,23 +16,14 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from samuel.artifacts import (
-    Artifact,
-    digest,
-    find_artifact,
-    locked,
-    make_artifact,
-    partial_folder,
-    read_json,
-    read_jsonl,
-    replacing,
-)
+from samuel.artifacts import Artifact, digest, find_artifact, locked, make_artifact, partial_folder, replacing
 from samuel.audio import CHANNELS, SAMPLE_RATE, decode_to_wav, failed_write_told, read_blocks
 from samuel.codecs.base import PUBLISHED
 from samuel.errors import InputError
 from samuel.evaluate.features import LONGEST_S
 from samuel.evaluate.systems import CEILING, OURS, Lineup
 from samuel.popdb.dataset import Popdb
+from samuel.reading import read_json, read_jsonl
 from samuel.report.evaluation import FOLLOWING_PLOT, evaluation_text, followed, in_short
 from samuel.report.html import Markdown, bullets, page, render
 from samuel.report.plots import plot_following, plot_loss, plot_spectrograms, plot_vocal_shares

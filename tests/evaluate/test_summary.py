@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from samuel.artifacts import Artifact, read_json, sha256
+from samuel.artifacts import Artifact, sha256
 from samuel.audio import SAMPLE_RATE, read_wav, write_wav
 from samuel.cli import main
 from samuel.codecs import load_codec
@@ -20,6 +20,7 @@ from samuel.evaluate.features import Features, features, log_mel_db
 from samuel.evaluate.scores import HIGHER, REGISTRY, Evaluation, Findings, Score, follow, register
 from samuel.evaluate.summary import OTHERS, OWN, pairings, score_lineup
 from samuel.evaluate.systems import folders
+from samuel.reading import read_json
 from tests.evaluate.small_audiobox import small_audiobox
 from tests.evaluate.songs import band, tune, write_songs
 

@@ -19,10 +19,11 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from flows import artifacts
 from flows.artifacts import FOLDER, URL, Live, SongProgress, TrainingPage, address_of, with_links
-from samuel.artifacts import make_artifact, read_jsonl
+from samuel.artifacts import make_artifact
 from samuel.config import Settings, TrainingConfig
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
+from samuel.reading import read_jsonl
 from samuel.train.trainer import MetricsLog
 from tests.popdb.latents import encoded_song
 

@@ -21,7 +21,6 @@ from flows.ablate import ablate
 from flows.build_popdb import THREADS, build_popdb
 from flows.runner import SECRETS, take_secrets
 from flows.train_and_eval import train_and_eval
-from samuel.artifacts import read_json
 from samuel.audio import read_wav
 from samuel.config import Settings
 from samuel.errors import DatasetError, MissingPartError, OperatorError
@@ -30,6 +29,7 @@ from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.dataset import open_popdb
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
+from samuel.reading import read_json
 from tests.flows.conftest import song
 from tests.flows.runs import ROOT, digests, folder_settings, latest_artifacts, task_states, wait_for
 from tests.popdb.latents import FRAMES, small_settings

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from samuel.artifacts import read_json, sha256
+from samuel.artifacts import sha256
 from samuel.audio import read_wav
 from samuel.config import Settings, parse
 from samuel.errors import SongError
@@ -14,6 +14,7 @@ from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.popdb.status import Outcome, Status
+from samuel.reading import read_json
 from tests.popdb.site import AT_ONCE, LocalSite, serving, yt_dlp_plugin
 
 

@@ -67,7 +67,7 @@ def test_folder_leaves_out_what_is_hidden_ours_or_elsewhere(tmp_path: Path) -> N
         (HEADER + "x" * 200_000 + ",1,1\n", "has over 1,000 characters"),
         (HEADER.encode() + "Café,1,60000\n".encode("latin-1"), "not UTF-8"),
         (HEADER + "\r" * 4_000_000, "over 4,000,000 cells"),
-        (HEADER + "x" * 2**25, "over 32 MiB"),
+        (HEADER + "x" * 2**25, "over 33,554,432 bytes"),
     ],
     ids=lambda text: str(text)[:40],
 )

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from samuel.artifacts import Artifact, make_artifact, write_json
 from samuel.evaluate.summary import SCHEMA, VERSION
+from samuel.popdb.tables import table_bytes
 
 REAL, CEILING, OURS = "real", "real (through the codec)", "SAMUeL"
 OWN = {
@@ -118,7 +117,7 @@ def scores_entry(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]]
 
 def write_scores(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows or [], schema=SCHEMA), folder / "scores.parquet")
+    (folder / "scores.parquet").write_bytes(table_bytes(rows or [], SCHEMA))
     write_json(folder / "summary.json", found)
 
 

@@ -16,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from samuel.artifacts import Artifact, read_jsonl
+from samuel.artifacts import Artifact
 from samuel.config import Settings
 from samuel.errors import MissingPartError
 from samuel.popdb.dataset import Popdb
+from samuel.reading import read_jsonl
 from samuel.train import fit, train_together
 from tests.popdb.latents import small_settings
 from tests.train.trainings import checkpoints, fitted, untimed

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from samuel.artifacts import Artifact, read_jsonl
+from samuel.artifacts import Artifact
 from samuel.checkpoint import load_model
 from samuel.config import Settings
 from samuel.errors import CheckpointError, DatasetError
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.writer import write_popdb
+from samuel.reading import read_jsonl
 from samuel.train import Training, fit, run_folder
 from samuel.train.trainer import MetricsLog
 from tests.popdb.latents import encoded_song, flip_bit, small_settings

@@ -12,9 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from samuel.artifacts import Artifact, read_jsonl
+from samuel.artifacts import Artifact
 from samuel.config import Settings
 from samuel.popdb.dataset import Popdb, open_popdb
+from samuel.reading import read_jsonl
 from samuel.train import Training, fit
 from tests.lines import append_line
 from tests.popdb.latents import small_settings
