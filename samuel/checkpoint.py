@@ -11,21 +11,30 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from samuel.artifacts import Artifact, find_artifact, make_artifact, sha256
 from samuel.codecs import CodecInfo
 from samuel.config import DiffusionConfig, ModelConfig
-from samuel.errors import CheckpointError, first_fault
+from samuel.errors import CheckpointError, InputError, first_fault
 from samuel.model.unet import SamuelUNet
-from samuel.popdb.dataset import Stats
+from samuel.popdb.dataset import MOST_PAIR_VALUES, Stats
 from samuel.popdb.loader import Normaliser
+from samuel.reading import open_tensors
 
 MODEL_FORMAT = 2
 WEIGHTS = "model.safetensors"
-MAX_MODEL_BYTES = 2**30  # ours has 60 MB
+MAX_MODEL_BYTES = 2**28  # of which it takes as much again when it is read; ours has 60 MB
+
+
+class FitProgress(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
+    """Where a fit ended."""
+
+    step: Annotated[int, Field(ge=0)]
+    best_step: Annotated[int, Field(ge=0)]
+    best_loss: float
+    without_gain: Annotated[int, Field(ge=0)]
 
 
 class ModelRecord(BaseModel):
@@ -42,7 +51,7 @@ class ModelRecord(BaseModel):
     training: dict[str, Any] = {}
     dataset: str = ""
     held_out: bool = False
-    progress: dict[str, int | float] = {}
+    progress: FitProgress | None = None
 
     @model_validator(mode="after")
     def _channels_agree(self) -> "ModelRecord":
@@ -50,6 +59,8 @@ class ModelRecord(BaseModel):
         lengths = {len(values) for stream in streams for values in (stream.mean, stream.std)}
         if {self.codec.channels, self.model.latent_channels, *lengths} != {self.codec.channels}:
             raise ValueError(f"network and statistics are not of the codec's {self.codec.channels} channels")
+        if self.codec.channels * self.frames > MOST_PAIR_VALUES:
+            raise ValueError(f"{self.frames} frames of {self.codec.channels} channels: too many")
         return self
 
 
@@ -83,29 +94,42 @@ def save_model(
 def load_model(folder: Path, device: torch.device) -> TrainedModel:
     """Load what `save_model` wrote; a CheckpointError where a byte has changed, or it is no whole model."""
     artifact = _whole_artifact(folder, MAX_MODEL_BYTES)
-    if artifact.record.get("format") == 1:
-        raise CheckpointError(f"{folder}: of an older version of SAMUeL (model format 1); train it again")
-    path = artifact.path(WEIGHTS)
+    record, path = _record_of(artifact), artifact.path(WEIGHTS)
     try:
-        record = ModelRecord.model_validate_json(json.dumps(artifact.record))
         with torch.device("meta"):  # shapes alone
             wanted = SamuelUNet(record.model, record.diffusion).state_dict()
-        with safe_open(path, "pt") as file:
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        if found != {name: list(tensor.shape) for name, tensor in wanted.items()}:
-            raise CheckpointError(f"{path}: does not fit the network that the model's record describes")
-        network = SamuelUNet(record.model, record.diffusion)
-        network.load_state_dict(load_file(path))
-    except ValidationError as error:
-        fault = first_fault(error)
-        raise CheckpointError(f"{folder}: no model of format {MODEL_FORMAT} ({fault})") from error
-    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+        with open_tensors(path) as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: (part.get_shape(), part.get_dtype()) for name, part in found.items()}
+            if shapes != {name: (list(tensor.shape), "F32") for name, tensor in wanted.items()}:
+                raise CheckpointError(f"{path}: does not fit the network that the model's record describes")
+            network = SamuelUNet(record.model, record.diffusion)
+            network.load_state_dict({name: file.get_tensor(name) for name in found})
+    except (RuntimeError, ValueError, OSError, InputError) as error:
         raise CheckpointError(
             f"{path}: does not fit the network that the model's record describes"
         ) from error
     network, normaliser = network.to(device).eval(), Normaliser.of(record.stats.model_dump()).to(device)
     about = (record.diffusion, record.codec, record.frames, artifact.sha256[WEIGHTS])
     return TrainedModel(network.requires_grad_(requires_grad=False), normaliser, *about)
+
+
+def find_trained(folder: Path) -> Artifact | None:
+    """The model that a training left at `folder`, or None; a CheckpointError where its record is another."""
+    if (artifact := find_artifact(folder)) and _record_of(artifact).progress is None:
+        raise CheckpointError(f"{folder}: no model of a training; delete it, and train again")
+    return artifact
+
+
+def _record_of(artifact: Artifact) -> ModelRecord:
+    if artifact.record.get("format") == 1:
+        older = "of an older version of SAMUeL (model format 1)"
+        raise CheckpointError(f"{artifact.folder}: {older}; train it again")
+    try:
+        return ModelRecord.model_validate_json(json.dumps(artifact.record))
+    except ValidationError as error:
+        fault = first_fault(error)
+        raise CheckpointError(f"{artifact.folder}: no model of format {MODEL_FORMAT} ({fault})") from error
 
 
 def save_tensors(folder: Path, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> Artifact:
@@ -122,7 +146,13 @@ def save_tensors(folder: Path, tensors: dict[str, dict[str, Tensor]], record: di
 def load_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Load what `save_tensors` wrote, on the CPU; a CheckpointError where it is absent or changed."""
     artifact = _whole_artifact(folder)
-    return {Path(name).stem: load_file(artifact.path(name)) for name in artifact.sha256}
+    return {Path(name).stem: tensors_of(artifact.path(name)) for name in artifact.sha256}
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, on the CPU; see `open_tensors`."""
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -43,6 +43,7 @@ Sampler = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
+Width = Annotated[int, Field(ge=1, le=8192)]
 Seconds = Annotated[float, Field(gt=0)]
 Pause = Annotated[float, Field(ge=0, le=3600)]
 LongPause = Annotated[float, Field(gt=0, le=86_400)]
@@ -254,8 +255,8 @@ class ModelConfig(Section):
     """The U-Net (paper §IV)."""
 
     latent_channels: int = setting(64, "of a frame; training takes those of the codec", ge=1, le=1024)
-    channels: tuple[Count, Count, Count, Count] = setting((64, 128, 256, 512), "channels at each resolution")
-    heads: Count = setting(8, "attention heads")
+    channels: tuple[Width, Width, Width, Width] = setting((64, 128, 256, 512), "channels at each resolution")
+    heads: int = setting(8, "attention heads", ge=1, le=256)
     head_dim: int = setting(64, "channels of a head", ge=2, le=1024, multiple_of=2)
     window: int = setting(16, "frames of local attention", ge=2, le=4096, multiple_of=2)
     mixing: Mixing = setting("eq3", "how local and global attention are mixed over the timesteps")

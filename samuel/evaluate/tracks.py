@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, sha256
 from samuel.audio import read_wav, write_wav
-from samuel.checkpoint import TrainedModel
+from samuel.checkpoint import TrainedModel, tensors_of
 from samuel.codecs.base import Codec, decode_audio, encode_audio, same_codec
 from samuel.config import SEEDS, CodecConfig, SamplingConfig
 from samuel.errors import CheckpointError, InputError, SettingsError
@@ -94,7 +94,7 @@ def take_seeds(seed: int, pair: dict[str, Any], takes: int) -> list[int]:
 
 def latents_of(track: Artifact) -> dict[str, Tensor]:
     """Codec latents of a track: `takes` (K, C, T) and `reference` (C, T), float32."""
-    return load_file(track.path(LATENTS))
+    return tensors_of(track.path(LATENTS))
 
 
 def lineup_of(tracks: Sequence[Artifact]) -> Lineup:

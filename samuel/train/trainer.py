@@ -21,11 +21,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from samuel.artifacts import Artifact, digest, find_artifact, locked, replacing
-from samuel.checkpoint import load_tensors, save_model, save_tensors
+from samuel.checkpoint import find_trained, load_tensors, save_model, save_tensors
 from samuel.config import Settings, TrainingPrecision
 from samuel.device import compiled, out_of_memory, resolve_device, uses_bf16
 from samuel.errors import CheckpointError, DatasetError, OperatorError, SettingsError, StoppedError
@@ -75,7 +76,7 @@ def fit(popdb: Popdb, settings: Settings, run: Path, on_step: OnStep) -> Artifac
         KeyboardInterrupt: Ctrl-C or SIGTERM came; as after a StoppedError, there is a checkpoint.
     """
     folder = run / "training"
-    if found := find_artifact(run / "model"):
+    if found := find_trained(run / "model"):
         clear_checkpoints(folder)  # where a kill came between the model and this
         return found
     training = Training(popdb, settings, folder)
@@ -263,26 +264,39 @@ class Training:
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if any; metrics written after it are dropped."""
         if saved := next(filter(None, map(find_artifact, checkpoint_folders(self.folder))), None):
-            both = pd.json_normalize([saved.record["origin"], self.origin]).astype(object)
-            pairs = both.items()
-            changed = [f"{name} is {old!r} there, {new!r} here" for name, (old, new) in pairs if old != new]
-            if changed:
-                remedy = f"give back what was changed, or delete {self.folder} to begin again"
-                raise CheckpointError(f"{saved.folder}: of another training, {'; '.join(changed)}; {remedy}")
-            tensors, self.progress = load_tensors(saved.folder), Progress(**saved.record["progress"])
-            self.network.load_state_dict(tensors["network"])
-            self.average.load_state_dict(tensors["average"])
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in tensors["optimiser"].items():
-                parameter, key = name.split(".")
-                moments.setdefault(int(parameter), {})[key] = tensor
-            groups = self.optimiser.state_dict()["param_groups"]
-            self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-            self.best = tensors["best"] if self.rank == 0 else {}
+            try:
+                self._restore(saved)
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                fault = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+                remedy = f"delete {self.folder} to begin again"
+                raise CheckpointError(f"{saved.folder}: not a checkpoint ({fault}); {remedy}") from error
         if self.rank == 0:
             events = self.folder / "tensorboard" if self.config.tensorboard else None
             self.log = MetricsLog(self.folder / "metrics.jsonl", events, last_step=self.progress.step)
         self.fabric.barrier()
+
+    def _restore(self, saved: Artifact) -> None:
+        both = pd.json_normalize([saved.record["origin"], self.origin]).astype(object)
+        pairs = both.items()
+        changed = [f"{name} is {old!r} there, {new!r} here" for name, (old, new) in pairs if old != new]
+        if changed:
+            remedy = f"give back what was changed, or delete {self.folder} to begin again"
+            raise CheckpointError(f"{saved.folder}: of another training, {'; '.join(changed)}; {remedy}")
+        tensors = load_tensors(saved.folder)
+        progress = json.dumps(saved.record["progress"])
+        self.progress = TypeAdapter(Progress).validate_json(progress, strict=True)
+        self.network.load_state_dict(tensors["network"])
+        self.average.load_state_dict(tensors["average"])
+        parameters = list(self.network.parameters())
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors["optimiser"].items():
+            parameter, key = name.split(".")
+            if tensor.numel() not in (1, parameters[int(parameter)].numel()):
+                raise ValueError(f"{name} is of shape {tuple(tensor.shape)}")
+            moments.setdefault(int(parameter), {})[key] = tensor
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.best = tensors["best"] if self.rank == 0 else {}
 
     def save(self) -> None:
         """Write a checkpoint; the ones before the last few go when it is safe."""
