@@ -10,7 +10,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.12 python3.11; do $$p -c "$(SUPP
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: anew help install demo serve test lint types check bench chaos lock clean
+.PHONY: anew help install demo serve test lint types check bench chaos fuzz lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -48,6 +48,9 @@ bench: install  ## speeds and deviations, as ratios within one run; half an hour
 
 chaos: install  ## fifty SIGKILLs at random moments of the demo; three quarters of an hour
 	$(BIN)/python -m tests.chaos
+
+fuzz: install  ## hostile files at every door, for ten minutes
+	$(BIN)/python -m tests.fuzz --minutes 10
 
 lock: install  ## pin what pyproject.toml asks for
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --no-emit-index-url \

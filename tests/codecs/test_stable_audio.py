@@ -90,7 +90,7 @@ WRONG_TENSOR = r"diffusion_pytorch_model\.safetensors: .*encoder\.conv1\.bias"
         (lambda c, _: c.update(decoder_channels=512), "of another network"),
         (lambda c, _: c.update(encoder_hidden_size=9), "a mean and a scale for each"),
         (lambda c, _: c.update(downsampling_ratios=[2, 4, 4, 8]), "downsampling_ratios"),
-        (lambda c, _: c.update(more="x" * 2**20), "over 1048576 bytes"),
+        (lambda c, _: c.update(more="x" * 2**20), "over 1,048,576 bytes"),
     ],
 )
 def test_what_is_not_this_autoencoder_is_refused(
