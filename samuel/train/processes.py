@@ -43,13 +43,13 @@ def train_together(settings: Settings) -> int:
             f"training.processes = {processes}: each needs a GPU of its own, and this machine has {gpus}; set"
             f" training.processes = {gpus}"
         )
-    shared = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+    shared = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     if "OMP_NUM_THREADS" not in os.environ:
         shared["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // processes))
     with tempfile.TemporaryDirectory(prefix="samuel-") as folder:  # which nobody else can read
         shared[RENDEZVOUS], file = f"{folder}/rendezvous", Path(folder, "settings.json")
         file.write_text(settings.model_dump_json(), "utf-8")
-        own = {i: shared | dict.fromkeys(("RANK", "LOCAL_RANK"), str(i)) for i in range(processes)}
+        own = {rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)}
         arguments = dict.fromkeys(own, ("-m", "samuel.cli", "train", "--settings", str(file)))
         ranks = start_processes("train", sys.executable, arguments, own, DefaultLogsSpecs(folder))
         try:
@@ -60,11 +60,12 @@ def train_together(settings: Settings) -> int:
             raise KeyboardInterrupt from error
         finally:
             ranks.close(signal.SIGKILL)
-    failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp) if result else []
-    if failures and failures[0].exitcode < 0:
-        ended = f"{failures[0].signal_name()} ended a training process"
+    codes = [failure.exitcode for failure in result.failures.values()] if result else []
+    killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]  # which the others get
+    if killed:
+        ended = f"{signal.Signals(-killed[0]).name} ended a training process"
         raise OperatorError(f"{ended}; the same command goes on from its checkpoint")
-    return failures[0].exitcode if failures else 0
+    return min((code for code in codes if code > 0), default=int(bool(codes)))
 
 
 def meet(device: torch.device) -> None:
@@ -74,7 +75,7 @@ def meet(device: torch.device) -> None:
     rank, world_size, own = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None
     if device.type == "cuda":
         torch.cuda.set_device(own := torch.device("cuda", rank))
-    store = distributed.FileStore(os.environ[RENDEZVOUS], world_size)
+    store = distributed.FileStore(os.environ[RENDEZVOUS], world_size)  # type: ignore[reportPrivateImportUsage]
     distributed.init_process_group(
         "nccl" if own else "gloo", store=store, rank=rank, world_size=world_size, device_id=own
     )

@@ -22,6 +22,7 @@ from samuel.errors import MissingPartError
 from samuel.popdb.dataset import Popdb
 from samuel.reading import read_jsonl
 from samuel.train import fit, train_together
+from samuel.train.processes import LOOPBACK
 from tests.popdb.latents import small_settings
 from tests.train.trainings import checkpoints, fitted, untimed
 
@@ -102,7 +103,8 @@ def together(popdb: Popdb, tmp_path: Path) -> "Iterator[subprocess.Popen[str]]":
     (tmp_path / "settings.json").write_text(settings.model_dump_json())
     (tmp_path / "tmp").mkdir()
     command = [*ALONE, "-m", "samuel.cli", "train", "training.processes=2", "--settings", "settings.json"]
-    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    network = max(psutil.net_if_addrs(), key=lambda name: name != LOOPBACK)  # as for several machines
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "GLOO_SOCKET_IFNAME": network}
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
     ) as process:
