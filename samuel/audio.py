@@ -96,16 +96,22 @@ def decode_to_wav(source: Path, target: Path, longest_s: float = MAX_LENGTH_S, *
         "-protocol_whitelist", "file", "-format_whitelist", CONTAINERS,  # words of it lead nowhere
         "-i", f"file:{source.resolve()}",
     ]  # fmt: skip
-    stated_s = _stated_s(run_ffmpeg(["-loglevel", "level+info", *opened]).stderr.decode(errors="replace"))
-    if (stated_s or 0.0) > refused_s + SLACK_S:
+    most_s = longest_s if cut else longest_s + 1.0  # by which to know what is longer
+    part = ["-map", "0:a:0", "-t", f"{most_s:f}"]
+    # Its packets alone are counted in a second: hours of silence are few bytes, and say what they please.
+    passed = run_ffmpeg(
+        ["-loglevel", "level+info", "-nostats", *opened, *part, "-c", "copy", "-f", "null", "-"]
+    )
+    stated_s, counted_s = _durations_s(passed.stderr.decode(errors="replace"))
+    counted_s = 0.0 if cut or counted_s > most_s + 60.0 else counted_s  # some timestamps are nonsense
+    if max(stated_s or 0.0, counted_s) > refused_s + SLACK_S:
         raise TooLongError(too_long)
     with ExitStack() as failed:
         failed.callback(target.unlink, missing_ok=True)
-        most_s = longest_s if cut else longest_s + 1.0  # by which to know what is longer
         done = run_ffmpeg([
             "-loglevel", "level+error", *([] if _from_pipe(source) else ["-xerror"]), *opened,
-            "-map", "0:a:0", "-t", f"{most_s:f}", "-map_metadata", "-1", "-fflags", "+bitexact",
-            "-af", TO_STEREO, "-c:a", "pcm_f32le", "-f", "wav", "-y", f"file:{target.resolve()}",
+            *part, "-map_metadata", "-1", "-fflags", "+bitexact", "-af", TO_STEREO,
+            "-c:a", "pcm_f32le", "-f", "wav", "-y", f"file:{target.resolve()}",
         ])  # fmt: skip
         written = max(target.stat().st_size - HEADER_BYTES, 0) if target.is_file() else 0
         written_s = written // FRAME_BYTES / SAMPLE_RATE
@@ -134,13 +140,19 @@ def _from_pipe(path: Path) -> bool:
     return (riff, wave) == (b"RIFF", b"WAVE") and unknown
 
 
-def _stated_s(said: str) -> float | None:
-    """Seconds of audio that a file states, by ffmpeg's report of it; None where nothing can be held to it."""
-    stated = re.search(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d\.\d+),", said, re.MULTILINE)
+def _durations_s(said: str) -> tuple[float | None, float]:
+    """Seconds that a file states, None where nothing can be held to it, and that ffmpeg passed on of it."""
+    stated, passed = (
+        [
+            60.0 * (60 * int(hours) + int(minutes)) + float(seconds)
+            for hours, minutes, seconds in re.findall(rf"{name}(\d+):(\d\d):(\d\d\.\d+)", said, re.MULTILINE)
+        ]
+        for name in (r"^\[info\]   Duration: ", " time=")
+    )
     film = re.search(r"^\[info\]   Stream #.*: Video: (?!.*\(attached pic\))", said, re.MULTILINE)
-    if stated is None or film or "Estimating duration from bitrate" in said:
-        return None  # pictures may outlast their sound, and a guess is none
-    return 3600 * int(stated[1]) + 60 * int(stated[2]) + float(stated[3])
+    # Pictures may outlast their sound, and a guess is none.
+    held = stated and not film and "Estimating duration from bitrate" not in said
+    return stated[0] if held else None, passed[-1] if passed else 0.0
 
 
 def read_wav(path: Path) -> Audio:

@@ -14,11 +14,12 @@ def load_audio(path: Path, workspace: Path) -> Audio:
     return read_wav(workspace / "decoded.wav")
 
 
-def write_ten_hours(path: Path, *, stated: bool = True) -> Path:
-    """Write ten hours of silence as a FLAC of few kB, which may leave open how long it is."""
+def write_ten_hours(path: Path, stated_s: int = 36_000) -> Path:
+    """Write ten hours of silence as a FLAC of 120 kB, which may state another duration; 0: none."""
     soundfile.write(path, np.zeros(36_000_000, np.int16), 1_000, format="FLAC")
     content = bytearray(path.read_bytes())
-    if not stated:
-        content[21:26] = bytes([content[21] & 0xF0, 0, 0, 0, 0])  # samples in all, of its first block
+    content[21:26] = ((content[21] & 0xF0) << 32 | 1_000 * stated_s).to_bytes(
+        5
+    )  # samples, in its first block
     path.write_bytes(content)
     return path

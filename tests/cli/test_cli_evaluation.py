@@ -59,7 +59,7 @@ def test_ten_hours_are_scored_and_heard_over_their_beginning(
         monkeypatch.setattr(f"samuel.{room}.LONGEST_S", 8)
     for name in ("vocals", "true"):
         (tmp_path / name).mkdir()
-        write_ten_hours(tmp_path / name / "a.flac", stated=False)
+        write_ten_hours(tmp_path / name / "a.flac", stated_s=0)
     assert evaluate(tmp_path, tmp_path / "scores") == 0
     page = Path(capsys.readouterr().out.split("\n")[0])
     assert {soundfile.info(flac).duration for flac in page.parent.rglob("*.flac")} == {8.0}

@@ -339,7 +339,7 @@ def test_samples_are_kept_to_16_bits_and_clipped(tmp_path: Path) -> None:
     assert rate == 44_100
     np.testing.assert_allclose(played.T, np.nan_to_num(audio).clip(-1, 1), atol=1 / 2**15)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.flac"]
-    write_flac(write_ten_hours(tmp_path / "long.flac", stated=False), tmp_path / "long" / "out.flac")
+    write_flac(write_ten_hours(tmp_path / "long.flac", stated_s=0), tmp_path / "long" / "out.flac")
     assert soundfile.info(tmp_path / "long" / "out.flac").frames == 6 * 60 * 44_100  # what is scored
 
 
