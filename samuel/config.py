@@ -9,6 +9,7 @@ import json
 import math
 import re
 import reprlib
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -27,6 +28,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from samuel.errors import InputError, SettingsError
+from samuel.reading import parse_json, read_bounded
 
 # A module of that name, with _ for -, in samuel.codecs and samuel.separators.
 CodecName = Literal["mel", "stable-audio-open"]
@@ -457,20 +459,15 @@ def parse(values: Mapping[str, Any]) -> Settings:
 def read_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Settings from a JSON file and from `section.name=value` texts, which hold over the file's.
 
-    An InputError where there is no such file, a SettingsError where it or a setting is wrong.
+    An InputError where there is no such file, or no JSON in it, a SettingsError where a setting is wrong.
     """
     values: Any = {}
-    if path and not path.is_file():
-        raise InputError(f"{path}: no {'regular' if path.exists() else 'such'} file")
-    try:
-        if path:
-            with path.open("rb") as file:
-                values = json.loads(file.read(MAX_FILE_BYTES).decode("utf-8-sig"))
-        fault = "" if isinstance(values, dict) else f"a {type(values).__name__}"
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
-        fault = str(error)
-    if fault:
-        raise SettingsError(f"{path}: no JSON object of at most {MAX_FILE_BYTES:,} bytes ({fault})")
+    if path and not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path:
+        values = parse_json(read_bounded(path.resolve(), MAX_FILE_BYTES).removeprefix(BOM_UTF8), path)
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: no JSON object, but a {type(values).__name__}")
     for text in overrides:
         name, _, given = text.partition("=")
         try:

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors import safe_open
 from torch import Tensor
 
-from samuel.artifacts import digest, read_bounded
+from samuel.artifacts import digest
 from samuel.audio import CHANNELS, SAMPLE_RATE, Audio
 from samuel.config import Precision, SeparatorConfig
 from samuel.device import Batcher
-from samuel.errors import MissingPartError, SamuelError
+from samuel.errors import MissingPartError, OperatorError
 from samuel.hub import fetch, quietly, read_checkpoint, require_finite, verify_blob, weights_sha256
+from samuel.reading import open_tensors, read_bounded
 
 OVERLAP = 0.25  # of a segment with the next; demucs' default
 SHORTEST_SEGMENT_S = 0.1
@@ -120,7 +120,7 @@ def load(
     try:
         with quietly():
             model: Any = _from_hub(name) if repo is None else _from_folder(name, repo)
-    except SamuelError:
+    except (MissingPartError, OperatorError):
         raise
     except (Exception, SystemExit) as error:  # demucs exits where the package diffq is missing
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
@@ -153,7 +153,7 @@ def _from_hub(model: str) -> Any:
     def load_network(signature: str) -> Any:
         verify_blob(path := fetch(repository, f"{signature}.safetensors", REMEDY))
         # Demucs calls whatever class a file names; a stranger's could name anything.
-        with safe_open(path, framework="pt") as opened:
+        with open_tensors(path.resolve()) as opened:
             metadata = opened.metadata() or {}
         if (kind := metadata.get("klass")) not in NETWORKS or "structure" in metadata:
             known = f"one of {', '.join(NETWORKS)} without quantisation"
@@ -186,7 +186,7 @@ def _read_bag(listing: Path, load_network: Callable[[str], Any]) -> Any:
     """The networks of a list, of which none is a path."""
     from demucs.apply import BagOfModels
 
-    bag: Any = yaml.safe_load(read_bounded(listing, MAX_LISTING_BYTES))
+    bag: Any = yaml.safe_load(read_bounded(listing.resolve(), MAX_LISTING_BYTES))
     sound = (isinstance(name, str) and re.fullmatch(r"\w{1,64}", name) for name in bag["models"])
     if len(bag["models"]) > MAX_MODELS or not all(sound):
         raise MissingPartError(f"{listing}: no list of models; fetch it again, {REMEDY}")
