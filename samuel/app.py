@@ -77,6 +77,8 @@ class Page:
         site = FastAPI(openapi_url=None)
         site.get("/open")(_without_password)
         site.post("/gradio_api/upload")(self._receive)  # in the place of gradio's
+        for other in ("component_server", "process_recording"):  # which keep what comes, however much
+            site.post(f"/gradio_api/{other}{{rest:path}}")(_absent)
         gr.mount_gradio_app(
             site, self._blocks, "/", server_name=HOST, server_port=port, footer_links=[], run_history=False,
             enable_monitoring=False, ssr_mode=False, mcp_server=False, css=STYLE, show_error=False,
@@ -217,6 +219,10 @@ class Page:
         )  # fmt: skip
         # What waits is gradio's to cancel.
         stop.click(self._stop, queue=False, cancels=[making], api_visibility="private")
+
+
+def _absent() -> Response:
+    return Response(status_code=404)
 
 
 def _without_password(request: HttpRequest) -> Response:

@@ -33,7 +33,7 @@ from tests.models import small_model
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MAKE_MS = 240_000  # a busy machine takes a minute to import what the first request needs
 SETTLE_MS = 500
-UPLOAD, MULTIPART = "gradio_api/upload", "multipart/form-data; boundary=B"
+UPLOAD, MULTIPART, JSON = "gradio_api/upload", "multipart/form-data; boundary=B", "application/json"
 PICTURE = "img[src*='accompaniment.png']"
 
 expect.set_options(timeout=60_000)  # not five seconds: the machine may be busy with other tests
@@ -281,6 +281,8 @@ def test_an_upload_lies_where_uploads_lie_whatever_its_name(
 def test_what_comes_up_and_what_is_made_are_bounded(app: App, page: Page, vocal: Path) -> None:
     assert app.answer(UPLOAD, part(), Content_Type=MULTIPART, Content_Length=str(10**9 + 1))[0] == 413
     assert app.answer(UPLOAD, iter([part()]), Content_Type=MULTIPART)[0] == 413  # of no said length
+    for other in ("component_server", "component_server/", "process_recording"):  # gradio's other doors
+        assert app.answer(f"gradio_api/{other}", part(), Content_Type=MULTIPART)[0] == 404
     page.locator("input[type=file]").first.set_input_files(vocal)
     expect(page.get_by_label("Clear")).to_be_visible()
     filler = app.folders("served")[0] / "filler"
@@ -293,7 +295,7 @@ def test_what_comes_up_and_what_is_made_are_bounded(app: App, page: Page, vocal:
     filler.unlink()
 
 
-def test_stop_and_leaving_end_the_run_of_one_visitor_alone(
+def test_stop_and_leaving_end_the_run_of_one_visitor_alone_and_few_wait(
     app: App, page: Page, browser: Browser, vocal: Path
 ) -> None:
     soundfile.write(vocal, np.tile(soundfile.read(vocal)[0], 30), 44_100)  # a minute of it is being made
@@ -313,6 +315,11 @@ def test_stop_and_leaving_end_the_run_of_one_visitor_alone(
     expect(ours).to_be_hidden()
     expect(others).to_be_visible(timeout=MAKE_MS)  # once the first has ended
     [_] = app.folders("tmp*")
+    run = {"data": [None, False, 0, "WAV", 2, 2, 0, "ddim"], "fn_index": 0, "session_hash": "another"}
+    joined = [
+        app.answer("gradio_api/queue/join", json.dumps(run).encode(), Content_Type=JSON) for _ in "x" * 17
+    ]
+    assert [code for code, _ in joined] == [200] * 16 + [503]
     left_at = time.monotonic()
     other.close()
     wait_for(lambda: not app.folders("tmp*"))
@@ -327,10 +334,12 @@ def test_what_a_killed_one_left_goes_at_the_next_start(app: App) -> None:
         killed.process.wait()
         assert (left / "served").is_dir()
     (link := app.temporary / "samuel-app-link").symlink_to(model)
-    with serving(model, app.temporary):
+    with serving(model, app.temporary) as another:
         assert not left.exists()
         assert (alive / "served").is_dir()
         assert (model / "entry.json").is_file()
+        another.process.send_signal(signal.SIGINT)
+        assert another.process.wait(60) == 130
     link.unlink()
 
 
