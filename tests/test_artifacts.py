@@ -33,6 +33,7 @@ FILE = {"bytes": 5, "sha256": "0" * 64}
 MANIFESTS = [
     "{",
     {"files": {"a": 1}, "record": {}},
+    {"files": {"../../x": FILE}, "record": {}},
     {"files": {"greeting.txt": FILE | {"sha256": "../../x"}}, "record": {}},
     {"files": {"greeting.txt": FILE}, "record": {}, "more": 1},
 ]

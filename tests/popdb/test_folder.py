@@ -85,6 +85,19 @@ def test_a_shard_is_fetched_once_and_checked(tmp_path: Path, url: str) -> None:
         open_popdb(url, tmp_path / "third").read(popdb.index)
 
 
+def test_an_object_larger_than_any_is_not_fetched(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popdb = write_popdb(songs(tmp_path), settings_at(url, tmp_path))
+    monkeypatch.setattr("samuel.popdb.folder.MOST_SHARD_BYTES", 1000)
+    with pytest.raises(DatasetError, match="over 1,000 bytes, which it cannot have"):
+        open_popdb(url, tmp_path / "other").read(popdb.index)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [".locks"]
+    fsspec.filesystem("memory").pipe_file(f"{url}/dataset.json", b" " * (2**24 + 1))
+    with pytest.raises(DatasetError, match=r"dataset\.json: over 16,777,216 bytes"):
+        open_popdb(url)
+
+
 @pytest.mark.parametrize("step", range(14))
 def test_a_connection_that_breaks_leaves_an_old_or_a_new_one(
     tmp_path: Path, url: str, step: int, monkeypatch: pytest.MonkeyPatch
