@@ -34,10 +34,11 @@ import pyarrow.parquet as pq
 from samuel import cli
 from samuel.artifacts import sha256
 from samuel.audio import run_ffmpeg, write_wav
-from samuel.errors import SamuelError
+from samuel.errors import InputError, SamuelError
 from samuel.popdb.dataset import open_popdb
 from samuel.popdb.tables import INDEX_SCHEMA
 from samuel.popdb.writer import write_popdb
+from samuel.reading import read_bounded
 from samuel.text import text_of
 from tests.generate.voices import voice
 from tests.models import small_model
@@ -171,8 +172,8 @@ def damage_popdb(random: Random, root: Path) -> str:
 def damage_artifact(random: Random, folder: Path) -> str:
     """A folder with a manifest, with digests that fit where the damage lies deeper."""
     about = damage_any(random, folder, random.choice(("*", "entry.json")))
-    with suppress(ValueError, OSError, RecursionError, TypeError, AttributeError, KeyError):
-        manifest = json.loads((folder / "entry.json").read_bytes())
+    with suppress(InputError, ValueError, OSError, RecursionError, TypeError, AttributeError, KeyError):
+        manifest = json.loads(read_bounded(folder / "entry.json"))  # by now it may be without an end
         for name, file in manifest["files"].items():
             if not (path := folder / name).is_symlink() and 0 < path.stat().st_size < 2**30:
                 file |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
