@@ -4,8 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_SERVER_API_AUTH_STRING,
+    temporary_settings,
+)
 from prefect.testing.utilities import prefect_test_harness
 
+from tests.flows.runs import PASSWORD
 from tests.flows.serving import Served, serving
 
 RATE = 44_100
@@ -13,10 +20,9 @@ RATE = 44_100
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """A real Prefect server with a database of its own, for the session."""
-    with prefect_test_harness(server_startup_timeout=300):
-        from prefect.settings import PREFECT_API_URL
-
+    """A real Prefect server with a database of its own and a password, for the session."""
+    both = dict.fromkeys((PREFECT_API_AUTH_STRING, PREFECT_SERVER_API_AUTH_STRING), PASSWORD)
+    with temporary_settings(both), prefect_test_harness(server_startup_timeout=300):
         yield str(PREFECT_API_URL.value())
 
 

@@ -15,6 +15,7 @@ from tests.popdb.latents import small_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S = 300
+PASSWORD = "somebody:a-word-that-nobody-else-writes"
 
 
 def folder_settings(root: Path, songs: Path, **sections: Any) -> Settings:

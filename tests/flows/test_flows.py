@@ -31,7 +31,7 @@ from samuel.popdb.parts import Parts
 from samuel.popdb.songs import Song
 from samuel.reading import read_json
 from tests.flows.conftest import song
-from tests.flows.runs import ROOT, digests, folder_settings, latest_artifacts, task_states, wait_for
+from tests.flows.runs import PASSWORD, ROOT, digests, folder_settings, latest_artifacts, task_states, wait_for
 from tests.popdb.latents import FRAMES, small_settings
 from tests.popdb.site import AT_ONCE, Answer, LocalSite, encoded, serving, yt_dlp_plugin
 from tests.weights import write_demucs, write_stable_audio
@@ -144,7 +144,8 @@ def test_killed_in_training_the_flows_go_on_to_the_same_bytes(
     settings = folder_settings(tmp_path, songs_folder)
     (tmp_path / "settings.json").write_text(settings.model_dump_json())
     command = [sys.executable, "-m", "flows.demo", "--settings", str(tmp_path / "settings.json")]
-    environment = {**os.environ, "SAMUEL_PREFECT_PORT": server.rpartition(":")[2].removesuffix("/api")}
+    port = server.rpartition(":")[2].removesuffix("/api")
+    environment = {**os.environ, "SAMUEL_PREFECT_PORT": port, "PREFECT_API_AUTH_STRING": PASSWORD}
     output = tmp_path / "output"
 
     def start() -> "subprocess.Popen[bytes]":

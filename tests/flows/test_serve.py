@@ -47,11 +47,10 @@ from samuel.popdb.acquire import acquire_songs
 from samuel.popdb.parts import Parts
 from samuel.popdb.songs import list_songs
 from samuel.popdb.writer import write_popdb
-from tests.flows.runs import ROOT, digests, folder_settings, wait_for
+from tests.flows.runs import PASSWORD, ROOT, digests, folder_settings, wait_for
 from tests.flows.serving import Served, free_port, serving
 
 ENGINE, WORKER, SERVER = "-m prefect.engine", "-m prefect worker start", "-m flows.server"
-PASSWORD = "somebody:a-word-that-nobody-else-writes"
 pytestmark = pytest.mark.timeout(900)  # each run boots its own Python
 SHORT = timedelta(seconds=1)
 Answer = tuple[int, dict[str, str], bytes]
