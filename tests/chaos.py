@@ -57,7 +57,8 @@ SMALL: dict[str, Any] = {
     "training": {"steps": 60, "checkpoint_every": 10, "validate_every": 30},
     "evaluation": {"tracks": 1, "takes": 1},
 }
-AWAY = (httpx.HTTPError, RuntimeError, ObjectNotFound)  # the server is away, boots, or has no deployments yet
+# The server is away, boots, has no deployments yet, or no password.
+AWAY = (httpx.HTTPError, RuntimeError, ObjectNotFound, FileNotFoundError)
 
 
 class Chaos:

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ RATE = 44_100
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """A real Prefect server with a database of its own and a password, for the session."""
-    both = dict.fromkeys((PREFECT_API_AUTH_STRING, PREFECT_SERVER_API_AUTH_STRING), PASSWORD)
+    both: dict[Any, str] = dict.fromkeys((PREFECT_API_AUTH_STRING, PREFECT_SERVER_API_AUTH_STRING), PASSWORD)
     with temporary_settings(both), prefect_test_harness(server_startup_timeout=300):
         yield str(PREFECT_API_URL.value())
 
