@@ -14,7 +14,7 @@ import httpx
 from prefect.plugins import HookContext, SetupResult, register_hook
 from prefect.settings import get_current_settings
 
-from flows.server import API_URL, PASSWORD, PORT_VARIABLE, ServerError, read_password
+from flows.server import API_URL, PASSWORD, PORT_VARIABLE, ServerError, read_password, without_proxy
 
 PREFECT_PLUGIN_API_REQUIRES = ">=0.1,<1"
 
@@ -23,6 +23,7 @@ PREFECT_PLUGIN_API_REQUIRES = ">=0.1,<1"
 def setup_environment(*, ctx: HookContext) -> SetupResult | None:
     """Wrap the client's public lookup, once, have it know our server, and send others no word of all this."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.update(without_proxy())
     know_the_server(ctx.api_url)
     from prefect.client.orchestration import PrefectClient
 

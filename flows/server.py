@@ -64,11 +64,19 @@ def environment() -> dict[str, str]:
     """Return the variables for every process that talks to this server; one password serves both sides."""
     return {
         **os.environ,
+        **without_proxy(),
         PASSWORD: auth_string(),
         "PREFECT_HOME": str(home()),
         "PREFECT_API_URL": API_URL,
         "DO_NOT_TRACK": "1",
     }
+
+
+def without_proxy() -> dict[str, str]:
+    """Return the variables by which everything speaks to this machine itself, by no proxy."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = dict.fromkeys(filter(None, (*given.split(","), *web.NAMES)))
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(names))
 
 
 def auth_string() -> str:

@@ -31,6 +31,8 @@ class Served:
             "PREFECT_HOME": str(home),
             "SAMUEL_PREFECT_PORT": str(port),
             "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            # Nobody is there: nothing that is meant for this machine may go by a proxy.
+            **dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"),
             **variables,
         }
         self.process = self.start("flows.serve")
