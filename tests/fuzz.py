@@ -322,7 +322,7 @@ def attack(sound: Path, kind: str, damage: Callable[[Path], str], arguments: lis
         shutil.copytree(sound / "canary", outside)
         (root / "out").mkdir()
         about, before = damage(root / KINDS[kind][1]), _state(outside)
-        given = [str(found) for text in arguments for found in (root.glob(text) if "*" in text else [text])]
+        given = [str(found) for text in arguments for found in ("*" in text and [*root.glob(text)]) or [text]]
         code, seconds, mib = meet(root, given, root / "said")
         said = (root / "said").read_text(errors="replace")
         after = _state(outside)
