@@ -97,12 +97,14 @@ def wrong_place(location: str) -> str:
     protocol, separator, _ = location.partition("://")
     if re.match(r"\w+::", location) or (separator and re.search(r"\w::", location)):
         return "a chain of URLs; give one, as in s3://bucket/popdb"
-    if separator and not (wrong := wrong_text(location)):
+    if wrong := wrong_text(location) if separator else "":
+        return wrong
+    if separator:
         from fsspec import available_protocols
 
         if re.fullmatch(WRAPPER, protocol) or protocol not in available_protocols():
-            wrong = f"of no protocol that can be used ({protocol!a:.22}); give one, as in s3://bucket/popdb"
-    return wrong if separator else ""
+            return f"of no protocol that can be used ({protocol!a:.22}); give one, as in s3://bucket/popdb"
+    return ""
 
 
 def _writable(value: Any) -> Any:

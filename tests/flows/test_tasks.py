@@ -149,11 +149,15 @@ def test_no_secret_of_a_url_is_logged_with_what_an_error_came_from() -> None:
     def fails() -> None:
         raise caused(OperatorError("s3://bucket: not reached"), signed)
 
+    @flow
+    def calls() -> None:
+        fails()
+
     with ExitStack() as listening, pytest.raises(OperatorError):
         for logger in loggers:
             logger.addHandler(handler)
             listening.callback(logger.removeHandler, handler)
-        flow(fails, name="fails")()
+        calls()
     assert handler.stream.getvalue().count("GET https://…@host/shard?…") == 2
     assert "s3cret" not in handler.stream.getvalue()
 
