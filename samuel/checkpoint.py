@@ -47,7 +47,7 @@ class ModelRecord(BaseModel):
     diffusion: DiffusionConfig
     stats: Stats
     codec: CodecInfo
-    frames: Annotated[int, Field(ge=8, le=2**16, multiple_of=8)]
+    frames: Annotated[int, Field(ge=8, le=2**13, multiple_of=8)]
     training: dict[str, Any] = {}
     dataset: str = ""
     held_out: bool = False

@@ -248,7 +248,7 @@ class PopdbConfig(Section):
 
     path: PathOrUrl | None = setting(None, "folder or URL; none: popdb/ in data")
     cache: LocalPath | None = setting(None, "of shards from a URL; none: samuel/shards in the user's cache")
-    chunk_frames: int = setting(1024, "latent frames of a pair, the paper's", ge=64, multiple_of=8)
+    chunk_frames: int = setting(1024, "latent frames of a pair, the paper's", ge=64, le=2**13, multiple_of=8)
     pairs_per_shard: int = setting(256, "pairs of a shard file", ge=1, le=256)
     validation_share: float = setting(0.1, "songs held out", ge=0.0, le=0.5)
     min_vocal_share: Share = setting(0.0, "no pair that is sung for less; 0: all, the paper's")

@@ -244,7 +244,7 @@ class Manifest(_Strict):
     source: Identity
     separator: Identity | None
     codec: CodecInfo
-    chunk_frames: Annotated[int, Field(ge=8, le=2**16)]
+    chunk_frames: Annotated[int, Field(ge=8, le=2**13)]
     settings: WrittenWith
     counts: Annotated[dict[Count, Natural], Field(min_length=8)]  # all of them
     stats: Stats
