@@ -22,6 +22,7 @@ VOCALS = "the vocals"
 RESERVED = (REAL, CEILING, VOCALS, "vocal", "mix")
 NOT_SCORED = "not scored"
 LONGEST_NAME = 60
+MOST_BYTES = 2**31  # of a file, which is digested whole: three hours of a CD are less
 
 Words = Annotated[str, Field(max_length=500)]
 Seconds = Annotated[float, Field(ge=1e-6, le=1e7)]
@@ -183,6 +184,8 @@ def files_by_name(
         elif not path.is_file():
             broken = path.is_symlink() and not path.exists()
             faults.append((path.stem, path, "a link to nothing" if broken else "not a file"))
+        elif path.stat().st_size > MOST_BYTES:
+            faults.append((path.stem, path, "larger than 2 GiB; give a part of it"))
         else:
             by_name.setdefault(path.stem, []).append(path)
     doubtful = {name: paths for name, paths in by_name.items() if len(paths) > 1}

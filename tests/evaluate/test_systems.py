@@ -36,12 +36,15 @@ def test_missing_surplus_and_doubtful_files_are_named_and_the_rest_is_compared(
 ) -> None:
     other = fill(tmp_path / "other", "a.mp3", "a.wav", "e.wav", "-c d.wav", "Thumbs", "system.json")
     (other / "folder").mkdir()
+    with (other / "sparse.wav").open("wb") as file:
+        file.truncate(2**42)  # which nobody shall read
     compared = folders(vocals, {"Other": other})
     system = compared.system("Other")
     assert system
     assert system.files.keys() == {"-c d"}
     assert compared.problems == (
         Problem("Other", "folder", "not a file: not scored"),
+        Problem("Other", "sparse", "larger than 2 GiB; give a part of it: not scored"),
         Problem("Other", "a", "a.mp3, a.wav: several of one name: not scored"),
         Problem("Other", "b", "no file of this name: not scored"),
         Problem("Other", "Thumbs", "no vocal of this name: not scored"),
