@@ -83,6 +83,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path; when the block ends well, it appears as `path`, whole and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary.unlink(missing_ok=True)  # a link of this name would lead elsewhere
     try:
         yield temporary
         fsync(temporary)

@@ -66,6 +66,7 @@ def test_folder_leaves_out_what_is_hidden_ours_or_elsewhere(tmp_path: Path) -> N
         ("song_name,tempo\nx,1\n", "no column song_popularity, song_duration_ms; the header must name"),
         (HEADER + "x" * 200_000 + ",1,1\n", "has over 1,000 characters"),
         (HEADER.encode() + "Café,1,60000\n".encode("latin-1"), "not UTF-8"),
+        (HEADER + "x,1e10,60000\n", "row 2, song_popularity: '1e10' is not a number from 0 to 1"),
         (HEADER + "\r" * 4_000_000, "over 4,000,000 cells"),
         (HEADER + "x" * 2**25, "over 33,554,432 bytes"),
     ],
