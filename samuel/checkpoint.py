@@ -16,12 +16,12 @@ from torch import Tensor
 
 from samuel.artifacts import Artifact, find_artifact, make_artifact, sha256
 from samuel.codecs import CodecInfo
-from samuel.config import DiffusionConfig, ModelConfig
+from samuel.config import MOST_FRAMES, DiffusionConfig, ModelConfig
 from samuel.errors import CheckpointError, InputError, first_fault
 from samuel.model.unet import SamuelUNet
 from samuel.popdb.dataset import MOST_PAIR_VALUES, Stats
 from samuel.popdb.loader import Normaliser
-from samuel.reading import open_tensors
+from samuel.reading import open_tensors, read_tensors
 
 MODEL_FORMAT = 2
 WEIGHTS = "model.safetensors"
@@ -47,7 +47,7 @@ class ModelRecord(BaseModel):
     diffusion: DiffusionConfig
     stats: Stats
     codec: CodecInfo
-    frames: Annotated[int, Field(ge=8, le=2**13, multiple_of=8)]
+    frames: Annotated[int, Field(ge=8, le=MOST_FRAMES, multiple_of=8)]
     training: dict[str, Any] = {}
     dataset: str = ""
     held_out: bool = False
@@ -146,13 +146,7 @@ def save_tensors(folder: Path, tensors: dict[str, dict[str, Tensor]], record: di
 def load_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Load what `save_tensors` wrote, on the CPU; a CheckpointError where it is absent or changed."""
     artifact = _whole_artifact(folder)
-    return {Path(name).stem: tensors_of(artifact.path(name)) for name in artifact.sha256}
-
-
-def tensors_of(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, on the CPU; see `open_tensors`."""
-    with open_tensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    return {Path(name).stem: read_tensors(artifact.path(name)) for name in artifact.sha256}
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -46,6 +46,7 @@ Sampler = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Width = Annotated[int, Field(ge=1, le=8192)]
+MOST_FRAMES = 2**13  # of a pair: six minutes at 21.5 Hz
 Seconds = Annotated[float, Field(gt=0)]
 Pause = Annotated[float, Field(ge=0, le=3600)]
 LongPause = Annotated[float, Field(gt=0, le=86_400)]
@@ -248,7 +249,9 @@ class PopdbConfig(Section):
 
     path: PathOrUrl | None = setting(None, "folder or URL; none: popdb/ in data")
     cache: LocalPath | None = setting(None, "of shards from a URL; none: samuel/shards in the user's cache")
-    chunk_frames: int = setting(1024, "latent frames of a pair, the paper's", ge=64, le=2**13, multiple_of=8)
+    chunk_frames: int = setting(
+        1024, "latent frames of a pair, the paper's", ge=64, le=MOST_FRAMES, multiple_of=8
+    )
     pairs_per_shard: int = setting(256, "pairs of a shard file", ge=1, le=256)
     validation_share: float = setting(0.1, "songs held out", ge=0.0, le=0.5)
     min_vocal_share: Share = setting(0.0, "no pair that is sung for less; 0: all, the paper's")

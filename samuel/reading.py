@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
 from samuel.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_JSON_BYTES, MAX_LINES_BYTES = 2**24, 2**27
 MAX_HEADER_BYTES = 2**22  # of safetensors: some 40,000 tensors
@@ -70,3 +73,9 @@ def open_tensors(path: Path) -> Iterator[Any]:
             yield opened
     except SafetensorError as error:
         raise InputError(f"{path}: not safetensors ({error})") from error
+
+
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """Every tensor of a safetensors file, on the CPU; see `open_tensors`."""
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping

@@ -1,4 +1,4 @@
-"""Numbers and tables as text for people."""
+"""Numbers, tables and remedies as text for people."""
 
 from collections.abc import Mapping, Sequence
 

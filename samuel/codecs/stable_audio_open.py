@@ -20,7 +20,7 @@ from samuel.config import CodecConfig, Posterior, Precision
 from samuel.device import Batcher
 from samuel.errors import InputError, MissingPartError, first_fault
 from samuel.hub import fetch, quietly, require_finite, weights_sha256
-from samuel.reading import open_tensors, read_bounded
+from samuel.reading import read_bounded, read_tensors
 
 FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")  # of a repository that diffusers reads
 REMEDY = f"or set codec.path to a folder that holds {FILES[0]} and {FILES[1]}, or codec.name to 'mel'"
@@ -181,8 +181,8 @@ def _build(file: Path) -> tuple[dict[str, Any], nn.Module]:
 def _load_weights(autoencoder: nn.Module, file: Path) -> dict[str, Tensor]:
     """Give the network its tensors, (name → tensor); a MissingPartError where they are others."""
     try:
-        with open_tensors(file.resolve()) as opened:  # the hub's cache is of links
-            state = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 - no mapping
+        read = read_tensors(file.resolve())  # the hub's cache is of links
+        state = {name: tensor.float() for name, tensor in read.items()}
         autoencoder.load_state_dict(state, strict=True, assign=True)
     except (InputError, OSError, RuntimeError) as error:
         fault = " ".join(str(error).split())[:400]

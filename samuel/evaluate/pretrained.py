@@ -24,7 +24,7 @@ from samuel.evaluate.features import load_start
 from samuel.evaluate.scores import AUDIOBOX, Evaluation, Findings
 from samuel.evaluate.systems import System
 from samuel.hub import fetch, hub_error, quietly, read_checkpoint, require_finite, verify_blob
-from samuel.reading import read_json
+from samuel.reading import open_tensors, read_json
 
 VERSION = 2
 
@@ -84,9 +84,7 @@ def load_audiobox(path: Path | None) -> Any:
             raise (_unusable(path, error) if path else refused) from error
     state = predictor.model.state_dict()
     if fetched:  # which the package loads leniently: a tensor that is not there would stay random
-        from safetensors import safe_open
-
-        with safe_open(fetched[-1], framework="pt") as opened:
+        with open_tensors(fetched[-1].resolve()) as opened:
             absent = sorted(state.keys() - opened.keys())
         if absent:
             listed = f"lacks {len(absent)} tensors, {absent[0]} among them"

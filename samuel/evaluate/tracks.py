@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samuel.artifacts import Artifact, digest, find_artifact, make_artifact, sha256
 from samuel.audio import read_wav, write_wav
-from samuel.checkpoint import TrainedModel, tensors_of
+from samuel.checkpoint import TrainedModel
 from samuel.codecs.base import Codec, decode_audio, encode_audio, same_codec
 from samuel.config import SEEDS, CodecConfig, SamplingConfig
 from samuel.errors import CheckpointError, InputError, SettingsError
@@ -25,6 +25,7 @@ from samuel.generate import accompany_latents, mix
 from samuel.generate.output import write_limited
 from samuel.popdb.dataset import Popdb
 from samuel.popdb.loader import evaluation_pairs
+from samuel.reading import read_tensors
 
 VERSION = 3
 LATENTS, ROUND_TRIP = "latents.safetensors", "round-trip.wav"
@@ -94,7 +95,7 @@ def take_seeds(seed: int, pair: dict[str, Any], takes: int) -> list[int]:
 
 def latents_of(track: Artifact) -> dict[str, Tensor]:
     """Codec latents of a track: `takes` (K, C, T) and `reference` (C, T), float32."""
-    return tensors_of(track.path(LATENTS))
+    return read_tensors(track.path(LATENTS))
 
 
 def lineup_of(tracks: Sequence[Artifact]) -> Lineup:

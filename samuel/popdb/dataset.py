@@ -34,6 +34,7 @@ from torch.utils.data import Dataset
 
 from samuel.artifacts import FileRecord
 from samuel.codecs import CodecInfo
+from samuel.config import MOST_FRAMES
 from samuel.errors import DatasetError, InputError, NewerFormatError, first_fault
 from samuel.popdb.folder import REMEDY, Folder, open_folder
 from samuel.popdb.tables import INDEX_SCHEMA, MOST_TABLE_BYTES, SONGS_SCHEMA, Row, read_table
@@ -244,7 +245,7 @@ class Manifest(_Strict):
     source: Identity
     separator: Identity | None
     codec: CodecInfo
-    chunk_frames: Annotated[int, Field(ge=8, le=2**13)]
+    chunk_frames: Annotated[int, Field(ge=8, le=MOST_FRAMES)]
     settings: WrittenWith
     counts: Annotated[dict[Count, Natural], Field(min_length=8)]  # all of them
     stats: Stats

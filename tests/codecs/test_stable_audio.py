@@ -16,6 +16,7 @@ from samuel.codecs.stable_audio_open import FILES
 from samuel.config import CodecConfig
 from samuel.errors import MissingPartError
 from tests.codecs.music import music
+from tests.hub import local_hub
 from tests.weights import Trap, write_stable_audio
 
 CPU = torch.device("cpu")
@@ -110,3 +111,16 @@ def test_weights_run_no_code_and_no_pipe_is_waited_for(weights: tuple[Path, Any]
         with pytest.raises(MissingPartError, match=rf"\.safetensors: .*{message}"):
             load_codec(CodecConfig(name="stable-audio-open", path=str(tmp_path / "copy")), CPU)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_the_hub_is_asked_for_the_autoencoder_alone(
+    vae: Codec, weights: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Path(shutil.copytree(weights[0], tmp_path / "repository"))
+    (repository / "model.safetensors").write_bytes(b"the whole diffusion model")
+    with local_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.folders["someone/open"] = repository
+        info = load_codec(CodecConfig(name="stable-audio-open", path="someone/open"), CPU).info
+    assert info == vae.info
+    asked = {path.partition("/resolve/main/")[2] for _, path in hub.requests}
+    assert {name for name in asked if name} == set(FILES)
